@@ -1,0 +1,1 @@
+"""Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out."""

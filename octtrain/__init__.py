@@ -1,0 +1,1 @@
+"""Keras models trained and judged on the shards that octprep writes."""
