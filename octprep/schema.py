@@ -216,6 +216,13 @@ class Manifest:
     images_sha256: str  # of images.csv, hex
     libraries: Mapping[str, str]  # name -> version of what made the pixels
     format_version: int = FORMAT_VERSION
+    untouched: bool = field(default=True, compare=False, repr=False)  # False: loaded, and its digest did not match
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but the digest, as JSON knows them."""
+        fields = dataclasses.asdict(self)
+        del fields["untouched"]
+        return fields
 
     @property
     def recipe(self) -> Recipe:
@@ -225,7 +232,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 in hex of this manifest's canonical JSON."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def records(self, split: str) -> int:
@@ -239,14 +246,15 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write manifest.json in one step: it is there whole or not at all."""
-        text = json.dumps({"digest": self.digest, **dataclasses.asdict(self)}, indent=1)
+        text = json.dumps({"digest": self.digest, **self.to_json()}, indent=1)
         write_whole(folder / MANIFEST_NAME, (text + "\n").encode())
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, trusting: bool = False) -> Self:
         """Read a folder's manifest.
 
-        Raises ManifestError if there is none, if it is of another format, or if it is not what was written.
+        Raises ManifestError if there is none, if it is of another format, or if it is not what was written. With
+        trusting, one that was changed is taken as it is, with `untouched` False.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -257,10 +265,10 @@ class Manifest:
             raise ManifestError(f"{folder} {what}. Make one with `octprep build --src DIR --out {folder}`.") from None
         except (OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read ({error}). Rebuild the folder with `octprep build`.") from None
-        return cls.from_json(raw, path)
+        return cls.from_json(raw, path, trusting=trusting)
 
     @classmethod
-    def from_json(cls, raw: Any, path: Path) -> Self:
+    def from_json(cls, raw: Any, path: Path, *, trusting: bool = False) -> Self:
         """The manifest in decoded JSON; `path` is only for messages. Raises ManifestError as `load` does."""
         version = raw.get("format_version") if isinstance(raw, dict) else None
         if version != FORMAT_VERSION:
@@ -288,6 +296,8 @@ class Manifest:
                 f"{path} is not a manifest that octprep wrote ({type(error).__name__}: {error}). "
                 "Rebuild the folder with `octprep build`."
             ) from None
+        if not good and trusting:
+            return dataclasses.replace(manifest, untouched=False)
         if not good:
             raise ManifestError(
                 f"{path} was changed after it was written: its digest does not match its content. "

@@ -83,7 +83,7 @@ def encode(features: Mapping[str, Value]) -> bytes:
     entries = b"".join(
         _field(1, _field(1, key.encode()) + _field(2, _feature(key, features[key]))) for key in sorted(features)
     )
-    return _field(1, entries)
+    return _field(1, entries) if entries else b""
 
 
 def decode(data: bytes) -> Example:

@@ -1,0 +1,227 @@
+"""The command line: parse, call one function, print. Whatever takes long to import is imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from octprep.schema import DENOISERS, OctError, SettingError
+
+if TYPE_CHECKING:
+    from octprep.engine import Progress
+
+app = typer.Typer(
+    name="octprep",
+    help="Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Src = Annotated[Path, typer.Option(help="Folder of B-scans: [train|val|test/]CLASS/CLASS-patientID-number.jpeg.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes to work with; by default one for each core.", show_default=False)
+]
+
+
+@app.command()
+def build(
+    src: Src,
+    out: Annotated[Path, typer.Option(help="New folder for the shards, or one to go on with.")],
+    split: Annotated[
+        str,
+        typer.Option(
+            help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
+            "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
+            "kfold: test as in repaired, the rest in folds."
+        ),
+    ] = "auto",
+    fractions: Annotated[str, typer.Option(help="Wanted shares of train, val and test.")] = "0.8,0.1,0.1",
+    folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Build --split official although patients are on two sides.")
+    ] = False,
+    balance: Annotated[
+        str | None,
+        typer.Option(help="oversample (default), undersample or none.", show_default=False),
+    ] = None,
+    size: Annotated[str, typer.Option(help="Stored image: side of a square, or HxW, in pixels.")] = "224",
+    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "median",
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the denoiser: median's window (3), bilateral's colour sigma (25), h of nlm (10).",
+            show_default=False,
+        ),
+    ] = None,
+    crop: Annotated[str, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
+    fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
+    encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
+    shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
+    workers: Workers = None,
+    seed: Annotated[int, typer.Option(help="Decides who goes to which split, and the order in the shards.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Build anew what was built here with other settings.")
+    ] = False,
+) -> None:
+    """Turn a folder of B-scans into class-balanced shards in which no patient leaks from one split to another.
+
+    The same command goes on with what an interrupted one left.
+    """
+    from octprep import pipeline, tables
+    from octprep.schema import BuildConfig, Recipe
+
+    height, width = _parse_size(size)
+    config = BuildConfig(
+        recipe=Recipe(height=height, width=width, denoise=denoise, strength=strength, crop=crop, fit=fit),
+        split=split,
+        fractions=_parse_fractions(fractions),
+        folds=folds,
+        allow_leaks=allow_leaks,
+        balance=balance or ("none" if split == "kfold" else "oversample"),
+        encoding=encoding,
+        shard_mb=shard_mb,
+        seed=seed,
+    )
+    with _progress("img") as progress:
+        built = pipeline.build(src, out, config, workers=workers, overwrite=overwrite, progress=progress)
+    if not built.fresh:
+        typer.echo(f"{out} is finished already, from this source and with these settings; nothing was done.")
+    typer.echo(tables.built(out, built.manifest))
+
+
+@app.command()
+def scan(
+    src: Src,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything found to this file as well.", show_default=False)
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
+    from octprep import survey, tables
+    from octprep.schema import write_whole
+
+    with _progress("img") as progress:
+        found = survey.survey(src, workers=workers, progress=progress)
+    if json_file is not None:
+        try:
+            write_whole(json_file, found.to_json().encode())
+        except OSError as error:
+            raise SettingError(f"--json {json_file} cannot be written: {error.strerror or error}.") from None
+    typer.echo(tables.surveyed(src, found))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
+    workers: Workers = None,
+) -> None:
+    """Re-read every record and prove the laws; exit code 1 if one is broken."""
+    from octprep import tables
+    from octprep.verify import verify as prove
+
+    with _progress("rec") as progress:
+        verdict = prove(folder, workers=workers, progress=progress)
+    typer.echo(tables.verified(folder, verdict))
+    if verdict.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the synthetic B-scans.")],
+    patients: Annotated[int, typer.Option(help="How many patients to draw.")] = 150,
+    seed: Annotated[int, typer.Option(help="Another seed draws other patients.")] = 0,
+    faults: Annotated[
+        bool, typer.Option("--faults/--no-faults", help="With the real archive's faults, or a clean folder.")
+    ] = True,
+    workers: Workers = None,
+) -> None:
+    """Draw an OCT2017-shaped folder of synthetic B-scans."""
+    from octprep.phantom import draw
+
+    with _progress("img") as progress:
+        drawn = draw(
+            out,
+            patients=patients,
+            seed=seed,
+            faults=faults,
+            workers=workers,
+            progress=_counting("drawing phantoms", progress),
+        )
+    typer.echo(f"{drawn}")
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one sentence and an exit code."""
+    try:
+        app()
+    except OctError as error:
+        print(f"octprep: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("octprep: interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
+        raise SettingError(
+            f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
+        )
+    return int(parts[0]), int(parts[-1])
+
+
+def _parse_fractions(text: str) -> tuple[float, float, float]:
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"--fractions must be three numbers for train, val and test such as 0.8,0.1,0.1; got {text!r}"
+        ) from None
+    return train, val, test
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Progress]:
+    """A bar on standard error for each stage, with the rate and the time left; quiet when that is not a terminal."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[NoReturn]] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[what] = tqdm(total=total, desc=what, unit=unit, disable=None, smoothing=0.05)
+        bars[what].update(done)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _counting(what: str, progress: Progress) -> Callable[[int, int], None]:
+    """For work that tells how much is done in all."""
+    before = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal before
+        progress(what, done - before, total)
+        before = done
+
+    return tell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""images.csv: a row for every file found under the source; where it is, or why it was left out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from octprep.plan import ShardPlan
+from octprep.prepared import PreparedScan
+from octprep.scan import Rejection
+
+COLUMNS = (
+    "path", "class", "patient", "number", "folder", "bytes", "width", "height", "sha256",
+    "border", "crop_top", "crop_bottom", "crop_left", "crop_right", "confidence", "note",
+    "split", "shard", "copies", "left_out",
+)  # fmt: skip
+
+Row = dict[str, str]
+
+
+def table(
+    ready: Iterable[PreparedScan], plans: Mapping[str, Sequence[ShardPlan]], left_out: Iterable[Rejection]
+) -> bytes:
+    """The file's bytes, rows sorted by path.
+
+    Sizes and crop in source pixels, border as a fraction of the source, confidence from 0 to 1.
+    """
+    places: dict[str, dict[str, int]] = defaultdict(dict)  # path -> shard -> copies in it
+    for part in plans.values():
+        for planned in part:
+            for member, _ in planned.items:
+                where = places[member.path]
+                where[planned.name] = where.get(planned.name, 0) + 1
+    rows: dict[str, dict[str, object]] = {}
+    for item in ready:
+        where = places.get(item.scan.path, {})
+        top, bottom, left, right = item.crop
+        rows[item.scan.path] = {
+            "path": item.scan.path,
+            "class": item.scan.label,
+            "patient": item.scan.patient,
+            "number": item.scan.number,
+            "folder": item.scan.folder,
+            "bytes": item.scan.bytes,
+            "width": item.scan.width,
+            "height": item.scan.height,
+            "sha256": item.scan.sha256,
+            "border": item.border,
+            "crop_top": top,
+            "crop_bottom": bottom,
+            "crop_left": left,
+            "crop_right": right,
+            "confidence": item.confidence,
+            "note": item.note,
+            "split": next(iter(where), "").partition("/")[0],
+            "shard": " ".join(where),
+            "copies": sum(where.values()),
+        }
+    for rejection in left_out:
+        rows.setdefault(rejection.path, {"path": rejection.path, "copies": 0})["left_out"] = rejection.reason
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[path] for path in sorted(rows))
+    return text.getvalue().encode()
+
+
+def read(data: bytes) -> list[Row]:
+    """The rows of images.csv, all cells as text. Raises ValueError if the bytes are no such table."""
+    text = io.StringIO(data.decode(), newline="")
+    reader = csv.DictReader(text, strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if tuple(reader.fieldnames or ()) != COLUMNS or any(None in row.values() for row in rows):
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+    return rows

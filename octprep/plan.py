@@ -1,0 +1,97 @@
+"""Splits -> shards, balanced. Pure: which scan stands where in which shard, before any image is opened."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octprep.scan import Rejection, Scan
+from octprep.split import rank
+
+MAX_SHARDS = 99_999
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: its name and what stands in it, in order."""
+
+    name: str  # train/00000-of-00058.tfrecord
+    items: tuple[tuple[Scan, int], ...]  # the scan and the number of this copy of it
+
+
+def plan_split(
+    split: str, scans: Sequence[Scan], balance: str, record_bytes: float, shard_bytes: float, seed: int
+) -> tuple[list[ShardPlan], list[Rejection]]:
+    """Lay the scans of one split out in shards.
+
+    balance: `oversample` repeats scans of the smaller classes so that each class has the same count in every shard, and
+    every scan stands in one at least once; `undersample` leaves scans of the larger classes out to the same end; `none`
+    takes each scan once and gives every shard the same mix of classes, to within one scan.
+
+    record_bytes is what one record takes on average, shard_bytes the wanted size of a shard.
+    """
+    columns = _columns(scans, seed)
+    if balance == "none":
+        total = sum(map(len, columns))
+        shards = _shard_count(total, record_bytes, shard_bytes, total)
+        dealt: list[list[Scan]] = [[] for _ in range(shards)]
+        for place, scan in enumerate(scan for column in columns for scan in column):
+            dealt[place % shards].append(scan)  # class after class, so that no shard has more than one scan too many
+        rejections: list[Rejection] = []
+    elif balance == "undersample":
+        least = min(map(len, columns))
+        shards = _shard_count(least * len(columns), record_bytes, shard_bytes, least)
+        quota = least // shards
+        dealt = [
+            [scan for column in columns for scan in column[shard * quota : (shard + 1) * quota]]
+            for shard in range(shards)
+        ]
+        reason = "its class has more scans than the smallest (--balance undersample)"
+        rejections = [Rejection(scan.path, reason) for column in columns for scan in column[shards * quota :]]
+    else:
+        most = max(map(len, columns))
+        shards = _shard_count(most * len(columns), record_bytes, shard_bytes, most)
+        quota = math.ceil(most / shards)
+        dealt = [
+            [scan for column in columns for scan in _fill(column, shard, shards, quota)] for shard in range(shards)
+        ]
+        rejections = []
+    copies: Counter[str] = Counter()
+    plans = []
+    for shard, members in enumerate(dealt):
+        items = []
+        for scan in members:
+            items.append((scan, copies[scan.path]))
+            copies[scan.path] += 1
+        name = f"{split}/{shard:05d}-of-{shards:05d}.tfrecord"
+        items.sort(key=lambda item: rank(f"{item[1]} {item[0].path}", seed))  # mixes classes, patients and copies
+        plans.append(ShardPlan(name, tuple(items)))
+    return plans, rejections
+
+
+def _columns(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
+    """The scans of each class, patients taking turns, so that any stretch of a column has many patients."""
+    by_class: dict[str, dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
+    for scan in sorted(scans, key=lambda scan: rank(scan.path, seed)):
+        by_class[scan.label][scan.patient].append(scan)
+    columns = []
+    for _, patients in sorted(by_class.items()):
+        order = sorted(patients, key=lambda patient: rank(patient, seed))
+        longest = max(map(len, patients.values()))
+        columns.append([patients[p][turn] for turn in range(longest) for p in order if turn < len(patients[p])])
+    return columns
+
+
+def _fill(column: Sequence[Scan], shard: int, shards: int, quota: int) -> list[Scan]:
+    """A shard's scans of one class: every `shards`-th of the column, over and over until the quota is full.
+
+    Repeats stay inside the shard; only a class with fewer scans than there are shards lends one to several.
+    """
+    own = column[shard::shards] or [column[shard % len(column)]]
+    return [own[place % len(own)] for place in range(quota)]
+
+
+def _shard_count(records: int, record_bytes: float, shard_bytes: float, most: int) -> int:
+    return max(1, min(round(records * record_bytes / shard_bytes), most, MAX_SHARDS))

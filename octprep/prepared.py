@@ -1,0 +1,142 @@
+"""Batches of prepared scans on disk: what stands between reading the source and writing the shards.
+
+Whether a file can be decoded, and what its content is, decides who is in which split, so every scan must be opened
+before the first shard can be planned. To decode each only once, its prepared pixels wait here, batch by batch, until
+its shard is written. A batch whose receipt fits its files, the recipe and the encoding is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import google_crc32c
+import numpy as np
+
+from octprep import imaging
+from octprep.scan import Named, Rejection, Scan, read
+from octprep.schema import Recipe, write_whole
+
+BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """One scan, what the preparation found on it, and where its stored pixels wait."""
+
+    scan: Scan
+    affine: tuple[float, ...]  # row-major 2x3, stored (column, row, 1) -> source (column, row)
+    border: float  # fraction of the source that was fill left by rotation and shifting
+    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open
+    confidence: float  # of the retina crop, 0..1
+    note: str
+    file: str  # of the batch, within the work folder
+    offset: int
+    length: int  # bytes
+    crc: int  # CRC-32C of the bytes
+
+
+@dataclass(frozen=True)
+class BatchTask:
+    """Some files to read and prepare."""
+
+    src: Path
+    folder: Path  # where batches wait
+    name: str
+    files: tuple[Named, ...]
+    recipe: Recipe
+    encoding: str  # raw or png
+
+
+def batch_tasks(src: Path, folder: Path, named: Sequence[Named], recipe: Recipe, encoding: str) -> list[BatchTask]:
+    """The whole source, cut in batches."""
+    starts = range(0, len(named), BATCH)
+    return [
+        BatchTask(src, folder, f"{i:06d}", tuple(named[start : start + BATCH]), recipe, encoding)
+        for i, start in enumerate(starts)
+    ]
+
+
+def prepare_batch(task: BatchTask) -> list[PreparedScan | Rejection]:
+    """Read, decode, prepare and store a batch, or take it from its receipt."""
+    receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
+    key = _key(task)
+    if found := _from_receipt(receipt, pixels, key):
+        return found
+    cv2.setNumThreads(1)  # one process a core is the better use of many cores
+    results: list[PreparedScan | Rejection] = []
+    part = pixels.with_name(f".{pixels.name}.part-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            for named in task.files:
+                match read(task.src, named):
+                    case Rejection() as rejection:
+                        results.append(rejection)
+                    case scan, gray:
+                        ready = imaging.prepare(gray, task.recipe)
+                        data = encode_pixels(ready.pixels, task.encoding)
+                        results.append(
+                            PreparedScan(
+                                scan=scan,
+                                affine=ready.affine,
+                                border=round(ready.border, 6),
+                                crop=ready.crop,
+                                confidence=round(ready.confidence, 4),
+                                note=ready.note,
+                                file=pixels.name,
+                                offset=file.tell(),
+                                length=len(data),
+                                crc=google_crc32c.value(data),
+                            )
+                        )
+                        file.write(data)
+        part.replace(pixels)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    rows = [dataclasses.asdict(result) for result in results]
+    write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode())
+    return results
+
+
+def encode_pixels(pixels: np.ndarray[Any, np.dtype[np.uint8]], encoding: str) -> bytes:
+    """(rows, columns) uint8 as the record's image bytes: row by row, or as a PNG."""
+    if encoding == "raw":
+        return pixels.tobytes()
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def _key(task: BatchTask) -> str:
+    """A digest of all that the batch depends on, with each file's time of change."""
+    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {cv2.__version__}".encode())
+    for named in task.files:
+        try:
+            changed = (task.src / named.path).stat().st_mtime_ns
+        except OSError:
+            changed = -1
+        digest.update(f"{named} {changed}\n".encode())
+    return digest.hexdigest()
+
+
+def _from_receipt(receipt: Path, pixels: Path, key: str) -> list[PreparedScan | Rejection] | None:
+    try:
+        raw = json.loads(receipt.read_bytes())
+        if raw["key"] != key or pixels.stat().st_size != raw["bytes"]:
+            return None
+        return [_row(row) for row in raw["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or cut short: prepare the batch again
+
+
+def _row(row: dict[str, Any]) -> PreparedScan | Rejection:
+    if "reason" in row:
+        return Rejection(**row)
+    fields = {**row, "scan": Scan(**row["scan"]), "affine": tuple(row["affine"]), "crop": tuple(row["crop"])}
+    return PreparedScan(**fields)

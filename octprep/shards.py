@@ -1,0 +1,107 @@
+"""One shard task -> one file and its receipt. The file is there whole, under its name, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+
+from octprep import schema, tfrecord
+from octprep.prepared import PreparedScan
+from octprep.schema import Shard, StoppedError, write_whole
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What one shard's bytes depend on, and where to put them."""
+
+    folder: Path  # that will hold the shard under its name
+    batches: Path  # where prepared scans wait
+    name: str
+    class_names: tuple[str, ...]
+    items: tuple[tuple[PreparedScan, int], ...]  # the scan and the number of its copy, in the order of the records
+
+
+def write_shard(task: ShardTask) -> Shard:
+    """Write a shard and its receipt, or take it from its receipt."""
+    path = task.folder / task.name
+    receipt = path.with_suffix(".receipt.json")
+    key = _key(task)
+    if found := _from_receipt(receipt, path, key):
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        with part.open("wb") as file:
+            for item, copy in task.items:
+                framed = tfrecord.frame(encode_record(item, _pixels(task, item), task.class_names, copy))
+                digest.update(framed)
+                file.write(framed)
+            size = file.tell()
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    counts = Counter(item.scan.label for item, _ in task.items)
+    shard = Shard(
+        name=task.name,
+        records=len(task.items),
+        per_class=tuple(counts[name] for name in task.class_names),
+        bytes=size,
+        sha256=digest.hexdigest(),
+    )
+    write_whole(receipt, json.dumps({"key": key, "shard": dataclasses.asdict(shard)}).encode())
+    return shard
+
+
+def encode_record(item: PreparedScan, pixels: bytes, class_names: tuple[str, ...], copy: int) -> bytes:
+    """One B-scan as a serialized tf.train.Example."""
+    scan = item.scan
+    return tfrecord.encode(
+        {
+            schema.IMAGE: pixels,
+            schema.LABEL: [class_names.index(scan.label)],
+            schema.PATIENT: scan.patient.encode(),
+            schema.SCAN: scan.path.encode(),
+            schema.NUMBER: [scan.number],
+            schema.SHA256: bytes.fromhex(scan.sha256),
+            schema.SOURCE_SIZE: [scan.height, scan.width],
+            schema.AFFINE: list(item.affine),
+            schema.COPY: [copy],
+        }
+    )
+
+
+def _pixels(task: ShardTask, item: PreparedScan) -> bytes:
+    with (task.batches / item.file).open("rb") as file:
+        file.seek(item.offset)
+        data = file.read(item.length)
+    if google_crc32c.value(data) != item.crc:
+        raise StoppedError(
+            f"{task.batches / item.file} was damaged after it was written. "
+            "Delete that file and run the same command again to go on."
+        )
+    return data
+
+
+def _key(task: ShardTask) -> str:
+    digest = hashlib.sha256(f"{schema.FORMAT_VERSION} {task.class_names}\n".encode())
+    for item, copy in task.items:
+        digest.update(f"{item.scan} {item.affine} {item.length} {item.crc} {copy}\n".encode())
+    return digest.hexdigest()
+
+
+def _from_receipt(receipt: Path, path: Path, key: str) -> Shard | None:
+    try:
+        raw = json.loads(receipt.read_bytes())
+        shard = Shard(**{**raw["shard"], "per_class": tuple(raw["shard"]["per_class"])})
+        return shard if raw["key"] == key and schema.file_fault(path, shard) is None else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or cut short: write the shard again

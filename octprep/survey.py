@@ -1,0 +1,116 @@
+"""What is in a source folder: everything that `octprep scan` says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from octprep import engine, scan
+from octprep.engine import Progress, silent
+from octprep.patients import find_leaks
+from octprep.scan import Rejection, Scan
+from octprep.schema import Leaks
+
+_BATCH = 64  # scans per task
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A source folder, read and decoded."""
+
+    root: str  # where the split or class folders are, relative to the source
+    files: int
+    scans: tuple[Scan, ...]  # that could be read; sorted by path
+    rejections: tuple[Rejection, ...]
+    version: str | None  # the published data set with these counts
+    leaks: Leaks  # between the source's own folders
+
+    @property
+    def images(self) -> dict[str, dict[str, int]]:
+        """Scans per folder and class."""
+        return scan.count(self.scans)
+
+    @property
+    def patients(self) -> dict[str, dict[str, int]]:
+        """Patients per folder and class."""
+        people: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for found in self.scans:
+            people[found.folder, found.label].add(found.patient)
+        return {folder: {label: len(people[folder, label]) for label in row} for folder, row in self.images.items()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Scans per source size, as width x height, most frequent first."""
+        return dict(Counter(f"{found.width}x{found.height}" for found in self.scans).most_common())
+
+    @property
+    def two_classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of every patient id that occurs in more than one."""
+        labels: dict[str, set[str]] = defaultdict(set)
+        for found in self.scans:
+            labels[found.patient].add(found.label)
+        return {patient: tuple(sorted(found)) for patient, found in sorted(labels.items()) if len(found) > 1}
+
+    @property
+    def equal_contents(self) -> list[tuple[str, ...]]:
+        """The paths of scans with the same bytes."""
+        paths: dict[str, list[str]] = defaultdict(list)
+        for found in self.scans:
+            paths[found.sha256].append(found.path)
+        return sorted(tuple(same) for same in paths.values() if len(same) > 1)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejections per kind of reason, most frequent first."""
+        return dict(Counter(kind(rejection.reason) for rejection in self.rejections).most_common())
+
+    def to_json(self) -> str:
+        """Everything, for other programs."""
+        whole: Mapping[str, object] = {
+            "root": self.root,
+            "files": self.files,
+            "version": self.version,
+            "images": self.images,
+            "patients": self.patients,
+            "sizes": self.sizes,
+            "patients_on_two_sides": self.leaks.patients,
+            "contents_on_two_sides": self.leaks.contents,
+            "patients_in_two_classes": self.two_classes,
+            "equal_contents": self.equal_contents,
+            "reasons": self.reasons,
+            "rejections": [dataclasses.asdict(rejection) for rejection in self.rejections],
+            "scans": [dataclasses.asdict(found) for found in self.scans],
+        }
+        return json.dumps(whole, indent=1) + "\n"
+
+
+def survey(src: Path, *, workers: int | None = None, progress: Progress = silent) -> Survey:
+    """Read and decode everything under a source folder. Raises SourceError if it is not one."""
+    source = scan.find(src)
+    tasks = [(src, source.named[start : start + _BATCH]) for start in range(0, len(source.named), _BATCH)]
+    scans: list[Scan] = []
+    rejections = list(source.rejections)
+    progress("reading scans", 0, len(source.named))
+    for results in engine.run(scan.inspect, tasks, workers):
+        scans += [result for result in results if isinstance(result, Scan)]
+        rejections += [result for result in results if isinstance(result, Rejection)]
+        progress("reading scans", len(results), len(source.named))
+    scans.sort()
+    sides = [[found for found in scans if found.folder == folder] for folder in scan.count(scans)]
+    return Survey(
+        root=source.root,
+        files=source.files,
+        scans=tuple(scans),
+        rejections=tuple(sorted(rejections)),
+        version=scan.published_version(scans),
+        leaks=find_leaks(sides),
+    )
+
+
+def kind(reason: str) -> str:
+    """A reason without the details that follow its colon."""
+    return reason.partition(":")[0]

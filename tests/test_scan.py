@@ -1,0 +1,143 @@
+"""Every file becomes a scan or a rejection with a reason; nothing under the source is touched or left."""
+
+import os
+from pathlib import Path
+
+import pytest
+from world import CLASSES, SAMPLE, archive, files_of, write_folder, write_scan
+
+from octprep import scan
+from octprep.scan import Named, Rejection, read_name
+from octprep.schema import SourceError
+from octprep.survey import survey
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "patient", "number", "folder"),
+    [
+        ("train/CNV/CNV-1016042-12.jpeg", "CNV", "1016042", 12, "train"),
+        ("Train/cnv/cnv-7-1.JPG", "CNV", "7", 1, "train"),
+        ("DRUSEN/DRUSEN-5-2.jpeg", "DRUSEN", "5", 2, ""),
+        ("val/NORMAL/NORMAL-5-2.png", "NORMAL", "5", 2, "val"),  # what it is, its content says, not its ending
+    ],
+)
+def test_names_are_read(path, label, patient, number, folder):
+    assert read_name(path, 10, "") == Named(path, label, patient, number, folder, 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("train/CNV/._CNV-1-1.jpeg", "macOS metadata"),
+        ("__MACOSX/train/CNV/CNV-1-1.jpeg", "macOS metadata"),
+        ("train/.DS_Store", "macOS metadata"),
+        ("train/CNV/.hidden", "hidden file"),
+        ("train/CNV/CNV-1.jpeg", "name is not CLASS-patientID-number.jpeg"),
+        ("train/CNV/CNV-1-1.jpeg~", "name is not"),
+        ("train/CNV/DME-1-1.jpeg", "name and folder disagree: DME in CNV"),
+        ("README.txt", "not in a class folder"),
+        ("other/CNV/CNV-1-1.jpeg", "not in a class folder"),
+        ("train/CNV/more/CNV-1-1.jpeg", "not in a class folder"),
+    ],
+)
+def test_what_is_no_scan_is_rejected_with_a_reason(path, reason):
+    found = read_name(path, 10, "")
+    assert isinstance(found, Rejection)
+    assert found.reason.startswith(reason)
+
+
+def test_a_data_set_inside_single_folders_is_found(tmp_path):
+    write_folder(tmp_path / "OCT2017 ", archive())
+    (tmp_path / "__MACOSX" / "OCT2017 " / "train" / "CNV").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "OCT2017 " / "train" / "CNV" / "._CNV-0-1.jpeg").write_bytes(b"\0\5\26\7")
+    source = scan.find(tmp_path)
+    assert source.root == "OCT2017 "
+    assert len(source.named) == len(archive())
+    assert all(named.path.startswith("OCT2017 /") for named in source.named)
+    assert [rejection.reason for rejection in source.rejections] == ["macOS metadata, not a scan"]
+
+
+def test_folders_that_are_no_source_are_refused_with_a_sentence(tmp_path):
+    with pytest.raises(SourceError, match="does not exist"):
+        scan.find(tmp_path / "absent")
+    with pytest.raises(SourceError, match="is empty"):
+        scan.find(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(SourceError, match="is a file"):
+        scan.find(tmp_path / "notes.txt")
+    with pytest.raises(SourceError, match=r"has no class folders: expected .*found notes.txt"):
+        scan.find(tmp_path)
+    write_folder(tmp_path / "one", archive())
+    write_folder(tmp_path / "two", archive())
+    with pytest.raises(SourceError, match=r"holds 2 data sets \('one', 'two'\)"):
+        scan.find(tmp_path)
+
+
+def test_no_link_leads_out_of_the_source(tmp_path):
+    secret = write_scan(tmp_path / "elsewhere" / "CNV" / "CNV-66-1.jpeg")
+    src = write_folder(tmp_path / "src", archive())
+    (src / "train" / "CNV" / "CNV-66-1.jpeg").symlink_to(secret)
+    (src / "train" / "CNV" / "CNV-66-2.jpeg").symlink_to(src / "train" / "CNV" / "CNV-0-1.jpeg")
+    (src / "train" / "CNV" / "CNV-66-3.jpeg").symlink_to("CNV-66-3.jpeg")  # to itself
+    (src / "train" / "NORMAL" / "more").symlink_to(secret.parent.parent, target_is_directory=True)
+    (src / "link").symlink_to(src, target_is_directory=True)
+    source = scan.find(src)
+    assert {named.path for named in source.named if named.patient == "66"} == {"train/CNV/CNV-66-2.jpeg"}
+    reasons = {rejection.path: rejection.reason for rejection in source.rejections}
+    assert reasons["train/CNV/CNV-66-1.jpeg"] == "link out of the source, not followed"
+    assert reasons["train/CNV/CNV-66-3.jpeg"].startswith("cannot be read")
+    assert reasons["train/NORMAL/more"] == reasons["link"] == "link to a folder, not followed"
+    through_a_link = tmp_path / "src-by-another-name"
+    through_a_link.symlink_to(src, target_is_directory=True)
+    assert {named.path for named in scan.find(through_a_link).named} == {named.path for named in source.named}
+
+
+def test_pipes_and_odd_names_are_rejected_without_being_opened(tmp_path):
+    src = write_folder(tmp_path, archive())
+    os.mkfifo(src / "train" / "CNV" / "CNV-66-1.jpeg")
+    Path(os.fsdecode(os.fsencode(src) + b"/train/CNV/CNV-\xff-1.jpeg")).write_bytes(b"x")
+    reasons = {rejection.path: rejection.reason for rejection in scan.find(src).rejections}
+    assert reasons == {
+        "train/CNV/CNV-66-1.jpeg": "not a regular file",
+        "train/CNV/CNV-\\xff-1.jpeg": "name is not UTF-8",
+    }
+
+
+def test_a_survey_finds_what_is_wrong_and_changes_nothing(tmp_path):
+    src = write_folder(tmp_path, [*archive(), "train/CNV-50-7", "train/DME-0-1"])
+    cnv = src / "train" / "CNV"
+    (cnv / "CNV-0-90.jpeg").write_bytes((cnv / "CNV-0-1.jpeg").read_bytes())
+    (cnv / "CNV-0-91.jpeg").write_bytes((cnv / "CNV-0-1.jpeg").read_bytes()[:-400])
+    (cnv / "CNV-0-92.jpeg").write_bytes(b"<html>not found</html>")
+    before = files_of(src)
+    found = survey(src, workers=2)
+    assert files_of(src) == before
+    assert found.leaks.patients == ("50",)
+    assert found.two_classes == {"0": ("CNV", "DME")}
+    assert found.equal_contents == [("train/CNV/CNV-0-1.jpeg", "train/CNV/CNV-0-90.jpeg")]
+    assert found.sizes == {"128x96": len(archive()) + 3}
+    assert found.images["test"] == dict.fromkeys(CLASSES, 2)
+    assert {rejection.path for rejection in found.rejections} == {"train/CNV/CNV-0-91.jpeg", "train/CNV/CNV-0-92.jpeg"}
+    assert found.files == len(before) == len(found.scans) + len(found.rejections)
+
+
+def test_published_counts_are_recognised():
+    def entries(train, test, val):
+        for folder, counts in (("train", train), ("test", test), ("val", val)):
+            for label, number in zip(CLASSES, counts, strict=True):
+                yield from (Named(f"{folder}{label}{n}", label, "1", n, folder, 1) for n in range(number))
+
+    counts = (37205, 11348, 8616, 26315)
+    assert scan.published_version(entries(counts, (242,) * 4, (8,) * 4)) == "Kaggle kermany2018"
+    assert scan.published_version(entries(counts, (250,) * 4, (0,) * 4)) == "Mendeley version 2"
+    assert scan.published_version(entries((37205, 11348, 8616, 51140), (250,) * 4, (0,) * 4)) == "Mendeley version 3"
+    assert scan.published_version(entries(counts, (242,) * 4, (7,) * 4)) is None
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+def test_the_sample_is_read_whole_and_its_leaks_are_found():
+    found = survey(SAMPLE)
+    assert len(found.scans) == 38
+    assert not found.rejections
+    assert found.leaks.patients == ("53018", "732516", "6294785")
+    assert found.two_classes == {"1081406": ("DME", "NORMAL"), "53018": ("CNV", "DRUSEN"), "732516": ("CNV", "DRUSEN")}
