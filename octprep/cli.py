@@ -156,7 +156,9 @@ def phantom(
             workers=workers,
             progress=_counting("drawing phantoms", progress),
         )
-    typer.echo(f"{drawn}")
+    typer.echo(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
+    for kind, number in drawn.faults.items():
+        typer.echo(f"  {number:>3}  {kind}")
 
 
 def main() -> None:

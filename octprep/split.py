@@ -211,8 +211,9 @@ def _check_classes(
 
 def _too_few(label: str, patients: int, wanted: Mapping[str, float]) -> str:
     return (
-        f"class {label} has {patients} patient{'s' * (patients != 1)} to share among {_listed(list(wanted))}; at least "
-        f"{len(wanted)} are needed who are not another class's only ones. Add patients, or leave the class out of --src."
+        f"class {label} has {patients} patient{'s' * (patients != 1)} to share among {_listed(list(wanted))}; "
+        f"at least {len(wanted)} are needed who are not another class's only ones. Add patients, or take the class "
+        "out of --src."
     )
 
 

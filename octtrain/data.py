@@ -46,6 +46,9 @@ def training_batches(
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.cast(seed, tf.int64) * 100_003 + epoch
+        # Only in the graph of this function: the order is to depend on nothing else, and tf.data fails on a seed that
+        # is a tensor if the global seed, which it mixes in, is 0.
+        tf.compat.v1.set_random_seed(1)
         return (
             tf.data.Dataset.from_tensor_slices(files)
             .shuffle(len(files), seed=order)  # shards in another order each epoch ...
@@ -108,7 +111,7 @@ def readable(folder: Path) -> Iterator[None]:
             raise
         raise ManifestError(
             f"The shards in {folder} are damaged or not those of its manifest ({_reason(error)}). "
-            "See which with `octprep verify`, then copy the folder again or rebuild it with `octprep build --overwrite`."
+            "See which with `octprep verify`, then copy the folder again or rebuild it by `octprep build --overwrite`."
         ) from None
 
 

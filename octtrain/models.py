@@ -174,7 +174,9 @@ def _refuse_backbone_file(weights: str) -> None:
 
 
 def _misfit(weights: str, name: str, error: Exception) -> SettingError:
-    return SettingError(f"--weights {weights} holds no weights for {name} ({_first_line(error)}); use a file made by it")
+    return SettingError(
+        f"--weights {weights} holds no weights for {name} ({_first_line(error)}); use a file made by it"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -53,7 +53,7 @@ def write_shards(
     width: int = 32,
     skip: Mapping[str, Sequence[str]] | None = None,  # split -> classes it has none of
 ) -> tuple[Manifest, dict[str, list[tuple[str, int, np.ndarray]]]]:
-    """Write a finished folder; returns its manifest and, per split, (scan, label, pixels) in the order of the shards."""
+    """Write a finished folder; returns its manifest and, per split, (scan, label, pixels) in the shards' order."""
     rng = np.random.default_rng(seed)
     written: dict[str, list[tuple[str, int, np.ndarray]]] = {}
     splits: dict[str, tuple[Shard, ...]] = {}

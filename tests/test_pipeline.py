@@ -236,14 +236,15 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_p
     assert files_of(killed) == files_of(tmp_path / "whole")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finding the workers needs Linux")
 def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     out = tmp_path / "out"
     process = start_build(large_source, out, "--workers", "2")
     workers = []
     while process.poll() is None and not workers:
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
-        workers = [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+        for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            children = [int(child) for child in task.read_text().split()]
+            workers += [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGKILL)
     message = process.stderr.read().decode()
     process.stderr.close()

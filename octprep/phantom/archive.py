@@ -1,0 +1,226 @@
+"""An OCT2017-shaped folder of phantoms: who has what, which scan lies where, and the files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import cv2
+import numpy as np
+
+from octprep import engine
+from octprep.phantom.anatomy import Rng, draw_look
+from octprep.phantom.bscan import draw_scan
+from octprep.phantom.disease import CLASSES, draw_disease
+from octprep.phantom.faults import encode, misalign, plant
+from octprep.schema import SPLIT_FOLDERS, OutputError, SettingError
+
+_SHARES = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NORMAL": 0.31}  # of the patients, near the archive's of images
+_LEAST = 6  # patients of a class: two in test, one in val, three in train
+MIN_PATIENTS = _LEAST * len(CLASSES)
+_VAL_SCANS = 4  # of each class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was drawn."""
+
+    images: int  # files called .jpeg below train, val and test, those planted as faults among them
+    patients: int
+    faults: Mapping[str, int]  # kind -> how many were planted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Volume:
+    """The scans of one patient that show one class."""
+
+    index: int  # of the patient; seeds the look
+    patient: str
+    label: str
+    places: tuple[tuple[str, int], ...]  # folder and number of each scan, in the order of the volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    volume: _Volume
+    out: Path
+    seed: int
+    faults: bool
+
+
+def draw(
+    out: Path,
+    *,
+    patients: int = 150,
+    seed: int = 0,
+    faults: bool = True,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Draw a folder train|val|test/CLASS/CLASS-patientID-number.jpeg of synthetic B-scans.
+
+    The scans are 8-bit gray JPEGs of 496 rows and 512 to 1536 columns, about 13 to a patient. With `faults` the folder
+    has those of the real archive, else it is clean and no patient is on two sides. `out` must be new or an empty
+    folder. The same arguments give the same bytes, whatever the number of `workers` (None: one for each core).
+    `progress` is told how many scans are drawn and how many there will be.
+
+    Raises SettingError for fewer than MIN_PATIENTS patients or a negative seed, OutputError if `out` cannot be written
+    or is there and not empty, StoppedError if a worker dies; nothing half drawn is left behind.
+    """
+    if patients < MIN_PATIENTS:
+        raise SettingError(
+            f"patients must be at least {MIN_PATIENTS}, for some of each class in train, val and test; got {patients}"
+        )
+    if seed < 0:
+        raise SettingError(f"seed must be 0 or more; got {seed}")
+    volumes = _population(patients, seed, faults=faults)
+    total = sum(len(volume.places) for volume in volumes)
+    planted: Counter[str] = Counter()
+    done = 0
+    with _whole_folder(out) as part:
+        for folder in SPLIT_FOLDERS:
+            for label in CLASSES:
+                (part / folder / label).mkdir(parents=True)
+        tasks = [_Task(volume=volume, out=part, seed=seed, faults=faults) for volume in volumes]
+        with _all_of(engine.run(_draw_volume, tasks, workers)) as drawn:
+            for found in drawn:
+                done += found.pop("scans")
+                planted += found
+                if progress is not None:
+                    progress(done, total)
+        if faults:
+            planted += plant(part, np.random.default_rng([seed, 3]))
+            planted["patient in train and test"] = planted["patient in val and test"] = len(CLASSES)
+            planted["patient in two classes"] = len(_DOUBLES)
+        images = sum(1 for folder in SPLIT_FOLDERS for _ in (part / folder).rglob("*.jpeg"))
+    return Summary(images=images, patients=patients, faults=dict(sorted(planted.items())))
+
+
+@contextlib.contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its name when all went well, and is removed when not."""
+    goal = out.resolve()  # a link to an empty folder stays, and its target is filled
+    part = goal.parent / f".{goal.name}.part-{os.getpid()}"
+    missing: list[Path] = []  # folders above, made on the way
+    try:
+        if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+            what = "is not empty" if goal.is_dir() else "is a file"
+            raise OutputError(f"{out} {what}, but phantoms need a new or empty folder: name another or remove it.")
+        missing += [folder for folder in (goal.parent, *goal.parent.parents) if not folder.exists()]
+        shutil.rmtree(part, ignore_errors=True)  # of a dead process that had the same number
+        part.mkdir(parents=True)
+        yield part
+        if goal.exists():
+            goal.rmdir()
+        part.rename(goal)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise OutputError(f"{out} cannot be written ({reason}); name a folder where you may write.") from error
+        raise
+
+
+@contextlib.contextmanager
+def _all_of(results: Iterator[Counter[str]]) -> Iterator[Iterator[Counter[str]]]:
+    """Close the engine on the way out, so that no worker writes any more when the folder is removed."""
+    try:
+        yield results
+    finally:
+        if isinstance(results, Generator):
+            results.close()
+
+
+def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:
+    """Who has what, how many scans of it, and in which folders they lie."""
+    rng = np.random.default_rng([seed, 1])
+    ids = [str(number) for number in rng.choice(np.arange(1000, 9_990_000), patients, replace=False)]
+    members = _patients_per_class(patients)
+    tested = max(2, patients // 25)  # patients of each class
+    quota = max(2 * tested, patients // 3)  # test scans of each class, in equal numbers
+    volumes = []
+    for label in CLASSES:
+        counts = _scans_per_patient(len(members[label]) - tested - 1, rng)
+        if label == "CNV":
+            counts[-1] = max(12, patients)  # one patient has far more scans than all others
+        for turn, index in enumerate(members[label]):
+            if turn < tested:
+                share = quota // tested + (turn < quota % tested)
+                folders = ["test"] * share
+                if faults and turn == 0:  # further scans of this patient are in train
+                    folders += ["train"] * 2
+                if faults and turn == 1:  # and of this one in val
+                    folders += ["val"] * 2
+            elif turn == tested:
+                folders = ["val"] * (_VAL_SCANS - 2 * faults)
+            else:
+                folders = ["train"] * counts[turn - tested - 1]
+            places = tuple((folder, number) for number, folder in enumerate(folders, start=1))
+            volumes.append(_Volume(index=index, patient=ids[index], label=label, places=places))
+    return volumes + (_two_classes(volumes) if faults else [])
+
+
+def _scans_per_patient(patients: int, rng: Rng) -> list[int]:
+    """Numbers of training scans, of which half are about five or less, with a long tail.
+
+    Quantiles rather than draws of a log-normal: with few patients a single draw could outweigh a class.
+    """
+    bell = NormalDist(1.5, 1.45)
+    counts = [1 + int(math.exp(bell.inv_cdf((rank + 0.5) / patients))) for rank in range(patients)]
+    return [int(count) for count in rng.permutation(counts)]
+
+
+def _patients_per_class(patients: int) -> dict[str, list[int]]:
+    """Indexes of patients by class, in the archive's shares but at least _LEAST of each."""
+    sizes = {label: max(_LEAST, round(_SHARES[label] * patients)) for label in CLASSES}
+    while sum(sizes.values()) != patients:
+        step = 1 if sum(sizes.values()) < patients else -1
+        sizes[max(sizes, key=lambda label: (sizes[label], label))] += step
+    indexes = iter(range(patients))
+    return {label: [next(indexes) for _ in range(sizes[label])] for label in CLASSES}
+
+
+_DOUBLES = (("CNV", "DRUSEN"), ("DME", "NORMAL"), ("NORMAL", "CNV"))
+
+
+def _two_classes(volumes: Sequence[_Volume]) -> list[_Volume]:
+    """A few training patients with two scans of a second class, such as the other eye's."""
+    extra = []
+    for label, other in _DOUBLES:
+        first = next(v for v in volumes if v.label == label and {folder for folder, _ in v.places} == {"train"})
+        places = (("train", 1), ("train", 2))
+        extra.append(_Volume(index=first.index, patient=first.patient, label=other, places=places))
+    return extra
+
+
+def _draw_volume(task: _Task) -> Counter[str]:
+    """Write one patient's scans of one class; returns how many under `scans`, and the faults planted in them."""
+    cv2.setNumThreads(1)  # there is a process for each core already
+    volume = task.volume
+    look = draw_look(np.random.default_rng([task.seed, 2, volume.index]))
+    rng = np.random.default_rng([task.seed, 2, volume.index, 1 + CLASSES.index(volume.label)])
+    disease = draw_disease(volume.label, look, rng)
+    # A short volume covers a short stretch of the macula, so its scans resemble each other as those of a long one do.
+    step = 1 / max(len(volume.places), 16)
+    start = rng.uniform(0, 1 - step * (len(volume.places) - 1))
+    found: Counter[str] = Counter()
+    for turn, (folder, number) in enumerate(volume.places):
+        phantom = draw_scan(look, disease, start + turn * step, rng)
+        if task.faults:
+            phantom, fault = misalign(phantom, rng)
+            if fault:
+                found[fault] += 1
+        name = f"{volume.label}-{volume.patient}-{number}.jpeg"
+        (task.out / folder / volume.label / name).write_bytes(encode(phantom.pixels))
+        found["scans"] += 1
+    return found

@@ -1,0 +1,173 @@
+"""The command line: parse, call one function, print. Whatever takes long to import is imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from octprep.schema import OctError
+
+app = typer.Typer(
+    name="octtrain",
+    help="Train, measure and use models on the shards that octprep builds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, made by `octtrain fit`.")]
+
+
+class MissingTensorFlow(OctError):
+    """The packages that training needs are not installed."""
+
+
+@app.command()
+def fit(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
+    run: Annotated[Path, typer.Option(help="New folder for the run, or with --resume one to go on with.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="octnet-s (default), octnet-m, mobilenetv3-small, efficientnetv2-b0 or inceptionv3.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most this many (12).", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step (32).", show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate (0.001).", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides weights, order and augmentation (0).", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="To start from: none (default), imagenet or a file.", show_default=False)
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="The fold to validate on, for shards in folds.", show_default=False)
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="End after this many epochs without a better balanced accuracy (6; 0: never).", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch, with the run's own settings.")
+    ] = False,
+) -> None:
+    """Train a model on shards; keep the epoch with the best balanced accuracy on val."""
+    with heavy_imports():
+        from octtrain import fit as fitting
+        from octtrain.run import resolve
+
+    given = {
+        "model": model,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "weights": weights,
+        "fold": fold,
+        "patience": patience,
+    }
+    config = resolve(run, {name: value for name, value in given.items() if value is not None}, resume=resume)
+    try:
+        fitting.fit(shards, run, config, resume=resume, say=say)
+    except KeyboardInterrupt:
+        typer.echo(
+            "octtrain: interrupted; the same command with --resume goes on after the last finished epoch.", err=True
+        )
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
+    shards: Annotated[
+        Path | None, typer.Option(help="Where the shards are now, if not where they were.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
+    with heavy_imports():
+        from octtrain import evaluate as evaluation
+
+    evaluation.evaluate(run, split, shards, say=say)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|DIR", help="B-scans, or folders of them.")],
+    csv: Annotated[
+        Path | None, typer.Option(help="File for all probabilities and what was skipped.", show_default=False)
+    ] = None,
+) -> None:
+    """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
+    with heavy_imports():
+        from octtrain import predict as prediction
+
+    prediction.predict(run, images, csv, say=say, warn=lambda line: typer.echo(line, err=True))
+
+
+def say(line: str) -> None:
+    """Print at once, also into a file or a pipe."""
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Import TensorFlow and Keras without their chatter; say what to install if they are missing.
+
+    With TF_CPP_MIN_LOG_LEVEL at 0 or 1 everything is shown.
+    """
+    try:
+        if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
+            yield
+            return
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        with _quiet_stderr():
+            yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch"):
+            raise MissingTensorFlow(
+                f'{error.name} is not installed; install what training needs by `pip install "octprep[train]"`.'
+            ) from None
+        raise
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what C++ libraries write to standard error while they load, before they read any log level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def main(args: list[str] | None = None) -> Any:
+    """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
+    try:
+        return app(args)
+    except OctError as error:
+        typer.echo(f"octtrain: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        typer.echo(f"octtrain: {error}", err=True)
+        sys.exit(1)

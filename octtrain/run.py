@@ -1,0 +1,259 @@
+"""One run folder: everything a training leaves behind, and all that evaluation and prediction need.
+
+config.json     settings, where the shards were, library versions
+manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
+history.csv     one row per finished epoch; an epoch counts once its row is here
+model.keras     the best epoch's model: raw pixels to probabilities
+checkpoints/    weights and optimizer of the last finished epoch
+logs/           for TensorBoard, where it is installed
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+
+from octprep.schema import MANIFEST_NAME, Manifest, ManifestError, OutputError, SettingError, SourceError, write_whole
+
+RUN_VERSION = 1
+CONFIG_NAME = "config.json"
+HISTORY_NAME = "history.csv"
+MODEL_NAME = "model.keras"
+
+Row = Mapping[str, float]  # of history.csv: what was measured in one epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a model is trained. Raises SettingError at birth if a value is outside its range."""
+
+    model: str = "octnet-s"  # a key of octtrain.models.BUILDERS
+    epochs: int = 12  # at most; see patience
+    batch_size: int = 32  # images
+    lr: float = 1e-3  # highest learning rate; it rises to this in the first epoch and then falls as a cosine to 0
+    seed: int = 0  # of weights, order and augmentation
+    weights: str = "none"  # to start from: none, imagenet or a file
+    fold: int | None = None  # of a kfold dataset: the one to validate on
+    patience: int = 6  # epochs without a better balanced accuracy on val before training ends; 0: never
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"{name.replace('_', '-')} must be at least {least}; got {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and 0 < self.lr <= 10):
+            raise SettingError(f"lr must be above 0 and at most 10, such as 0.001; got {self.lr:g}")
+        if not 0 <= self.seed < 2**32:
+            raise SettingError(f"seed must be between 0 and 2**32 - 1; got {self.seed}")
+        if self.fold is not None and self.fold < 0:
+            raise SettingError(f"fold must be 0 or more; got {self.fold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, existing or to be made."""
+
+    folder: Path
+    config: FitConfig
+    manifest: Manifest
+    shards: Path  # where the dataset was when the run began
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What a run folder says of itself.
+
+        Raises SourceError if it is no run folder, ManifestError if it is of another version or was edited.
+        """
+        if not (folder / CONFIG_NAME).is_file() or not (folder / MANIFEST_NAME).is_file():
+            what = "is no run folder" if folder.exists() else "does not exist"
+            raise SourceError(f"{folder} {what}; make one with `octtrain fit SHARDS --run {folder}`.")
+        try:
+            raw = json.loads((folder / CONFIG_NAME).read_bytes())
+            if raw["run_version"] != RUN_VERSION:
+                raise ManifestError(
+                    f"{folder / CONFIG_NAME} is of version {raw['run_version']}, but this program reads version "
+                    f"{RUN_VERSION}. Train anew with `octtrain fit`."
+                )
+            config = FitConfig(**raw["config"])
+            shards = Path(os.path.normpath(folder / raw["shards"]))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{folder / CONFIG_NAME} is not what `octtrain fit` wrote ({type(error).__name__}: {error}). "
+                "Restore it or train anew."
+            ) from None
+        return cls(folder=folder, config=config, manifest=Manifest.load(folder), shards=shards)
+
+    def history(self) -> list[Row]:
+        """The finished epochs, first to last. Raises ManifestError if the file cannot be read."""
+        path = self.folder / HISTORY_NAME
+        if not path.exists():
+            return []
+        try:
+            with path.open(newline="") as file:
+                return [
+                    {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+        except (OSError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path} is not what `octtrain fit` wrote ({error}). Restore it or train anew."
+            ) from None
+
+    def model(self) -> keras.Model:
+        """The best epoch's model. Raises SourceError if no epoch was finished, ManifestError if the file is damaged."""
+        path = self.folder / MODEL_NAME
+        if not path.is_file():
+            raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception as error:  # Keras raises whatever zipfile, h5py, json and its layers happen to raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train anew.") from None
+
+    def claim(self, resume: bool) -> list[Row]:
+        """The epochs already finished: none in a new run. Writes nothing.
+
+        Raises OutputError if the folder is taken, or is to be resumed with other settings or on other shards.
+        """
+        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
+            return []
+        if not self.folder.is_dir() or not (self.folder / CONFIG_NAME).exists():
+            raise OutputError(f"{self.folder} exists and is no run folder; give another --run.")
+        if not resume and (self.folder / HISTORY_NAME).exists():
+            raise OutputError(f"{self.folder} holds a run already; go on with it by --resume, or give another --run.")
+        if not (self.folder / HISTORY_NAME).exists():
+            return []  # stopped before its first epoch was finished, so there is nothing to lose or to go on with
+        old = Run.load(self.folder)
+        if old.config != self.config:
+            names = [field.name for field in dataclasses.fields(FitConfig)]
+            changes = [
+                f"{name.replace('_', '-')} {getattr(old.config, name)} there, {getattr(self.config, name)} now"
+                for name in names
+                if getattr(old.config, name) != getattr(self.config, name)
+            ]
+            raise OutputError(
+                f"{self.folder} was begun with other settings ({'; '.join(changes)}); "
+                "resume it without these options, or give another --run."
+            )
+        if old.manifest.digest != self.manifest.digest:
+            raise OutputError(
+                f"{self.folder} was begun on other shards (digest {old.manifest.digest[:12]} there, "
+                f"{self.manifest.digest[:12]} in {self.shards}); give those, or another --run."
+            )
+        return old.history()
+
+    def begin(self) -> None:
+        """Make the folder in one step, with config and manifest; finished epochs that are there stay."""
+        if (self.folder / CONFIG_NAME).exists():
+            history = self.history()
+            if not history:  # begun, perhaps with other settings, and stopped before anything was learnt
+                self._describe(self.folder)
+            self._publish(history)
+            return
+        part = self.folder.with_name(f".{self.folder.name}.part-{os.getpid()}")
+        part.mkdir(parents=True)
+        try:
+            self._describe(part)
+            part.replace(self.folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def _describe(self, folder: Path) -> None:
+        self.manifest.save(folder)
+        text = json.dumps(
+            {
+                "run_version": RUN_VERSION,
+                "shards": _relative(self.shards, self.folder),
+                "digest": self.manifest.digest,
+                "leaky": bool(self.manifest.leaks),
+                "config": dataclasses.asdict(self.config),
+                "backend": keras.backend.backend(),
+                "libraries": _versions("octprep", "keras", keras.backend.backend(), "numpy"),
+            },
+            indent=1,
+        )
+        write_whole(folder / CONFIG_NAME, (text + "\n").encode())
+
+    def keep(self, history: Sequence[Row], training: keras.Model, model: keras.Model) -> None:
+        """Store a finished epoch, the last row of history. Whenever this is interrupted, a resumed run finds either
+        the state before or all of the state after.
+        """
+        folder = self.folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        epoch = len(history)
+        _save(training.save_weights, self.checkpoint(epoch))
+        if best_epoch(history) == epoch:
+            _save(model.save, self._candidate(epoch))
+        out = io.StringIO()
+        writer = csv.DictWriter(out, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_whole(self.folder / HISTORY_NAME, out.getvalue().encode())  # from here on the epoch counts
+        self._publish(history)
+
+    def checkpoint(self, epoch: int) -> Path:
+        """Weights and optimizer after an epoch, the first being 1."""
+        return self.folder / "checkpoints" / f"epoch-{epoch:04d}.weights.h5"
+
+    def _candidate(self, epoch: int) -> Path:
+        return self.folder / "checkpoints" / f"best-{epoch:04d}.keras"
+
+    def _publish(self, history: Sequence[Row]) -> None:
+        """Put the best epoch's model in its place and drop what no resumed run will ask for."""
+        if history and (candidate := self._candidate(best_epoch(history))).exists():
+            candidate.replace(self.folder / MODEL_NAME)
+        for path in sorted((self.folder / "checkpoints").glob("*")):
+            if path != self.checkpoint(len(history)):
+                path.unlink()
+
+
+def resolve(folder: Path, given: Mapping[str, Any], *, resume: bool) -> FitConfig:
+    """The settings given, and for the rest the defaults, or with `resume` those that the run was begun with.
+
+    Raises SettingError for values out of range, and what `Run.load` does.
+    """
+    begun = resume and (folder / HISTORY_NAME).exists()
+    return dataclasses.replace(Run.load(folder).config if begun else FitConfig(), **given)
+
+
+def best_epoch(history: Sequence[Row]) -> int:
+    """The epoch, the first being 1, with the highest balanced accuracy on val; among equals the lowest loss there."""
+    ranks = [(row["val_balanced_accuracy"], -row["val_loss"]) for row in history]
+    return 1 + max(range(len(ranks)), key=ranks.__getitem__)
+
+
+def _save(save: Any, path: Path) -> None:
+    """Have Keras write a file so that it is there whole or not at all."""
+    part = path.with_name(f".part-{path.name}")
+    save(part)
+    part.replace(path)
+
+
+def _relative(shards: Path, folder: Path) -> str:
+    """Where the shards are, seen from the run folder, so that both can move together."""
+    try:
+        return Path(os.path.relpath(shards.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(shards.resolve())
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,328 @@
+import csv
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorflow")
+import numpy as np
+from octtrain_world import CLASSES, write_shards
+
+from octprep.schema import Leaks, Manifest, ManifestError, OutputError, SettingError, SourceError
+from octtrain.evaluate import evaluate
+from octtrain.fit import BalancedAccuracy, choose_splits, class_weights, ended, fit
+from octtrain.models import build_model
+from octtrain.run import FitConfig, Run, best_epoch
+
+ROOT = Path(__file__).parents[1]
+CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0)
+
+
+def quiet(line):
+    pass
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit") / "shards"
+    write_shards(folder, {"train": 24, "val": 6, "test": 6})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    """A whole run, what it said, and a copy of its folder as it was after the second of three epochs."""
+    folder = tmp_path_factory.mktemp("fit")
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if line.startswith("epoch   2"):
+            shutil.copytree(folder / "run", folder / "after-2")
+
+    return fit(shards, folder / "run", CONFIG, say=say), lines, folder / "after-2"
+
+
+def measured(folder):
+    """The history without the clock's readings."""
+    with (folder / "history.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def test_a_separable_world_is_learnt_and_the_run_explains_itself(trained, shards):
+    run, lines, _ = trained
+    lines = list(lines)
+    report = evaluate(run.folder, say=lines.append)
+    assert report.balanced_accuracy > 0.95
+    assert report.accuracy.of == 24
+    assert len(measured(run.folder)) == 3
+    assert sum(line.startswith("epoch") for line in lines) == 3
+    stored = json.loads((run.folder / "evaluate-test.json").read_text())
+    assert stored["balanced_accuracy"] == report.balanced_accuracy
+    assert stored["leaky"] is None
+    assert stored["digest"] == Manifest.load(shards).digest
+    with (run.folder / "predictions-test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["scan"] for row in rows}) == 24
+    assert all(row["truth"] == row["scan"].split("/")[1] for row in rows)
+    assert all(abs(sum(float(row[name]) for name in CLASSES) - 1) < 1e-4 for row in rows)
+    assert sum(row["truth"] == row["prediction"] for row in rows) == report.accuracy.hits
+
+
+def test_the_kept_model_has_only_layers_that_keras_knows(trained):
+    run, *_ = trained
+    assert all(type(layer).__module__.startswith("keras.") for layer in run.model().layers)
+
+
+def test_an_interrupted_training_ends_with_the_same_history_as_an_unbroken_one(trained, shards, tmp_path):
+    whole, _, after_two = trained
+    shutil.copytree(after_two, tmp_path / "run")
+    assert len(measured(tmp_path / "run")) == 2
+    lines = []
+    fit(shards, tmp_path / "run", CONFIG, resume=True, say=lines.append)
+    assert "going on after epoch 2" in lines
+    one, two = measured(whole.folder), measured(tmp_path / "run")
+    assert [row["epoch"] for row in two] == ["1", "2", "3"]
+    for a, b in zip(one, two, strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx(
+            {k: float(v) for k, v in b.items()}, rel=0.02, abs=1e-4
+        )
+    lines = []
+    fit(shards, tmp_path / "run", CONFIG, resume=True, say=lines.append)
+    assert len(lines) == 1
+    assert "Nothing left to do" in lines[0]
+
+
+def start(*arguments):
+    """The program as a process of its own."""
+    command = [sys.executable, "-c", "from octtrain.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process, how):
+    """Wait for the first epoch's line, send the signal; returns what was still said on standard error."""
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(how)
+    return process.communicate(timeout=120)[1]
+
+
+def test_a_killed_training_goes_on_and_an_interrupted_one_says_how_to(shards, tmp_path):
+    run = tmp_path / "run"
+    process = start("fit", shards, "--run", run, "--epochs", 500, "--patience", 0)
+    end(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    before = len(measured(run))
+    assert before >= 1
+
+    process = start("fit", shards, "--run", run, "--resume")  # with the settings that the run was begun with
+    said = end(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert said == "octtrain: interrupted; the same command with --resume goes on after the last finished epoch.\n"
+    after = measured(run)
+    assert len(after) > before
+    assert [int(row["epoch"]) for row in after] == list(range(1, len(after) + 1))
+    found = Run.load(run)
+    assert (found.config.epochs, found.config.patience) == (500, 0)
+    assert found.checkpoint(len(after)).is_file()
+    found.model()
+
+
+def test_an_epoch_that_was_not_recorded_leaves_no_trace(trained, shards, tmp_path):
+    shutil.copytree(trained[0].folder, tmp_path / "run")
+    history = trained[0].history()
+    stale = tmp_path / "run" / "checkpoints" / "best-0004.keras"
+    stale.write_bytes(b"of an epoch that was killed before its row was written")
+    model = (tmp_path / "run" / "model.keras").read_bytes()
+    dataclasses.replace(trained[0], folder=tmp_path / "run").begin()
+    assert not stale.exists()
+    assert (tmp_path / "run" / "model.keras").read_bytes() == model
+    assert Run.load(tmp_path / "run").history() == history
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_something_else(trained, shards, tmp_path):
+    run, *_ = trained
+    with pytest.raises(OutputError, match="--resume, or give another --run"):
+        fit(shards, run.folder, CONFIG, say=quiet)
+    with pytest.raises(OutputError, match=r"lr 0.003 there, 0.1 now"):
+        fit(shards, run.folder, dataclasses.replace(CONFIG, lr=0.1), resume=True, say=quiet)
+    write_shards(tmp_path / "other", {"train": 4, "val": 4}, seed=1)
+    with pytest.raises(OutputError, match="was begun on other shards"):
+        fit(tmp_path / "other", run.folder, CONFIG, resume=True, say=quiet)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    for resume in (False, True):
+        with pytest.raises(OutputError, match="is no run folder"):
+            fit(shards, tmp_path / "mine", CONFIG, resume=resume, say=quiet)
+
+
+def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path):
+    for change in ({"model": "resnet"}, {"weights": "missing.keras"}, {"fold": 1}):
+        with pytest.raises(SettingError):
+            fit(shards, tmp_path / "runs" / "a", dataclasses.replace(CONFIG, **change), say=quiet)
+    shutil.copytree(shards, tmp_path / "shards")
+    shard = next((tmp_path / "shards" / "val").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ManifestError, match="bytes where the manifest says"):
+        fit(tmp_path / "shards", tmp_path / "runs" / "a", CONFIG, say=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_without_a_finished_epoch_may_be_begun_anew(shards, tmp_path):
+    run = Run(folder=tmp_path / "run", config=CONFIG, manifest=Manifest.load(shards), shards=shards)
+    run.begin()
+    with pytest.raises(SourceError, match=r"no model.keras yet.*--resume"):
+        Run.load(tmp_path / "run").model()
+    other = dataclasses.replace(run, config=dataclasses.replace(CONFIG, lr=0.1))
+    assert other.claim(resume=False) == []
+    other.begin()
+    assert Run.load(tmp_path / "run").config.lr == 0.1
+
+
+def test_what_is_no_run_is_refused_in_one_sentence(trained, tmp_path):
+    with pytest.raises(SourceError, match="does not exist; make one with"):
+        Run.load(tmp_path / "none")
+    with pytest.raises(SourceError, match="is no run folder"):
+        Run.load(tmp_path)
+    path = tmp_path / "run" / "config.json"
+    shutil.copytree(trained[0].folder, tmp_path / "run")
+    raw = json.loads(path.read_text())
+    for change, message in (({"run_version": 99}, "of version 99"), ({"config": {"depth": 3}}, "is not what")):
+        path.write_text(json.dumps({**raw, **change}))
+        with pytest.raises(ManifestError, match=message):
+            Run.load(tmp_path / "run")
+    path.write_text(json.dumps(raw))
+    (tmp_path / "run" / "model.keras").write_bytes(b"half")
+    with pytest.raises(ManifestError, match="cannot be loaded"):
+        Run.load(tmp_path / "run").model()
+
+
+def test_the_shards_are_found_again_only_if_they_are_the_same(trained, shards, tmp_path):
+    run, *_ = trained
+    moved = tmp_path / "deeper" / "than" / "before" / "run"
+    shutil.copytree(run.folder, moved)
+    with pytest.raises(SourceError, match="--shards DIR"):
+        evaluate(moved, say=quiet)
+    write_shards(tmp_path / "other", {"train": 4, "val": 4, "test": 4}, seed=1)
+    with pytest.raises(ManifestError, match="is another dataset"):
+        evaluate(moved, shards=tmp_path / "other", say=quiet)
+    assert evaluate(moved, shards=shards, split="val", say=quiet).accuracy.of == 24
+    with pytest.raises(ManifestError, match="no split 'fold9'; it has train, val, test"):
+        evaluate(run.folder, "fold9", say=quiet)
+
+
+def test_leaky_shards_are_called_so_by_fit_and_evaluate(tmp_path):
+    leaks = Leaks(patients=("1016042",))
+    write_shards(tmp_path / "s", {"train": 4, "val": 2, "test": 2}, split="official", leaks=leaks)
+
+    def until_warned(line):
+        if line.startswith("WARNING: 1 patients"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(tmp_path / "s", tmp_path / "run", CONFIG, say=until_warned)
+    build_model("octnet-s", (32, 32, 1), 4).save(tmp_path / "run" / "model.keras")
+    lines = []
+    evaluate(tmp_path / "run", say=lines.append)
+    assert any(line.startswith("LEAKY: patients on both sides") for line in lines)
+    assert json.loads((tmp_path / "run" / "evaluate-test.json").read_text())["leaky"].startswith("LEAKY")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["leaky"] is True
+
+
+def test_classes_are_weighted_if_and_only_if_the_shards_are_not_balanced(tmp_path):
+    natural, _ = write_shards(tmp_path / "n", {"train": 3}, skip={"train": ["DME"]})
+    weights = class_weights(natural, ("train",))
+    assert weights == {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
+    uneven = natural.splits["train"][:1]  # one shard: some classes have more than others
+    natural = dataclasses.replace(natural, splits={"train": uneven})
+    counts = list(natural.per_class("train").values())
+    weights = class_weights(natural, ("train",))
+    weighted = {counts[i] * weights[i] for i in range(4) if counts[i]}
+    assert max(weighted) == pytest.approx(min(weighted))
+    assert sum(counts[i] * weights[i] for i in range(4)) == pytest.approx(sum(counts))
+    for balance in ("oversample", "undersample"):
+        config = dataclasses.replace(natural.config, balance=balance)
+        assert class_weights(dataclasses.replace(natural, config=config), ("train",)) is None
+
+
+def test_folds_take_turns(tmp_path):
+    manifest, _ = write_shards(tmp_path / "s", {"fold0": 1, "fold1": 1, "fold2": 1, "test": 1}, split="kfold")
+    assert choose_splits(manifest, 1) == (("fold0", "fold2"), ("fold1",))
+    with pytest.raises(SettingError, match="in 3 folds; say which"):
+        choose_splits(manifest, None)
+    with pytest.raises(SettingError, match="between 0 and 2; got 3"):
+        choose_splits(manifest, 3)
+
+
+def test_shards_without_folds_or_without_val(tmp_path):
+    manifest, _ = write_shards(tmp_path / "s", {"train": 1, "val": 1, "test": 1})
+    assert choose_splits(manifest, None) == (("train",), ("val",))
+    with pytest.raises(SettingError, match="leave --fold out"):
+        choose_splits(manifest, 0)
+    without = dataclasses.replace(manifest, splits={name: manifest.splits[name] for name in ("train", "test")})
+    empty = dataclasses.replace(manifest, splits={**manifest.splits, "val": ()})
+    for bad in (without, empty):
+        with pytest.raises(ManifestError, match="no images in split 'val'"):
+            choose_splits(bad, None)
+
+
+def rows(*pairs):
+    return [{"val_balanced_accuracy": accuracy, "val_loss": loss} for accuracy, loss in pairs]
+
+
+def test_the_best_epoch_has_the_highest_balanced_accuracy_then_the_lowest_loss():
+    assert best_epoch(rows((0.5, 1), (0.9, 2), (0.8, 0.1))) == 2
+    assert best_epoch(rows((0.9, 2), (0.9, 1), (0.9, 3))) == 2
+
+
+def test_training_ends_when_patience_or_epochs_run_out():
+    history = rows((0.5, 1), (0.9, 1), (0.8, 1), (0.8, 1))
+    assert not ended([], FitConfig())
+    assert ended(history, FitConfig(epochs=9, patience=2))
+    assert not ended(history, FitConfig(epochs=9, patience=3))
+    assert not ended(history, FitConfig(epochs=9, patience=0))
+    assert ended(history, FitConfig(epochs=4, patience=0))
+
+
+def test_balanced_accuracy_counts_every_class_the_same_and_absent_ones_not():
+    metric = BalancedAccuracy(4)
+    metric.update_state(np.array([0, 0, 0]), np.eye(4)[[0, 0, 1]])
+    metric.update_state(np.array([2]), np.eye(4)[[2]], sample_weight=np.array([9.0]))
+    assert float(metric.result()) == pytest.approx((2 / 3 + 1) / 2)
+    metric.reset_state()
+    assert float(metric.result()) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"batch_size": 0}, "batch-size must be at least 1"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"seed": -1}, "seed must be between"),
+        ({"fold": -1}, "fold must be 0 or more"),
+        ({"patience": -1}, "patience must be at least 0"),
+    ],
+)
+def test_settings_refuse_nonsense_at_birth(change, message):
+    with pytest.raises(SettingError, match=message):
+        FitConfig(**change)
+
+
+def test_a_loss_that_is_no_number_ends_with_advice(shards, tmp_path, monkeypatch):
+    import octtrain.fit as module
+
+    monkeypatch.setattr(module, "_optimizer", lambda config, steps: module.keras.optimizers.SGD(1e30))
+    with pytest.raises(SettingError, match=r"no longer a number in epoch .* lower --lr"):
+        fit(shards, tmp_path / "run", CONFIG, say=quiet)
