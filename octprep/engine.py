@@ -35,7 +35,7 @@ def run(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | No
 
     None means a worker for each core; with one worker, or one task, everything happens in this process. Raises
     SettingError if workers is below 1, StoppedError if a worker dies, and whatever `work` raises; tasks not begun by
-    then are dropped.
+    then are dropped. Results should be short: see octprep.prepared.prepare_batch.
     """
     workers = default_workers() if workers is None else workers
     if workers < 1:
@@ -60,7 +60,7 @@ def run(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | No
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, BrokenPipeError):
         raise StoppedError(
             "a worker process was ended from outside, most often because memory ran out. "
             "Run the same command again to go on from there, with fewer --workers if memory is short."

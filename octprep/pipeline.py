@@ -111,7 +111,8 @@ def _prepare(
     ready: list[PreparedScan] = []
     unreadable: list[Rejection] = []
     progress("preparing scans", 0, len(source.named))
-    for results in engine.run(prepared.prepare_batch, tasks, workers):
+    for name in engine.run(prepared.prepare_batch, tasks, workers):
+        results = prepared.results(folder, name)
         for result in results:
             if isinstance(result, Rejection):
                 unreadable.append(result)

@@ -64,25 +64,29 @@ def batch_tasks(src: Path, folder: Path, named: Sequence[Named], recipe: Recipe,
     ]
 
 
-def prepare_batch(task: BatchTask) -> list[PreparedScan | Rejection]:
-    """Read, decode, prepare and store a batch, or take it from its receipt."""
+def prepare_batch(task: BatchTask) -> str:
+    """Read, decode, prepare and store a batch, unless its receipt says that this is done. Returns its name.
+
+    What was found is read from the receipt (`results`), not sent: a worker killed while it sends much leaves its pool
+    waiting for the rest, while a short message goes through whole or not at all.
+    """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
-    if found := _from_receipt(receipt, pixels, key):
-        return found
+    if _from_receipt(receipt, pixels, key) is not None:
+        return task.name
     cv2.setNumThreads(1)  # one process a core is the better use of many cores
-    results: list[PreparedScan | Rejection] = []
+    found: list[PreparedScan | Rejection] = []
     part = pixels.with_name(f".{pixels.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as file:
             for named in task.files:
                 match read(task.src, named):
                     case Rejection() as rejection:
-                        results.append(rejection)
+                        found.append(rejection)
                     case scan, gray:
                         ready = imaging.prepare(gray, task.recipe)
                         data = encode_pixels(ready.pixels, task.encoding)
-                        results.append(
+                        found.append(
                             PreparedScan(
                                 scan=scan,
                                 affine=ready.affine,
@@ -101,9 +105,14 @@ def prepare_batch(task: BatchTask) -> list[PreparedScan | Rejection]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    rows = [dataclasses.asdict(result) for result in results]
+    rows = [dataclasses.asdict(result) for result in found]
     write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode())
-    return results
+    return task.name
+
+
+def results(folder: Path, name: str) -> list[PreparedScan | Rejection]:
+    """What a batch that is done holds."""
+    return [_row(row) for row in json.loads((folder / f"{name}.json").read_bytes())["rows"]]
 
 
 def encode_pixels(pixels: np.ndarray[Any, np.dtype[np.uint8]], encoding: str) -> bytes:

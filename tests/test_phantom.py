@@ -173,9 +173,8 @@ def test_every_planted_fault_is_there(faulty):
         "misnamed file": sum(not NAME.fullmatch(path.name) for path in pictures),
         "RGB JPEG": sum(pixels is not None and pixels.ndim == 3 for pixels in pictures.values()),
     }
-    assert found["patient in train and test"] >= summary.faults["patient in train and test"]
-    for kind in found.keys() - {"patient in train and test"}:
-        assert found[kind] == summary.faults[kind] > 0, kind
+    for kind, number in found.items():
+        assert number == summary.faults[kind] > 0, kind
     assert (out / "__MACOSX").is_dir()
     assert {path.parent.name for paths in twins for path in paths} == set(CLASSES)
     assert all(len({path.parent.name for path in paths}) == 1 for paths in twins)
@@ -268,7 +267,7 @@ def test_neighbours_resemble_each_other_more_than_other_patients_scans(clean):
         if len(volume) >= 16:
             next_door = [(one * other).mean() for one, other in itertools.pairwise(volume)]
             halfway = [(one * other).mean() for one, other in zip(volume, volume[8:], strict=False)]
-            assert np.mean(next_door) > np.mean(halfway)
+            assert np.mean(next_door) > np.mean(halfway) + 0.007
 
 
 def below_the_retina(look, time: float) -> np.ndarray:

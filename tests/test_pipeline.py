@@ -240,17 +240,22 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_p
 def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     out = tmp_path / "out"
     process = start_build(large_source, out, "--workers", "2")
+    batches = out / ".octprep-work" / "prepared"
+    while process.poll() is None and not list(batches.glob("*.json")):
+        time.sleep(0.002)
     workers = []
-    while process.poll() is None and not workers:
-        for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
-            children = [int(child) for child in task.read_text().split()]
-            workers += [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    for task in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        children = [int(child) for child in task.read_text().split()]
+        workers += [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(workers[0], signal.SIGKILL)
-    message = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait() == 1
-    assert "a worker process was ended from outside" in message
-    assert "Traceback" not in message
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1
+    assert "a worker process was ended from outside" in errors.decode()
+    assert "Traceback" not in errors.decode()
     assert build(large_source, out, CONFIG).fresh
     assert verify(out).faults == ()
 

@@ -97,10 +97,17 @@ def draw(
                     progress(done, total)
         if faults:
             planted += plant(part, np.random.default_rng([seed, 3]))
-            planted["patient in train and test"] = planted["patient in val and test"] = len(CLASSES)
+            for folder in ("train", "val"):
+                planted[f"patient in {folder} and test"] = len(
+                    _patients_in(part / folder) & _patients_in(part / "test")
+                )
             planted["patient in two classes"] = len(_DOUBLES)
         images = sum(1 for folder in SPLIT_FOLDERS for _ in (part / folder).rglob("*.jpeg"))
     return Summary(images=images, patients=patients, faults=dict(sorted(planted.items())))
+
+
+def _patients_in(folder: Path) -> set[str]:
+    return {path.stem.split("-")[1] for path in folder.glob("*/*-*-*.jpeg")}
 
 
 @contextlib.contextmanager
