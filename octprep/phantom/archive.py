@@ -159,7 +159,7 @@ def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:
     for label in CLASSES:
         counts = _scans_per_patient(len(members[label]) - tested - 1, rng)
         if label == "CNV":
-            counts[-1] = max(12, patients)  # one patient has far more scans than all others
+            counts[counts.index(max(counts))] = max(12, patients)  # one patient has far more scans than all others
         for turn, index in enumerate(members[label]):
             if turn < tested:
                 share = quota // tested + (turn < quota % tested)

@@ -1,0 +1,119 @@
+"""The command lines as a user meets them: help without heavy imports, one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from world import archive, files_of, write_folder
+
+HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c"]
+
+
+def run(*words, program="octprep", block=()):
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({list(block)})); sys.argv = {[program, *map(str, words)]}; "
+        f"from {program}.cli import main; main()"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("cli"), archive())
+
+
+@pytest.mark.parametrize("program", ["octprep", "octtrain"])
+def test_help_needs_nothing_heavy(program):
+    done = run("--help", program=program, block=HEAVY)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_preparation_never_imports_tensorflow(source, tmp_path):
+    block = ["tensorflow", "keras", "octtrain"]
+    done = run("build", "--src", source, "--out", tmp_path / "out", "--size", "32", "--workers", 1, block=block)
+    assert done.returncode == 0, done.stderr
+    assert run("verify", tmp_path / "out", "--workers", 1, block=block).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("octprep.schema", HEAVY),
+        ("octprep.pipeline", ["tensorflow", "keras", "octtrain"]),
+        ("octtrain.data", ["cv2", "google_crc32c"]),
+        ("octtrain.models", ["cv2", "google_crc32c"]),
+        ("octtrain.fit", ["cv2", "google_crc32c"]),
+    ],
+)
+def test_each_side_imports_without_the_others_dependencies(module, absent):
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_scan_build_verify_and_again(source, tmp_path):
+    out = tmp_path / "out"
+    done = run("scan", "--src", source, "--json", tmp_path / "scan.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "scan.json").read_text())["files"] == len(archive())
+    done = run("build", "--src", source, "--out", out, "--size", "32x48")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no patient and no image content is in two splits" in done.stdout
+    assert "all laws hold" in run("verify", out).stdout
+    assert "nothing was done" in run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    (out / "images.csv").write_text("")
+    broken = run("verify", out)
+    assert broken.returncode == 1
+    assert "law 2 BROKEN" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["build", "--src", "{tmp}/absent", "--out", "{tmp}/out"], 2, "does not exist"),
+        (["build", "--src", "{tmp}/empty", "--out", "{tmp}/out"], 2, "is empty"),
+        (["build", "--src", "{tmp}/plain", "--out", "{tmp}/out"], 2, "has no class folders"),
+        (["build", "--src", "{tmp}/lonely", "--out", "{tmp}/out"], 2, "class DME has 1 patient"),
+        (["build", "--src", "{src}", "--out", "{tmp}/plain"], 2, "is left alone"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "0"], 2, "got height 0"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "0"], 2, "workers must be 1 or more"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--denoise", "x"], 2, "denoise must be one of"),
+        (
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
+            2,
+            "folds take",
+        ),
+        (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
+        (["phantom", "{tmp}/plain"], 2, "plain"),
+        (["phantom", "{tmp}/out", "--patients", "3"], 2, "3"),
+    ],
+)
+def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, tmp_path, words, code, sentence):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "notes.txt").write_text("x")
+    write_folder(tmp_path / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
+    before = files_of(tmp_path)
+    done = run(*(word.format(tmp=tmp_path, src=source) for word in words))
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert done.stderr.startswith("octprep: ")
+    assert done.stderr.count("\n") == 1
+    assert files_of(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="peak memory is read the POSIX way")
+def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
+    code = (
+        "import resource, pathlib; from octprep.pipeline import build; from octprep.schema import BuildConfig; "
+        f"build(pathlib.Path({str(source)!r}), pathlib.Path({str(tmp_path / 'out')!r}), BuildConfig(), workers=1); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500_000 * (1024 if sys.platform == "darwin" else 1)

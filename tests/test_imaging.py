@@ -1,0 +1,177 @@
+"""Fill goes, the retina stays, and the affine knows where every stored pixel came from."""
+
+import dataclasses
+import os
+
+import cv2
+import numpy as np
+import pytest
+from world import SAMPLE, draw_scan
+
+from octprep import imaging
+from octprep.schema import DENOISERS, ManifestError, Recipe, UnreadableImage
+
+PLAIN = Recipe(denoise="none", crop="none", clean=False)
+SCANS = sorted(SAMPLE.rglob("*.jpeg")) if SAMPLE.is_dir() else []
+real = pytest.mark.parametrize(
+    "path",
+    SCANS or [pytest.param(None, marks=pytest.mark.skip(reason="the sample of real scans is not here"))],
+    ids=lambda path: path.stem if path else "absent",
+)
+
+
+def jpeg(pixels, quality=95):
+    return cv2.imencode(".jpeg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+GOOD = jpeg(draw_scan("good", 496, 512))
+BOMB = GOOD[:2] + b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + GOOD[2:]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"\x89PNG\r\n\x1a\n", "not a JPEG but a PNG"),
+        (b"\0\5\26\7" + bytes(40), "AppleDouble"),
+        (b"<!doctype html>", "HTML"),
+        (GOOD[: len(GOOD) // 2], "truncated"),
+        (GOOD[:60], "truncated"),
+        (GOOD[: len(GOOD) // 2] + GOOD[len(GOOD) // 2 + 900 :], "corrupt JPEG"),
+        (jpeg(draw_scan("small", 32, 40)), "too small: 40x32"),
+        (BOMB, "too large: 65535x65535"),
+    ],
+    ids=["empty", "png", "appledouble", "html", "half", "head", "damaged", "small", "bomb"],
+)
+def test_files_that_cannot_be_trusted_are_refused_with_a_reason(data, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        imaging.decode(data)
+
+
+def test_decoding_gives_opencvs_gray_values_and_leaves_standard_error_alone(capfd):
+    gray = draw_scan("gray", 496, 512)
+    assert np.array_equal(
+        imaging.decode(jpeg(gray)), cv2.imdecode(np.frombuffer(jpeg(gray), np.uint8), cv2.IMREAD_GRAYSCALE)
+    )
+    equal_channels = imaging.decode(jpeg(np.stack([gray] * 3, axis=-1), 100))
+    assert np.abs(equal_channels.astype(int) - gray).max() <= 3
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
+
+
+@real
+def test_no_fill_is_left_on_real_scans(path):
+    gray = imaging.decode(path.read_bytes())
+    border = imaging.find_border(gray)
+    if border is None:
+        return
+    cleaned = imaging.clean(gray, border, border.mask())
+    left, right = border.trim()
+    white = (cleaned[:, left:right] >= 250).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=8)
+    edges = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    assert all(stats[i, cv2.CC_STAT_AREA] <= 0.001 * gray.size for i in edges if i)
+
+
+@real
+def test_the_brightest_layers_of_real_scans_lie_inside_the_crop(path):
+    gray = imaging.decode(path.read_bytes())
+    ready = imaging.prepare(gray, Recipe())
+    top, bottom, left, right = ready.crop
+    border = imaging.find_border(gray)
+    tissue = gray if border is None else np.where(border.mask() > 0, 0, gray).astype(np.uint8)
+    energy = cv2.blur(tissue[:, left:right].astype(np.float32), (31, 15))
+    rows = np.flatnonzero((energy >= np.percentile(energy, 95)).any(axis=1))
+    assert top <= rows.min()
+    assert rows.max() < bottom
+    assert ready.note == ""
+    assert ready.pixels.shape == (224, 224)
+
+
+def layered(tilt, bow, level=260, width=512, thickness=80):
+    """A bright band of known place on dim speckle: pixels, upper and lower edge."""
+    rng = np.random.default_rng(5)
+    u = np.linspace(-1, 1, width)
+    lower = level + tilt * u - bow * u**2
+    rows = np.arange(496)[:, None]
+    image = np.where((rows > lower - thickness) & (rows < lower), 110, 14)
+    image = np.where((rows > lower - 8) & (rows < lower), 190, image)
+    return np.clip(image * rng.gamma(6, 1 / 6, image.shape), 0, 255).astype(np.uint8), lower - thickness, lower
+
+
+@pytest.mark.parametrize("tilt", [-90, 0, 60])
+@pytest.mark.parametrize("bow", [-30, 0, 50])
+@pytest.mark.parametrize("width", [384, 512, 1536])
+def test_tilted_and_bowed_retinas_with_wedges_are_inside_the_crop(tilt, bow, width):
+    gray, upper, lower = layered(tilt, bow, width=width)
+    cv2.fillPoly(gray, [np.array([(0, 0), (width, 0), (0, 50)])], [255.0])
+    gray[:, :2] = 255
+    ready = imaging.prepare(gray, Recipe())
+    top, bottom, _, _ = ready.crop
+    assert top <= max(upper.min(), 0)
+    assert lower.max() <= bottom
+    assert 0.01 < ready.border < 0.08
+
+
+def test_a_saturated_retina_behind_a_strip_of_fill_stays():
+    gray, _, lower = layered(0, 0)
+    gray[int(lower[0]) - 20 : int(lower[0]), :80] = 255
+    gray[:, :2] = 255
+    mask = imaging.find_border(gray).mask()
+    assert mask[:, :2].all()
+    assert not mask[:, 12:].any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_black_side_bands_are_cut_off(side):
+    gray, _, _ = layered(10, 5)
+    band = slice(0, 60) if side == "left" else slice(-60, None)
+    gray[:, band] = 0
+    _, _, left, right = imaging.prepare(gray, Recipe()).crop
+    assert (60 <= left <= 66 and right == 512) if side == "left" else (left == 0 and 446 <= right <= 452)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("crop", ["none", "retina"])
+@pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
+def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size):
+    gray, _, _ = layered(20, 10, width=768)
+    recipe = Recipe(height=size[0], width=size[1], denoise="none", crop=crop, clean=False, fit=fit)
+    for column, row in ((200, 210), (520, 240), (384, 225)):
+        marked, blank = gray.copy(), gray.copy()
+        blank[row - 4 : row + 5, column - 4 : column + 5] = 0
+        marked[row - 4 : row + 5, column - 4 : column + 5] = 255
+        ready = imaging.prepare(marked, recipe)
+        light = ready.pixels.astype(float) - imaging.prepare(blank, recipe).pixels
+        assert ready.crop == imaging.prepare(blank, recipe).crop
+        rows, columns = np.indices(light.shape)
+        where = np.array([(columns * light).sum(), (rows * light).sum(), light.sum()]) / light.sum()
+        found = np.array(ready.affine).reshape(2, 3) @ where
+        assert np.abs(found - (column, row)).max() < 0.5
+
+
+@pytest.mark.parametrize("denoiser", DENOISERS)
+def test_preparing_is_deterministic_and_leaves_its_input_alone(denoiser):
+    gray, _, _ = layered(20, 10)
+    gray[:30] = 255
+    before = gray.copy()
+    first = imaging.prepare(gray, Recipe(denoise=denoiser))
+    assert np.array_equal(imaging.prepare(gray, Recipe(denoise=denoiser)).pixels, first.pixels)
+    assert np.array_equal(gray, before)
+    assert first.pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (496, 1536), (65, 700), (496, 512)])
+@pytest.mark.parametrize("kind", ["black", "white", "gray", "noise"])
+def test_scans_without_a_retina_are_kept_whole_and_said_to_be(shape, kind):
+    noise = np.random.default_rng(0).integers(0, 60, shape).astype(np.uint8)
+    gray = {"black": 0 * noise, "white": 0 * noise + 255, "gray": 0 * noise + 90, "noise": noise}[kind]
+    ready = imaging.prepare(gray, Recipe())
+    assert ready.crop[:2] == (0, shape[0])
+    assert ready.note == "no clear retina: all rows kept"
+    assert ready.pixels.shape == (224, 224)
+
+
+def test_a_recipe_of_another_revision_is_refused():
+    with pytest.raises(ManifestError, match="revision 99"):
+        imaging.prepare(draw_scan("x", 100, 100), dataclasses.replace(PLAIN, revision=99))
