@@ -182,7 +182,7 @@ def _scans_per_patient(patients: int, rng: Rng) -> list[int]:
 
     Quantiles rather than draws of a log-normal: with few patients a single draw could outweigh a class.
     """
-    bell = NormalDist(1.5, 1.45)
+    bell = NormalDist(1.5, 1.6)
     counts = [1 + int(math.exp(bell.inv_cdf((rank + 0.5) / patients))) for rank in range(patients)]
     return [int(count) for count in rng.permutation(counts)]
 
