@@ -17,8 +17,6 @@ BUILD_ARGS ?=
 FIT_ARGS ?=
 PHANTOMS := phantoms
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help install pipeline test lint format bench clean
 

@@ -15,7 +15,14 @@ values = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8),
     st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=8),
 )
-features = st.dictionaries(st.text(max_size=20), values, max_size=6)
+
+
+def no_key_begins_another(example):
+    """protobuf's C and C++ implementations disagree on the order of such keys; ours are not so."""
+    return not any(one != other and other.startswith(one) for one in example for other in example)
+
+
+features = st.dictionaries(st.text(max_size=20), values, max_size=6).filter(no_key_begins_another)
 
 
 def tensorflow_bytes(example):

@@ -159,7 +159,7 @@ def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:
     for label in CLASSES:
         counts = _scans_per_patient(len(members[label]) - tested - 1, rng)
         if label == "CNV":
-            counts[counts.index(max(counts))] = max(12, patients)  # one patient has far more scans than all others
+            counts[counts.index(max(counts))] = patients * 3 // 2  # one patient has far more scans than all others
         for turn, index in enumerate(members[label]):
             if turn < tested:
                 share = quota // tested + (turn < quota % tested)
@@ -182,7 +182,7 @@ def _scans_per_patient(patients: int, rng: Rng) -> list[int]:
 
     Quantiles rather than draws of a log-normal: with few patients a single draw could outweigh a class.
     """
-    bell = NormalDist(1.5, 1.6)
+    bell = NormalDist(1.5, 1.5)
     counts = [1 + int(math.exp(bell.inv_cdf((rank + 0.5) / patients))) for rank in range(patients)]
     return [int(count) for count in rng.permutation(counts)]
 
