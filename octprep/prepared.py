@@ -106,7 +106,7 @@ def prepare_batch(task: BatchTask) -> str:
         part.unlink(missing_ok=True)
         raise
     rows = [dataclasses.asdict(result) for result in found]
-    write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode())
+    write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode(), lasting=False)
     return task.name
 
 

@@ -339,14 +339,18 @@ def file_fault(path: Path, shard: Shard) -> str | None:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it holds either its old content or all of the new one."""
+def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
+    """Write a file so that after a crash it holds either its old content or all of the new one.
+
+    Without lasting that is so if the process is killed, but not if the machine loses power: for what can be made again.
+    """
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)

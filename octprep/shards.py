@@ -57,7 +57,7 @@ def write_shard(task: ShardTask) -> Shard:
         bytes=size,
         sha256=digest.hexdigest(),
     )
-    write_whole(receipt, json.dumps({"key": key, "shard": dataclasses.asdict(shard)}).encode())
+    write_whole(receipt, json.dumps({"key": key, "shard": dataclasses.asdict(shard)}).encode(), lasting=False)
     return shard
 
 

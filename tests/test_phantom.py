@@ -316,7 +316,7 @@ def test_statistics_of_whole_images_do_not_tell_the_classes_apart(faults, tmp_pa
     scores = []
     for seed in (0, 1):
         out = tmp_path / str(seed)
-        draw(out, patients=40, seed=seed, faults=faults, workers=2)
+        draw(out, patients=32, seed=seed, faults=faults, workers=2)
         where = folders_of_patients(out)
         sides = {"train": ([], []), "test": ([], [])}
         for path in scans(out):
