@@ -114,8 +114,9 @@ def _complaint(said: list[str]) -> str:
     """': ' and libjpeg's first word on corruption among captured lines; the rest goes to the real stderr."""
     found = ""
     for line in said:
-        # Bytes before a marker are skipped without harm: some writers pad there.
-        harmless = "extraneous bytes before marker" in line
+        # Bytes before a marker are skipped without harm, as some writers pad there; but where they stand before the end
+        # of the image (0xd9), its pixels ran out early: damage that the decoder's tables happened to accept.
+        harmless = "extraneous bytes before marker" in line and not line.rstrip().endswith("0xd9")
         if not harmless and line.startswith(("Corrupt JPEG data", "Premature end")):
             found = found or ": " + line.removeprefix("Corrupt JPEG data: ").strip()
         elif not harmless:
@@ -165,9 +166,17 @@ class _Stderr:
 
 def _new_sink() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("jpeg-messages")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        sink = os.memfd_create("jpeg-messages")
+    else:
+        with tempfile.TemporaryFile() as file:
+            sink = os.dup(file.fileno())
+    if sink > 2:
+        return sink
+    # A standard stream was closed and its number is given out again: stay off it, or the sink would be standard error.
+    try:
+        return _new_sink()
+    finally:
+        os.close(sink)
 
 
 _STDERR = _Stderr()

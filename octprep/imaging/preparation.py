@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -96,9 +97,12 @@ def _fit(part: Gray, recipe: Recipe) -> tuple[Gray, tuple[float, float], tuple[f
         height = min(max(round(rows * scale), 1), recipe.height)
         width = min(max(round(columns * scale), 1), recipe.width)
         above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
-    shrinks = height <= rows and width <= columns
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    pixels = cv2.resize(part, (width, height), interpolation=method)
+    pixels: Any = part
+    if height < rows or width < columns:
+        # Shrink before anything is enlarged: OpenCV drops the area filter, and aliases, if one axis grows.
+        pixels = cv2.resize(part, (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA)
+    if pixels.shape != (height, width):
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
     if (height, width) != (recipe.height, recipe.width):
         pixels = cv2.copyMakeBorder(
             pixels,
