@@ -70,7 +70,7 @@ def run(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | No
 
 
 def _start_worker() -> None:
-    """End with the parent (a killed parent would leave its workers waiting for ever), and use one core each."""
+    """End with the parent: a killed one would leave its workers waiting for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()

@@ -18,7 +18,16 @@ from octprep.engine import Progress, silent
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
 from octprep.scan import Rejection, Scan, Source
-from octprep.schema import IMAGES_NAME, BuildConfig, Manifest, OutputError, Shard, StoppedError, write_whole
+from octprep.schema import (
+    IMAGES_NAME,
+    BuildConfig,
+    Manifest,
+    OutputError,
+    Shard,
+    SourceError,
+    StoppedError,
+    write_whole,
+)
 from octprep.split import Splits
 
 # What a record takes besides its image: keys, framing and the other features, with a path of usual length.
@@ -58,6 +67,8 @@ def build(
     try:
         with workplace.claimed(out, config, overwrite=overwrite) as work:
             ready, unreadable = _prepare(src, work, source, config, workers, progress)
+            if not ready:
+                raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
             splits = split.split([item.scan for item in ready], config)
             plans, surplus = _plan(splits, ready, config)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))

@@ -72,7 +72,7 @@ def prepare_batch(task: BatchTask) -> str:
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
-    if _from_receipt(receipt, pixels, key) is not None:
+    if _is_done(receipt, pixels, key):
         return task.name
     cv2.setNumThreads(1)  # one process a core is the better use of many cores
     found: list[PreparedScan | Rejection] = []
@@ -134,14 +134,12 @@ def _key(task: BatchTask) -> str:
     return digest.hexdigest()
 
 
-def _from_receipt(receipt: Path, pixels: Path, key: str) -> list[PreparedScan | Rejection] | None:
+def _is_done(receipt: Path, pixels: Path, key: str) -> bool:
     try:
         raw = json.loads(receipt.read_bytes())
-        if raw["key"] != key or pixels.stat().st_size != raw["bytes"]:
-            return None
-        return [_row(row) for row in raw["rows"]]
+        return bool(raw["key"] == key and raw["bytes"] == pixels.stat().st_size)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or cut short: prepare the batch again
+        return False  # absent or cut short: prepare the batch again
 
 
 def _row(row: dict[str, Any]) -> PreparedScan | Rejection:

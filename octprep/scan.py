@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from octprep import imaging
 from octprep.schema import SPLIT_FOLDERS, SourceError, UnreadableImage
 
+MACOS = "macOS metadata, not a scan"  # the reason that an archive packed on a Mac gives once for every image
+
 KERMANY_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 # Images per split and class of what was published, in the order of KERMANY_CLASSES.
@@ -109,7 +111,7 @@ def read_name(path: str, size: int, root: str) -> Named | Rejection:
     """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is no B-scan."""
     inner = PurePosixPath(path)
     if "__MACOSX" in inner.parts or inner.name.startswith("._") or inner.name == ".DS_Store":
-        return Rejection(path, "macOS metadata, not a scan")
+        return Rejection(path, MACOS)
     if inner.name.startswith("."):
         return Rejection(path, "hidden file")
     if root:
@@ -160,14 +162,9 @@ def published_version(scans: Iterable[Named]) -> str | None:
     """The published data set whose counts per split and class are exactly these, or None."""
     found = count(scans)
     for version, splits in PUBLISHED.items():
-        if found == {name: dict(zip(KERMANY_CLASSES, counts, strict=True)) for name, counts in sorted_splits(splits)}:
+        if found == {name: dict(zip(KERMANY_CLASSES, counts, strict=True)) for name, counts in splits.items()}:
             return version
     return None
-
-
-def sorted_splits(splits: Mapping[str, tuple[int, int, int, int]]) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """Splits in the order train, val, test."""
-    return sorted(splits.items(), key=lambda item: SPLIT_FOLDERS.index(item[0]))
 
 
 def _walk(src: Path) -> tuple[list[tuple[str, int]], list[Rejection]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from octprep import images
+from octprep.scan import MACOS
 from octprep.schema import IMAGES_NAME, MANIFEST_NAME, Manifest, ManifestError
 from octprep.survey import Survey, kind
 from octprep.verify import LAWS, Verdict
@@ -88,7 +89,7 @@ def surveyed(src: Path, found: Survey) -> str:
         "unusable: "
         + (f"\n{_lines(f'{n:>7,}  {reason}' for reason, n in found.reasons.items())}" if found.rejections else "none"),
     ]
-    details = [rejection for rejection in found.rejections if kind(rejection.reason) != "macOS metadata, not a scan"]
+    details = [rejection for rejection in found.rejections if rejection.reason != MACOS]
     if details:
         parts.append("of these:\n" + _lines(f"  {rejection.path}: {rejection.reason}" for rejection in details))
     patients_leak, contents_leak = found.leaks.patients, found.leaks.contents

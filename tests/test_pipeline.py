@@ -184,6 +184,15 @@ def test_what_cannot_be_split_leaves_nothing_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lonely", "src"]
 
 
+def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
+    src = write_folder(tmp_path / "src", archive())
+    for path in src.rglob("*.jpeg"):
+        path.write_bytes(b"")
+    with pytest.raises(SourceError, match="has no readable scan"):
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="grouped"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_allowed_leaks_are_in_the_manifest_and_break_law_1_for_ever(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official", allow_leaks=True)).manifest

@@ -56,7 +56,9 @@ def find_border(gray: Gray) -> Border | None:
     retina that ends at the border, or a saturated one behind a strip of fill, is a narrow spike in that depth.
     """
     top, bottom = _depth(gray, CONTACT_ACROSS), _depth(gray[::-1], CONTACT_ACROSS)
-    left, right = _depth(gray.T, CONTACT_ALONG), _depth(gray.T[::-1], CONTACT_ALONG)
+    # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
+    reach = int(MAX_TRIM * gray.shape[1]) + 1
+    left, right = _depth(gray.T[:reach], CONTACT_ALONG), _depth(gray.T[: -reach - 1 : -1], CONTACT_ALONG)
     for side, depth in ((gray, left), (gray[:, ::-1], right)):
         np.maximum(depth, _dark_band(side), out=depth)
     if not (top.any() or bottom.any() or left.any() or right.any()):
