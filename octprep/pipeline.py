@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from octprep import engine, images, plan, prepared, scan, shards, split, workplace
-from octprep.engine import Progress, silent
+from octprep import images, plan, prepared, scan, shards, split, workplace
+from octprep.engine import Engine, Progress, silent
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
 from octprep.scan import Rejection, Scan, Source
@@ -65,14 +65,14 @@ def build(
         return Built(done, fresh=False)
     _rehearse(source, config)
     try:
-        with workplace.claimed(out, config, overwrite=overwrite) as work:
-            ready, unreadable = _prepare(src, work, source, config, workers, progress)
+        with workplace.claimed(out, config, overwrite=overwrite) as work, Engine(workers) as engine:
+            ready, unreadable = _prepare(src, work, source, config, engine, progress)
             if not ready:
                 raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
             splits = split.split([item.scan for item in ready], config)
             plans, surplus = _plan(splits, ready, config)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
-            written = _write_shards(work, plans, ready, class_names, workers, progress)
+            written = _write_shards(work, plans, ready, class_names, engine, progress)
             left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
             table = images.table(ready, plans, left_out)
             write_whole(work / IMAGES_NAME, table)
@@ -113,7 +113,7 @@ def _rehearse(source: Source, config: BuildConfig) -> None:
 
 
 def _prepare(
-    src: Path, work: Path, source: Source, config: BuildConfig, workers: int | None, progress: Progress
+    src: Path, work: Path, source: Source, config: BuildConfig, engine: Engine, progress: Progress
 ) -> tuple[list[PreparedScan], list[Rejection]]:
     """Read, decode and prepare every scan, once; sorted by path."""
     folder = work / "prepared"
@@ -122,7 +122,7 @@ def _prepare(
     ready: list[PreparedScan] = []
     unreadable: list[Rejection] = []
     progress("preparing scans", 0, len(source.named))
-    for name in engine.run(prepared.prepare_batch, tasks, workers):
+    for name in engine.run(prepared.prepare_batch, tasks):
         results = prepared.results(folder, name)
         for result in results:
             if isinstance(result, Rejection):
@@ -154,7 +154,7 @@ def _write_shards(
     plans: Mapping[str, Sequence[ShardPlan]],
     ready: Sequence[PreparedScan],
     class_names: tuple[str, ...],
-    workers: int | None,
+    engine: Engine,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
     by_path = {item.scan.path: item for item in ready}
@@ -172,7 +172,7 @@ def _write_shards(
     records = sum(len(task.items) for task in tasks)
     progress("writing records", 0, records)
     written: dict[str, Shard] = {}
-    for shard in engine.run(shards.write_shard, tasks, workers):
+    for shard in engine.run(shards.write_shard, tasks):
         written[shard.name] = shard
         progress("writing records", shard.records, records)
     return {name: tuple(written[planned.name] for planned in part) for name, part in plans.items()}

@@ -7,7 +7,6 @@ its shard is written. A batch whose receipt fits its files, the recipe and the e
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -105,7 +104,7 @@ def prepare_batch(task: BatchTask) -> str:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    rows = [dataclasses.asdict(result) for result in found]
+    rows = [_fields(result) for result in found]
     write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode(), lasting=False)
     return task.name
 
@@ -140,6 +139,11 @@ def _is_done(receipt: Path, pixels: Path, key: str) -> bool:
         return bool(raw["key"] == key and raw["bytes"] == pixels.stat().st_size)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # absent or cut short: prepare the batch again
+
+
+def _fields(result: PreparedScan | Rejection) -> dict[str, Any]:
+    """What `_row` reads; dataclasses.asdict would copy every value, at a twentieth of the speed."""
+    return vars(result) | ({"scan": vars(result.scan)} if isinstance(result, PreparedScan) else {})
 
 
 def _row(row: dict[str, Any]) -> PreparedScan | Rejection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 MARGIN_ABOVE, MARGIN_BELOW = 0.04, 0.06
 MIN_KEPT = 0.4  # fraction of the rows that a crop keeps at least, so that a flat thin retina is not blown up
 
-_REDUCED_WIDTH = 128  # columns on which the retina is looked for
+_REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,13 @@ def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
     The scan is reduced and smoothed; what is clearly brighter than the background and hangs together across the scan is
     taken for the retina. Vitreous haze above it is left out where it is separate.
     """
-    rows, columns = cleaned.shape
-    factor = max(1, columns // _REDUCED_WIDTH)
-    whole = cleaned[: rows // factor * factor, : columns // factor * factor]  # whole blocks are the fast path
-    small = cv2.resize(whole, (columns // factor, rows // factor), interpolation=cv2.INTER_AREA)
+    rows = cleaned.shape[0]
+    small: NDArray[Any] = cleaned
+    factor = 1
+    while small.shape[1] >= 2 * _REDUCED_WIDTH:  # halving again and again is a fifth of the time of doing it at once
+        height, width = small.shape[0] // 2, small.shape[1] // 2
+        small = cv2.resize(small[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        factor *= 2
     smooth = cv2.GaussianBlur(small, (0, 0), 1.2)
     peaks = smooth.max(axis=0)
     counts = np.cumsum(np.bincount(smooth.ravel(), minlength=256))
@@ -57,7 +61,7 @@ def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
     first = np.argmax(joined, axis=0)[covered]
     last = (joined.shape[0] - 1 - np.argmax(joined[::-1], axis=0))[covered]
     top = math.floor(float(first.min()) * factor - MARGIN_ABOVE * rows)
-    bottom = math.ceil((float(np.percentile(last, 98)) + 1) * factor + MARGIN_BELOW * rows)
+    bottom = math.ceil((float(np.sort(last)[round(0.98 * (last.size - 1))]) + 1) * factor + MARGIN_BELOW * rows)
     confidence = float(covered.mean()) * min(1.0, contrast / 30) * min(1.0, float(bright.any(axis=0).mean()) / 0.5)
     missing = round(MIN_KEPT * rows) - (bottom - top)
     if missing > 0:
