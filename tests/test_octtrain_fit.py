@@ -103,8 +103,9 @@ def test_an_interrupted_training_ends_with_the_same_history_as_an_unbroken_one(t
 
 
 def start(*arguments):
-    """The program as a process of its own."""
-    command = [sys.executable, "-c", "from octtrain.cli import main; main()", *map(str, arguments)]
+    """The program as a process of its own, as a terminal starts it: in the background of a shell, Ctrl-C is ignored."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", code + "from octtrain.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
