@@ -142,6 +142,9 @@ def phantom(
     faults: Annotated[
         bool, typer.Option("--faults/--no-faults", help="With the real archive's faults, or a clean folder.")
     ] = True,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object a scan.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Draw an OCT2017-shaped folder of synthetic B-scans."""
@@ -153,6 +156,7 @@ def phantom(
             patients=patients,
             seed=seed,
             faults=faults,
+            truth=truth,
             workers=workers,
             progress=_counting("drawing phantoms", progress),
         )

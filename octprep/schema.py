@@ -21,7 +21,7 @@ MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.csv"
 
 # What one prepared image depends on besides the recipe: raise it whenever octprep.imaging would give other pixels.
-IMAGING_REVISION = 2
+IMAGING_REVISION = 3
 
 # Features of one record, a tf.train.Example. README.md describes each.
 IMAGE = "image"

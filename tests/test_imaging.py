@@ -1,6 +1,7 @@
 """Fill goes, the retina stays, and the affine knows where every stored pixel came from."""
 
 import dataclasses
+import itertools
 import os
 
 import cv2
@@ -9,6 +10,8 @@ import pytest
 from world import SAMPLE, draw_scan
 
 from octprep import imaging
+from octprep.phantom import scans
+from octprep.phantom.faults import QUALITY
 from octprep.schema import DENOISERS, ManifestError, Recipe, UnreadableImage
 
 PLAIN = Recipe(denoise="none", crop="none", clean=False)
@@ -111,6 +114,42 @@ def test_tilted_and_bowed_retinas_with_wedges_are_inside_the_crop(tilt, bow, wid
     assert top <= max(upper.min(), 0)
     assert lower.max() <= bottom
     assert 0.01 < ready.border < 0.08
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    """Some 500 synthetic scans with the archive's faults, as JPEG gives them back, and the truth about each."""
+    drawn = itertools.islice(scans(160, seed=5), 0, None, 4)
+    return [(imaging.decode(jpeg(phantom.pixels, QUALITY)), phantom) for _, phantom in drawn]
+
+
+def test_fill_is_found_where_it_truly_is(phantoms):
+    right = found = there = 0
+    for gray, phantom in phantoms:
+        border, truth = imaging.find_border(gray), phantom.border > 0
+        mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
+        right, found, there = right + np.sum(mask & truth), found + np.sum(mask), there + np.sum(truth)
+    assert right / found >= 0.98  # precision
+    assert right / there >= 0.98  # recall
+
+
+@pytest.mark.parametrize("lean", [-0.08, 0.0, 0.1])
+@pytest.mark.parametrize("flip", [False, True])
+def test_black_wedges_are_painted_over_and_a_dark_choroid_is_not(lean, flip):
+    gray, _, _ = layered(0, 0)
+    rows = np.arange(496)[:, None]
+    wedge = rows < 45 + lean * (np.arange(512) - 256)
+    wedge = wedge[::-1] if flip else wedge
+    gray[wedge] = 0
+    border = imaging.find_border(gray)
+    assert np.mean((border.mask() > 0) ^ wedge) < 0.002
+    cleaned = imaging.clean(gray, border, border.mask())
+    assert abs(cleaned[wedge].mean() - 14) < 4  # as bright as the speckle beside it ...
+    assert abs(cleaned[wedge].std() - gray[~wedge & (gray < 50)].std()) < 3  # ... and as noisy
+    dim = layered(0, 0)[0]
+    ragged = rows > 400 + 20 * np.sin(np.arange(512) / 40)
+    dim[ragged] = 0
+    assert imaging.find_border(dim) is None
 
 
 def test_a_saturated_retina_behind_a_strip_of_fill_stays():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from octprep.phantom import CLASSES, MIN_PATIENTS, draw, draw_disease, draw_look, draw_scan
+from octprep.phantom import scans as phantom_scans
 from octprep.phantom.faults import misalign
 from octprep.schema import OutputError, SettingError
 
@@ -194,7 +196,7 @@ def test_fill_is_white_or_black_spares_the_retina_and_is_as_common_in_every_clas
         for scan, fault in marked:
             assert (fault is not None) == bool(scan.border.any())
             fill = scan.pixels[scan.border == 1]
-            assert set(np.unique(fill)) <= ({0} if fault == "black band at a side" else {255})
+            assert set(np.unique(fill)) <= ({0} if (fault or "").startswith("black") else {255})
             np.testing.assert_array_equal(scan.pixels[scan.border == 0], phantom.pixels[scan.border == 0])
             middle = np.arange(26, 486)
             for line in (scan.ilm, scan.rpe):
@@ -384,3 +386,19 @@ def test_an_interrupted_drawing_leaves_nothing(error, workers, tmp_path):
     with pytest.raises(error):
         draw(tmp_path / "deep" / "out", patients=24, workers=workers, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_truth_file_says_where_layers_and_fill_are_in_every_scan(tmp_path):
+    draw(tmp_path / "out", patients=MIN_PATIENTS, seed=4, truth=tmp_path / "truth.jsonl", workers=2)
+    told = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    expected = list(phantom_scans(MIN_PATIENTS, seed=4))
+    assert [row["path"] for row in told] == [place for place, _ in expected]
+    for row, (place, phantom) in zip(told, expected, strict=True):
+        assert (tmp_path / "out" / place).is_file()
+        for name in ("ilm", "rpe", "bruch"):
+            np.testing.assert_allclose(row[name], getattr(phantom, name), atol=0.051)
+        fill = np.zeros(phantom.pixels.size, np.uint8)
+        for start, stop in zip(row["border"][::2], row["border"][1::2], strict=True):
+            fill[start:stop] = 1
+        np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), phantom.border)
+    assert not (tmp_path / "out" / ".truth").exists()

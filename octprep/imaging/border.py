@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -11,19 +12,23 @@ from numpy.typing import NDArray
 Gray = NDArray[np.uint8]
 Mask = NDArray[np.uint8]  # 255 where it holds, 0 elsewhere
 
-# Fill left by rotation and shifting is this bright, or a dark band at the side this dark, after JPEG.
-WHITE, BLACK = 235, 4
-# How far along the border white fill must reach, in pixels: a saturated retina that ends at the border is narrower.
+# Fill left by rotation and shifting is this bright, or this dark, after JPEG.
+WHITE, BLACK = 235, 8
+# How far along the border fill must reach, in pixels: a saturated retina that ends at the border is narrower.
 CONTACT_ACROSS, CONTACT_ALONG = 25, 41  # at the top or bottom, at a side
+# What stands out of such fill over less than that is fill too if it is no deeper, in pixels: the last step of a wedge,
+# or a corner. At the sides fill meets the retina, which may be white there.
+STEP_ACROSS, STEP_ALONG = 12, 2
 RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
-ALL_DARK = 0.97  # fraction of a column of a dark band
+DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
+STRAIGHT = 1.0  # pixels by which half the edge of a black wedge may depart from a line; shadows are more ragged
 _TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for
 MAX_TRIM = 0.4  # fraction of the width that bands at either side may take away
 
 
 @dataclass(frozen=True)
 class Border:
-    """Fill along the four sides of a scan: how many pixels deep at each place, tinted pixels included."""
+    """Fill along the four sides of a scan: how many pixels deep at each place."""
 
     top: NDArray[np.int32]  # (columns,)
     bottom: NDArray[np.int32]  # (columns,)
@@ -43,48 +48,98 @@ class Border:
         return mask
 
     def trim(self) -> tuple[int, int]:
-        """The columns to keep: bands that take more than half the rows are cut off rather than painted."""
+        """The columns to keep: bands that take more than half the rows are cut off rather than painted.
+
+        With them go the pixels that they have tinted.
+        """
         columns = self.top.size
         most = int(MAX_TRIM * columns)
-        return min(int(np.median(self.left)), most), columns - min(int(np.median(self.right)), most)
+        left, right = (min(int(np.median(d)) + RINGING, most) if np.median(d) else 0 for d in (self.left, self.right))
+        return left, columns - right
 
 
 def find_border(gray: Gray) -> Border | None:
-    """Where rotating or shifting the scan left white fill, or the device a dark band at a side; None if nowhere.
+    """Where rotating or shifting the scan left white or black fill, or the device a dark band at a side.
 
-    White fill is what is white without a break from the border inwards, over some length of the border: a bright
-    retina that ends at the border, or a saturated one behind a strip of fill, is a narrow spike in that depth.
+    None if nowhere. Fill is what is white, or black, without a break from the border inwards, over some length of it: a
+    bright retina that ends at the border, or a saturated one behind a strip of fill, is a narrow spike in that depth.
+    Darkness is fill only where its edge is straight, as shadows and the deep choroid are as dark.
     """
-    top, bottom = _depth(gray, CONTACT_ACROSS), _depth(gray[::-1], CONTACT_ACROSS)
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
     reach = int(MAX_TRIM * gray.shape[1]) + 1
-    left, right = _depth(gray.T[:reach], CONTACT_ALONG), _depth(gray.T[: -reach - 1 : -1], CONTACT_ALONG)
-    for side, depth in ((gray, left), (gray[:, ::-1], right)):
+    sides = (gray, gray[::-1], gray.T[:reach], gray.T[: -reach - 1 : -1])
+    depths = [
+        np.maximum(_white_depth(side, contact, step), _black_depth(side, contact))
+        for side, contact, step in zip(
+            sides,
+            (CONTACT_ACROSS, CONTACT_ACROSS, CONTACT_ALONG, CONTACT_ALONG),
+            (STEP_ACROSS, STEP_ACROSS, STEP_ALONG, STEP_ALONG),
+            strict=True,
+        )
+    ]
+    for side, depth in ((gray, depths[2]), (gray[:, ::-1], depths[3])):
         np.maximum(depth, _dark_band(side), out=depth)
-    if not (top.any() or bottom.any() or left.any() or right.any()):
-        return None
-    return Border(*(_tinted(depth) for depth in (top, bottom, left, right)))
+    return Border(*depths) if any(depth.any() for depth in depths) else None
 
 
-def _depth(gray: Gray, contact: int) -> NDArray[np.int32]:
-    """How many pixels inwards from the border are white, at each place along it; spikes narrower than contact are 0.
+def _white_depth(gray: Gray, contact: int, step: int) -> NDArray[np.int32]:
+    """How many pixels inwards from the border are white fill, at each place along it.
 
     gray: (inwards, along). Returns (along,).
     """
-    depth = np.zeros(gray.shape[1], np.int32)
-    places = np.flatnonzero(gray[0] >= WHITE)
+    if np.count_nonzero(gray[0] >= WHITE) < contact:
+        return np.zeros(gray.shape[1], np.int32)
+    depth = _run(gray, WHITE, 255)
+    broad = _opened(depth, contact)
+    near = cv2.dilate(broad[None].astype(np.float32), np.ones((1, 2 * contact + 1), np.uint8))[0] > 0
+    return np.where(near & (depth - broad <= step), depth, broad)
+
+
+def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
+    """How many pixels inwards from the border are black fill with a straight edge, at each place along it.
+
+    gray: (inwards, along). Returns (along,).
+    """
+    none = np.zeros(gray.shape[1], np.int32)
+    if not _opened((gray[: RINGING + 1].max(axis=0) <= BLACK).astype(np.int32), contact).any():
+        return none
+    depth = _run(gray, 0, BLACK)
+    depth[depth == len(gray)] = 0  # fill of another side, or a band
+    places = np.flatnonzero(_opened(depth, contact) > RINGING)
     if places.size < contact:
-        return depth
+        return none
+    # A line through the medians, which what is dark by chance at either end does not turn (Theil-Sen, one lag only).
+    lag = places.size // 2
+    at, deep = places.astype(np.float64), depth[places]
+    slope = float(np.median((deep[lag:] - deep[:-lag]) / (at[lag:] - at[:-lag])))
+    level = float(np.median(deep - slope * at))
+    if float(np.median(np.abs(deep - slope * at - level))) > STRAIGHT:
+        return none
+    line = slope * np.arange(depth.size) + level
+    fits = np.abs(depth - line) <= RINGING
+    return np.where(fits, depth, 0).astype(np.int32)
+
+
+def _run(gray: Gray, low: int, high: int) -> NDArray[np.int32]:
+    """How many pixels from the border inwards are all between low and high; gray: (inwards, along)."""
+    depth = np.zeros(gray.shape[1], np.int32)
+    places = np.arange(gray.shape[1])
     step = 32
     for start in range(0, gray.shape[0], step):
-        ended = np.ascontiguousarray(gray[start : start + step].T)[places] < WHITE
+        stretch = np.ascontiguousarray(gray[start : start + step].T)[places]
+        ended = (stretch < low) | (stretch > high)
         run = np.argmax(ended, axis=1)
-        through = ~ended[np.arange(run.size), run]  # white to the end of the stretch
+        through = ~ended[np.arange(run.size), run]  # all of the stretch
         run[through] = ended.shape[1]
         depth[places] += run.astype(np.int32)
         places = places[through]
         if not places.size:
             break
+    return depth
+
+
+def _opened(depth: NDArray[np.int32], contact: int) -> NDArray[np.int32]:
+    """Without what is narrower than contact."""
     opened = cv2.morphologyEx(depth[None].astype(np.float32), cv2.MORPH_OPEN, np.ones((1, contact), np.uint8))
     return np.asarray(opened[0], np.int32)
 
@@ -92,44 +147,58 @@ def _depth(gray: Gray, contact: int) -> NDArray[np.int32]:
 def _dark_band(gray: Gray) -> int:
     """How many columns from the left are black, or white with fill, from top to bottom."""
     most = int(MAX_TRIM * gray.shape[1])
-    step = 16
-    for start in range(0, most, step):
+    step, start = 1, 0  # most scans have none: look at the first column alone
+    while start < most:
         stripe = gray[:, start : start + step]
-        flat = np.count_nonzero((stripe <= BLACK) | (stripe >= WHITE), axis=0)
+        flat = np.count_nonzero((stripe <= DARK_BAND) | (stripe >= WHITE), axis=0)
         lit = np.flatnonzero(flat < ALL_DARK * len(gray))
         if lit.size:
             return start + int(lit[0])
+        start, step = start + step, 16
     return 0  # a black scan, not a band
-
-
-def _tinted(depth: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Widen fill by the pixels that it has tinted, inwards and along the border."""
-    if not depth.any():
-        return depth
-    kernel = np.ones((1, 2 * RINGING + 1), np.uint8)
-    wide = np.asarray(cv2.dilate(depth[None].astype(np.float32), kernel)[0], np.int32)
-    wide[wide > 0] += RINGING
-    return wide
 
 
 def clean(gray: Gray, border: Border, mask: Mask) -> Gray:
     """A copy with the fill painted over by what lies beside it: same level, same noise, no edge.
 
     Above, speckle of the vitreous is laid out; below, speckle of the deep choroid; at the sides, where fill can cross
-    the retina, each row is mirrored. mask is `border.mask()`.
+    the retina, each row is mirrored. mask is `border.mask()`; the pixels around it that it has tinted are painted too.
     """
-    rows, columns = gray.shape
+    rows = len(gray)
     painted = gray.copy()
+    mask = np.asarray(cv2.dilate(mask, np.ones((2 * RINGING + 1, 2 * RINGING + 1), np.uint8)), np.uint8)
     half = rows // 2
-    for part, hidden, from_top in ((painted[:half], mask[:half], True), (painted[half:], mask[half:], False)):
-        if hidden.any():
+    for start, stop, from_top in ((0, half, True), (half, rows, False)):
+        filled = np.flatnonzero(mask[start:stop].any(axis=1))
+        if filled.size:
+            part = slice(start + int(filled[0]), start + int(filled[-1]) + 1)
             tile = _quiet_tile(gray, mask, from_top=from_top)
-            below, beside = max(0, part.shape[0] - tile.shape[0]), max(0, columns - tile.shape[1])
-            speckle = cv2.copyMakeBorder(tile, 0, below, 0, beside, cv2.BORDER_REFLECT)
-            cv2.copyTo(speckle[: part.shape[0], :columns], hidden, part)
-    _mirror(gray, mask, border.left, painted)
-    _mirror(gray[:, ::-1], mask[:, ::-1], border.right, painted[:, ::-1])
+            speckle = tile.ravel().take(_scatter(rows, gray.shape[1], *tile.shape)[part])
+            cv2.copyTo(speckle, mask[part], painted[part])
+    _mirror(gray, mask, _widened(border.left), painted)
+    _mirror(gray[:, ::-1], mask[:, ::-1], _widened(border.right), painted[:, ::-1])
     return painted
+
+
+def _widened(depth: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Fill at a side with the pixels that it has tinted, inwards and along the border."""
+    wide = np.asarray(cv2.dilate(depth[None].astype(np.float32), np.ones((1, 2 * RINGING + 1), np.uint8))[0], np.int32)
+    wide[wide > 0] += RINGING
+    return wide
+
+
+@lru_cache(maxsize=8)
+def _scatter(rows: int, columns: int, height: int, width: int) -> NDArray[np.intp]:
+    """For each pixel of a scan the place in a tile of speckle that it takes: (rows, columns) indices.
+
+    The scan is laid out with the tile, each time rolled to another place, so that no pattern repeats.
+    """
+    rng = np.random.default_rng([height, width])
+    down, across = -(-rows // height), -(-columns // width)
+    roll = rng.integers((height, width), size=(down, across, 2))
+    y, x = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    shift = roll[y // height, x // width]
+    return np.asarray((y + shift[..., 0]) % height * width + (x + shift[..., 1]) % width, np.intp)
 
 
 def _quiet_tile(gray: Gray, mask: Mask, *, from_top: bool) -> Gray:
@@ -151,7 +220,7 @@ def _quiet_tile(gray: Gray, mask: Mask, *, from_top: bool) -> Gray:
 
 def _mirror(gray: Gray, mask: Mask, depth: NDArray[np.int32], painted: Gray) -> None:
     """Continue each row over narrow fill at its left end, where the pixels to do it with are no fill themselves."""
-    reach = gray.shape[1] // 16
+    reach = gray.shape[1] // 8
     narrow = np.flatnonzero((depth > 0) & (depth <= reach))
     if not narrow.size:
         return

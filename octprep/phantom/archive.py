@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ import numpy as np
 
 from octprep import engine
 from octprep.phantom.anatomy import Rng, draw_look
-from octprep.phantom.bscan import draw_scan
+from octprep.phantom.bscan import Phantom, draw_scan
 from octprep.phantom.disease import CLASSES, draw_disease
 from octprep.phantom.faults import encode, misalign, plant
 from octprep.schema import SPLIT_FOLDERS, OutputError, SettingError
@@ -53,6 +54,7 @@ class _Task:
     out: Path
     seed: int
     faults: bool
+    truth: Path | None  # where the truth about this volume goes
 
 
 def draw(
@@ -61,6 +63,7 @@ def draw(
     patients: int = 150,
     seed: int = 0,
     faults: bool = True,
+    truth: Path | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
@@ -69,6 +72,9 @@ def draw(
     The scans are 8-bit gray JPEGs of 496 rows and 512 to 1536 columns, about 13 to a patient. With `faults` the folder
     has those of the real archive, else it is clean and no patient is on two sides. `out` must be new or an empty
     folder. The same arguments give the same bytes, whatever the number of `workers` (None: one for each core).
+    `truth` names a file for where everything is in each scan, one JSON object a line: path, label, rows, columns; ilm,
+    rpe and bruch, a row for each column (fractional, 0 at the top); border, the pixels, counted row by row, where fill
+    begins and ends by turns. What is planted among the files afterwards has no line there.
     `progress` is told how many scans are drawn and how many there will be.
 
     Raises SettingError for fewer than MIN_PATIENTS patients or a negative seed, OutputError if `out` cannot be written
@@ -88,7 +94,13 @@ def draw(
         for folder in SPLIT_FOLDERS:
             for label in CLASSES:
                 (part / folder / label).mkdir(parents=True)
-        tasks = [_Task(volume=volume, out=part, seed=seed, faults=faults) for volume in volumes]
+        notes = part / ".truth"
+        if truth is not None:
+            notes.mkdir()
+        tasks = [
+            _Task(volume=v, out=part, seed=seed, faults=faults, truth=notes / f"{i:07d}" if truth else None)
+            for i, v in enumerate(volumes)
+        ]
         with _all_of(engine.run(_draw_volume, tasks, workers)) as drawn:
             for found in drawn:
                 done += found.pop("scans")
@@ -102,8 +114,23 @@ def draw(
                     _patients_in(part / folder) & _patients_in(part / "test")
                 )
             planted["patient in two classes"] = len(_DOUBLES)
+        if truth is not None:
+            _gather(notes, truth)
         images = sum(1 for folder in SPLIT_FOLDERS for _ in (part / folder).rglob("*.jpeg"))
     return Summary(images=images, patients=patients, faults=dict(sorted(planted.items())))
+
+
+def _gather(notes: Path, truth: Path) -> None:
+    """One file of all the notes, and the notes removed."""
+    try:
+        truth.parent.mkdir(parents=True, exist_ok=True)
+        with truth.open("wb") as file:
+            for note in sorted(notes.iterdir()):
+                file.write(note.read_bytes())
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{truth} cannot be written ({reason}); name a file where you may write.") from error
+    shutil.rmtree(notes)
 
 
 def _patients_in(folder: Path) -> set[str]:
@@ -210,24 +237,54 @@ def _two_classes(volumes: Sequence[_Volume]) -> list[_Volume]:
     return extra
 
 
-def _draw_volume(task: _Task) -> Counter[str]:
-    """Write one patient's scans of one class; returns how many under `scans`, and the faults planted in them."""
-    cv2.setNumThreads(1)  # there is a process for each core already
-    volume = task.volume
-    look = draw_look(np.random.default_rng([task.seed, 2, volume.index]))
-    rng = np.random.default_rng([task.seed, 2, volume.index, 1 + CLASSES.index(volume.label)])
+def scans(patients: int, seed: int = 0, *, faults: bool = True) -> Iterator[tuple[str, Phantom]]:
+    """The scans that `draw` would write, before they are encoded: path within the folder, and phantom with its truth.
+
+    What `draw` plants among the files afterwards (copies, broken files) is not among them.
+    """
+    for volume in _population(patients, seed, faults=faults):
+        for place, phantom, _ in _scans(volume, seed, faults=faults):
+            yield place, phantom
+
+
+def _scans(volume: _Volume, seed: int, *, faults: bool) -> Iterator[tuple[str, Phantom, str | None]]:
+    """One patient's scans of one class: path, phantom, and the name of the fault planted in it."""
+    look = draw_look(np.random.default_rng([seed, 2, volume.index]))
+    rng = np.random.default_rng([seed, 2, volume.index, 1 + CLASSES.index(volume.label)])
     disease = draw_disease(volume.label, look, rng)
     # A short volume covers a short stretch of the macula, so its scans resemble each other as those of a long one do.
     step = 1 / max(len(volume.places), 16)
     start = rng.uniform(0, 1 - step * (len(volume.places) - 1))
-    found: Counter[str] = Counter()
     for turn, (folder, number) in enumerate(volume.places):
-        phantom = draw_scan(look, disease, start + turn * step, rng)
-        if task.faults:
+        phantom, fault = draw_scan(look, disease, start + turn * step, rng), None
+        if faults:
             phantom, fault = misalign(phantom, rng)
-            if fault:
-                found[fault] += 1
-        name = f"{volume.label}-{volume.patient}-{number}.jpeg"
-        (task.out / folder / volume.label / name).write_bytes(encode(phantom.pixels))
+        yield f"{folder}/{volume.label}/{volume.label}-{volume.patient}-{number}.jpeg", phantom, fault
+
+
+def _draw_volume(task: _Task) -> Counter[str]:
+    """Write one patient's scans of one class; returns how many under `scans`, and the faults planted in them."""
+    cv2.setNumThreads(1)  # there is a process for each core already
+    found: Counter[str] = Counter()
+    truths: list[str] = []
+    for place, phantom, fault in _scans(task.volume, task.seed, faults=task.faults):
+        (task.out / place).write_bytes(encode(phantom.pixels))
         found["scans"] += 1
+        if fault:
+            found[fault] += 1
+        if task.truth is not None:
+            truths.append(_truth(place, phantom))
+    if task.truth is not None:
+        task.truth.write_text("".join(truths))
     return found
+
+
+def _truth(place: str, phantom: Phantom) -> str:
+    """A line of the truth file."""
+    flat = phantom.border.ravel()
+    turns = np.flatnonzero(np.diff(flat, prepend=0, append=0))  # where fill begins and ends, by turns
+    lines = {"ilm": phantom.ilm, "rpe": phantom.rpe, "bruch": phantom.bruch}
+    rows, columns = phantom.pixels.shape
+    row = {"path": place, "label": phantom.label, "rows": rows, "columns": columns}
+    row |= {name: [round(float(y), 1) for y in line] for name, line in lines.items()}
+    return json.dumps(row | {"border": turns.tolist()}) + "\n"

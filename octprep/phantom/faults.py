@@ -18,7 +18,8 @@ from octprep.phantom.disease import CLASSES
 QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the archive
 
 _WHITE_SHARE = 0.35  # of the scans carry white fill, whatever their class
-_BLACK_SHARE = 0.05  # carry a black band at one side
+_BAND_SHARE = 0.05  # carry a black band at one side
+_BLACK_SHARE = 0.05  # carry what rotating and shifting leaves in black, as other tools do
 # AppleDouble: magic 00051607, version 2, sixteen bytes of home file system, one entry (2: resource fork) of no bytes.
 _APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes.fromhex("0001000000020000002600000000")
 _DS_STORE = b"\0\0\0\1Bud1" + bytes(4088)
@@ -29,8 +30,10 @@ def misalign(phantom: Phantom, rng: Rng) -> tuple[Phantom, str | None]:
     kind = rng.random()
     if kind < _WHITE_SHARE:
         border, fill, fault = _outside_of_rotated(phantom, rng), 255, "white fill at the border"
-    elif kind < _WHITE_SHARE + _BLACK_SHARE:
+    elif kind < _WHITE_SHARE + _BAND_SHARE:
         border, fill, fault = _side_band(phantom, rng), 0, "black band at a side"
+    elif kind < _WHITE_SHARE + _BAND_SHARE + _BLACK_SHARE:
+        border, fill, fault = _outside_of_rotated(phantom, rng), 0, "black fill at the border"
     else:
         return phantom, None
     if not border.any():
