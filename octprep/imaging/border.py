@@ -123,7 +123,7 @@ def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
 def _run(gray: Gray, low: int, high: int) -> NDArray[np.int32]:
     """How many pixels from the border inwards are all between low and high; gray: (inwards, along)."""
     depth = np.zeros(gray.shape[1], np.int32)
-    places = np.arange(gray.shape[1])
+    places = np.flatnonzero((gray[0] >= low) & (gray[0] <= high))
     step = 32
     for start in range(0, gray.shape[0], step):
         stretch = np.ascontiguousarray(gray[start : start + step].T)[places]
@@ -224,11 +224,9 @@ def _mirror(gray: Gray, mask: Mask, depth: NDArray[np.int32], painted: Gray) -> 
     narrow = np.flatnonzero((depth > 0) & (depth <= reach))
     if not narrow.size:
         return
-    depths = depth[narrow]
-    narrow, depths = narrow[mask[narrow, depths] == 0], depths[mask[narrow, depths] == 0]
-    for column in range(int(depths.max(initial=0))):
-        inside = depths > column
-        at, deep = narrow[inside], depths[inside]
-        origin = 2 * deep - 1 - column
-        free = mask[at, origin] == 0
-        painted[at[free], column] = gray[at[free], origin[free]]
+    rows = narrow[mask[narrow, depth[narrow]] == 0][:, None]
+    column = np.arange(depth[narrow].max())[None, :]
+    inwards = np.maximum(2 * depth[rows] - 1 - column, 0)  # never beyond a quarter of the scan
+    seen = (column < depth[rows]) & (mask[rows, inwards] == 0)
+    strip = painted[:, : column.size]
+    strip[rows, column] = np.where(seen, gray[rows, inwards], strip[rows, column])
