@@ -63,7 +63,8 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## measure preparation and reading against their rivals, in the same run
+bench: $(READY) ## measure cleaning and crop against the truth, preparation and reading against their rivals
+	$(BIN)/python benchmarks/imaging_truth.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/input_rate.py
 

@@ -133,6 +133,18 @@ def test_fill_is_found_where_it_truly_is(phantoms):
     assert right / there >= 0.98  # recall
 
 
+def test_the_crop_holds_the_whole_retina_and_little_else(phantoms):
+    whole, heights = [], []
+    for gray, phantom in phantoms:
+        top, bottom, left, right = imaging.prepare(gray, Recipe()).crop
+        upper, lower = phantom.ilm[left:right].min(), phantom.bruch[left:right].max()
+        whole.append(top <= upper and lower <= bottom - 1)
+        heights.append((bottom - top) / (lower - upper))
+    assert np.mean(whole) >= 0.995
+    assert np.mean(np.array(heights) <= 1.35) >= 0.99
+    assert np.median(heights) <= 1.25
+
+
 @pytest.mark.parametrize("lean", [-0.08, 0.0, 0.1])
 @pytest.mark.parametrize("flip", [False, True])
 def test_black_wedges_are_painted_over_and_a_dark_choroid_is_not(lean, flip):

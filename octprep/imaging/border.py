@@ -101,6 +101,8 @@ def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
     gray: (inwards, along). Returns (along,).
     """
     none = np.zeros(gray.shape[1], np.int32)
+    if np.count_nonzero(gray[0] <= BLACK) < contact:
+        return none
     if not _opened((gray[: RINGING + 1].max(axis=0) <= BLACK).astype(np.int32), contact).any():
         return none
     depth = _run(gray, 0, BLACK)

@@ -1,21 +1,27 @@
-"""Where the retina is: the rows from above the inner limiting membrane into the choroid."""
+"""Where the retina is: the rows from the inner limiting membrane to Bruch's membrane, and a margin around them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# The crop keeps this much around the retina, as a fraction of the source's rows: above the inner limiting membrane, and
-# below the retinal pigment epithelium and the bright choroid.
-MARGIN_ABOVE, MARGIN_BELOW = 0.04, 0.06
-MIN_KEPT = 0.4  # fraction of the rows that a crop keeps at least, so that a flat thin retina is not blown up
+Float = NDArray[np.float32]
+
+# The crop keeps this much around the retina, as a fraction of its height: vitreous above, choroid below.
+MARGIN_ABOVE, MARGIN_BELOW = 0.03, 0.12
 
 _REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
+_EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
+_DEGREE = 3  # of the polynomial that follows that edge across the scan
+_SCALES = (40, 15, 8)  # rows of the source beyond which an edge no longer counts, as the fit closes in
+_NEAR = 10  # rows of the source within which an edge agrees with the fit
+_AGREED = 0.55  # fraction of the columns that must agree, else the retina ends where the light does
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,12 @@ class Retina:
 def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
     """The rows from above the inner limiting membrane into the choroid, margins included.
 
-    The scan is reduced and smoothed; what is clearly brighter than the background and hangs together across the scan is
-    taken for the retina. Vitreous haze above it is left out where it is separate.
+    The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
+    tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
+    that most columns agree on for the step from the bright pigment epithelium down to the choroid.
     """
     rows = cleaned.shape[0]
+    nowhere = Retina(0, rows, 0.0)
     small: NDArray[Any] = cleaned
     factor = 1
     while small.shape[1] >= 2 * _REDUCED_WIDTH:  # halving again and again is a fifth of the time of doing it at once
@@ -46,25 +54,55 @@ def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
     background = float(np.searchsorted(counts, smooth.size // 4))  # the lower quartile
     brightness = float(np.median(peaks))
     contrast = brightness - background
-    if contrast < 8:
-        return Retina(0, rows, 0.0)
+    reach = max(2, round(_EDGE / factor))
+    if contrast < 8 or small.shape[0] < 4 * reach:
+        return nowhere
     level = background + 0.22 * contrast
     mask = smooth > level
     count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     if count < 2:
-        return Retina(0, rows, 0.0)
+        return nowhere
     # Weight by light, so that a wide but faint haze does not win.
     light = np.bincount(labels[mask], weights=smooth[mask] - level, minlength=count)
-    joined = (light > 0.1 * light.max())[labels]
+    joined = (light > 0.05 * light.max())[labels]
     covered = joined.any(axis=0)
-    bright = joined & (smooth > background + 0.6 * contrast)
-    first = np.argmax(joined, axis=0)[covered]
-    last = (joined.shape[0] - 1 - np.argmax(joined[::-1], axis=0))[covered]
-    top = math.floor(float(first.min()) * factor - MARGIN_ABOVE * rows)
-    bottom = math.ceil((float(np.sort(last)[round(0.98 * (last.size - 1))]) + 1) * factor + MARGIN_BELOW * rows)
-    confidence = float(covered.mean()) * min(1.0, contrast / 30) * min(1.0, float(bright.any(axis=0).mean()) / 0.5)
-    missing = round(MIN_KEPT * rows) - (bottom - top)
-    if missing > 0:
-        bottom += missing  # into the choroid
-    top, bottom = max(top, 0), min(bottom, rows)
-    return Retina(top, bottom, confidence)
+    first = float(np.argmax(joined, axis=0)[covered].min()) * factor
+    edge, agreeing = _lower_edge(small, reach, factor)
+    last = float(edge.max()) * factor
+    if agreeing < _AGREED:  # a large lesion, or a choroid as bright as the epithelium
+        lowest = joined.shape[0] - np.argmax(joined[::-1], axis=0)[covered]
+        last = max(last, float(np.quantile(lowest, 0.98)) * factor)
+    if last <= first:
+        return nowhere
+    top = math.floor(first - MARGIN_ABOVE * (last - first))
+    bottom = math.ceil(last + MARGIN_BELOW * (last - first))
+    confidence = float(covered.mean()) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
+    return Retina(max(top, 0), min(bottom, rows), confidence)
+
+
+def _lower_edge(small: NDArray[Any], reach: int, factor: int) -> tuple[Float, float]:
+    """The row of the lower edge of the pigment epithelium in each column, and the fraction of columns that agree.
+
+    In each column it is where the light falls most from one stretch of `reach` rows to the next. A polynomial through
+    these, weighted by the fall and robust (Tukey's biweight, closing in), leaves out shadows, lesions and vessels.
+    """
+    narrow = cv2.resize(small, (small.shape[1] // 2, small.shape[0]), interpolation=cv2.INTER_AREA)
+    means = cv2.blur(narrow, (3, reach), anchor=(1, 0), borderType=cv2.BORDER_REPLICATE)
+    fall = cv2.subtract(means[: -2 * reach], means[reach:-reach])  # rows y.. less rows y + reach.., 0 where they rise
+    edge = np.argmax(fall, axis=0).astype(np.float64) + reach
+    strength = fall.max(axis=0).astype(np.float64) + 1e-6
+    powers = _powers(edge.size)
+    weights = strength
+    line, off = edge, np.zeros_like(edge)
+    for scale in _SCALES:
+        weighted = powers * weights[:, None]
+        line = powers @ np.linalg.solve(weighted.T @ powers, weighted.T @ edge)
+        off = np.abs(edge - line) * factor
+        weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
+    return line.astype(np.float32), float(np.mean(off < _NEAR))
+
+
+@lru_cache(maxsize=32)
+def _powers(columns: int) -> NDArray[np.float64]:
+    """The polynomial's powers at each column, (columns, _DEGREE + 1)."""
+    return np.asarray(np.vander(np.linspace(-1, 1, columns), _DEGREE + 1), np.float64)
