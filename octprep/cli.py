@@ -56,7 +56,7 @@ def build(
     strength: Annotated[
         float | None,
         typer.Option(
-            help="Of the denoiser: median's window (3), bilateral's colour sigma (25), h of nlm (10).",
+            help="Median's or lee's window (3, 5), bilateral's colour sigma (25), h of nlm (10).",
             show_default=False,
         ),
     ] = None,

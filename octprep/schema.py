@@ -42,8 +42,8 @@ STRATEGIES = ("auto", "repaired", "official", "grouped", "kfold")
 BALANCES = ("oversample", "undersample", "none")
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
-# gray levels, the filter parameter h of non-local means in gray levels.
-DENOISERS: Mapping[str, float] = {"median": 3.0, "bilateral": 25.0, "nlm": 10.0, "none": 0.0}
+# gray levels, the window side of Lee's filter in pixels, the filter parameter h of non-local means in gray levels.
+DENOISERS: Mapping[str, float] = {"median": 3.0, "bilateral": 25.0, "lee": 5.0, "nlm": 10.0, "none": 0.0}
 
 
 class OctError(Exception):
@@ -103,7 +103,9 @@ class Recipe:
     width: int = 224  # of the stored image, pixels
     clean: bool = True  # fill the white and black areas that rotation and shifting left at the border
     crop: str = "retina"  # retina: keep the band from the vitreous face into the choroid; none: keep all
-    denoise: str = "median"  # median | bilateral | nlm | none, applied after the crop at source resolution
+    margin_above: float = 0.03  # of vitreous that the crop keeps, as a fraction of the retina's height
+    margin_below: float = 0.12  # of choroid, likewise
+    denoise: str = "median"  # median | bilateral | lee | nlm | none, applied after the crop at source resolution
     strength: float | None = None  # of the denoiser, in its own unit (see DENOISERS); None: its default
     fit: str = "stretch"  # stretch: both axes scaled to fill; pad: one scale for both, bars of black
     revision: int = IMAGING_REVISION
@@ -118,8 +120,13 @@ class Recipe:
         if self.strength is None:
             object.__setattr__(self, "strength", DENOISERS[self.denoise])
         assert self.strength is not None
-        if self.denoise == "median" and self.strength not in (3, 5, 7, 9):
-            raise SettingError(f"the median's strength is its window and must be 3, 5, 7 or 9; got {self.strength:g}")
+        for name, margin in (("margin_above", self.margin_above), ("margin_below", self.margin_below)):
+            if not 0 <= margin <= 2:
+                raise SettingError(f"{name} must be between 0 and 2 times the retina's height; got {margin:g}")
+        if self.denoise in ("median", "lee") and self.strength not in (3, 5, 7, 9):
+            raise SettingError(
+                f"the strength of {self.denoise} is its window and must be 3, 5, 7 or 9; got {self.strength:g}"
+            )
         if self.denoise in ("bilateral", "nlm") and not 0 < self.strength <= 255:
             raise SettingError(
                 f"the strength of {self.denoise} must be above 0 and at most 255 gray levels; got {self.strength:g}"

@@ -212,6 +212,28 @@ def test_preparing_is_deterministic_and_leaves_its_input_alone(denoiser):
     assert first.pixels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("denoiser", sorted(set(DENOISERS) - {"none"}))
+def test_every_denoiser_calms_speckle_and_keeps_the_edge(denoiser):
+    gray, _, lower = layered(0, 0)
+    quiet = imaging.denoise(gray, Recipe(denoise=denoiser))
+    edge = int(lower[0])
+    flat = np.s_[40:140, 40:470]
+    assert quiet[flat].std() / quiet[flat].mean() < 0.9 * gray[flat].std() / gray[flat].mean()
+    steps = [float(image[edge - 6 : edge - 2].mean()) - image[edge + 2 : edge + 6].mean() for image in (gray, quiet)]
+    assert steps[1] > 0.85 * steps[0]
+
+
+def test_the_crop_keeps_the_recipes_margins():
+    gray, upper, lower = layered(0, 0)
+    height = lower[0] - upper[0]
+    none, some = (
+        imaging.prepare(gray, Recipe(margin_above=above, margin_below=below)).crop
+        for above, below in ((0, 0), (0.5, 1))
+    )
+    assert abs(none[0] - some[0] - 0.5 * height) < 8
+    assert abs(some[1] - none[1] - height) < 14
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (496, 1536), (65, 700), (496, 512)])
 @pytest.mark.parametrize("kind", ["black", "white", "gray", "noise"])
 def test_scans_without_a_retina_are_kept_whole_and_said_to_be(shape, kind):

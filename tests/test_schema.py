@@ -37,8 +37,10 @@ def manifest():
     [
         (lambda: Recipe(height=0), "between 16 and 4096 pixels a side; got height 0"),
         (lambda: Recipe(width=5000), "got width 5000"),
-        (lambda: Recipe(denoise="mean"), "denoise must be one of median, bilateral, nlm, none; got 'mean'"),
+        (lambda: Recipe(denoise="mean"), "denoise must be one of median, bilateral, lee, nlm, none; got 'mean'"),
         (lambda: Recipe(denoise="median", strength=4), "3, 5, 7 or 9; got 4"),
+        (lambda: Recipe(denoise="lee", strength=2), "strength of lee is its window"),
+        (lambda: Recipe(margin_above=-0.1), "margin_above must be between 0 and 2"),
         (lambda: Recipe(denoise="nlm", strength=-1), "above 0"),
         (lambda: Recipe(denoise="none", strength=1), "takes no strength"),
         (lambda: Recipe(crop="face"), "crop must be one of retina, none"),

@@ -15,6 +15,8 @@ from octprep.schema import IMAGING_REVISION, ManifestError, Recipe
 
 MIN_CONFIDENCE = 0.5  # of the retina crop; below it the whole scan is kept
 
+_INTENSITY = ((np.arange(256) / 255) ** 4).astype(np.float32)  # of each gray level
+
 Gray = NDArray[np.uint8]
 
 
@@ -54,7 +56,7 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
         cleaned = clean(gray, border, mask)
     top, bottom, confidence, note = 0, rows, 1.0, ""
     if recipe.crop == "retina":
-        found = find_retina(cleaned[:, left:right])
+        found = find_retina(cleaned[:, left:right], recipe.margin_above, recipe.margin_below)
         confidence = found.confidence
         if confidence < MIN_CONFIDENCE:
             note = "no clear retina: all rows kept"
@@ -80,11 +82,29 @@ def denoise(gray: Gray, recipe: Recipe) -> Gray:
             return cv2.medianBlur(gray, int(recipe.strength)).astype(np.uint8, copy=False)
         case "bilateral":
             return cv2.bilateralFilter(gray, 5, recipe.strength, 5).astype(np.uint8, copy=False)
+        case "lee":
+            return _lee(gray, int(recipe.strength))
         case "nlm":
             filtered = cv2.fastNlMeansDenoising(gray, h=recipe.strength, templateWindowSize=7, searchWindowSize=21)
             return filtered.astype(np.uint8, copy=False)
         case _:
             return gray
+
+
+def _lee(gray: Gray, window: int) -> Gray:
+    """Lee's filter for multiplicative noise (IEEE Trans. PAMI 2:165, 1980), on intensities.
+
+    Devices show the fourth root of the intensity, so that is undone first. Where the light varies no more than speckle
+    does, the local mean replaces the pixel; the more it varies, the more of the pixel is kept. How much speckle varies
+    is taken from the scan: the median of the local variation.
+    """
+    light = cv2.LUT(gray, _INTENSITY)
+    mean = cv2.boxFilter(light, -1, (window, window))
+    variance = np.maximum(cv2.sqrBoxFilter(light, cv2.CV_32F, (window, window)) - mean * mean, 0)
+    variation = variance / np.maximum(mean * mean, 1e-12)
+    kept = np.clip(1 - float(np.median(variation[::4, ::4])) / np.maximum(variation, 1e-12), 0, 1)
+    filtered = np.maximum(mean + kept * (light - mean), 0)
+    return cv2.convertScaleAbs(np.sqrt(np.sqrt(filtered)), alpha=255.0).astype(np.uint8, copy=False)
 
 
 def _fit(part: Gray, recipe: Recipe) -> tuple[Gray, tuple[float, float], tuple[float, float]]:

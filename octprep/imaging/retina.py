@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
-# The crop keeps this much around the retina, as a fraction of its height: vitreous above, choroid below.
-MARGIN_ABOVE, MARGIN_BELOW = 0.03, 0.12
-
 _REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
 _EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
 _DEGREE = 3  # of the polynomial that follows that edge across the scan
@@ -33,8 +30,10 @@ class Retina:
     confidence: float  # 0..1
 
 
-def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
-    """The rows from above the inner limiting membrane into the choroid, margins included.
+def find_retina(cleaned: NDArray[np.uint8], above: float = 0.03, below: float = 0.12) -> Retina:
+    """The rows from above the inner limiting membrane into the choroid.
+
+    The margins above and below are fractions of the retina's height; `Recipe` holds those of a build.
 
     The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
     tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
@@ -74,8 +73,8 @@ def find_retina(cleaned: NDArray[np.uint8]) -> Retina:
         last = max(last, float(np.quantile(lowest, 0.98)) * factor)
     if last <= first:
         return nowhere
-    top = math.floor(first - MARGIN_ABOVE * (last - first))
-    bottom = math.ceil(last + MARGIN_BELOW * (last - first))
+    top = math.floor(first - above * (last - first))
+    bottom = math.ceil(last + below * (last - first))
     confidence = float(covered.mean()) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
     return Retina(max(top, 0), min(bottom, rows), confidence)
 
