@@ -104,7 +104,7 @@ def _lee(gray: Gray, window: int) -> Gray:
     variation = variance / np.maximum(mean * mean, 1e-12)
     kept = np.clip(1 - float(np.median(variation[::4, ::4])) / np.maximum(variation, 1e-12), 0, 1)
     filtered = np.maximum(mean + kept * (light - mean), 0)
-    return cv2.convertScaleAbs(np.sqrt(np.sqrt(filtered)), alpha=255.0).astype(np.uint8, copy=False)
+    return np.asarray(cv2.convertScaleAbs(np.sqrt(np.sqrt(filtered)), alpha=255.0), np.uint8)
 
 
 def _fit(part: Gray, recipe: Recipe) -> tuple[Gray, tuple[float, float], tuple[float, float]]:
