@@ -47,21 +47,19 @@ def main() -> None:
     drawn = itertools.islice(scans(100, seed=8, faults=False), 0, 20 * options.scans, 20)
     phantoms = [phantom for _, phantom in drawn]
     grays = [imaging.decode(encode(phantom.pixels)) for phantom in phantoms]
-    plain = [step(gray, phantom) for gray, phantom in zip(grays, phantoms, strict=True)]
+    plain = sum(step(gray, phantom) for gray, phantom in zip(grays, phantoms, strict=True))
     print(f"{len(grays)} phantoms")
     print("| denoiser | strength | ms a scan | ENL | edge |\n|---|---|---|---|---|")
     for name, strength in DENOISERS.items():
         recipe = Recipe(denoise=name, strength=strength)
-        quiet = [imaging.denoise(gray, recipe) for gray in grays]
-        start = time.perf_counter()
-        for gray in grays:
-            imaging.denoise(gray, recipe)  # kept nowhere: fresh memory for each would cost more than a median
-        cost = (time.perf_counter() - start) / len(grays) * 1e3
-        enl = np.median(
-            [value for gray, phantom in zip(quiet, phantoms, strict=True) for value in looks(gray, phantom)]
-        )
-        kept = np.sum([step(gray, phantom) for gray, phantom in zip(quiet, phantoms, strict=True)]) / np.sum(plain)
-        print(f"| {name} | {strength:g} | {cost:.2f} | {enl:.0f} | {kept:.2f} |")
+        cost, enl, kept = 0.0, [], 0.0
+        for gray, phantom in zip(grays, phantoms, strict=True):
+            start = time.perf_counter()
+            quiet = imaging.denoise(gray, recipe)
+            cost += time.perf_counter() - start
+            enl += looks(quiet, phantom)
+            kept += step(quiet, phantom)
+        print(f"| {name} | {strength:g} | {cost / len(grays) * 1e3:.2f} | {np.median(enl):.0f} | {kept / plain:.2f} |")
 
 
 if __name__ == "__main__":

@@ -37,11 +37,12 @@ def seconds(work: Callable[[Any], Any], items: Iterable[Any]) -> float:
 
 def cleaned_cropped_denoised(gray: imaging.border.Gray) -> None:
     """What `imaging.prepare` does before it resizes."""
-    border = imaging.find_border(gray)
+    recipe, border = Recipe(), imaging.find_border(gray)
     if border is not None:
-        gray = imaging.clean(gray, border, border.mask())
-    found = imaging.find_retina(gray)
-    imaging.denoise(gray[found.top : found.bottom], Recipe())
+        left, right = border.trim()
+        gray = imaging.clean(gray, border, border.mask())[:, left:right]
+    found = imaging.find_retina(gray, recipe.margin_above, recipe.margin_below)
+    imaging.denoise(gray[found.top : found.bottom], recipe)
 
 
 def main() -> None:

@@ -68,14 +68,10 @@ def find_border(gray: Gray) -> Border | None:
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
     reach = int(MAX_TRIM * gray.shape[1]) + 1
     sides = (gray, gray[::-1], gray.T[:reach], gray.T[: -reach - 1 : -1])
+    across, along = (CONTACT_ACROSS, STEP_ACROSS), (CONTACT_ALONG, STEP_ALONG)
     depths = [
         np.maximum(_white_depth(side, contact, step), _black_depth(side, contact))
-        for side, contact, step in zip(
-            sides,
-            (CONTACT_ACROSS, CONTACT_ACROSS, CONTACT_ALONG, CONTACT_ALONG),
-            (STEP_ACROSS, STEP_ACROSS, STEP_ALONG, STEP_ALONG),
-            strict=True,
-        )
+        for side, (contact, step) in zip(sides, (across, across, along, along), strict=True)
     ]
     for side, depth in ((gray, depths[2]), (gray[:, ::-1], depths[3])):
         np.maximum(depth, _dark_band(side), out=depth)
@@ -91,7 +87,7 @@ def _white_depth(gray: Gray, contact: int, step: int) -> NDArray[np.int32]:
         return np.zeros(gray.shape[1], np.int32)
     depth = _run(gray, WHITE, 255)
     broad = _opened(depth, contact)
-    near = cv2.dilate(broad[None].astype(np.float32), np.ones((1, 2 * contact + 1), np.uint8))[0] > 0
+    near = _dilated(broad, contact) > 0
     return np.where(near & (depth - broad <= step), depth, broad)
 
 
@@ -146,6 +142,12 @@ def _opened(depth: NDArray[np.int32], contact: int) -> NDArray[np.int32]:
     return np.asarray(opened[0], np.int32)
 
 
+def _dilated(depth: NDArray[np.int32], reach: int) -> NDArray[np.int32]:
+    """The deepest within reach along the border."""
+    deepest = cv2.dilate(depth[None].astype(np.float32), np.ones((1, 2 * reach + 1), np.uint8))
+    return np.asarray(deepest[0], np.int32)
+
+
 def _dark_band(gray: Gray) -> int:
     """How many columns from the left are black, or white with fill, from top to bottom."""
     most = int(MAX_TRIM * gray.shape[1])
@@ -184,7 +186,7 @@ def clean(gray: Gray, border: Border, mask: Mask) -> Gray:
 
 def _widened(depth: NDArray[np.int32]) -> NDArray[np.int32]:
     """Fill at a side with the pixels that it has tinted, inwards and along the border."""
-    wide = np.asarray(cv2.dilate(depth[None].astype(np.float32), np.ones((1, 2 * RINGING + 1), np.uint8))[0], np.int32)
+    wide = _dilated(depth, RINGING)
     wide[wide > 0] += RINGING
     return wide
 

@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
-
 _REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
 _EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
 _DEGREE = 3  # of the polynomial that follows that edge across the scan
@@ -30,10 +28,10 @@ class Retina:
     confidence: float  # 0..1
 
 
-def find_retina(cleaned: NDArray[np.uint8], above: float = 0.03, below: float = 0.12) -> Retina:
+def find_retina(cleaned: NDArray[np.uint8], above: float, below: float) -> Retina:
     """The rows from above the inner limiting membrane into the choroid.
 
-    The margins above and below are fractions of the retina's height; `Recipe` holds those of a build.
+    above, below: margins, as fractions of the retina's height.
 
     The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
     tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
@@ -79,7 +77,7 @@ def find_retina(cleaned: NDArray[np.uint8], above: float = 0.03, below: float = 
     return Retina(max(top, 0), min(bottom, rows), confidence)
 
 
-def _lower_edge(small: NDArray[Any], reach: int, factor: int) -> tuple[Float, float]:
+def _lower_edge(small: NDArray[Any], reach: int, factor: int) -> tuple[NDArray[np.float64], float]:
     """The row of the lower edge of the pigment epithelium in each column, and the fraction of columns that agree.
 
     In each column it is where the light falls most from one stretch of `reach` rows to the next. A polynomial through
@@ -98,7 +96,7 @@ def _lower_edge(small: NDArray[Any], reach: int, factor: int) -> tuple[Float, fl
         line = powers @ np.linalg.solve(weighted.T @ powers, weighted.T @ edge)
         off = np.abs(edge - line) * factor
         weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
-    return line.astype(np.float32), float(np.mean(off < _NEAR))
+    return line, float(np.mean(off < _NEAR))
 
 
 @lru_cache(maxsize=32)

@@ -98,7 +98,7 @@ def draw(
         if truth is not None:
             notes.mkdir()
         tasks = [
-            _Task(volume=v, out=part, seed=seed, faults=faults, truth=notes / f"{i:07d}" if truth else None)
+            _Task(volume=v, out=part, seed=seed, faults=faults, truth=notes / f"{i:07d}" if truth is not None else None)
             for i, v in enumerate(volumes)
         ]
         with _all_of(engine.run(_draw_volume, tasks, workers)) as drawn:
