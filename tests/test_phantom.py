@@ -402,3 +402,18 @@ def test_the_truth_file_says_where_layers_and_fill_are_in_every_scan(tmp_path):
             fill[start:stop] = 1
         np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), phantom.border)
     assert not (tmp_path / "out" / ".truth").exists()
+
+
+def test_a_truth_file_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("out/truth.jsonl", ".", "file/truth.jsonl"):
+        drawn = []
+        with pytest.raises(OutputError, match="--truth"):
+            draw(
+                tmp_path / "out",
+                patients=MIN_PATIENTS,
+                truth=tmp_path / name,
+                progress=lambda done, _: drawn.append(done),  # noqa: B023
+            )
+        assert not drawn
+        assert not (tmp_path / "out").exists()

@@ -78,7 +78,8 @@ def draw(
     `progress` is told how many scans are drawn and how many there will be.
 
     Raises SettingError for fewer than MIN_PATIENTS patients or a negative seed, OutputError if `out` cannot be written
-    or is there and not empty, StoppedError if a worker dies; nothing half drawn is left behind.
+    or is there and not empty, or if `truth` cannot be written or lies inside `out`, StoppedError if a worker dies;
+    nothing half drawn is left behind.
     """
     if patients < MIN_PATIENTS:
         raise SettingError(
@@ -86,6 +87,8 @@ def draw(
         )
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
+    if truth is not None:
+        _check_truth(truth, out)
     volumes = _population(patients, seed, faults=faults)
     total = sum(len(volume.places) for volume in volumes)
     planted: Counter[str] = Counter()
@@ -118,6 +121,17 @@ def draw(
             _gather(notes, truth)
         images = sum(1 for folder in SPLIT_FOLDERS for _ in (part / folder).rglob("*.jpeg"))
     return Summary(images=images, patients=patients, faults=dict(sorted(planted.items())))
+
+
+def _check_truth(truth: Path, out: Path) -> None:
+    """Refuse before anything is drawn what could not be written after it."""
+    if truth.resolve().is_relative_to(out.resolve()):
+        raise OutputError(f"--truth {truth} lies inside {out}, where only scans may be; name a file beside it.")
+    if truth.is_dir():
+        raise OutputError(f"--truth {truth} is a folder; name a file.")
+    above = next(folder for folder in truth.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(truth if truth.exists() else above, os.W_OK):
+        raise OutputError(f"--truth {truth} cannot be written; name a file where you may write.")
 
 
 def _gather(notes: Path, truth: Path) -> None:
