@@ -56,11 +56,17 @@ def build(
     strength: Annotated[
         float | None,
         typer.Option(
-            help="Median's or lee's window (3, 5), bilateral's colour sigma (25), h of nlm (10).",
+            help="Median's or lee's window (3, 5), bilateral's colour sigma (25), nlm's h (10), wavelet's factor (2).",
             show_default=False,
         ),
     ] = None,
     crop: Annotated[str, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
+    flatten: Annotated[
+        bool, typer.Option("--flatten", help="Straighten the retina along the pigment epithelium.")
+    ] = False,
+    field: Annotated[
+        float, typer.Option(help="Degrees about the middle to cut wider scans to, such as 20; 0: all of the width.")
+    ] = 0.0,
     fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
     encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
     shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
@@ -79,7 +85,16 @@ def build(
 
     height, width = _parse_size(size)
     config = BuildConfig(
-        recipe=Recipe(height=height, width=width, denoise=denoise, strength=strength, crop=crop, fit=fit),
+        recipe=Recipe(
+            height=height,
+            width=width,
+            denoise=denoise,
+            strength=strength,
+            crop=crop,
+            flatten=flatten,
+            field=field,
+            fit=fit,
+        ),
         split=split,
         fractions=_parse_fractions(fractions),
         folds=folds,

@@ -14,6 +14,7 @@ from octprep.scan import Rejection
 COLUMNS = (
     "path", "class", "patient", "number", "folder", "bytes", "width", "height", "sha256",
     "border", "crop_top", "crop_bottom", "crop_left", "crop_right", "confidence", "note",
+    "mean", "deviation", "sharpness",
     "split", "shard", "copies", "left_out",
 )  # fmt: skip
 
@@ -25,7 +26,9 @@ def table(
 ) -> bytes:
     """The file's bytes, rows sorted by path.
 
-    Sizes and crop in source pixels, border as a fraction of the source, confidence from 0 to 1.
+    Sizes and crop in source pixels (the crop's rows as flattened, where that was done), border as a fraction of the
+    source, confidence from 0 to 1; mean, deviation and sharpness of the stored pixels, as `octprep.imaging.Prepared`
+    says.
     """
     places: dict[str, dict[str, int]] = defaultdict(dict)  # path -> shard -> copies in it
     for part in plans.values():
@@ -54,6 +57,9 @@ def table(
             "crop_right": right,
             "confidence": item.confidence,
             "note": item.note,
+            "mean": item.mean,
+            "deviation": item.deviation,
+            "sharpness": item.sharpness,
             "split": next(iter(where), "").partition("/")[0],
             "shard": " ".join(where),
             "copies": sum(where.values()),

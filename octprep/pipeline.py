@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from octprep import images, plan, prepared, scan, shards, split, workplace
+from octprep import images, imaging, plan, prepared, scan, shards, split, workplace
 from octprep.engine import Engine, Progress, silent
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
@@ -23,6 +20,7 @@ from octprep.schema import (
     BuildConfig,
     Manifest,
     OutputError,
+    Recipe,
     Shard,
     SourceError,
     StoppedError,
@@ -63,6 +61,7 @@ def build(
     done = workplace.finished(out, config, source.listing, overwrite=overwrite)
     if done is not None:
         return Built(done, fresh=False)
+    imaging.libraries(config.recipe)  # one that is missing is told before anything is read
     _rehearse(source, config)
     try:
         with workplace.claimed(out, config, overwrite=overwrite) as work, Engine(workers) as engine:
@@ -72,7 +71,7 @@ def build(
             splits = split.split([item.scan for item in ready], config)
             plans, surplus = _plan(splits, ready, config)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
-            written = _write_shards(work, plans, ready, class_names, engine, progress)
+            written = _write_shards(work, plans, ready, class_names, config.recipe, engine, progress)
             left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
             table = images.table(ready, plans, left_out)
             write_whole(work / IMAGES_NAME, table)
@@ -88,7 +87,7 @@ def build(
                     "left_out": len(left_out),
                 },
                 images_sha256=hashlib.sha256(table).hexdigest(),
-                libraries={"octprep": version("octprep"), "numpy": np.__version__, "opencv": cv2.__version__},
+                libraries={"octprep": version("octprep"), **imaging.libraries(config.recipe)},
             )
             workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
@@ -154,6 +153,7 @@ def _write_shards(
     plans: Mapping[str, Sequence[ShardPlan]],
     ready: Sequence[PreparedScan],
     class_names: tuple[str, ...],
+    recipe: Recipe,
     engine: Engine,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
@@ -164,6 +164,7 @@ def _write_shards(
             batches=work / "prepared",
             name=planned.name,
             class_names=class_names,
+            recipe=recipe,
             items=tuple((by_path[scan.path], copy) for scan, copy in planned.items),
         )
         for part in plans.values()

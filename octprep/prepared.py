@@ -33,9 +33,13 @@ class PreparedScan:
     scan: Scan
     affine: tuple[float, ...]  # row-major 2x3, stored (column, row, 1) -> source (column, row)
     border: float  # fraction of the source that was fill left by rotation and shifting
-    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open
+    bend: tuple[float, ...]  # of the flattened retina (`imaging.shift`); () if it was not flattened
+    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
     confidence: float  # of the retina crop, 0..1
     note: str
+    mean: float  # gray level of the stored pixels
+    deviation: float  # of their gray levels
+    sharpness: float  # of their layers
     file: str  # of the batch, within the work folder
     offset: int
     length: int  # bytes
@@ -90,9 +94,13 @@ def prepare_batch(task: BatchTask) -> str:
                                 scan=scan,
                                 affine=ready.affine,
                                 border=round(ready.border, 6),
+                                bend=ready.bend,
                                 crop=ready.crop,
                                 confidence=round(ready.confidence, 4),
                                 note=ready.note,
+                                mean=round(ready.mean, 2),
+                                deviation=round(ready.deviation, 2),
+                                sharpness=round(ready.sharpness, 4),
                                 file=pixels.name,
                                 offset=file.tell(),
                                 length=len(data),
@@ -123,7 +131,7 @@ def encode_pixels(pixels: np.ndarray[Any, np.dtype[np.uint8]], encoding: str) ->
 
 def _key(task: BatchTask) -> str:
     """A digest of all that the batch depends on, with each file's time of change."""
-    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {cv2.__version__}".encode())
+    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {imaging.libraries(task.recipe)}".encode())
     for named in task.files:
         try:
             changed = (task.src / named.path).stat().st_mtime_ns
@@ -149,5 +157,5 @@ def _fields(result: PreparedScan | Rejection) -> dict[str, Any]:
 def _row(row: dict[str, Any]) -> PreparedScan | Rejection:
     if "reason" in row:
         return Rejection(**row)
-    fields = {**row, "scan": Scan(**row["scan"]), "affine": tuple(row["affine"]), "crop": tuple(row["crop"])}
-    return PreparedScan(**fields)
+    tuples = {name: tuple(row[name]) for name in ("affine", "bend", "crop")}
+    return PreparedScan(**{**row, "scan": Scan(**row["scan"]), **tuples})

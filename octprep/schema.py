@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.csv"
 
 # What one prepared image depends on besides the recipe: raise it whenever octprep.imaging would give other pixels.
-IMAGING_REVISION = 3
+IMAGING_REVISION = 4
 
 # Features of one record, a tf.train.Example. README.md describes each.
 IMAGE = "image"
@@ -32,18 +32,32 @@ NUMBER = "number"
 SHA256 = "sha256"
 SOURCE_SIZE = "source_size"
 AFFINE = "affine"
+SHIFT = "shift"  # only where the recipe flattens
 COPY = "copy"
 
 SPLIT_FOLDERS = ("train", "val", "test")
 CROPS = ("retina", "none")
 FITS = ("stretch", "pad")
+# Degrees of the retina across a scan of so many columns. The archive's device, a Heidelberg Spectralis, takes 25.6
+# A-scans a degree in its fast mode (384, 512, 768 columns) and 51.2 in its fine mode (1024, 1536). A file does not say
+# its mode: a 768 that was taken in the fine mode, 15 degrees wide, would be taken for one of 30.
+FIELDS: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
+
 ENCODINGS = ("raw", "png")
 STRATEGIES = ("auto", "repaired", "official", "grouped", "kfold")
 BALANCES = ("oversample", "undersample", "none")
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
-# gray levels, the window side of Lee's filter in pixels, the filter parameter h of non-local means in gray levels.
-DENOISERS: Mapping[str, float] = {"median": 3.0, "bilateral": 25.0, "lee": 5.0, "nlm": 10.0, "none": 0.0}
+# gray levels, the window side of Lee's filter in pixels, the filter parameter h of non-local means in gray levels, the
+# factor on the wavelet filter's thresholds.
+DENOISERS: Mapping[str, float] = {
+    "median": 3.0,
+    "bilateral": 25.0,
+    "lee": 5.0,
+    "nlm": 10.0,
+    "wavelet": 2.0,
+    "none": 0.0,
+}
 
 
 class OctError(Exception):
@@ -105,7 +119,9 @@ class Recipe:
     crop: str = "retina"  # retina: keep the band from the vitreous face into the choroid; none: keep all
     margin_above: float = 0.03  # of vitreous that the crop keeps, as a fraction of the retina's height
     margin_below: float = 0.12  # of choroid, likewise
-    denoise: str = "median"  # median | bilateral | lee | nlm | none, applied after the crop at source resolution
+    flatten: bool = False  # straighten the retina along the lower edge of the pigment epithelium
+    field: float = 0.0  # degrees about the middle that a wider scan is cut to, by its width (FIELDS); 0: all of it
+    denoise: str = "median"  # one of DENOISERS, applied after the crop at source resolution
     strength: float | None = None  # of the denoiser, in its own unit (see DENOISERS); None: its default
     fit: str = "stretch"  # stretch: both axes scaled to fill; pad: one scale for both, bars of black
     revision: int = IMAGING_REVISION
@@ -131,6 +147,13 @@ class Recipe:
             raise SettingError(
                 f"the strength of {self.denoise} must be above 0 and at most 255 gray levels; got {self.strength:g}"
             )
+        if self.denoise == "wavelet" and not 0 < self.strength <= 10:
+            raise SettingError(
+                "the strength of wavelet is a factor on its thresholds and must be above 0 and at most 10; "
+                f"got {self.strength:g}"
+            )
+        if self.field and not 5 <= self.field <= 60:
+            raise SettingError(f"field must be 0 for the whole scan, or between 5 and 60 degrees; got {self.field:g}")
         if self.denoise == "none" and self.strength != 0:
             raise SettingError(f"--denoise none takes no strength; got {self.strength:g}")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import google_crc32c
 
-from octprep import schema, tfrecord
+from octprep import imaging, schema, tfrecord
 from octprep.prepared import PreparedScan
-from octprep.schema import Shard, StoppedError, write_whole
+from octprep.schema import Recipe, Shard, StoppedError, write_whole
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class ShardTask:
     batches: Path  # where prepared scans wait
     name: str
     class_names: tuple[str, ...]
+    recipe: Recipe
     items: tuple[tuple[PreparedScan, int], ...]  # the scan and the number of its copy, in the order of the records
 
 
@@ -41,7 +42,7 @@ def write_shard(task: ShardTask) -> Shard:
     try:
         with part.open("wb") as file:
             for item, copy in task.items:
-                framed = tfrecord.frame(encode_record(item, _pixels(task, item), task.class_names, copy))
+                framed = tfrecord.frame(encode_record(item, _pixels(task, item), task.class_names, task.recipe, copy))
                 digest.update(framed)
                 file.write(framed)
             size = file.tell()
@@ -61,22 +62,23 @@ def write_shard(task: ShardTask) -> Shard:
     return shard
 
 
-def encode_record(item: PreparedScan, pixels: bytes, class_names: tuple[str, ...], copy: int) -> bytes:
+def encode_record(item: PreparedScan, pixels: bytes, class_names: tuple[str, ...], recipe: Recipe, copy: int) -> bytes:
     """One B-scan as a serialized tf.train.Example."""
     scan = item.scan
-    return tfrecord.encode(
-        {
-            schema.IMAGE: pixels,
-            schema.LABEL: [class_names.index(scan.label)],
-            schema.PATIENT: scan.patient.encode(),
-            schema.SCAN: scan.path.encode(),
-            schema.NUMBER: [scan.number],
-            schema.SHA256: bytes.fromhex(scan.sha256),
-            schema.SOURCE_SIZE: [scan.height, scan.width],
-            schema.AFFINE: list(item.affine),
-            schema.COPY: [copy],
-        }
-    )
+    features: dict[str, tfrecord.Value] = {
+        schema.IMAGE: pixels,
+        schema.LABEL: [class_names.index(scan.label)],
+        schema.PATIENT: scan.patient.encode(),
+        schema.SCAN: scan.path.encode(),
+        schema.NUMBER: [scan.number],
+        schema.SHA256: bytes.fromhex(scan.sha256),
+        schema.SOURCE_SIZE: [scan.height, scan.width],
+        schema.AFFINE: list(item.affine),
+        schema.COPY: [copy],
+    }
+    if recipe.flatten:
+        features[schema.SHIFT] = imaging.column_shift(item.affine, item.bend, item.crop, recipe.width).tolist()
+    return tfrecord.encode(features)
 
 
 def _pixels(task: ShardTask, item: PreparedScan) -> bytes:
@@ -92,9 +94,9 @@ def _pixels(task: ShardTask, item: PreparedScan) -> bytes:
 
 
 def _key(task: ShardTask) -> str:
-    digest = hashlib.sha256(f"{schema.FORMAT_VERSION} {task.class_names}\n".encode())
+    digest = hashlib.sha256(f"{schema.FORMAT_VERSION} {task.class_names} {task.recipe}\n".encode())
     for item, copy in task.items:
-        digest.update(f"{item.scan} {item.affine} {item.length} {item.crc} {copy}\n".encode())
+        digest.update(f"{item.scan} {item.affine} {item.bend} {item.length} {item.crc} {copy}\n".encode())
     return digest.hexdigest()
 
 

@@ -225,12 +225,15 @@ def _read_record(data: bytes, shard: str, index: int, manifest: Manifest) -> Ent
             sha256=bytes(example[schema.SHA256][0]).hex(),  # type: ignore[arg-type]
             copy=int(example[schema.COPY][0]),
         )
-        sizes = {key: len(example[key]) for key in (schema.NUMBER, schema.SOURCE_SIZE, schema.AFFINE)}
+        wanted = {schema.NUMBER: 1, schema.SOURCE_SIZE: 2, schema.AFFINE: 6}
+        if manifest.recipe.flatten:
+            wanted[schema.SHIFT] = manifest.recipe.width
+        sizes = {key: len(example[key]) for key in wanted}
     except (RecordError, KeyError, IndexError, TypeError, ValueError) as error:
         return f"is not a record of format {schema.FORMAT_VERSION}: {error}"
     if not 0 <= entry.label < len(manifest.class_names):
         return f"has label {entry.label}, but there are {len(manifest.class_names)} classes"
-    if sizes != {schema.NUMBER: 1, schema.SOURCE_SIZE: 2, schema.AFFINE: 6} or len(entry.sha256) != 64:
+    if sizes != wanted or len(entry.sha256) != 64:
         return "has a feature of the wrong length"
     recipe = manifest.recipe
     assert isinstance(image, bytes)

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
-from world import SAMPLE, draw_scan
+from world import SAMPLE, archive, draw_scan, write_folder
 
 from octprep import imaging
 from octprep.phantom import scans
@@ -145,6 +147,58 @@ def test_the_crop_holds_the_whole_retina_and_little_else(phantoms):
     assert np.median(heights) <= 1.25
 
 
+def test_flattening_levels_the_pigment_epithelium_and_still_keeps_the_whole_retina(phantoms):
+    off, whole = [], []
+    for gray, phantom in phantoms:
+        ready = imaging.prepare(gray, Recipe(flatten=True))
+        top, bottom, left, right = ready.crop
+        moved = imaging.shift(ready.bend, np.arange(right - left), right - left) if ready.bend else 0.0
+        ilm, rpe, bruch = (line[left:right] - moved for line in (phantom.ilm, phantom.rpe, phantom.bruch))
+        flat = rpe[bruch - rpe < 0.5]  # where no druse, membrane or fluid lifts it
+        off.append(np.abs(flat - np.median(flat)))
+        whole.append(top <= ilm.min() and bruch.max() <= bottom - 1)
+    assert np.percentile(np.concatenate(off), 95) <= 4
+    assert np.mean(whole) >= 0.995
+
+
+def test_what_flattening_brings_in_from_beyond_the_scan_is_speckle():
+    gray, _, _ = layered(120, 0, level=250)
+    ready = imaging.prepare(gray, Recipe(flatten=True, crop="none", denoise="none", height=496, width=512))
+    assert ready.bend
+    left, right = ready.pixels[-60:, :40], ready.pixels[:60, -40:]
+    for corner in (left, right):
+        assert 10 < corner.mean() < 18
+        assert corner.std() > 3
+        assert np.unique(corner, axis=0).shape[0] > 50
+
+
+def test_a_scan_without_a_clear_line_is_not_flattened_and_says_so():
+    noise = np.random.default_rng(0).integers(0, 60, (496, 512)).astype(np.uint8)
+    ready = imaging.prepare(noise, Recipe(flatten=True, crop="none"))
+    assert ready.bend == ()
+    assert ready.note == "no clear line of the pigment epithelium: not flattened"
+    assert not imaging.column_shift(ready.affine, ready.bend, ready.crop, 224).any()
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "note"),
+    [
+        (384, (0, 384), "field of 15 degrees where 20 were asked"),
+        (512, (0, 512), ""),
+        (768, (128, 640), ""),
+        (1024, (0, 1024), ""),
+        (1536, (256, 1280), ""),
+        (600, (0, 600), "field of a scan 600 wide is not known: all columns kept"),
+    ],
+)
+def test_every_device_width_gives_the_same_field_where_it_has_it(width, columns, note):
+    gray, _, _ = layered(10, 5, width=width)
+    ready = imaging.prepare(gray, Recipe(field=20))
+    assert ready.crop[2:] == columns
+    assert ready.note == note
+    assert abs(ready.affine[0] - (columns[1] - columns[0]) / 224) < 1e-9
+
+
 @pytest.mark.parametrize("lean", [-0.08, 0.0, 0.1])
 @pytest.mark.parametrize("flip", [False, True])
 def test_black_wedges_are_painted_over_and_a_dark_choroid_is_not(lean, flip):
@@ -185,19 +239,24 @@ def test_black_side_bands_are_cut_off(side):
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize("crop", ["none", "retina"])
 @pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
-def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size):
-    gray, _, _ = layered(20, 10, width=768)
-    recipe = Recipe(height=size[0], width=size[1], denoise="none", crop=crop, clean=False, fit=fit)
-    for column, row in ((200, 210), (520, 240), (384, 225)):
+@pytest.mark.parametrize("extra", [{}, {"field": 20.0}, {"flatten": True}], ids=["", "field", "flatten"])
+def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
+    gray, _, lower = layered(60, 30, width=768)
+    recipe = Recipe(height=size[0], width=size[1], denoise="none", crop=crop, clean=False, fit=fit, **extra)
+    for column in (200, 384, 520):
+        row = round(lower[column]) - 40
         marked, blank = gray.copy(), gray.copy()
         blank[row - 4 : row + 5, column - 4 : column + 5] = 0
         marked[row - 4 : row + 5, column - 4 : column + 5] = 255
         ready = imaging.prepare(marked, recipe)
         light = ready.pixels.astype(float) - imaging.prepare(blank, recipe).pixels
-        assert ready.crop == imaging.prepare(blank, recipe).crop
+        assert (ready.crop, ready.bend) == (imaging.prepare(blank, recipe).crop, imaging.prepare(blank, recipe).bend)
         rows, columns = np.indices(light.shape)
         where = np.array([(columns * light).sum(), (rows * light).sum(), light.sum()]) / light.sum()
         found = np.array(ready.affine).reshape(2, 3) @ where
+        assert bool(ready.bend) == recipe.flatten
+        moved = imaging.column_shift(ready.affine, ready.bend, ready.crop, size[1])
+        found[1] += np.interp(where[0], np.arange(size[1]), moved)
         assert np.abs(found - (column, row)).max() < 0.5
 
 
@@ -248,3 +307,17 @@ def test_scans_without_a_retina_are_kept_whole_and_said_to_be(shape, kind):
 def test_a_recipe_of_another_revision_is_refused():
     with pytest.raises(ManifestError, match="revision 99"):
         imaging.prepare(draw_scan("x", 100, 100), dataclasses.replace(PLAIN, revision=99))
+
+
+def test_wavelet_says_what_to_install_where_pywavelets_is_missing(tmp_path):
+    code = (
+        "import sys; sys.modules['pywt'] = None; import pathlib; from octprep import pipeline; "
+        "from octprep.schema import BuildConfig, Recipe; "
+        f"pipeline.build(pathlib.Path({str(tmp_path / 'src')!r}), pathlib.Path({str(tmp_path / 'out')!r}), "
+        "BuildConfig(recipe=Recipe(denoise='wavelet')))"
+    )
+    write_folder(tmp_path / "src", archive())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "SettingError: denoise wavelet needs PyWavelets" in done.stderr
+    assert "octprep[wavelet]" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -37,7 +37,12 @@ def manifest():
     [
         (lambda: Recipe(height=0), "between 16 and 4096 pixels a side; got height 0"),
         (lambda: Recipe(width=5000), "got width 5000"),
-        (lambda: Recipe(denoise="mean"), "denoise must be one of median, bilateral, lee, nlm, none; got 'mean'"),
+        (lambda: Recipe(field=2), "between 5 and 60 degrees; got 2"),
+        (lambda: Recipe(denoise="wavelet", strength=0), "factor on its thresholds"),
+        (
+            lambda: Recipe(denoise="mean"),
+            "denoise must be one of median, bilateral, lee, nlm, wavelet, none; got 'mean'",
+        ),
         (lambda: Recipe(denoise="median", strength=4), "3, 5, 7 or 9; got 4"),
         (lambda: Recipe(denoise="lee", strength=2), "strength of lee is its window"),
         (lambda: Recipe(margin_above=-0.1), "margin_above must be between 0 and 2"),
@@ -98,9 +103,9 @@ def test_any_change_of_a_manifest_is_noticed(tmp_path):
         (None, "has no manifest.json"),
         ("{", "cannot be read"),
         ("[]", "format None"),
-        ('{"format_version": 99}', "format 99, but this version reads format 1"),
-        ('{"format_version": 1}', "not a manifest that octprep wrote"),
-        ('{"format_version": 1, "class_names": 3}', "not a manifest that octprep wrote"),
+        ('{"format_version": 99}', "format 99, but this version reads format 2"),
+        ('{"format_version": 2}', "not a manifest that octprep wrote"),
+        ('{"format_version": 2, "class_names": 3}', "not a manifest that octprep wrote"),
     ],
 )
 def test_what_is_no_manifest_is_refused_with_a_sentence(tmp_path, content, words):

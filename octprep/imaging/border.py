@@ -22,6 +22,7 @@ STEP_ACROSS, STEP_ALONG = 12, 2
 RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
 DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
 STRAIGHT = 1.0  # pixels by which half the edge of a black wedge may depart from a line; shadows are more ragged
+_SAMPLES = 16  # pixels of a line through the scan that tell whether all of it is fill
 _TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for
 MAX_TRIM = 0.4  # fraction of the width that bands at either side may take away
 
@@ -40,7 +41,8 @@ class Border:
         mask = np.zeros((self.left.size, self.top.size), np.uint8)
         for view, depths in ((mask, self.top), (mask[::-1], self.bottom)):
             deepest = min(int(depths.max(initial=0)), len(view))
-            view[:deepest][np.arange(deepest)[:, None] < depths] = 255
+            inwards = np.arange(deepest, dtype=np.int16)[:, None]
+            np.putmask(view[:deepest], inwards < depths.astype(np.int16), 255)
         for view, depths in ((mask, self.left), (mask[:, ::-1], self.right)):
             sideways = np.where(depths <= MAX_TRIM * self.top.size, depths, 0)  # longer rows are above or below
             deepest = int(sideways.max(initial=0))
@@ -99,7 +101,8 @@ def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
     none = np.zeros(gray.shape[1], np.int32)
     if np.count_nonzero(gray[0] <= BLACK) < contact:
         return none
-    if not _opened((gray[: RINGING + 1].max(axis=0) <= BLACK).astype(np.int32), contact).any():
+    begun = gray[: RINGING + 1].max(axis=0) <= BLACK
+    if np.count_nonzero(begun) < contact or not _opened(begun.astype(np.int32), contact).any():
         return none
     depth = _run(gray, 0, BLACK)
     depth[depth == len(gray)] = 0  # fill of another side, or a band
@@ -121,18 +124,20 @@ def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
 def _run(gray: Gray, low: int, high: int) -> NDArray[np.int32]:
     """How many pixels from the border inwards are all between low and high; gray: (inwards, along)."""
     depth = np.zeros(gray.shape[1], np.int32)
-    places = np.flatnonzero((gray[0] >= low) & (gray[0] <= high))
-    step = 32
-    for start in range(0, gray.shape[0], step):
+    # Where samples all the way in are fill, everything is: a side seen through a wedge above or below the scan.
+    samples = gray[:: max(len(gray) // _SAMPLES, 1)]
+    through = ((samples >= low) & (samples <= high)).all(axis=0)
+    depth[through] = len(gray)
+    places = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & ~through)
+    start, step = 0, 8  # most fill is shallow
+    while places.size and start < len(gray):
         stretch = np.ascontiguousarray(gray[start : start + step].T)[places]
         ended = (stretch < low) | (stretch > high)
         run = np.argmax(ended, axis=1)
-        through = ~ended[np.arange(run.size), run]  # all of the stretch
-        run[through] = ended.shape[1]
+        on = ~ended[np.arange(run.size), run]  # fill in all of the stretch
+        run[on] = ended.shape[1]
         depth[places] += run.astype(np.int32)
-        places = places[through]
-        if not places.size:
-            break
+        places, start, step = places[on], start + step, min(4 * step, 64)
     return depth
 
 
@@ -153,8 +158,8 @@ def _dark_band(gray: Gray) -> int:
     most = int(MAX_TRIM * gray.shape[1])
     step, start = 1, 0  # most scans have none: look at the first column alone
     while start < most:
-        stripe = gray[:, start : start + step]
-        flat = np.count_nonzero((stripe <= DARK_BAND) | (stripe >= WHITE), axis=0)
+        stripe = np.ascontiguousarray(gray[:, start : start + step].T)
+        flat = np.count_nonzero((stripe <= DARK_BAND) | (stripe >= WHITE), axis=1)
         lit = np.flatnonzero(flat < ALL_DARK * len(gray))
         if lit.size:
             return start + int(lit[0])
@@ -176,12 +181,22 @@ def clean(gray: Gray, border: Border, mask: Mask) -> Gray:
         filled = np.flatnonzero(mask[start:stop].any(axis=1))
         if filled.size:
             part = slice(start + int(filled[0]), start + int(filled[-1]) + 1)
-            tile = _quiet_tile(gray, mask, from_top=from_top)
-            speckle = tile.ravel().take(_scatter(rows, gray.shape[1], *tile.shape)[part])
-            cv2.copyTo(speckle, mask[part], painted[part])
+            lay_speckle(painted[part], mask[part], gray, mask, from_top=from_top)
     _mirror(gray, mask, _widened(border.left), painted)
     _mirror(gray[:, ::-1], mask[:, ::-1], _widened(border.right), painted[:, ::-1])
     return painted
+
+
+def lay_speckle(target: Gray, where: Mask, gray: Gray, mask: Mask | None, *, from_top: bool) -> None:
+    """Paint the target, where it is told, with speckle of a scan's vitreous, or of its deep choroid.
+
+    target, where: (rows, columns); painted is what is above 0 in where. gray: the scan to take speckle from. mask: its
+    own fill, of which nothing is taken; None if it has none.
+    """
+    tile = _quiet_tile(gray, mask, from_top=from_top)
+    places = _scatter(max(len(gray), len(target)), target.shape[1], *tile.shape)[: len(target)]
+    speckle = tile.ravel().take(places, mode="clip")
+    cv2.copyTo(speckle, where, target)
 
 
 def _widened(depth: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -205,20 +220,21 @@ def _scatter(rows: int, columns: int, height: int, width: int) -> NDArray[np.int
     return np.asarray((y + shift[..., 0]) % height * width + (x + shift[..., 1]) % width, np.intp)
 
 
-def _quiet_tile(gray: Gray, mask: Mask, *, from_top: bool) -> Gray:
+def _quiet_tile(gray: Gray, mask: Mask | None, *, from_top: bool) -> Gray:
     """The darkest window free of fill in the upper half or the lower third: speckle without retina."""
     rows = gray.shape[0]
     start, stop = (0, rows // 2) if from_top else (rows - rows // 3, rows)
     # Every 4th pixel tells enough of the level, and fill is nowhere thinner than RINGING + 1.
-    level = gray[start:stop:_STEP, ::_STEP].astype(np.float32)
-    level[mask[start:stop:_STEP, ::_STEP] > 0] = 1000
+    level = gray[start:stop:_STEP, ::_STEP]
+    if mask is not None:
+        level = np.maximum(level, mask[start:stop:_STEP, ::_STEP])
     height, width = min(_TILE[0] // _STEP, level.shape[0]), min(_TILE[1] // _STEP, level.shape[1])
-    means = cv2.blur(level, (width, height), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
+    means = cv2.boxFilter(level, cv2.CV_32F, (width, height), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
     means = means[: level.shape[0] - height + 1, : level.shape[1] - width + 1]
     row, column = divmod(int(np.argmin(means)), means.shape[1])
-    if float(level[row : row + height, column : column + width].max()) > 255:
-        return np.zeros(_TILE, np.uint8)  # fill everywhere
     y, x = start + row * _STEP, column * _STEP
+    if mask is not None and mask[y : y + height * _STEP : _STEP, x : x + width * _STEP : _STEP].any():
+        return np.zeros(_TILE, np.uint8)  # fill everywhere
     return gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
 
 

@@ -1,7 +1,8 @@
-"""One B-scan as the recipe wants it: cleaned, cropped, denoised, resized, with the affine back to the source."""
+"""One B-scan as the recipe wants it: cleaned, cropped, straightened, denoised, resized; and the way back."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.imaging.border import clean, find_border
-from octprep.imaging.retina import find_retina
-from octprep.schema import IMAGING_REVISION, ManifestError, Recipe
+from octprep.imaging.border import clean, find_border, lay_speckle
+from octprep.imaging.denoising import denoise
+from octprep.imaging.retina import find_retina, shift
+from octprep.schema import FIELDS, IMAGING_REVISION, ManifestError, Recipe
 
 MIN_CONFIDENCE = 0.5  # of the retina crop; below it the whole scan is kept
-
-_INTENSITY = ((np.arange(256) / 255) ** 4).astype(np.float32)  # of each gray level
 
 Gray = NDArray[np.uint8]
 
@@ -28,14 +28,18 @@ class Prepared:
     affine: tuple[
         float, float, float, float, float, float
     ]  # row-major 2x3: stored (column, row, 1) -> source (column, row)
+    bend: tuple[float, ...]  # of the flattened retina: see `shift`; () if it was not flattened
     border: float  # fraction of the source that was fill left by rotation and shifting, 0..1
-    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open
+    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
     confidence: float  # that the crop holds the retina, 0..1
-    note: str  # why the whole scan was kept, or ""
+    note: str  # what of the recipe could not be done, or ""
+    mean: float  # gray level of the stored pixels, 0..255
+    deviation: float  # of their gray levels
+    sharpness: float  # of their layers: row-to-row change of the smoothed pixels, beside the deviation
 
 
 def prepare(gray: Gray, recipe: Recipe) -> Prepared:
-    """Do to one B-scan what the recipe says: clean the border, crop, denoise, resize.
+    """Do to one B-scan what the recipe says: clean the border, crop, straighten, denoise, resize.
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Raises ManifestError if the recipe is of
     another revision of this module, which would give other pixels.
@@ -46,97 +50,122 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
             f"revision {IMAGING_REVISION} and would give other pixels. Use the version that the manifest names under "
             "libraries, or rebuild the shards."
         )
-    rows, columns = gray.shape
     border = find_border(gray) if recipe.clean else None
-    left, right, fill, cleaned = 0, columns, 0, gray
+    left, right, fill, cleaned = 0, gray.shape[1], 0, gray
     if border is not None:
         left, right = border.trim()
         mask = border.mask()
         fill = cv2.countNonZero(mask)
         cleaned = clean(gray, border, mask)
-    top, bottom, confidence, note = 0, rows, 1.0, ""
-    if recipe.crop == "retina":
-        found = find_retina(cleaned[:, left:right], recipe.margin_above, recipe.margin_below)
+    notes: list[str] = []
+    if recipe.field:
+        left, right = _cut_to_field(left, right, gray.shape[1], recipe.field, notes)
+    cleaned = cleaned[:, left:right]
+    bend: tuple[float, ...] = ()
+    top, bottom, confidence = 0, len(gray), 1.0
+    if recipe.crop == "retina" or recipe.flatten:
+        found = find_retina(cleaned, recipe.margin_above, recipe.margin_below, flatten=recipe.flatten)
         confidence = found.confidence
-        if confidence < MIN_CONFIDENCE:
-            note = "no clear retina: all rows kept"
-        else:
+        if confidence >= MIN_CONFIDENCE:
+            bend = found.bend
+        if recipe.flatten and not bend:
+            notes.append("no clear line of the pigment epithelium: not flattened")
+        if recipe.crop == "retina" and confidence < MIN_CONFIDENCE:
+            notes.append("no clear retina: all rows kept")
+        elif recipe.crop == "retina":
             top, bottom = found.top, found.bottom
-    part = denoise(cleaned[top:bottom, left:right], recipe)
-    pixels, (x_scale, x_shift), (y_scale, y_shift) = _fit(part, recipe)
+    part = straighten(cleaned, bend, top, bottom) if bend else cleaned[top:bottom]
+    height, width = _room(part.shape, recipe)
+    above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
+    pixels = _resized(denoise(part, recipe), height, width)
+    mean, deviation, sharpness = _describe(pixels)
+    if (height, width) != (recipe.height, recipe.width):
+        bars = (above, recipe.height - height - above, beside, recipe.width - width - beside)
+        pixels = np.asarray(cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=[0.0]), np.uint8)
+    x, y = part.shape[1] / width, part.shape[0] / height
     return Prepared(
         pixels=pixels,
-        affine=(x_scale, 0.0, x_shift + left, 0.0, y_scale, y_shift + top),
+        # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
+        affine=(x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top),
+        bend=bend,
         border=fill / gray.size,
         crop=(top, bottom, left, right),
         confidence=confidence,
-        note=note,
+        note="; ".join(notes),
+        mean=mean,
+        deviation=deviation,
+        sharpness=sharpness,
     )
 
 
-def denoise(gray: Gray, recipe: Recipe) -> Gray:
-    """The recipe's filter at source resolution; strengths are explained at octprep.schema.DENOISERS."""
-    assert recipe.strength is not None
-    match recipe.denoise:
-        case "median":
-            return cv2.medianBlur(gray, int(recipe.strength)).astype(np.uint8, copy=False)
-        case "bilateral":
-            return cv2.bilateralFilter(gray, 5, recipe.strength, 5).astype(np.uint8, copy=False)
-        case "lee":
-            return _lee(gray, int(recipe.strength))
-        case "nlm":
-            filtered = cv2.fastNlMeansDenoising(gray, h=recipe.strength, templateWindowSize=7, searchWindowSize=21)
-            return filtered.astype(np.uint8, copy=False)
-        case _:
-            return gray
+def column_shift(
+    affine: tuple[float, ...], bend: tuple[float, ...], crop: tuple[int, int, int, int], width: int
+) -> NDArray[np.float64]:
+    """What to add, in each column of a stored image, to the source row that the affine gives: (width,), in rows.
 
-
-def _lee(gray: Gray, window: int) -> Gray:
-    """Lee's filter for multiplicative noise (IEEE Trans. PAMI 2:165, 1980), on intensities.
-
-    Devices show the fourth root of the intensity, so that is undone first. Where the light varies no more than speckle
-    does, the local mean replaces the pixel; the more it varies, the more of the pixel is kept. How much speckle varies
-    is taken from the scan: the median of the local variation.
+    affine, bend and crop are those of Prepared; zeros if the scan was not flattened.
     """
-    light = cv2.LUT(gray, _INTENSITY)
-    mean = cv2.boxFilter(light, -1, (window, window))
-    variance = np.maximum(cv2.sqrBoxFilter(light, cv2.CV_32F, (window, window)) - mean * mean, 0)
-    variation = variance / np.maximum(mean * mean, 1e-12)
-    kept = np.clip(1 - float(np.median(variation[::4, ::4])) / np.maximum(variation, 1e-12), 0, 1)
-    filtered = np.maximum(mean + kept * (light - mean), 0)
-    return np.asarray(cv2.convertScaleAbs(np.sqrt(np.sqrt(filtered)), alpha=255.0), np.uint8)
+    _, _, left, right = crop
+    columns = affine[0] * np.arange(width, dtype=np.float64) + affine[2] - left
+    return shift(bend, columns, right - left) if bend else np.zeros(width)
 
 
-def _fit(part: Gray, recipe: Recipe) -> tuple[Gray, tuple[float, float], tuple[float, float]]:
-    """The stored pixels, and per axis (scale, shift) from stored to source coordinates within the part."""
-    rows, columns = part.shape
+def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
+    """The columns to keep for a field of so many degrees about the middle, as far as the scan has them."""
+    degrees = FIELDS.get(columns)
+    if degrees is None:
+        notes.append(f"field of a scan {columns} wide is not known: all columns kept")
+        return left, right
+    if degrees < field:
+        notes.append(f"field of {degrees:g} degrees where {field:g} were asked")
+    aside = max(round(columns * (1 - field / degrees) / 2), 0)
+    return max(left, aside), min(right, columns - aside)
+
+
+def straighten(gray: Gray, bend: tuple[float, ...], top: int, bottom: int) -> Gray:
+    """The rows top to bottom of a scan in which every column is moved up by its `shift`, to the nearest row.
+
+    Above and below the scan it goes on with its own speckle.
+    """
+    rows, columns = gray.shape
+    moved = np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns)).astype(np.intp)
+    before = np.arange(top, bottom)[:, None] + moved
+    part = gray[np.clip(before, 0, rows - 1), np.arange(columns)]
+    for outside, from_top in ((before < 0, True), (before >= rows, False)):
+        if outside.any():
+            lay_speckle(part, outside.view(np.uint8), gray, None, from_top=from_top)
+    return np.asarray(part, np.uint8)
+
+
+def _describe(pixels: Gray) -> tuple[float, float, float]:
+    """Mean, deviation and sharpness of stored pixels, as Prepared explains them.
+
+    Speckle is smoothed away first, so that noise does not pass for sharpness.
+    """
+    mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(pixels))
+    smooth = cv2.GaussianBlur(pixels, (0, 0), 1.5)
+    change = cv2.norm(smooth[2:], smooth[:-2], cv2.NORM_L2) / math.sqrt(smooth[2:].size)
+    return mean, deviation, float(change / max(deviation, 1e-6))
+
+
+def _room(part: tuple[int, ...], recipe: Recipe) -> tuple[int, int]:
+    """Height and width that a part of the scan takes in the stored image: all of it, or what keeps its shape."""
     if recipe.fit == "stretch":
-        height, width, above, beside = recipe.height, recipe.width, 0, 0
-    else:
-        scale = min(recipe.height / rows, recipe.width / columns)
-        height = min(max(round(rows * scale), 1), recipe.height)
-        width = min(max(round(columns * scale), 1), recipe.width)
-        above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
+        return recipe.height, recipe.width
+    rows, columns = part
+    scale = min(recipe.height / rows, recipe.width / columns)
+    return (
+        min(max(round(rows * scale), 1), recipe.height),
+        min(max(round(columns * scale), 1), recipe.width),
+    )
+
+
+def _resized(part: Gray, height: int, width: int) -> Gray:
+    rows, columns = part.shape
     pixels: Any = part
     if height < rows or width < columns:
         # Shrink before anything is enlarged: OpenCV drops the area filter, and aliases, if one axis grows.
         pixels = cv2.resize(part, (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA)
     if pixels.shape != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    if (height, width) != (recipe.height, recipe.width):
-        pixels = cv2.copyMakeBorder(
-            pixels,
-            above,
-            recipe.height - height - above,
-            beside,
-            recipe.width - width - beside,
-            cv2.BORDER_CONSTANT,
-            value=[0.0],
-        )
-    x, y = columns / width, rows / height
-    # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
-    return (
-        pixels.astype(np.uint8, copy=False),
-        (x, (0.5 - beside) * x - 0.5),
-        (y, (0.5 - above) * y - 0.5),
-    )
+    return np.asarray(pixels, np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,10 +12,14 @@ from numpy.typing import NDArray
 
 _REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
 _EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
-_DEGREE = 3  # of the polynomial that follows that edge across the scan
-_SCALES = (40, 15, 8)  # rows of the source beyond which an edge no longer counts, as the fit closes in
+_SHARP = 0.7  # of the sharpest edge in a column is sharp enough
+# Degree of the polynomial that follows that edge across the scan, and rows of the source beyond which an edge no longer
+# counts, as the fit closes in.
+_FITS = ((1, 60), (2, 30), (3, 15), (3, 8))
 _NEAR = 10  # rows of the source within which an edge agrees with the fit
-_AGREED = 0.55  # fraction of the columns that must agree, else the retina ends where the light does
+_AGREED = 0.6  # of the columns must agree, else the retina ends where the light does, and nothing can be straightened
+
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,30 +29,36 @@ class Retina:
     top: int
     bottom: int
     confidence: float  # 0..1
+    bend: tuple[float, ...] = ()  # how it was straightened, for `shift`; then top and bottom are rows after that
 
 
-def find_retina(cleaned: NDArray[np.uint8], above: float, below: float) -> Retina:
+def shift(bend: tuple[float, ...], at: Float, columns: int) -> Float:
+    """By how many rows straightening moved each place up: row before = row after + shift.
+
+    bend: coefficients, highest power first, of a polynomial in the place across the scan, which is -1 at its left edge
+    and 1 at its right. at: columns of the scan, counted at pixel centres. columns: how many it has. Returns rows, in
+    the shape of `at`.
+    """
+    return np.asarray(np.polyval(bend, (2 * at + 1) / columns - 1), np.float64)
+
+
+def find_retina(cleaned: NDArray[np.uint8], above: float, below: float, *, flatten: bool = False) -> Retina:
     """The rows from above the inner limiting membrane into the choroid.
 
-    above, below: margins, as fractions of the retina's height.
+    above, below: margins, as fractions of the retina's height. With flatten, the rows are those of the scan when it is
+    straightened along the lower edge of the pigment epithelium, and `bend` says how.
 
     The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
     tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
     that most columns agree on for the step from the bright pigment epithelium down to the choroid.
     """
-    rows = cleaned.shape[0]
+    rows, columns = cleaned.shape
     nowhere = Retina(0, rows, 0.0)
-    small: NDArray[Any] = cleaned
-    factor = 1
-    while small.shape[1] >= 2 * _REDUCED_WIDTH:  # halving again and again is a fifth of the time of doing it at once
-        height, width = small.shape[0] // 2, small.shape[1] // 2
-        small = cv2.resize(small[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        factor *= 2
-    smooth = cv2.GaussianBlur(small, (0, 0), 1.2)
-    peaks = smooth.max(axis=0)
-    counts = np.cumsum(np.bincount(smooth.ravel(), minlength=256))
+    small, factor = _reduced(cleaned)
+    smooth = np.asarray(cv2.blur(cv2.blur(small, (3, 3)), (3, 3)), np.uint8)
+    counts = np.cumsum(cv2.calcHist([smooth], [0], None, [256], [0, 256]))
     background = float(np.searchsorted(counts, smooth.size // 4))  # the lower quartile
-    brightness = float(np.median(peaks))
+    brightness = float(np.median(smooth.max(axis=0)))
     contrast = brightness - background
     reach = max(2, round(_EDGE / factor))
     if contrast < 8 or small.shape[0] < 4 * reach:
@@ -61,45 +70,74 @@ def find_retina(cleaned: NDArray[np.uint8], above: float, below: float) -> Retin
         return nowhere
     # Weight by light, so that a wide but faint haze does not win.
     light = np.bincount(labels[mask], weights=smooth[mask] - level, minlength=count)
-    joined = (light > 0.05 * light.max())[labels]
+    joined = (light > 0.05 * light.max()).take(labels)
     covered = joined.any(axis=0)
-    first = float(np.argmax(joined, axis=0)[covered].min()) * factor
-    edge, agreeing = _lower_edge(small, reach, factor)
-    last = float(edge.max()) * factor
-    if agreeing < _AGREED:  # a large lesion, or a choroid as bright as the epithelium
-        lowest = joined.shape[0] - np.argmax(joined[::-1], axis=0)[covered]
-        last = max(last, float(np.quantile(lowest, 0.98)) * factor)
+    line, agreeing = _lower_edge(small, reach, factor, columns)
+    bend: tuple[float, ...] = ()
+    at = (np.arange(small.shape[1], dtype=np.float64) + 0.5) * factor - 0.5
+    edge = np.polyval(line, (2 * at + 1) / columns - 1)
+    moved = np.zeros_like(at)
+    if flatten and agreeing >= _AGREED:
+        bend = (*line[:-1], line[-1] - float(edge.mean()))
+        moved = shift(bend, at, columns)
+    first = float((np.argmax(joined, axis=0) * factor - moved)[covered].min())
+    if agreeing >= _AGREED:
+        last = float((edge - moved).max())
+    else:  # a large lesion, or a choroid as bright as the epithelium
+        lowest = (joined.shape[0] - np.argmax(joined[::-1], axis=0)) * factor
+        last = float(np.quantile(lowest[covered], 0.98))
     if last <= first:
         return nowhere
     top = math.floor(first - above * (last - first))
     bottom = math.ceil(last + below * (last - first))
+    if not bend:
+        top, bottom = max(top, 0), min(bottom, rows)
     confidence = float(covered.mean()) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
-    return Retina(max(top, 0), min(bottom, rows), confidence)
+    return Retina(top, bottom, confidence, bend)
 
 
-def _lower_edge(small: NDArray[Any], reach: int, factor: int) -> tuple[NDArray[np.float64], float]:
-    """The row of the lower edge of the pigment epithelium in each column, and the fraction of columns that agree.
+def _reduced(gray: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """The scan made smaller, and by which factor."""
+    small, factor = gray, 1
+    while (
+        small.shape[1] >= 2 * _REDUCED_WIDTH and factor < 4
+    ):  # halving again and again is a fifth of the time of doing it at once
+        height, width = small.shape[0] // 2, small.shape[1] // 2
+        halved = cv2.resize(small[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        small, factor = np.asarray(halved, np.uint8), 2 * factor
+    return small, factor
 
-    In each column it is where the light falls most from one stretch of `reach` rows to the next. A polynomial through
-    these, weighted by the fall and robust (Tukey's biweight, closing in), leaves out shadows, lesions and vessels.
+
+def _lower_edge(small: NDArray[np.uint8], reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float]:
+    """The row of the lower edge of the pigment epithelium across the scan, and the fraction of columns that agree.
+
+    In each column it is the lowest place where the light falls from one stretch of `reach` rows to the next nearly as
+    much as it does anywhere: the nerve fibres' edge can be as sharp, but lies higher. A polynomial through these,
+    weighted by the root of the fall and robust (Tukey's biweight, closing in while the degree grows), leaves out
+    shadows, lesions and vessels. Returns its coefficients as `shift` takes them, for rows of the source.
     """
-    narrow = cv2.resize(small, (small.shape[1] // 2, small.shape[0]), interpolation=cv2.INTER_AREA)
-    means = cv2.blur(narrow, (3, reach), anchor=(1, 0), borderType=cv2.BORDER_REPLICATE)
-    fall = cv2.subtract(means[: -2 * reach], means[reach:-reach])  # rows y.. less rows y + reach.., 0 where they rise
-    edge = np.argmax(fall, axis=0).astype(np.float64) + reach
-    strength = fall.max(axis=0).astype(np.float64) + 1e-6
-    powers = _powers(edge.size)
-    weights = strength
-    line, off = edge, np.zeros_like(edge)
-    for scale in _SCALES:
-        weighted = powers * weights[:, None]
-        line = powers @ np.linalg.solve(weighted.T @ powers, weighted.T @ edge)
-        off = np.abs(edge - line) * factor
+    means = np.asarray(cv2.blur(small, (5, reach), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE))[:, 1::2]
+    # Rows y.. less rows y + reach.., 0 where they rise; a row for each column.
+    fall = np.ascontiguousarray(cv2.subtract(means[: -2 * reach], means[reach:-reach]).T)
+    most = fall.max(axis=1)
+    sharp = fall[:, ::-1] >= (_SHARP * most).astype(np.uint8)[:, None]
+    lowest = fall.shape[1] - 1 - np.argmax(sharp, axis=1)
+    near = np.maximum(lowest[:, None] - np.arange(reach + 1), 0)  # from there up to where it falls most
+    row = lowest - np.argmax(np.take_along_axis(fall, near, axis=1), axis=1)
+    edge = (row + reach) * float(factor)
+    strength = np.sqrt(fall[np.arange(row.size), row]) + 1e-6
+    u = _places(edge.size, 2 * factor / columns)
+    weights, line, off = strength, np.zeros(1), np.zeros_like(edge)
+    for degree, scale in _FITS:
+        powers = u[:, -1 - degree :]
+        weighted = powers.T * weights
+        line = np.linalg.solve(weighted @ powers, weighted @ edge)
+        off = np.abs(edge - powers @ line)
         weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
-    return line, float(np.mean(off < _NEAR))
+    return tuple(line.tolist()), float(np.mean(off < _NEAR))
 
 
 @lru_cache(maxsize=32)
-def _powers(columns: int) -> NDArray[np.float64]:
-    """The polynomial's powers at each column, (columns, _DEGREE + 1)."""
-    return np.asarray(np.vander(np.linspace(-1, 1, columns), _DEGREE + 1), np.float64)
+def _places(places: int, width: float) -> Float:
+    """The powers of places across the scan, highest first, (places, 4); width: of one, as a fraction of the scan."""
+    return np.asarray(np.vander((2 * np.arange(places) + 1) * width - 1, 4), np.float64)

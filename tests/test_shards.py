@@ -1,0 +1,88 @@
+"""What flattened records carry: the shift of every column, in a feature that any reader understands."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from world import archive, write_folder
+
+from octprep import imaging, tfrecord
+from octprep.pipeline import build
+from octprep.schema import BuildConfig, Manifest, Recipe, Shard
+from octprep.verify import verify
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+FLAT = Recipe(height=32, width=48, flatten=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("source"), archive())
+
+
+@pytest.fixture(scope="module")
+def shards(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("flat") / "shards"
+    build(source, out, BuildConfig(recipe=FLAT), workers=1)
+    return out
+
+
+def test_every_record_of_a_flattened_build_says_by_how_much_each_column_was_moved(source, shards):
+    import tensorflow as tf
+
+    manifest = Manifest.load(shards)
+    files = [str(shards / shard.name) for shard in manifest.splits["test"]]
+    keys = {
+        "scan": tf.io.FixedLenFeature([], tf.string),
+        "shift": tf.io.FixedLenFeature([FLAT.width], tf.float32),
+        "affine": tf.io.FixedLenFeature([6], tf.float32),
+    }
+    moved = 0
+    for record in tf.data.TFRecordDataset(files):
+        example = tf.io.parse_single_example(record, keys)
+        gray = imaging.decode((source / example["scan"].numpy().decode()).read_bytes())
+        ready = imaging.prepare(gray, FLAT)
+        wanted = imaging.column_shift(ready.affine, ready.bend, ready.crop, FLAT.width)
+        assert np.allclose(example["shift"].numpy(), wanted, atol=1e-3)
+        moved += bool(ready.bend) and np.abs(wanted).max() > 1
+    assert moved >= 4
+    assert verify(shards, workers=1).faults == ()
+
+
+def test_without_flattening_there_is_no_such_feature(source, tmp_path):
+    build(source, tmp_path / "out", BuildConfig(recipe=dataclasses.replace(FLAT, flatten=False)), workers=1)
+    manifest = Manifest.load(tmp_path / "out")
+    for shard in manifest.splits["test"]:
+        assert all("shift" not in tfrecord.decode(data) for data in tfrecord.read(tmp_path / "out" / shard.name))
+
+
+def test_a_flattened_record_without_its_shift_breaks_law_5(shards, tmp_path):
+    manifest = Manifest.load(shards)
+    target = tmp_path / "copy"
+    for name in ("manifest.json", "images.csv"):
+        target.mkdir(exist_ok=True)
+        (target / name).write_bytes((shards / name).read_bytes())
+    for part in manifest.splits.values():
+        for shard in part:
+            strip(shards, target, shard)
+    broken = [fault for fault in verify(target, workers=1).faults if fault.law == 5]
+    assert any("not a record of format 2: 'shift'" in fault.what for fault in broken)
+
+
+def strip(source, target, shard: Shard) -> None:
+    (target / shard.name).parent.mkdir(exist_ok=True)
+    with (target / shard.name).open("wb") as file:
+        for data in tfrecord.read(source / shard.name):
+            example = tfrecord.decode(data)
+            file.write(
+                tfrecord.frame(
+                    tfrecord.encode(
+                        {
+                            key: values[0] if isinstance(values[0], bytes) else list(values)
+                            for key, values in example.items()
+                            if key != "shift"
+                        }
+                    )
+                )
+            )
