@@ -5,10 +5,11 @@ but their arguments and give equal pixels for equal input. A change that gives o
 `octprep.schema.IMAGING_REVISION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the vitreous side.
 """
 
-from octprep.imaging.border import Border, clean, find_border
+from octprep.imaging.border import Border, find_border
 from octprep.imaging.denoising import denoise, libraries
 from octprep.imaging.jpeg import decode
-from octprep.imaging.preparation import Prepared, column_shift, prepare
+from octprep.imaging.painting import clean
+from octprep.imaging.preparation import Prepared, clean_and_crop, column_shift, prepare
 from octprep.imaging.retina import Retina, find_retina, shift
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Prepared",
     "Retina",
     "clean",
+    "clean_and_crop",
     "column_shift",
     "decode",
     "denoise",

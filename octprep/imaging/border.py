@@ -1,9 +1,8 @@
-"""The areas that rotating and shifting left white or black at a scan's border: found, and painted over with speckle."""
+"""The areas that rotating and shifting left white or black at a scan's border."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,7 +22,6 @@ RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
 DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
 STRAIGHT = 1.0  # pixels by which half the edge of a black wedge may depart from a line; shadows are more ragged
 _SAMPLES = 16  # pixels of a line through the scan that tell whether all of it is fill
-_TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for
 MAX_TRIM = 0.4  # fraction of the width that bands at either side may take away
 
 
@@ -56,7 +54,9 @@ class Border:
         """
         columns = self.top.size
         most = int(MAX_TRIM * columns)
-        left, right = (min(int(np.median(d)) + RINGING, most) if np.median(d) else 0 for d in (self.left, self.right))
+        middle = self.left.size // 2
+        usual = (int(np.partition(depth, middle)[middle]) for depth in (self.left, self.right))
+        left, right = (min(depth + RINGING, most) if depth else 0 for depth in usual)
         return left, columns - right
 
 
@@ -89,7 +89,7 @@ def _white_depth(gray: Gray, contact: int, step: int) -> NDArray[np.int32]:
         return np.zeros(gray.shape[1], np.int32)
     depth = _run(gray, WHITE, 255)
     broad = _opened(depth, contact)
-    near = _dilated(broad, contact) > 0
+    near = dilated(broad, contact) > 0
     return np.where(near & (depth - broad <= step), depth, broad)
 
 
@@ -147,7 +147,7 @@ def _opened(depth: NDArray[np.int32], contact: int) -> NDArray[np.int32]:
     return np.asarray(opened[0], np.int32)
 
 
-def _dilated(depth: NDArray[np.int32], reach: int) -> NDArray[np.int32]:
+def dilated(depth: NDArray[np.int32], reach: int) -> NDArray[np.int32]:
     """The deepest within reach along the border."""
     deepest = cv2.dilate(depth[None].astype(np.float32), np.ones((1, 2 * reach + 1), np.uint8))
     return np.asarray(deepest[0], np.int32)
@@ -165,88 +165,3 @@ def _dark_band(gray: Gray) -> int:
             return start + int(lit[0])
         start, step = start + step, 16
     return 0  # a black scan, not a band
-
-
-def clean(gray: Gray, border: Border, mask: Mask) -> Gray:
-    """A copy with the fill painted over by what lies beside it: same level, same noise, no edge.
-
-    Above, speckle of the vitreous is laid out; below, speckle of the deep choroid; at the sides, where fill can cross
-    the retina, each row is mirrored. mask is `border.mask()`; the pixels around it that it has tinted are painted too.
-    """
-    rows = len(gray)
-    painted = gray.copy()
-    mask = np.asarray(cv2.dilate(mask, np.ones((2 * RINGING + 1, 2 * RINGING + 1), np.uint8)), np.uint8)
-    half = rows // 2
-    for start, stop, from_top in ((0, half, True), (half, rows, False)):
-        filled = np.flatnonzero(mask[start:stop].any(axis=1))
-        if filled.size:
-            part = slice(start + int(filled[0]), start + int(filled[-1]) + 1)
-            lay_speckle(painted[part], mask[part], gray, mask, from_top=from_top)
-    _mirror(gray, mask, _widened(border.left), painted)
-    _mirror(gray[:, ::-1], mask[:, ::-1], _widened(border.right), painted[:, ::-1])
-    return painted
-
-
-def lay_speckle(target: Gray, where: Mask, gray: Gray, mask: Mask | None, *, from_top: bool) -> None:
-    """Paint the target, where it is told, with speckle of a scan's vitreous, or of its deep choroid.
-
-    target, where: (rows, columns); painted is what is above 0 in where. gray: the scan to take speckle from. mask: its
-    own fill, of which nothing is taken; None if it has none.
-    """
-    tile = _quiet_tile(gray, mask, from_top=from_top)
-    places = _scatter(max(len(gray), len(target)), target.shape[1], *tile.shape)[: len(target)]
-    speckle = tile.ravel().take(places, mode="clip")
-    cv2.copyTo(speckle, where, target)
-
-
-def _widened(depth: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Fill at a side with the pixels that it has tinted, inwards and along the border."""
-    wide = _dilated(depth, RINGING)
-    wide[wide > 0] += RINGING
-    return wide
-
-
-@lru_cache(maxsize=8)
-def _scatter(rows: int, columns: int, height: int, width: int) -> NDArray[np.intp]:
-    """For each pixel of a scan the place in a tile of speckle that it takes: (rows, columns) indices.
-
-    The scan is laid out with the tile, each time rolled to another place, so that no pattern repeats.
-    """
-    rng = np.random.default_rng([height, width])
-    down, across = -(-rows // height), -(-columns // width)
-    roll = rng.integers((height, width), size=(down, across, 2))
-    y, x = np.arange(rows)[:, None], np.arange(columns)[None, :]
-    shift = roll[y // height, x // width]
-    return np.asarray((y + shift[..., 0]) % height * width + (x + shift[..., 1]) % width, np.intp)
-
-
-def _quiet_tile(gray: Gray, mask: Mask | None, *, from_top: bool) -> Gray:
-    """The darkest window free of fill in the upper half or the lower third: speckle without retina."""
-    rows = gray.shape[0]
-    start, stop = (0, rows // 2) if from_top else (rows - rows // 3, rows)
-    # Every 4th pixel tells enough of the level, and fill is nowhere thinner than RINGING + 1.
-    level = gray[start:stop:_STEP, ::_STEP]
-    if mask is not None:
-        level = np.maximum(level, mask[start:stop:_STEP, ::_STEP])
-    height, width = min(_TILE[0] // _STEP, level.shape[0]), min(_TILE[1] // _STEP, level.shape[1])
-    means = cv2.boxFilter(level, cv2.CV_32F, (width, height), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
-    means = means[: level.shape[0] - height + 1, : level.shape[1] - width + 1]
-    row, column = divmod(int(np.argmin(means)), means.shape[1])
-    y, x = start + row * _STEP, column * _STEP
-    if mask is not None and mask[y : y + height * _STEP : _STEP, x : x + width * _STEP : _STEP].any():
-        return np.zeros(_TILE, np.uint8)  # fill everywhere
-    return gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
-
-
-def _mirror(gray: Gray, mask: Mask, depth: NDArray[np.int32], painted: Gray) -> None:
-    """Continue each row over narrow fill at its left end, where the pixels to do it with are no fill themselves."""
-    reach = gray.shape[1] // 8
-    narrow = np.flatnonzero((depth > 0) & (depth <= reach))
-    if not narrow.size:
-        return
-    rows = narrow[mask[narrow, depth[narrow]] == 0][:, None]
-    column = np.arange(depth[narrow].max())[None, :]
-    inwards = np.maximum(2 * depth[rows] - 1 - column, 0)  # never beyond a quarter of the scan
-    seen = (column < depth[rows]) & (mask[rows, inwards] == 0)
-    strip = painted[:, : column.size]
-    strip[rows, column] = np.where(seen, gray[rows, inwards], strip[rows, column])

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.imaging.border import clean, find_border, lay_speckle
+from octprep.imaging.border import find_border
 from octprep.imaging.denoising import denoise
-from octprep.imaging.retina import find_retina, shift
+from octprep.imaging.painting import Speckle, mirror_sides, paint_rows
+from octprep.imaging.retina import Retina, find_retina, shift
 from octprep.schema import FIELDS, IMAGING_REVISION, ManifestError, Recipe
 
 MIN_CONFIDENCE = 0.5  # of the retina crop; below it the whole scan is kept
@@ -50,51 +51,79 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
             f"revision {IMAGING_REVISION} and would give other pixels. Use the version that the manifest names under "
             "libraries, or rebuild the shards."
         )
-    border = find_border(gray) if recipe.clean else None
-    left, right, fill, cleaned = 0, gray.shape[1], 0, gray
-    if border is not None:
-        left, right = border.trim()
-        mask = border.mask()
-        fill = cv2.countNonZero(mask)
-        cleaned = clean(gray, border, mask)
-    notes: list[str] = []
-    if recipe.field:
-        left, right = _cut_to_field(left, right, gray.shape[1], recipe.field, notes)
-    cleaned = cleaned[:, left:right]
-    bend: tuple[float, ...] = ()
-    top, bottom, confidence = 0, len(gray), 1.0
-    if recipe.crop == "retina" or recipe.flatten:
-        found = find_retina(cleaned, recipe.margin_above, recipe.margin_below, flatten=recipe.flatten)
-        confidence = found.confidence
-        if confidence >= MIN_CONFIDENCE:
-            bend = found.bend
-        if recipe.flatten and not bend:
-            notes.append("no clear line of the pigment epithelium: not flattened")
-        if recipe.crop == "retina" and confidence < MIN_CONFIDENCE:
-            notes.append("no clear retina: all rows kept")
-        elif recipe.crop == "retina":
-            top, bottom = found.top, found.bottom
-    part = straighten(cleaned, bend, top, bottom) if bend else cleaned[top:bottom]
-    height, width = _room(part.shape, recipe)
+    cut = clean_and_crop(gray, recipe)
+    rows, columns = cut.pixels.shape
+    height, width = _room(rows, columns, recipe)
     above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
-    pixels = _resized(denoise(part, recipe), height, width)
+    pixels = _resized(denoise(cut.pixels, recipe), height, width)
     mean, deviation, sharpness = _describe(pixels)
     if (height, width) != (recipe.height, recipe.width):
         bars = (above, recipe.height - height - above, beside, recipe.width - width - beside)
         pixels = np.asarray(cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=[0.0]), np.uint8)
-    x, y = part.shape[1] / width, part.shape[0] / height
+    x, y = columns / width, rows / height
+    top, _, left, _ = cut.crop
     return Prepared(
         pixels=pixels,
         # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
         affine=(x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top),
-        bend=bend,
-        border=fill / gray.size,
-        crop=(top, bottom, left, right),
-        confidence=confidence,
-        note="; ".join(notes),
+        bend=cut.bend,
+        border=cut.border,
+        crop=cut.crop,
+        confidence=cut.confidence,
+        note=cut.note,
         mean=mean,
         deviation=deviation,
         sharpness=sharpness,
+    )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a scan that is kept, clean and perhaps straightened, at source resolution; fields as in Prepared."""
+
+    pixels: Gray
+    crop: tuple[int, int, int, int]
+    bend: tuple[float, ...]
+    border: float
+    confidence: float
+    note: str
+
+
+def clean_and_crop(gray: Gray, recipe: Recipe) -> Cut:
+    """Everything that `prepare` does before it denoises and resizes."""
+    border = find_border(gray) if recipe.clean else None
+    left, right, filled = 0, gray.shape[1], 0
+    if border is not None:
+        left, right = border.trim()
+        mask = border.mask()
+        filled = cv2.countNonZero(mask)
+        gray, fill = mirror_sides(gray, border, mask)
+    notes: list[str] = []
+    if recipe.field:
+        left, right = _cut_to_field(left, right, gray.shape[1], recipe.field, notes)
+    kept = gray[:, left:right]
+    kept_fill = None if border is None else fill[:, left:right]
+    retina = Retina(0, len(gray), 1.0)
+    if recipe.crop == "retina" or recipe.flatten:
+        margins = recipe.margin_above, recipe.margin_below
+        retina = find_retina(kept, *margins, kept_fill, flatten=recipe.flatten)
+        if retina.confidence < MIN_CONFIDENCE:
+            retina = Retina(0, len(gray), retina.confidence)
+            if recipe.crop == "retina":
+                notes.append("no clear retina: all rows kept")
+        if recipe.flatten and not retina.bend:
+            notes.append("no clear line of the pigment epithelium: not flattened")
+    top, bottom = (retina.top, retina.bottom) if recipe.crop == "retina" else (0, len(gray))
+    before = _rows_before(retina.bend, top, bottom, right - left)
+    if border is not None:
+        paint_rows(gray, fill, border, int(before.min()), int(before.max()) + 1)  # nobody sees the rest
+    return Cut(
+        pixels=_straightened(kept, before, kept_fill) if retina.bend else kept[top:bottom],
+        crop=(top, bottom, left, right),
+        bend=retina.bend,
+        border=filled / gray.size,
+        confidence=retina.confidence,
+        note="; ".join(notes),
     )
 
 
@@ -122,18 +151,28 @@ def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list
     return max(left, aside), min(right, columns - aside)
 
 
-def straighten(gray: Gray, bend: tuple[float, ...], top: int, bottom: int) -> Gray:
-    """The rows top to bottom of a scan in which every column is moved up by its `shift`, to the nearest row.
+def _rows_before(bend: tuple[float, ...], top: int, bottom: int, columns: int) -> NDArray[np.intp]:
+    """The rows of the scan that come to lie in the rows top to bottom of the straightened one, to the nearest row.
 
-    Above and below the scan it goes on with its own speckle.
+    (bottom - top, columns), or (bottom - top, 1) where nothing is straightened.
+    """
+    rows = np.arange(top, bottom)[:, None]
+    if not bend:
+        return rows
+    return rows + np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns)).astype(np.intp)
+
+
+def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gray:
+    """Each column of a scan moved up or down as `_rows_before` says; beyond the scan its own speckle goes on.
+
+    None of that is taken from fill.
     """
     rows, columns = gray.shape
-    moved = np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns)).astype(np.intp)
-    before = np.arange(top, bottom)[:, None] + moved
     part = gray[np.clip(before, 0, rows - 1), np.arange(columns)]
     for outside, from_top in ((before < 0, True), (before >= rows, False)):
         if outside.any():
-            lay_speckle(part, outside.view(np.uint8), gray, None, from_top=from_top)
+            speckle = Speckle.of(gray, fill, from_top=from_top)
+            cv2.copyTo(speckle.rows(0, len(part), part.shape), outside.view(np.uint8), part)
     return np.asarray(part, np.uint8)
 
 
@@ -148,11 +187,10 @@ def _describe(pixels: Gray) -> tuple[float, float, float]:
     return mean, deviation, float(change / max(deviation, 1e-6))
 
 
-def _room(part: tuple[int, ...], recipe: Recipe) -> tuple[int, int]:
+def _room(rows: int, columns: int, recipe: Recipe) -> tuple[int, int]:
     """Height and width that a part of the scan takes in the stored image: all of it, or what keeps its shape."""
     if recipe.fit == "stretch":
         return recipe.height, recipe.width
-    rows, columns = part
     scale = min(recipe.height / rows, recipe.width / columns)
     return (
         min(max(round(rows * scale), 1), recipe.height),

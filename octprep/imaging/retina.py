@@ -19,6 +19,7 @@ _FITS = ((1, 60), (2, 30), (3, 15), (3, 8))
 _NEAR = 10  # rows of the source within which an edge agrees with the fit
 _AGREED = 0.6  # of the columns must agree, else the retina ends where the light does, and nothing can be straightened
 
+Gray = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
 
@@ -39,27 +40,33 @@ def shift(bend: tuple[float, ...], at: Float, columns: int) -> Float:
     and 1 at its right. at: columns of the scan, counted at pixel centres. columns: how many it has. Returns rows, in
     the shape of `at`.
     """
-    return np.asarray(np.polyval(bend, (2 * at + 1) / columns - 1), np.float64)
+    place = (2 * at + 1) / columns - 1
+    rows = np.zeros_like(place)
+    for coefficient in bend:  # Horner's rule, as np.polyval has it at twice the cost
+        rows = rows * place + coefficient
+    return rows
 
 
-def find_retina(cleaned: NDArray[np.uint8], above: float, below: float, *, flatten: bool = False) -> Retina:
+def find_retina(gray: Gray, above: float, below: float, fill: Gray | None = None, *, flatten: bool = False) -> Retina:
     """The rows from above the inner limiting membrane into the choroid.
 
-    above, below: margins, as fractions of the retina's height. With flatten, the rows are those of the scan when it is
-    straightened along the lower edge of the pigment epithelium, and `bend` says how.
+    gray: (rows, columns) uint8. above, below: margins, as fractions of the retina's height. fill: as gray, above 0
+    where nothing of the scan is to be seen. With flatten, the rows are those of the scan when it is straightened along
+    the lower edge of the pigment epithelium, and `bend` says how.
 
     The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
     tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
     that most columns agree on for the step from the bright pigment epithelium down to the choroid.
     """
-    rows, columns = cleaned.shape
+    rows, columns = gray.shape
     nowhere = Retina(0, rows, 0.0)
-    small, factor = _reduced(cleaned)
+    small, factor = _reduced(gray)
+    if fill is not None:
+        small = _without_fill(small, fill[::factor, ::factor])
     smooth = np.asarray(cv2.blur(cv2.blur(small, (3, 3)), (3, 3)), np.uint8)
-    counts = np.cumsum(cv2.calcHist([smooth], [0], None, [256], [0, 256]))
-    background = float(np.searchsorted(counts, smooth.size // 4))  # the lower quartile
-    brightness = float(np.median(smooth.max(axis=0)))
-    contrast = brightness - background
+    background = _lower_quartile(smooth)
+    peaks = smooth.max(axis=0)
+    contrast = float(np.partition(peaks, peaks.size // 2)[peaks.size // 2]) - background
     reach = max(2, round(_EDGE / factor))
     if contrast < 8 or small.shape[0] < 4 * reach:
         return nowhere
@@ -75,7 +82,7 @@ def find_retina(cleaned: NDArray[np.uint8], above: float, below: float, *, flatt
     line, agreeing = _lower_edge(small, reach, factor, columns)
     bend: tuple[float, ...] = ()
     at = (np.arange(small.shape[1], dtype=np.float64) + 0.5) * factor - 0.5
-    edge = np.polyval(line, (2 * at + 1) / columns - 1)
+    edge = shift(line, at, columns)
     moved = np.zeros_like(at)
     if flatten and agreeing >= _AGREED:
         bend = (*line[:-1], line[-1] - float(edge.mean()))
@@ -92,11 +99,11 @@ def find_retina(cleaned: NDArray[np.uint8], above: float, below: float, *, flatt
     bottom = math.ceil(last + below * (last - first))
     if not bend:
         top, bottom = max(top, 0), min(bottom, rows)
-    confidence = float(covered.mean()) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
+    confidence = (np.count_nonzero(covered) / covered.size) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
     return Retina(top, bottom, confidence, bend)
 
 
-def _reduced(gray: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+def _reduced(gray: Gray) -> tuple[Gray, int]:
     """The scan made smaller, and by which factor."""
     small, factor = gray, 1
     while (
@@ -108,7 +115,19 @@ def _reduced(gray: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
     return small, factor
 
 
-def _lower_edge(small: NDArray[np.uint8], reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float]:
+def _without_fill(small: Gray, fill: Gray) -> Gray:
+    """A copy as dark, in all that fill has touched, as the darkest quarter of the rest."""
+    touched = cv2.dilate(fill[: small.shape[0], : small.shape[1]], np.ones((3, 3), np.uint8)) > 0
+    return np.where(touched, np.uint8(_lower_quartile(small, (~touched).view(np.uint8))), small)
+
+
+def _lower_quartile(gray: Gray, where: Gray | None = None) -> float:
+    """The gray level that a quarter of the pixels are below; where: only those above 0 there."""
+    counts = np.cumsum(cv2.calcHist([gray], [0], where, [256], [0, 256]))
+    return float(np.searchsorted(counts, counts[-1] / 4))
+
+
+def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float]:
     """The row of the lower edge of the pigment epithelium across the scan, and the fraction of columns that agree.
 
     In each column it is the lowest place where the light falls from one stretch of `reach` rows to the next nearly as
@@ -134,7 +153,7 @@ def _lower_edge(small: NDArray[np.uint8], reach: int, factor: int, columns: int)
         line = np.linalg.solve(weighted @ powers, weighted @ edge)
         off = np.abs(edge - powers @ line)
         weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
-    return tuple(line.tolist()), float(np.mean(off < _NEAR))
+    return tuple(line.tolist()), np.count_nonzero(off < _NEAR) / off.size
 
 
 @lru_cache(maxsize=32)
