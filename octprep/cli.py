@@ -150,6 +150,21 @@ def verify(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
+    src: Annotated[
+        Path | None,
+        typer.Option(help="What it was built from; without it, only stored pixels are shown.", show_default=False),
+    ] = None,
+) -> None:
+    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page."""
+    from octprep.report import write
+
+    path = write(folder, src)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the synthetic B-scans.")],
     patients: Annotated[int, typer.Option(help="How many patients to draw.")] = 150,

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images, imaging, plan, prepared, scan, shards, split, workplace
+from octprep import images, imaging, plan, prepared, report, scan, shards, split, workplace
 from octprep.engine import Engine, Progress, silent
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
 from octprep.scan import Rejection, Scan, Source
 from octprep.schema import (
     IMAGES_NAME,
+    REPORT_NAME,
     BuildConfig,
     Manifest,
     OutputError,
@@ -49,7 +50,7 @@ def build(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Built:
-    """Turn a folder of B-scans into class-balanced shards, images.csv and a manifest.
+    """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
     What an interrupted build with the same settings left is used. Raises SourceError, OutputError, LeakError or
     SettingError if it cannot be done, and leaves nothing behind then; StoppedError if the machine ended the work, which
@@ -89,6 +90,9 @@ def build(
                 images_sha256=hashlib.sha256(table).hexdigest(),
                 libraries={"octprep": version("octprep"), **imaging.libraries(config.recipe)},
             )
+            progress("writing the report", 0, 1)
+            write_whole(work / REPORT_NAME, report.render(work / "shards", manifest, table, report.Source(src)))
+            progress("writing the report", 1, 1)
             workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
         raise _explain(error, out) from error

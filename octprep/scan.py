@@ -158,6 +158,11 @@ def count(scans: Iterable[Named]) -> dict[str, dict[str, int]]:
     return {folder: {label: counts[folder, label] for label in labels} for folder in folders}
 
 
+def kind(reason: str) -> str:
+    """A reason without the details that follow its colon."""
+    return reason.partition(":")[0]
+
+
 def published_version(scans: Iterable[Named]) -> str | None:
     """The published data set whose counts per split and class are exactly these, or None."""
     found = count(scans)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.csv"
+REPORT_NAME = "report.html"
 
 # What one prepared image depends on besides the recipe: raise it whenever octprep.imaging would give other pixels.
 IMAGING_REVISION = 4

@@ -12,7 +12,7 @@ from pathlib import Path
 from octprep import engine, scan
 from octprep.engine import Progress, silent
 from octprep.patients import find_leaks
-from octprep.scan import Rejection, Scan
+from octprep.scan import Rejection, Scan, kind
 from octprep.schema import Leaks
 
 _BATCH = 64  # scans per task
@@ -109,8 +109,3 @@ def survey(src: Path, *, workers: int | None = None, progress: Progress = silent
         version=scan.published_version(scans),
         leaks=find_leaks(sides),
     )
-
-
-def kind(reason: str) -> str:
-    """A reason without the details that follow its colon."""
-    return reason.partition(":")[0]

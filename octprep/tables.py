@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from octprep import images
-from octprep.scan import MACOS
-from octprep.schema import IMAGES_NAME, MANIFEST_NAME, Manifest, ManifestError
-from octprep.survey import Survey, kind
+from octprep.scan import MACOS, kind
+from octprep.schema import IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, ManifestError
+from octprep.survey import Survey
 from octprep.verify import LAWS, Verdict
 
 _MOST = 12  # lines of a list before it is cut
@@ -51,7 +51,8 @@ def built(out: Path, manifest: Manifest) -> str:
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
         leak_line(manifest),
-        f"wrote {out / MANIFEST_NAME} and {out / IMAGES_NAME}; dataset digest {manifest.digest[:16]}",
+        f"wrote {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
+        f"dataset digest {manifest.digest[:16]}",
     ]
     return "\n\n".join(parts)
 

@@ -19,6 +19,7 @@ from typing import Any
 from octprep.schema import (
     IMAGES_NAME,
     MANIFEST_NAME,
+    REPORT_NAME,
     BuildConfig,
     Manifest,
     ManifestError,
@@ -124,7 +125,7 @@ def claimed(out: Path, config: BuildConfig, *, overwrite: bool) -> Iterator[Path
 
 
 def seal(out: Path, work: Path, shards: list[Shard], manifest: Manifest) -> None:
-    """Move what is finished to its place: shards, images.csv, and last the manifest. Then drop the work folder."""
+    """Move what is finished to its place: shards, table, report, and last the manifest. Then drop the work folder."""
     (out / MANIFEST_NAME).unlink(missing_ok=True)
     for old in out.glob("*/*.tfrecord"):
         if _SHARD_NAME.fullmatch(old.name):
@@ -134,7 +135,8 @@ def seal(out: Path, work: Path, shards: list[Shard], manifest: Manifest) -> None
     for shard in shards:
         (out / shard.name).parent.mkdir(exist_ok=True)
         (work / "shards" / shard.name).replace(out / shard.name)
-    (work / IMAGES_NAME).replace(out / IMAGES_NAME)
+    for name in (IMAGES_NAME, REPORT_NAME):
+        (work / name).replace(out / name)
     manifest.save(out)
     shutil.rmtree(work, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from world import archive, files_of, write_folder
 
-HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c"]
+HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
 
 
 def run(*words, program="octprep", block=()):
@@ -22,6 +22,13 @@ def run(*words, program="octprep", block=()):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("cli"), archive())
+
+
+@pytest.fixture(scope="module")
+def shards(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "shards"
+    assert run("build", "--src", source, "--out", out, "--size", "32").returncode == 0
+    return out
 
 
 @pytest.mark.parametrize("program", ["octprep", "octtrain"])
@@ -43,6 +50,7 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
     [
         ("octprep.schema", HEAVY),
         ("octprep.pipeline", ["tensorflow", "keras", "octtrain"]),
+        ("octprep.report", ["tensorflow", "keras", "octtrain", "matplotlib"]),
         ("octtrain.data", ["cv2", "google_crc32c"]),
         ("octtrain.models", ["cv2", "google_crc32c"]),
         ("octtrain.fit", ["cv2", "google_crc32c"]),
@@ -62,6 +70,14 @@ def test_scan_build_verify_and_again(source, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
     assert "all laws hold" in run("verify", out).stdout
+    written = (out / "report.html").read_bytes()
+    done = run("report", out, "--src", source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
+    assert done.stdout.count("\n") == 1
+    assert (out / "report.html").read_bytes() == written
+    assert run("report", out).returncode == 0
+    assert b"Made without the source" in (out / "report.html").read_bytes()
     assert "nothing was done" in run("build", "--src", source, "--out", out, "--size", "32x48").stdout
     (out / "images.csv").write_text("")
     broken = run("verify", out)
@@ -88,18 +104,22 @@ def test_scan_build_verify_and_again(source, tmp_path):
             "folds take",
         ),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["report", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["report", "{tmp}/absent"], 1, "is not a folder"),
+        (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
+        (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
         (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
         (["phantom", "{tmp}/plain"], 2, "plain"),
         (["phantom", "{tmp}/out", "--patients", "3"], 2, "3"),
     ],
 )
-def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, tmp_path, words, code, sentence):
+def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.txt").write_text("x")
     write_folder(tmp_path / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
     before = files_of(tmp_path)
-    done = run(*(word.format(tmp=tmp_path, src=source) for word in words))
+    done = run(*(word.format(tmp=tmp_path, src=source, shards=shards) for word in words))
     assert done.returncode == code
     assert sentence in done.stderr
     assert done.stderr.startswith("octprep: ")

@@ -109,6 +109,11 @@ def test_order_of_files_times_and_place_do_not_change_a_byte(source, shards, tmp
     assert files_of(tmp_path / "out") == files_of(shards)
 
 
+def test_a_finished_folder_holds_shards_table_report_and_manifest_and_nothing_else(shards):
+    written = {shard.name for part in Manifest.load(shards).splits.values() for shard in part}
+    assert set(files_of(shards)) == {*written, schema.IMAGES_NAME, schema.REPORT_NAME, schema.MANIFEST_NAME}
+
+
 def test_train_shards_are_balanced_and_test_holds_every_kept_image_once(source, shards):
     manifest = Manifest.load(shards)
     assert len(manifest.splits["train"]) > 1

@@ -1,0 +1,247 @@
+"""The page: everything that was counted, judged, drawn and pictured, laid out by the template in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from octprep.report import command, figures, pictures, recipe, rows, summary, verdict
+from octprep.report.pictures import Picture, Source, Steps
+from octprep.report.rows import Image, Rows
+from octprep.report.summary import Histogram, Reason
+from octprep.report.text import visible
+from octprep.schema import IMAGES_NAME, Manifest, Recipe
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One scan with its pictures, and what is to be said below them."""
+
+    image: Image
+    steps: Steps
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class WorstCases:
+    """A list of the images that are most likely to be bad in one way."""
+
+    title: str
+    meaning: str
+    strips: tuple[Strip, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A histogram, and how it is to be read."""
+
+    title: str
+    figure: Markup
+    found: Histogram
+    form: Callable[[float], str]  # of a value in the table below it
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A reason for leaving files out, and some pictures of such files."""
+
+    reason: Reason
+    thumbnails: tuple[tuple[str, Picture], ...]
+
+
+def render(shards: Path, manifest: Manifest, table: bytes | None, source: Source) -> bytes:
+    """The report in UTF-8. It depends on its arguments alone: no clock, no path of this machine.
+
+    shards: the folder that the shards' names are relative to. table: images.csv, None if it cannot be read.
+    """
+    found, readable = _read(table, manifest)
+    style, script = _asset("page.css"), _asset("page.js")
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            policy=Markup(_policy(style, script)),
+            manifest=manifest,
+            labels=manifest.class_names,
+            rows=found,
+            verdict=verdict.judge(found, table if readable else None, manifest),
+            **_numbers(found, manifest),
+            **_pictures(found, manifest, shards, source),
+            recipe=recipe.lines(manifest.config),
+            command=command.command(manifest.config),
+            unsaid=command.unsaid(manifest.config),
+        )
+    )
+    return text.encode()
+
+
+def _numbers(found: Rows, manifest: Manifest) -> dict[str, object]:
+    """Everything counted, and its figures."""
+    kept, labels = found.kept, manifest.class_names
+    counted = summary.counts(kept, manifest)
+    title, axis = "Images per patient, by class", "images of one patient"
+    return {
+        "patients": len({image.patient for image in kept}),
+        "counts": counted,
+        "gaps": summary.gaps(counted, labels),
+        "mix": figures.shares("mix", "Share of each class in each split", summary.class_mix(counted), labels),
+        "per_patient": figures.histogram("per-patient", title, axis, summary.per_patient(kept, labels), labels),
+        "largest": summary.largest_patients(kept),
+        "sizes": summary.sizes(kept, labels),
+        "charts": _charts(found, labels),
+    }
+
+
+def _pictures(found: Rows, manifest: Manifest, shards: Path, source: Source) -> dict[str, object]:
+    """Everything shown: the sample, the worst cases, and what was left out."""
+    sample = summary.fair_sample(found.kept, manifest)
+    worst = _worst(found, manifest.recipe)
+    shown = {image for part in sample.values() for image in part} | {image for *_, part, _ in worst for image in part}
+    kept = pictures.stored(shards, shown, manifest.recipe)
+
+    def strip(image: Image, width: int, value: str = "", *, cleaned: bool = False) -> Strip:
+        steps = pictures.steps(source, image, kept.get(image.path), manifest.recipe, width, cleaned=cleaned)
+        return Strip(image, steps, value)
+
+    reasons = summary.reasons(found)
+    return {
+        "with_source": source.folder is not None,
+        "sample": {
+            label: [strip(image, pictures.LARGE, cleaned=True) for image in part] for label, part in sample.items()
+        },
+        "worst": [
+            WorstCases(title, meaning, tuple(strip(image, pictures.SMALL, say(image)) for image in part))
+            for title, meaning, part, say in worst
+        ],
+        "refused": [_refused(reason, source) for reason in reasons[: summary.KINDS]],
+        "more_reasons": max(len(reasons) - summary.KINDS, 0),
+    }
+
+
+def _read(table: bytes | None, manifest: Manifest) -> tuple[Rows, bool]:
+    """The rows of images.csv, and whether there were any to read."""
+    try:
+        if table is not None:
+            return rows.read(table, manifest), True
+    except ValueError:
+        pass
+    return Rows((), (), (), 0), False
+
+
+def _charts(found: Rows, labels: tuple[str, ...]) -> list[Chart]:
+    charts = []
+    for key, title, axis, value, log, form in (
+        ("mean", "Brightness", "mean gray level of the stored pixels, 0 to 255", _mean, False, "{:.1f}"),
+        ("deviation", "Contrast", "standard deviation of the stored pixels, gray levels", _deviation, False, "{:.1f}"),
+        ("sharpness", "Sharpness", "row-to-row change beside the deviation", _sharpness, False, "{:.3f}"),
+        ("bytes", "Size of the source file", "bytes, logarithmic", _bytes, True, "{:,.0f}"),
+    ):
+        histogram = summary.histogram(found.kept, labels, value, log=log)
+        figure = figures.histogram(key, f"{title} by class", axis, histogram, labels)
+        charts.append(Chart(title, figure, histogram, form.format))
+    border = summary.border(found.kept, labels)
+    figure = figures.histogram("border", "Fill at the border by class", "fill, percent of the source", border, labels)
+    return [*charts, Chart("Fill at the border", figure, border, "{:.1%}".format)]
+
+
+def _worst(found: Rows, recipe: Recipe) -> list[tuple[str, str, tuple[Image, ...], Callable[[Image], str]]]:
+    """What each list is called, what it means, who is in it, and what is said of each."""
+    searched = recipe.crop == "retina" or recipe.flatten
+    filled = [image for image in found.kept if image.border > 0]
+    return [
+        (
+            "Lowest crop confidence",
+            "How sure the search for the retina was, from 0 to 1; below 0.5 all rows are kept.",
+            summary.worst(found.kept, _confidence) if searched else (),
+            lambda image: f"confidence {image.confidence:.2f}",
+        ),
+        (
+            "Most fill at the border",
+            "White or black areas that rotation and shifting left, as a share of the source.",
+            summary.worst(filled, lambda image: -image.border),
+            lambda image: f"{100 * image.border:.1f} % fill",
+        ),
+        (
+            "Darkest",
+            "Mean gray level of the stored pixels, from 0 to 255.",
+            summary.worst(found.kept, _mean),
+            lambda image: f"mean {image.mean:.1f}",
+        ),
+        (
+            "Most blurred",
+            "Row-to-row change of the smoothed stored pixels beside their deviation; lower is more blurred.",
+            summary.worst(found.kept, _sharpness),
+            lambda image: f"sharpness {image.sharpness:.3f}",
+        ),
+    ]
+
+
+def _refused(reason: Reason, source: Source) -> Refused:
+    """A kind of reason with some of its files; only those that can be shown are pictured."""
+    drawn = ((left.path, pictures.thumbnail(source, left)) for left in reason.first)
+    shown = ((path, picture) for path, picture in drawn if picture.uri)
+    return Refused(reason, tuple(islice(shown, summary.PICTURED)))
+
+
+def _mean(image: Image) -> float:
+    return image.mean
+
+
+def _deviation(image: Image) -> float:
+    return image.deviation
+
+
+def _sharpness(image: Image) -> float:
+    return image.sharpness
+
+
+def _confidence(image: Image) -> float:
+    return image.confidence
+
+
+def _bytes(image: Image) -> float:
+    return image.bytes
+
+
+def _environment() -> jinja2.Environment:
+    """Every value that the template prints is made visible, then escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("octprep.report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = figures.percent
+    environment.filters["heat"] = lambda share: round(share * 10)
+    environment.globals["images_name"] = IMAGES_NAME
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("octprep.report").joinpath("template", name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may load: pictures inside it, its one style sheet and its one script; nothing from anywhere."""
+    return (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    )
+
+
+def _digest(text: str) -> str:
+    """What a content security policy calls an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,210 @@
+"""The pictures of the report: sources as they are, cleaned, and as they were stored, each as JPEG inside a data URI.
+
+What cannot be shown becomes a sentence in its place; no picture ever stops a report.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from octprep import imaging, schema, tfrecord
+from octprep.report.rows import Image, LeftOut
+from octprep.schema import IMAGING_REVISION, Recipe, UnreadableImage
+from octprep.tfrecord import RecordError
+
+LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
+_QUALITY = 70  # of the JPEG
+_MOST_BYTES = 64_000_000  # of a source file that is opened
+_CROP = (0, 176, 255)  # amber, as OpenCV orders it: blue, green, red
+_NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
+
+Gray = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, or in words why there is none."""
+
+    alt: str
+    uri: str = ""  # data:image/jpeg;base64,...
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a record holds of one image."""
+
+    pixels: Gray  # (rows, columns)
+    columns: NDArray[np.float64]  # of the source, for each stored column
+    shift: NDArray[np.float64]  # rows to add in each stored column to come back from the flattened retina
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One scan on its way: the source with its crop, cleaned, as it is stored."""
+
+    source: Picture
+    cleaned: Picture | None
+    stored: Picture
+
+
+class Source:
+    """The folder that the shards were built from, or its absence."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.opened = self.absent = 0  # files so far
+
+    def read(self, path: str, sha256: str) -> Gray | str:
+        """The gray values of a file, or why it cannot be shown. Nothing outside the folder is opened.
+
+        sha256: what the file must have, in hex; "" if it is not known.
+        """
+        if self.folder is None:
+            return _NO_SOURCE
+        try:
+            file = (self.folder / path).resolve(strict=True)
+            if not file.is_relative_to(self.folder.resolve()):
+                return "not shown: it is not inside the source"
+            if not file.is_file():
+                return "not shown: it is not a regular file"
+            if file.stat().st_size > _MOST_BYTES:
+                return "not shown: the file is too large"
+            data = file.read_bytes()
+        except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
+            self.absent += 1
+            return "not shown: the file is not in the source, or cannot be read"
+        self.opened += 1
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            return "not shown: the file in the source is not the one that was built from"
+        try:
+            return imaging.decode(data)
+        except UnreadableImage as error:
+            return f"no picture: {error}"
+
+
+def stored(folder: Path, images: Iterable[Image], recipe: Recipe) -> dict[str, Stored]:
+    """What the shards under a folder hold of some images, by path; those that cannot be read are absent."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        wanted[image.shard].add(image.path)
+    found: dict[str, Stored] = {}
+    for shard, paths in sorted(wanted.items()):
+        try:
+            for data in tfrecord.read(folder / shard):
+                # Most records are not wanted: look for the path among the bytes before parsing any.
+                near = [path for path in paths if path.encode() in data]
+                if near and (path := _text(example := tfrecord.decode(data))) in near:
+                    found[path] = _stored(example, recipe)
+                    paths.discard(path)
+                if not paths:
+                    break
+        except (OSError, RecordError, KeyError, IndexError, TypeError, ValueError, cv2.error):
+            continue  # verify says what is wrong with it
+    return found
+
+
+def steps(source: Source, image: Image, kept: Stored | None, recipe: Recipe, width: int, *, cleaned: bool) -> Steps:
+    """One scan on its way, each picture at most `width` wide."""
+    gray = source.read(image.path, image.sha256)
+    size = f"{image.width} x {image.height} pixels"
+    if isinstance(gray, str):
+        before = Picture(f"Source {gray}")
+        between = Picture(f"Cleaned {gray}")
+    else:
+        before = _picture(
+            f"Source of {image.path}, {size}, its crop framed", _framed(_reduced(gray, width), gray.shape, image, kept)
+        )
+        between = _cleaned(image, gray, recipe, width)
+    if kept is None:
+        after = Picture("Stored pixels not shown: the record cannot be read from its shard")
+    else:
+        rows, columns = kept.pixels.shape
+        after = _picture(f"{image.path} as stored, {columns} x {rows} pixels", _reduced(kept.pixels, width))
+    return Steps(before, between if cleaned else None, after)
+
+
+def thumbnail(source: Source, left: LeftOut) -> Picture:
+    """A file that was left out."""
+    gray = source.read(left.path, left.sha256)
+    if isinstance(gray, str):
+        return Picture(gray)
+    return _picture(f"{left.path}, left out: {left.reason}", _reduced(gray, THUMB))
+
+
+def _cleaned(image: Image, gray: Gray, recipe: Recipe, width: int) -> Picture:
+    if not recipe.clean:
+        return Picture("Not cleaned: the recipe does not ask for it")
+    if recipe.revision != IMAGING_REVISION:
+        return Picture("Cleaned not shown: this version of octprep cleans differently from the one that built")
+    border = imaging.find_border(gray)
+    if border is None:
+        return _picture(f"{image.path}: no fill at the border, nothing to clean", _reduced(gray, width))
+    left, right = border.trim()  # bands at the sides are cut off
+    clean = imaging.clean(gray, border, border.mask())[:, left:right]
+    return _picture(f"{image.path} with the fill at its border painted over", _reduced(clean, width))
+
+
+def _stored(example: Mapping[str, Any], recipe: Recipe) -> Stored:
+    data = example[schema.IMAGE][0]
+    shape = (recipe.height, recipe.width)
+    if len(data) == shape[0] * shape[1]:
+        pixels: Any = np.frombuffer(data, np.uint8).reshape(shape)
+    else:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if pixels is None or pixels.shape != shape:
+        raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
+    affine = example[schema.AFFINE]
+    columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]
+    moved = np.array(example[schema.SHIFT], np.float64) if recipe.flatten else np.zeros(recipe.width)
+    return Stored(pixels, columns, moved)
+
+
+def _text(example: Mapping[str, Any]) -> str:
+    return str(bytes(example[schema.SCAN][0]).decode())
+
+
+def _framed(small: Gray, shape: tuple[int, ...], image: Image, kept: Stored | None) -> Any:
+    """The reduced source in colour with the crop's frame; (rows, columns, 3). Curved where the scan was flattened."""
+    top, bottom, left, right = image.crop
+    scale = small.shape[1] / shape[1]
+    at, moved = np.array([left, right - 1], np.float64), np.zeros(2)
+    if kept is not None and kept.shift.any():
+        inside = (kept.columns >= left) & (kept.columns <= right - 1)
+        at, moved = kept.columns[inside], kept.shift[inside]
+    upper = np.stack([at, np.clip(top + moved, 0, shape[0] - 1)], axis=1)
+    lower = np.stack([at, np.clip(bottom - 1 + moved, 0, shape[0] - 1)], axis=1)[::-1]
+    outline = np.concatenate([upper, lower]) * scale
+    frame = np.clip(np.rint(outline), 1, (small.shape[1] - 2, small.shape[0] - 2)).astype(np.int32)
+    colour = cv2.cvtColor(small, cv2.COLOR_GRAY2BGR)
+    line = 2 if small.shape[1] > SMALL else 1
+    for width, ink in ((line + 2, (0, 0, 0)), (line, _CROP)):
+        cv2.polylines(colour, [frame], isClosed=True, color=ink, thickness=width, lineType=cv2.LINE_AA)
+    return colour
+
+
+def _reduced(gray: Gray, width: int) -> Gray:
+    """At most `width` wide, and at most twice as high."""
+    rows, columns = gray.shape
+    scale = min(width / columns, 2 * width / rows, 1.0)
+    if scale == 1.0:
+        return gray
+    size = (max(round(columns * scale), 1), max(round(rows * scale), 1))
+    return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _picture(alt: str, pixels: Any) -> Picture:
+    data = cv2.imencode(".jpeg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    uri = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return Picture(alt, uri, pixels.shape[1], pixels.shape[0])
