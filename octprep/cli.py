@@ -52,7 +52,7 @@ def build(
         typer.Option(help="oversample (default), undersample or none.", show_default=False),
     ] = None,
     size: Annotated[str, typer.Option(help="Stored image: side of a square, or HxW, in pixels.")] = "224",
-    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}.")] = "median",
+    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}; nlm is slow.")] = "median",
     strength: Annotated[
         float | None,
         typer.Option(

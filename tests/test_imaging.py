@@ -218,6 +218,48 @@ def test_black_wedges_are_painted_over_and_a_dark_choroid_is_not(lean, flip):
     assert imaging.find_border(dim) is None
 
 
+@pytest.mark.parametrize("fill", [0, 255])
+def test_haze_beside_fill_goes_on_beyond_its_edge(fill):
+    gray, _, _ = layered(0, 0)
+    rng = np.random.default_rng(1)
+    gray[:120] = np.clip(36 * rng.gamma(20, 1 / 20, (120, 512)), 0, 255)  # brighter and calmer than the rest
+    wedge = np.arange(496)[:, None] < 50 + 0.06 * np.arange(512)
+    seen = gray.copy()
+    seen[wedge] = fill
+    border = imaging.find_border(seen)
+    cleaned = imaging.clean(seen, border, border.mask())
+    assert abs(cleaned[wedge].mean() - 36) < 2
+    assert 0.7 < cleaned[wedge].std() / gray[:120].std() < 1.4
+    edge = (50 + 0.06 * np.arange(512)).astype(int)
+    above, below = (np.mean([cleaned[edge + k, np.arange(512)] for k in rows]) for rows in ((-4, -3, -2), (8, 9, 10)))
+    assert abs(above - below) < 2
+
+
+def test_what_is_stored_is_cut_from_the_cleaned_scan(phantoms):
+    plain = Recipe(denoise="none")
+    filled = 0
+    for gray, _ in phantoms:
+        border = imaging.find_border(gray)
+        if border is None:
+            continue
+        cut = imaging.clean_and_crop(gray, plain)
+        top, bottom, left, right = cut.crop
+        assert np.array_equal(cut.pixels, imaging.clean(gray, border, border.mask())[top:bottom, left:right])
+        filled += bool(border.mask()[top:bottom, left:right].any())
+    assert filled > 20
+
+
+def test_a_blurred_scan_is_less_sharp_whatever_its_noise(phantoms):
+    clear = [gray for gray, phantom in phantoms if not phantom.border.any()][::3]
+    sharp = [imaging.prepare(gray, Recipe()).sharpness for gray in clear]
+    rng = np.random.default_rng(0)
+    blurred = []
+    for gray in clear:
+        soft = cv2.GaussianBlur(gray, (0, 0), 4) * rng.gamma(16, 1 / 16, gray.shape)
+        blurred.append(imaging.prepare(np.clip(soft, 0, 255).astype(np.uint8), Recipe()).sharpness)
+    assert max(blurred) < min(sharp)
+
+
 def test_a_saturated_retina_behind_a_strip_of_fill_stays():
     gray, _, lower = layered(0, 0)
     gray[int(lower[0]) - 20 : int(lower[0]), :80] = 255
