@@ -281,7 +281,11 @@ def test_black_side_bands_are_cut_off(side):
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize("crop", ["none", "retina"])
 @pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
-@pytest.mark.parametrize("extra", [{}, {"field": 20.0}, {"flatten": True}], ids=["", "field", "flatten"])
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"field": 20.0}, {"flatten": True}, {"flatten": True, "field": 20.0}],
+    ids=["", "field", "flatten", "both"],
+)
 def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
     gray, _, lower = layered(60, 30, width=768)
     recipe = Recipe(height=size[0], width=size[1], denoise="none", crop=crop, clean=False, fit=fit, **extra)

@@ -39,8 +39,8 @@ class Border:
         mask = np.zeros((self.left.size, self.top.size), np.uint8)
         for view, depths in ((mask, self.top), (mask[::-1], self.bottom)):
             deepest = min(int(depths.max(initial=0)), len(view))
-            inwards = np.arange(deepest, dtype=np.int16)[:, None]
-            np.putmask(view[:deepest], inwards < depths.astype(np.int16), 255)
+            inwards = np.arange(deepest, dtype=np.uint16)[:, None]  # a JPEG has at most 65,535 rows
+            np.putmask(view[:deepest], inwards < depths.astype(np.uint16), 255)
         for view, depths in ((mask, self.left), (mask[:, ::-1], self.right)):
             sideways = np.where(depths <= MAX_TRIM * self.top.size, depths, 0)  # longer rows are above or below
             deepest = int(sideways.max(initial=0))
@@ -54,10 +54,16 @@ class Border:
         """
         columns = self.top.size
         most = int(MAX_TRIM * columns)
-        middle = self.left.size // 2
-        usual = (int(np.partition(depth, middle)[middle]) for depth in (self.left, self.right))
-        left, right = (min(depth + RINGING, most) if depth else 0 for depth in usual)
+        left, right = (_median(depth) for depth in (self.left, self.right))
+        if max(left, right) > most:  # most rows are fill from one side to the other: the others tell where a band is
+            left, right = (_median(depth[depth <= most]) for depth in (self.left, self.right))
+        left, right = (min(depth + RINGING, most) if depth else 0 for depth in (left, right))
         return left, columns - right
+
+
+def _median(depth: NDArray[np.int32]) -> int:
+    """The upper median; 0 of nothing."""
+    return int(np.partition(depth, depth.size // 2)[depth.size // 2]) if depth.size else 0
 
 
 def find_border(gray: Gray) -> Border | None:
@@ -124,7 +130,7 @@ def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
 def _run(gray: Gray, low: int, high: int) -> NDArray[np.int32]:
     """How many pixels from the border inwards are all between low and high; gray: (inwards, along)."""
     depth = np.zeros(gray.shape[1], np.int32)
-    # Where samples all the way in are fill, everything is: a side seen through a wedge above or below the scan.
+    # Where samples all the way in are fill, everything is taken to be: a side seen through a wedge above or below.
     samples = gray[:: max(len(gray) // _SAMPLES, 1)]
     through = ((samples >= low) & (samples <= high)).all(axis=0)
     depth[through] = len(gray)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.imaging.border import RINGING, Border, Gray, Mask, dilated
+from octprep.imaging.border import RINGING, WHITE, Border, Gray, Mask, dilated
 
 RINGING_ROWS = 6  # above and below fill a JPEG block's ripples show against the dark
 _TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for
@@ -74,7 +74,8 @@ class Speckle:
 
     def rows(self, first: int, last: int, shape: tuple[int, ...]) -> Gray:
         """Rows first to last of a scan of this shape, full of speckle that is the same for every choice of rows."""
-        places = _scatter(max(last, shape[0]), shape[1], *self.tile.shape)[first:last]
+        # More rows than needed, so that scans of about the same size share them; the first rows are always the same.
+        places = _scatter(-(-max(last, shape[0]) // 512) * 512, shape[1], *self.tile.shape)[first:last]
         speckle = self.tile.ravel().take(places, mode="clip")
         return speckle if self.brighter is None else np.minimum(speckle, 255 - self.brighter) + self.brighter
 
@@ -156,7 +157,10 @@ def _quiet_tile(gray: Gray, mask: Mask | None, *, from_top: bool) -> Gray:
     y, x = start + row * _STEP, column * _STEP
     if mask is not None and mask[y : y + height * _STEP : _STEP, x : x + width * _STEP : _STEP].any():
         return np.zeros(_TILE, np.uint8)  # fill everywhere
-    return gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
+    tile = gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
+    if int(tile.max()) >= WHITE:  # the last pixels of fill that were too few to be found as such
+        tile = np.minimum(tile, np.uint8(np.quantile(tile, 0.95)))
+    return tile
 
 
 def _mirror(painted: Gray, fill: Mask, depth: NDArray[np.int32]) -> None:

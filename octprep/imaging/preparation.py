@@ -34,7 +34,7 @@ class Prepared:
     crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
     confidence: float  # that the crop holds the retina, 0..1
     note: str  # what of the recipe could not be done, or ""
-    mean: float  # gray level of the stored pixels, 0..255
+    mean: float  # gray level of the stored pixels, 0..255; here and below the bars of --fit pad do not count
     deviation: float  # of their gray levels
     sharpness: float  # of their layers: row-to-row change of the smoothed pixels, beside the deviation
 
@@ -148,6 +148,8 @@ def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list
     if degrees < field:
         notes.append(f"field of {degrees:g} degrees where {field:g} were asked")
     aside = max(round(columns * (1 - field / degrees) / 2), 0)
+    if left > aside or right < columns - aside:
+        notes.append("a band at a side leaves less than the field asked")
     return max(left, aside), min(right, columns - aside)
 
 
@@ -177,13 +179,14 @@ def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gr
 
 
 def _describe(pixels: Gray) -> tuple[float, float, float]:
-    """Mean, deviation and sharpness of stored pixels, as Prepared explains them.
+    """Mean, deviation and sharpness of stored pixels, as Prepared explains them; a sharpness of 0 for two rows or one.
 
     Speckle is smoothed away first, so that noise does not pass for sharpness.
     """
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(pixels))
     smooth = cv2.GaussianBlur(pixels, (0, 0), 1.5)
-    change = cv2.norm(smooth[2:], smooth[:-2], cv2.NORM_L2) / math.sqrt(smooth[2:].size)
+    above, below = smooth[:-2], smooth[2:]
+    change = cv2.norm(below, above, cv2.NORM_L2) / math.sqrt(below.size) if below.size else 0.0
     return mean, deviation, float(change / max(deviation, 1e-6))
 
 

@@ -17,6 +17,7 @@ _SHARP = 0.7  # of the sharpest edge in a column is sharp enough
 # counts, as the fit closes in.
 _FITS = ((1, 60), (2, 30), (3, 15), (3, 8))
 _NEAR = 10  # rows of the source within which an edge agrees with the fit
+_MOST = 0.97  # of the columns have their edge no deeper than the retina can end
 _AGREED = 0.6  # of the columns must agree, else the retina ends where the light does, and nothing can be straightened
 
 Gray = NDArray[np.uint8]
@@ -79,7 +80,7 @@ def find_retina(gray: Gray, above: float, below: float, fill: Gray | None = None
     light = np.bincount(labels[mask], weights=smooth[mask] - level, minlength=count)
     joined = (light > 0.05 * light.max()).take(labels)
     covered = joined.any(axis=0)
-    line, agreeing = _lower_edge(small, reach, factor, columns)
+    line, agreeing, found = _lower_edge(small, reach, factor, columns)
     bend: tuple[float, ...] = ()
     at = (np.arange(small.shape[1], dtype=np.float64) + 0.5) * factor - 0.5
     edge = shift(line, at, columns)
@@ -92,7 +93,7 @@ def find_retina(gray: Gray, above: float, below: float, fill: Gray | None = None
         last = float((edge - moved).max())
     else:  # a large lesion, or a choroid as bright as the epithelium
         lowest = (joined.shape[0] - np.argmax(joined[::-1], axis=0)) * factor
-        last = float(np.quantile(lowest[covered], 0.98))
+        last = min(float(np.quantile(lowest[covered], 0.98)), float(np.quantile(found, _MOST)))
     if last <= first:
         return nowhere
     top = math.floor(first - above * (last - first))
@@ -127,13 +128,13 @@ def _lower_quartile(gray: Gray, where: Gray | None = None) -> float:
     return float(np.searchsorted(counts, counts[-1] / 4))
 
 
-def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float]:
-    """The row of the lower edge of the pigment epithelium across the scan, and the fraction of columns that agree.
+def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float, Float]:
+    """The line of the lower edge of the pigment epithelium, the fraction of columns that agree, and each one's edge.
 
     In each column it is the lowest place where the light falls from one stretch of `reach` rows to the next nearly as
     much as it does anywhere: the nerve fibres' edge can be as sharp, but lies higher. A polynomial through these,
     weighted by the root of the fall and robust (Tukey's biweight, closing in while the degree grows), leaves out
-    shadows, lesions and vessels. Returns its coefficients as `shift` takes them, for rows of the source.
+    shadows, lesions and vessels. The line is returned as coefficients for `shift`, for rows of the source.
     """
     means = np.asarray(cv2.blur(small, (5, reach), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE))[:, 1::2]
     # Rows y.. less rows y + reach.., 0 where they rise; a row for each column.
@@ -153,7 +154,14 @@ def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tup
         line = np.linalg.solve(weighted @ powers, weighted @ edge)
         off = np.abs(edge - powers @ line)
         weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
-    return tuple(line.tolist()), np.count_nonzero(off < _NEAR) / off.size
+    return tuple(line.tolist()), _agreement(off < _NEAR), edge
+
+
+def _agreement(agrees: NDArray[np.bool_]) -> float:
+    """The fraction of columns that agree; less where a third of the scan has hardly any: there the line only swings."""
+    third = -(-agrees.size // 3)
+    least = min(np.count_nonzero(agrees[start : start + third]) for start in range(0, agrees.size, third))
+    return float(min(np.count_nonzero(agrees) / agrees.size, 2 * least / third))
 
 
 @lru_cache(maxsize=32)
