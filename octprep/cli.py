@@ -6,17 +6,37 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from octprep.schema import DENOISERS, OctError, SettingError
+from octprep.schema import DENOISERS, REPORT_NAME, OctError, SettingError, StoppedError
 
 if TYPE_CHECKING:
     from octprep.engine import Progress
 
+
+class Interrupted(StoppedError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+class Commands(TyperGroup):
+    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command goes on from here.") from None
+
+
 app = typer.Typer(
     name="octprep",
+    cls=Commands,
     help="Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,13 +59,34 @@ def build(
         typer.Option(
             help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
             "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
-            "kfold: test as in repaired, the rest in folds."
+            "kfold: test as in repaired, the rest in folds. file: as --splits says."
         ),
     ] = "auto",
     fractions: Annotated[str, typer.Option(help="Wanted shares of train, val and test.")] = "0.8,0.1,0.1",
     folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV with the columns split and path or patient, such as an earlier images.csv: who is where.",
+            show_default=False,
+        ),
+    ] = None,
+    near_duplicates: Annotated[
+        str,
+        typer.Option(help="on: scans under different ids that show the same pixels count as one patient's. off: not."),
+    ] = "on",
+    conflicts: Annotated[
+        str,
+        typer.Option(
+            help="Copies of one scan under different classes: drop all, keep one of each class, or stop with an error."
+        ),
+    ] = "drop",
+    max_per_patient: Annotated[
+        int, typer.Option(help="Scans of a patient that training keeps at most, evenly spaced; 0: all.")
+    ] = 0,
     allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Build --split official although patients are on two sides.")
+        bool, typer.Option("--allow-leaks", help="Build splits as given although patients are on two sides.")
     ] = False,
     balance: Annotated[
         str | None,
@@ -80,10 +121,13 @@ def build(
 
     The same command goes on with what an interrupted one left.
     """
-    from octprep import pipeline, tables
+    from octprep import assignment, pipeline, tables
     from octprep.schema import BuildConfig, Recipe
 
     height, width = _parse_size(size)
+    if splits is not None and split not in ("auto", "file"):
+        raise SettingError(f"--splits {splits} says who is where, so --split {split} cannot too; give one of them")
+    assigned = None if splits is None else assignment.load(splits)
     config = BuildConfig(
         recipe=Recipe(
             height=height,
@@ -95,9 +139,13 @@ def build(
             field=field,
             fit=fit,
         ),
-        split=split,
+        split="file" if assigned else split,
         fractions=_parse_fractions(fractions),
         folds=folds,
+        splits_sha256=assigned.sha256 if assigned else "",
+        near_duplicates=_parse_switch("--near-duplicates", near_duplicates),
+        conflicts=conflicts,
+        max_per_patient=max_per_patient,
         allow_leaks=allow_leaks,
         balance=balance or ("none" if split == "kfold" else "oversample"),
         encoding=encoding,
@@ -105,10 +153,13 @@ def build(
         seed=seed,
     )
     with _progress("img") as progress:
-        built = pipeline.build(src, out, config, workers=workers, overwrite=overwrite, progress=progress)
+        built = pipeline.build(
+            src, out, config, assignment=assigned, workers=workers, overwrite=overwrite, progress=progress
+        )
     if not built.fresh:
-        typer.echo(f"{out} is finished already, from this source and with these settings; nothing was done.")
-    typer.echo(tables.built(out, built.manifest))
+        what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
+        typer.echo(f"{out} is finished already, from this source and with these settings; {what}.")
+    typer.echo(tables.built(out, built.manifest, fresh=built.fresh))
 
 
 @app.command()
@@ -134,6 +185,37 @@ def scan(
 
 
 @app.command()
+def audit(
+    src: Src,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write everything to this page as well, with pictures.", show_default=False),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write everything found to this file as well.", show_default=False),
+    ] = None,
+    workers: Workers = None,
+    seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
+) -> None:
+    """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
+    from octprep import tables
+    from octprep.audit import audit as look
+    from octprep.audit import outputs, page
+
+    targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
+    for option, path in targets.items():
+        outputs.check(src, option, path)
+    with _progress("img") as progress:
+        found = look(src, workers=workers, seed=seed, progress=progress)
+    for option, path in targets.items():
+        outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
+    typer.echo(tables.audited(src, found))
+    for path in targets.values():
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
     workers: Workers = None,
@@ -150,6 +232,23 @@ def verify(
 
 
 @app.command()
+def certify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
+    workers: Workers = None,
+) -> None:
+    """Prove the laws from the shards alone, and print one line for a paper; exit code 1 if a law is broken."""
+    from octprep import tables
+    from octprep.verify import verify as prove
+
+    with _progress("rec") as progress:
+        verdict = prove(folder, workers=workers, progress=progress)
+    if verdict.faults:
+        typer.echo(tables.verified(folder, verdict))
+        raise typer.Exit(1)
+    typer.echo(tables.certificate(verdict))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
     src: Annotated[
@@ -160,8 +259,14 @@ def report(
     """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page."""
     from octprep.report import write
 
-    path = write(folder, src)
-    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    written = write(folder, src)
+    typer.echo(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
+    if written.strange:
+        typer.echo(
+            f"octprep: {written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"not those that {folder} was built from; the page says so in their places.",
+            err=True,
+        )
 
 
 @app.command()
@@ -202,9 +307,6 @@ def main() -> None:
     except OctError as error:
         print(f"octprep: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("octprep: interrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -214,6 +316,12 @@ def _parse_size(text: str) -> tuple[int, int]:
             f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
         )
     return int(parts[0]), int(parts[-1])
+
+
+def _parse_switch(option: str, text: str) -> bool:
+    if text not in ("on", "off"):
+        raise SettingError(f"{option} must be on or off; got {text!r}")
+    return text == "on"
 
 
 def _parse_fractions(text: str) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from octprep.patients import Group
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
 from octprep.scan import Rejection
@@ -15,20 +16,23 @@ COLUMNS = (
     "path", "class", "patient", "number", "folder", "bytes", "width", "height", "sha256",
     "border", "crop_top", "crop_bottom", "crop_left", "crop_right", "confidence", "note",
     "mean", "deviation", "sharpness",
-    "split", "shard", "copies", "left_out",
+    "group", "split", "shard", "copies", "left_out",
 )  # fmt: skip
 
 Row = dict[str, str]
 
 
 def table(
-    ready: Iterable[PreparedScan], plans: Mapping[str, Sequence[ShardPlan]], left_out: Iterable[Rejection]
+    ready: Iterable[PreparedScan],
+    groups: Iterable[Group],
+    plans: Mapping[str, Sequence[ShardPlan]],
+    left_out: Iterable[Rejection],
 ) -> bytes:
     """The file's bytes, rows sorted by path.
 
     Sizes and crop in source pixels (the crop's rows as flattened, where that was done), border as a fraction of the
     source, confidence from 0 to 1; mean, deviation and sharpness of the stored pixels, as `octprep.imaging.Prepared`
-    says.
+    says. group is the smallest patient id among those that are taken for one person's.
     """
     places: dict[str, dict[str, int]] = defaultdict(dict)  # path -> shard -> copies in it
     for part in plans.values():
@@ -36,6 +40,7 @@ def table(
             for member, _ in planned.items:
                 where = places[member.path]
                 where[planned.name] = where.get(planned.name, 0) + 1
+    keys = {scan.path: group.key for group in groups for scan in group.scans}
     rows: dict[str, dict[str, object]] = {}
     for item in ready:
         where = places.get(item.scan.path, {})
@@ -60,6 +65,7 @@ def table(
             "mean": item.mean,
             "deviation": item.deviation,
             "sharpness": item.sharpness,
+            "group": keys.get(item.scan.path, ""),
             "split": next(iter(where), "").partition("/")[0],
             "shard": " ".join(where),
             "copies": sum(where.values()),

@@ -1,13 +1,31 @@
-"""Which scans must stay together: the same patient id, or the same bytes under another id."""
+"""Which scans must stay together: the same patient id, or the same content under another id.
+
+Content is the same if the bytes of the files are, or the stored pixels (which are if the decoded ones are); and scans
+under different ids that `octprep.likeness` finds near-identical are taken for one patient's.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from octprep.scan import Rejection, Scan
-from octprep.schema import Leaks
+from octprep.schema import Leaks, SourceError
+
+SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL = "same bytes", "same pixels", "near-identical"
+_MOST = 5  # sets of contradictory files that an error names
+
+
+@dataclass(frozen=True, order=True)
+class Join:
+    """Two scans under different patient ids that are one person's, and why."""
+
+    first: str  # path; the smaller of the two
+    second: str  # path
+    reason: str  # SAME_BYTES, SAME_PIXELS or NEAR_IDENTICAL
+    correlation: float = 1.0  # of their stored pixels, up to 1
 
 
 @dataclass(frozen=True)
@@ -18,10 +36,11 @@ class Group:
     scans: tuple[Scan, ...]  # sorted by path
 
 
-def group(scans: Iterable[Scan]) -> list[Group]:
-    """Join scans that share the bare patient id or the content of the file; sorted by key.
+def group(scans: Iterable[Scan], near: Iterable[Join] = ()) -> list[Group]:
+    """Join scans that share the bare patient id, the content, or a near-identical scan; sorted by key.
 
-    The same id under several classes counts as one patient: whether it is one is not documented, so it is assumed.
+    near: joins found on pixels; those of scans that are not among `scans` are passed over. The same id under several
+    classes counts as one patient: whether it is one is not documented, so it is assumed.
     """
     ordered = sorted(scans)
     parent: dict[str, str] = {}
@@ -33,53 +52,137 @@ def group(scans: Iterable[Scan]) -> list[Group]:
             node = parent[node]
         return node
 
+    owners = {scan.path: f"patient {scan.patient}" for scan in ordered}
     for scan in ordered:
-        parent[find(f"sha256 {scan.sha256}")] = find(f"patient {scan.patient}")
+        for content in contents(scan):
+            parent[find(content)] = find(owners[scan.path])
+    for join in near:
+        if join.first in owners and join.second in owners:
+            parent[find(owners[join.first])] = find(owners[join.second])
     members: dict[str, list[Scan]] = defaultdict(list)
     for scan in ordered:
-        members[find(f"patient {scan.patient}")].append(scan)
+        members[find(owners[scan.path])].append(scan)
     groups = [Group(min(scan.patient for scan in joined), tuple(joined)) for joined in members.values()]
     return sorted(groups, key=lambda joined: joined.key)
 
 
-def settle_duplicates(scans: Iterable[Scan]) -> tuple[list[Scan], list[Rejection]]:
-    """Keep one of the scans with equal bytes, and none where the copies are labelled differently.
+def contents(scan: Scan) -> tuple[str, ...]:
+    """What tells that two scans show the same: the bytes of the file and, where they are known, the stored pixels."""
+    return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels}"] if scan.pixels else []))
+
+
+def same_contents(scans: Iterable[Scan]) -> list[list[Scan]]:
+    """Sets of at least two scans with the same content, whatever they are called; each and all sorted by path."""
+    sets: dict[str, list[Scan]] = {}
+    for scan in sorted(scans):
+        found = [sets[content] for content in contents(scan) if content in sets]
+        home = found[0] if found else []
+        for other in found[1:]:
+            if other is not home:  # the bytes are those of one set, the pixels those of another
+                home += other
+                for content in (content for moved in other for content in contents(moved)):
+                    sets[content] = home
+        home.append(scan)
+        for content in contents(scan):
+            sets[content] = home
+    unique = {id(home): home for home in sets.values() if len(home) > 1}
+    return sorted(sorted(home) for home in unique.values())
+
+
+def joins(scans: Iterable[Scan], near: Iterable[Join] = ()) -> list[Join]:
+    """Every reason but the id for which scans of different ids are one group, sorted; a set of copies is a chain."""
+    found = set(near)
+    for copies in same_contents(scans):
+        for first, second in pairwise(copies):
+            if first.patient != second.patient:
+                reason = SAME_BYTES if first.sha256 == second.sha256 else SAME_PIXELS
+                found.add(Join(first.path, second.path, reason))
+    return sorted(found)
+
+
+def conflicts(scans: Iterable[Scan]) -> list[list[Scan]]:
+    """The sets of scans with the same content under different classes."""
+    return [copies for copies in same_contents(scans) if len({scan.label for scan in copies}) > 1]
+
+
+def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Rejection]]:
+    """Keep one of the scans with the same content, and none where the copies are labelled differently.
 
     A copy in the test folder goes before one in val, that before one in train, so that a published test set stays
-    whole; copies elsewhere do not count against it even under another class.
+    whole; copies elsewhere do not count against it even under another class. on_conflict says what becomes of copies
+    under different classes: `drop` leaves all out, `keep` keeps one of each class, `error` raises SourceError.
     """
-    copies: dict[str, list[Scan]] = defaultdict(list)
-    for scan in sorted(scans, key=lambda scan: (("test", "val", "train", "").index(scan.folder), scan.path)):
-        copies[scan.sha256].append(scan)
+    ordered = sorted(scans)
+    in_sets: dict[str, Sequence[Scan]] = {scan.path: copies for copies in same_contents(ordered) for scan in copies}
     kept: list[Scan] = []
     rejections: list[Rejection] = []
-    for first, *others in copies.values():
-        rivals = (
-            [scan for scan in (first, *others) if scan.folder == first.folder]
-            if first.folder == "test"
-            else [first, *others]
-        )
-        labels = sorted({scan.label for scan in rivals})
-        if len(labels) > 1:
-            reason = f"same bytes under different classes: {' and '.join(labels)}"
-            rejections += [Rejection(scan.path, reason) for scan in (first, *others)]
-        else:
+    contradictory: list[Sequence[Scan]] = []
+    for scan in ordered:
+        copies = in_sets.get(scan.path, (scan,))
+        if scan.path != copies[0].path:
+            continue  # settled with the first of its set
+        first, *others = sorted(copies, key=lambda scan: (("test", "val", "train", "").index(scan.folder), scan.path))
+        rivals = [copy for copy in copies if first.folder != "test" or copy.folder == "test"]
+        labels = sorted({rival.label for rival in rivals})
+        if len(labels) == 1:
             kept.append(first)
-            rejections += [Rejection(scan.path, f"same bytes as another scan: {first.path}") for scan in others]
+            rejections += [_copy(other, first) for other in others]
+            continue
+        contradictory.append(copies)
+        if on_conflict == "keep":
+            firsts = {label: next(copy for copy in (first, *others) if copy.label == label) for label in labels}
+            kept += firsts.values()
+            rejections += [
+                _copy(other, firsts.get(other.label, first))
+                for other in (first, *others)
+                if other not in firsts.values()
+            ]
+        else:
+            reason = f"{_same(first, others[0])} under different classes: {' and '.join(labels)}"
+            rejections += [Rejection(copy.path, reason) for copy in (first, *others)]
+    if contradictory and on_conflict == "error":
+        named = "; ".join(" = ".join(copy.path for copy in copies) for copies in contradictory[:_MOST])
+        raise SourceError(
+            f"{len(contradictory):,} contents stand under different classes: {named}. Correct the source, or let "
+            "--conflicts drop leave such files out, or --conflicts keep keep one of each class."
+        )
     return sorted(kept), sorted(rejections)
 
 
-def find_leaks(splits: Iterable[Sequence[Scan]]) -> Leaks:
-    """Patients and contents that are in more than one of the splits."""
+def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[Join] = ()) -> Leaks:
+    """Patients, contents and near-identical scans that are in more than one of the splits."""
     patients: dict[str, set[int]] = defaultdict(set)
-    contents: dict[str, set[int]] = defaultdict(set)
+    files: dict[str, set[int]] = defaultdict(set)
+    pixels: dict[str, set[int]] = defaultdict(set)
+    side: dict[str, int] = {}
+    bytes_of: dict[str, str] = {}
     for index, members in enumerate(splits):
         for scan in members:
+            side[scan.path] = index
             patients[scan.patient].add(index)
-            contents[scan.sha256].add(index)
+            files[scan.sha256].add(index)
+            if scan.pixels:
+                pixels[scan.pixels].add(index)
+                bytes_of.setdefault(scan.pixels, scan.sha256)
+    same = _parted(files) | {bytes_of[digest] for digest in _parted(pixels)}
     return Leaks(
-        patients=tuple(
-            sorted((key for key, where in patients.items() if len(where) > 1), key=lambda key: (len(key), key))
+        patients=tuple(sorted(_parted(patients), key=lambda key: (len(key), key))),
+        contents=tuple(sorted(same)),
+        near=tuple(
+            (join.first, join.second)
+            for join in sorted(near)
+            if join.first in side and join.second in side and side[join.first] != side[join.second]
         ),
-        contents=tuple(sorted(key for key, where in contents.items() if len(where) > 1)),
     )
+
+
+def _parted(where: Mapping[str, set[int]]) -> set[str]:
+    return {key for key, sides in where.items() if len(sides) > 1}
+
+
+def _copy(copy: Scan, of: Scan) -> Rejection:
+    return Rejection(copy.path, f"{_same(copy, of)} as another scan: {of.path}")
+
+
+def _same(first: Scan, second: Scan) -> str:
+    return SAME_BYTES if first.sha256 == second.sha256 else SAME_PIXELS

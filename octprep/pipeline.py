@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images, imaging, plan, prepared, report, scan, shards, split, workplace
+from octprep import images, imaging, joined, plan, prepared, report, scan, shards, split, workplace
+from octprep.assignment import Assignment
 from octprep.engine import Engine, Progress, silent
+from octprep.patients import Join
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
 from octprep.scan import Rejection, Scan, Source
 from octprep.schema import (
     IMAGES_NAME,
+    JOINS_NAME,
     REPORT_NAME,
     BuildConfig,
     Manifest,
     OutputError,
     Recipe,
+    SettingError,
     Shard,
     SourceError,
     StoppedError,
@@ -38,7 +42,8 @@ class Built:
     """A finished folder of shards."""
 
     manifest: Manifest
-    fresh: bool  # False if everything was there already
+    fresh: bool  # False if everything, but perhaps the report, was there already
+    reported: bool = True  # whether the report was written
 
 
 def build(
@@ -46,12 +51,14 @@ def build(
     out: Path,
     config: BuildConfig,
     *,
+    assignment: Assignment | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Built:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
+    For split `file`, `assignment` is who is where, and the config has its `sha256`.
     What an interrupted build with the same settings left is used. Raises SourceError, OutputError, LeakError or
     SettingError if it cannot be done, and leaves nothing behind then; StoppedError if the machine ended the work, which
     the same call continues.
@@ -61,21 +68,28 @@ def build(
     config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
     done = workplace.finished(out, config, source.listing, overwrite=overwrite)
     if done is not None:
-        return Built(done, fresh=False)
+        missing = not (out / REPORT_NAME).exists()
+        if missing:
+            report.write(out, src)
+        return Built(done, fresh=False, reported=missing)
     imaging.libraries(config.recipe)  # one that is missing is told before anything is read
-    _rehearse(source, config)
+    _rehearse(source, config, assignment)
     try:
         with workplace.claimed(out, config, overwrite=overwrite) as work, Engine(workers) as engine:
             ready, unreadable = _prepare(src, work, source, config, engine, progress)
             if not ready:
                 raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
-            splits = split.split([item.scan for item in ready], config)
+            splits, near = _split(work, ready, config, assignment, progress)
             plans, surplus = _plan(splits, ready, config)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
             written = _write_shards(work, plans, ready, class_names, config.recipe, engine, progress)
             left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
-            table = images.table(ready, plans, left_out)
+            scans = [item.scan for item in ready]
+            table = images.table(ready, splits.groups, plans, left_out)
             write_whole(work / IMAGES_NAME, table)
+            described = [item.descriptor for item in ready] if config.near_duplicates else None
+            joins = joined.all_joins(scans, near, described, config.seed).to_json()
+            write_whole(work / JOINS_NAME, joins)
             manifest = Manifest(
                 class_names=class_names,
                 config=config,
@@ -88,15 +102,51 @@ def build(
                     "left_out": len(left_out),
                 },
                 images_sha256=hashlib.sha256(table).hexdigest(),
+                joins_sha256=hashlib.sha256(joins).hexdigest(),
                 libraries={"octprep": version("octprep"), **imaging.libraries(config.recipe)},
             )
             progress("writing the report", 0, 1)
-            write_whole(work / REPORT_NAME, report.render(work / "shards", manifest, table, report.Source(src)))
+            write_whole(work / REPORT_NAME, report.render(work / "shards", manifest, table, joins, report.Source(src)))
             progress("writing the report", 1, 1)
             workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
         raise _explain(error, out) from error
     return Built(manifest, fresh=True)
+
+
+def _split(
+    work: Path,
+    ready: Sequence[PreparedScan],
+    config: BuildConfig,
+    assignment: Assignment | None,
+    progress: Progress,
+) -> tuple[Splits, list[Join]]:
+    """Who is in which split, and the near-identical scans that were joined for it."""
+    scans = [item.scan for item in ready]
+    if not config.near_duplicates:
+        return split.split(scans, config, assignment=assignment), []
+
+    def near_among(items: Sequence[PreparedScan]) -> list[Join]:
+        return joined.find_near(
+            [item.scan for item in items],
+            [item.descriptor for item in items],
+            lambda i: prepared.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
+        )
+
+    progress("comparing scans", 0, len(ready))
+    near = near_among(ready)
+    while True:
+        splits = split.split(scans, config, near=near, assignment=assignment)
+        kept = {scan.path for members in splits.members.values() for scan in members}
+        if len(kept) == len(ready):
+            break
+        # What is compared with what depends a little on who is there. Whoever checks the shards has these alone.
+        more = set(near_among([item for item in ready if item.scan.path in kept])) - set(near)
+        if not more:
+            break
+        near = sorted({*near, *more})
+    progress("comparing scans", len(ready), len(ready))
+    return splits, near
 
 
 def _keep_apart(src: Path, out: Path) -> None:
@@ -106,13 +156,17 @@ def _keep_apart(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
-def _rehearse(source: Source, config: BuildConfig) -> None:
+def _rehearse(source: Source, config: BuildConfig, assignment: Assignment | None) -> None:
     """Split by the names alone, so that what can never work fails before an hour of reading."""
+    if config.splits_sha256 != (assignment.sha256 if assignment else ""):
+        raise SettingError("the config's splits_sha256 must be the sha256 of the assignment that is given with it")
+    if assignment is not None:
+        assignment.check(source.named)
     pretended = [
         Scan(**vars(named), sha256=hashlib.sha256(named.path.encode()).hexdigest(), height=0, width=0)
         for named in source.named
     ]
-    split.split(pretended, config)
+    split.split(pretended, config, assignment=assignment)
 
 
 def _prepare(

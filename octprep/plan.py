@@ -11,6 +11,7 @@ from octprep.scan import Rejection, Scan
 from octprep.split import rank
 
 MAX_SHARDS = 99_999
+SURPLUS = "its class has more scans than the smallest (--balance undersample)"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def plan_split(
             [scan for column in columns for scan in column[shard * quota : (shard + 1) * quota]]
             for shard in range(shards)
         ]
-        reason = "its class has more scans than the smallest (--balance undersample)"
-        rejections = [Rejection(scan.path, reason) for column in columns for scan in column[shards * quota :]]
+        rejections = [Rejection(scan.path, SURPLUS) for column in columns for scan in column[shards * quota :]]
     else:
         most = max(map(len, columns))
         shards = _shard_count(most * len(columns), record_bytes, shard_bytes, most)

@@ -7,6 +7,8 @@ its shard is written. A batch whose receipt fits its files, the recipe and the e
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,11 +20,15 @@ from typing import Any
 import cv2
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
-from octprep import imaging
+from octprep import imaging, likeness
 from octprep.scan import Named, Rejection, Scan, read
 from octprep.schema import Recipe, write_whole
 
+Gray = NDArray[np.uint8]
+
+MOST_FILL = 0.9  # fraction of a scan that may be fill, else there is no scan left
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 
 
@@ -40,10 +46,16 @@ class PreparedScan:
     mean: float  # gray level of the stored pixels
     deviation: float  # of their gray levels
     sharpness: float  # of their layers
+    likeness: str  # `likeness.describe` of them, in base 64
     file: str  # of the batch, within the work folder
     offset: int
     length: int  # bytes
     crc: int  # CRC-32C of the bytes
+
+    @property
+    def descriptor(self) -> bytes:
+        """What `likeness.describe` said of the stored pixels."""
+        return base64.b64decode(self.likeness)
 
 
 @dataclass(frozen=True)
@@ -88,10 +100,15 @@ def prepare_batch(task: BatchTask) -> str:
                         found.append(rejection)
                     case scan, gray:
                         ready = imaging.prepare(gray, task.recipe)
+                        if ready.border > MOST_FILL:
+                            reason = f"nothing but fill: {ready.border:.0%} of it is white or black from the border on"
+                            found.append(Rejection(named.path, reason))
+                            continue
                         data = encode_pixels(ready.pixels, task.encoding)
+                        digest = hashlib.sha256(ready.pixels.tobytes()).hexdigest()
                         found.append(
                             PreparedScan(
-                                scan=scan,
+                                scan=dataclasses.replace(scan, pixels=digest),
                                 affine=ready.affine,
                                 border=round(ready.border, 6),
                                 bend=ready.bend,
@@ -101,6 +118,7 @@ def prepare_batch(task: BatchTask) -> str:
                                 mean=round(ready.mean, 2),
                                 deviation=round(ready.deviation, 2),
                                 sharpness=round(ready.sharpness, 4),
+                                likeness=base64.b64encode(likeness.describe(ready.pixels)).decode(),
                                 file=pixels.name,
                                 offset=file.tell(),
                                 length=len(data),
@@ -122,7 +140,17 @@ def results(folder: Path, name: str) -> list[PreparedScan | Rejection]:
     return [_row(row) for row in json.loads((folder / f"{name}.json").read_bytes())["rows"]]
 
 
-def encode_pixels(pixels: np.ndarray[Any, np.dtype[np.uint8]], encoding: str) -> bytes:
+def stored_pixels(folder: Path, item: PreparedScan, recipe: Recipe, encoding: str) -> Gray:
+    """The pixels that wait for a scan's record, (height, width) uint8."""
+    with (folder / item.file).open("rb") as file:
+        file.seek(item.offset)
+        data = np.frombuffer(file.read(item.length), np.uint8)
+    if encoding == "png":
+        data = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
+    return data.reshape(recipe.height, recipe.width)
+
+
+def encode_pixels(pixels: Gray, encoding: str) -> bytes:
     """(rows, columns) uint8 as the record's image bytes: row by row, or as a PNG."""
     if encoding == "raw":
         return pixels.tobytes()

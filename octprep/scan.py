@@ -65,6 +65,7 @@ class Scan(Named):
     sha256: str  # of the file, hex
     height: int  # pixels
     width: int  # pixels
+    pixels: str = ""  # SHA-256 of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,24 @@ class Source:
         return len(self.named) + len(self.rejections)
 
 
+def folder_fault(path: Path) -> str | None:
+    """Why a path cannot be used as a folder, such as `does not exist`; None if it can, as far as may be seen."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror or error})"
+    return None if stat.S_ISDIR(mode) else "is a file"
+
+
 def find(src: Path) -> Source:
     """List a source folder and read the names; no file is opened.
 
     Raises SourceError if there is no such folder, it is empty, it has no class folders, or several data sets.
     """
-    if not src.is_dir():
-        what = "is a file" if src.exists() else "does not exist"
-        raise SourceError(f"--src {src} {what}; give the folder that holds train/ and test/, or the class folders.")
+    if fault := folder_fault(src):
+        raise SourceError(f"--src {src} {fault}; give the folder that holds train/ and test/, or the class folders.")
     files, rejections = _walk(src)
     if not files and not rejections:
         raise SourceError(f"--src {src} is empty; give the folder that holds train/ and test/, or the class folders.")

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.csv"
+JOINS_NAME = "joins.json"
 REPORT_NAME = "report.html"
 
 # What one prepared image depends on besides the recipe: raise it whenever octprep.imaging would give other pixels.
@@ -45,7 +46,8 @@ FITS = ("stretch", "pad")
 FIELDS: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
 
 ENCODINGS = ("raw", "png")
-STRATEGIES = ("auto", "repaired", "official", "grouped", "kfold")
+STRATEGIES = ("auto", "repaired", "official", "grouped", "kfold", "file")
+CONFLICTS = ("drop", "keep", "error")
 BALANCES = ("oversample", "undersample", "none")
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
@@ -170,7 +172,11 @@ class BuildConfig:
     split: str = "auto"  # resolved to one of the others before it is written into a manifest
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, val, test; only ratios matter
     folds: int = 5  # for split kfold
-    allow_leaks: bool = False  # for split official: build although a patient is on two sides, and say so for ever
+    splits_sha256: str = ""  # for split file: of who is where (octprep.assignment), hex
+    max_per_patient: int = 0  # scans of a patient that train and folds keep at most; 0: all
+    allow_leaks: bool = False  # for splits as given: build although a patient is on two sides, and say so for ever
+    near_duplicates: bool = True  # scans under different ids that show the same pixels are one patient's
+    conflicts: str = "drop"  # what becomes of copies under different classes: left out, one of each kept, or refused
     balance: str = "oversample"
     encoding: str = "raw"
     shard_mb: float = 128.0  # wanted size of one shard, megabytes of 10**6 bytes
@@ -179,6 +185,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         choose("split", self.split, STRATEGIES)
         choose("balance", self.balance, BALANCES)
+        choose("conflicts", self.conflicts, CONFLICTS)
         choose("encoding", self.encoding, ENCODINGS)
         good = len(self.fractions) == 3 and all(math.isfinite(f) and f > 0 for f in self.fractions)
         if not good:
@@ -192,10 +199,19 @@ class BuildConfig:
             raise SettingError(f"shard-mb must be above 0; got {self.shard_mb:g}")
         if not 0 <= self.seed < 2**63:
             raise SettingError(f"seed must be between 0 and 2**63 - 1; got {self.seed}")
-        if self.allow_leaks and self.split != "official":
+        if not 0 <= self.max_per_patient < 2**31:
             raise SettingError(
-                f"allow-leaks is for --split official, which takes the folders as they are; split is {self.split!r} "
-                "and lets no patient leak"
+                f"max-per-patient must be a number of scans, or 0 to keep all; got {self.max_per_patient}"
+            )
+        if (self.split == "file") != bool(self.splits_sha256):
+            raise SettingError(
+                "--split file takes who is where from --splits FILE, and no other split does; "
+                f"got split {self.split!r} {'with' if self.splits_sha256 else 'without'} such a file"
+            )
+        if self.allow_leaks and self.split not in ("official", "file"):
+            raise SettingError(
+                "allow-leaks is for --split official, which takes the folders as they are, and for --splits FILE; "
+                f"split is {self.split!r} and lets no patient leak"
             )
         if self.split == "kfold" and self.balance != "none":
             raise SettingError(
@@ -226,9 +242,10 @@ class Leaks:
 
     patients: tuple[str, ...] = ()  # bare ids
     contents: tuple[str, ...] = ()  # SHA-256 of source files, hex
+    near: tuple[tuple[str, str], ...] = ()  # paths of near-identical scans under different patient ids
 
     def __bool__(self) -> bool:
-        return bool(self.patients or self.contents)
+        return bool(self.patients or self.contents or self.near)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +262,7 @@ class Manifest:
     leaks: Leaks
     source: Mapping[str, Any]  # listing: SHA-256 over paths and sizes; found, kept, left_out: numbers of files
     images_sha256: str  # of images.csv, hex
+    joins_sha256: str  # of joins.json, hex
     libraries: Mapping[str, str]  # name -> version of what made the pixels
     format_version: int = FORMAT_VERSION
     untouched: bool = field(default=True, compare=False, repr=False)  # False: loaded, and its digest did not match
@@ -290,7 +308,7 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing = f"has no {MANIFEST_NAME}, so it is no finished folder of shards"
             what = missing if folder.is_dir() else "is not a folder"
             raise ManifestError(f"{folder} {what}. Make one with `octprep build --src DIR --out {folder}`.") from None
@@ -318,7 +336,7 @@ class Manifest:
                         name: tuple(Shard(**{**shard, "per_class": tuple(shard["per_class"])}) for shard in shards)
                         for name, shards in raw["splits"].items()
                     },
-                    "leaks": Leaks(**{key: tuple(value) for key, value in raw["leaks"].items()}),
+                    "leaks": Leaks(**{key: tuple(map(_tuple, value)) for key, value in raw["leaks"].items()}),
                 }
             )
             good = manifest.digest == raw["digest"]
@@ -351,6 +369,11 @@ class Manifest:
                         f"{folder / shard.name} {fault}, so {folder} is not what was built. "
                         "Copy the folder again or rebuild it with `octprep build --overwrite`."
                     )
+
+
+def _tuple(value: Any) -> Any:
+    """What JSON made a list of."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def file_fault(path: Path, shard: Shard) -> str | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from octprep.patients import Group, find_leaks, group, settle_duplicates
+import numpy as np
+
+from octprep import dealing
+from octprep.assignment import Assignment
+from octprep.patients import Group, Join, find_leaks, group, settle_duplicates
 from octprep.scan import Named, Rejection, Scan
 from octprep.schema import SPLIT_FOLDERS, BuildConfig, LeakError, Leaks, SourceError
 
@@ -19,6 +23,17 @@ class Splits:
     members: Mapping[str, tuple[Scan, ...]]  # by split name; each sorted by path
     rejections: tuple[Rejection, ...]  # readable scans that no split takes
     leaks: Leaks
+    groups: tuple[Group, ...]  # of the scans that stay together, with those left out where that joined them
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a class's share in a split is from the wanted one."""
+
+    split: str
+    label: str
+    share: float  # of the class's scans that were dealt, 0..1
+    wanted: float  # 0..1
 
 
 def rank(key: str, seed: int) -> bytes:
@@ -33,37 +48,89 @@ def resolve(strategy: str, scans: Iterable[Named]) -> str:
     return "repaired" if any(scan.folder == "test" for scan in scans) else "grouped"
 
 
-def split(scans: Sequence[Scan], config: BuildConfig) -> Splits:
+def split(
+    scans: Sequence[Scan], config: BuildConfig, *, near: Sequence[Join] = (), assignment: Assignment | None = None
+) -> Splits:
     """Put every scan in a split, or leave it out with a reason.
 
-    `config.split` must be resolved. Raises LeakError for `official` folders that part a patient, unless the config
+    `config.split` must be resolved; `near` joins scans of different ids into one patient; `assignment` says who is
+    where for split `file`. Raises LeakError for `official` folders or a `file` that part a patient, unless the config
     allows leaks, and SourceError if a split would lack a class.
     """
-    if config.split == "official":
-        return _official(scans, allow_leaks=config.allow_leaks)
-    kept, rejections = settle_duplicates(scans)
-    train, val, test = config.fractions
-    if config.split == "grouped":
-        wanted = {"train": train, "val": val, "test": test}
-        members = deal(group(kept), wanted, config.seed)
+    if config.split in ("official", "file"):
+        parts, rejections = _by_file(scans, assignment) if config.split == "file" else _by_folder(scans)
+        leaks = find_leaks(list(parts.values()), near)
+        if leaks and not config.allow_leaks:
+            raise LeakError(_leak(config.split, leaks))
+        _check_given(config.split, parts)
+        groups = group((scan for part in parts.values() for scan in part), near)
     else:
-        held_out, rest, left_out = _hold_out_test(kept, config)
+        # Grouped before copies are dropped: a copy under another id joins two patients also where it is left out.
+        groups = group(scans, near)
+        kept, rejections = settle_duplicates(scans, config.conflicts)
+        parts, left_out = _dealt(_only(kept, groups), config)
         rejections += left_out
-        if config.split == "repaired":
-            wanted = {"train": train, "val": val}
-        else:
-            wanted = {f"fold{fold}": 1.0 for fold in range(config.folds)}
-        labels = {scan.label for scan in kept}
-        _check_classes(held_out, rest, wanted, labels)
-        members = {**deal(rest, wanted, config.seed), "test": held_out}
-    return Splits(
-        {name: tuple(sorted(part)) for name, part in members.items()},
-        tuple(sorted(rejections)),
-        find_leaks(list(members.values())),
-    )
+    members: dict[str, tuple[Scan, ...]] = {}
+    for name, part in parts.items():
+        # The cap keeps one patient from being learnt by heart; val and test are for judging, on every scan there is.
+        most = 0 if name in ("val", "test") else config.max_per_patient
+        thinned = thin(part, most)
+        reason = f"beyond --max-per-patient {most} of its patient"
+        kept_paths = {scan.path for scan in thinned}
+        rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in kept_paths]
+        members[name] = tuple(sorted(thinned, key=lambda scan: scan.path))
+    leaks = find_leaks(list(members.values()), near)
+    return Splits(members, tuple(sorted(rejections)), leaks, tuple(groups))
 
 
-def _official(scans: Sequence[Scan], *, allow_leaks: bool) -> Splits:
+def _only(kept: Iterable[Scan], groups: Iterable[Group]) -> list[Group]:
+    """The groups without the scans that are not kept; none without any."""
+    paths = {scan.path for scan in kept}
+    found = [Group(one.key, tuple(scan for scan in one.scans if scan.path in paths)) for one in groups]
+    return [one for one in found if one.scans]
+
+
+def thin(scans: Sequence[Scan], most: int) -> Sequence[Scan]:
+    """At most so many scans of every patient, evenly spaced over the image numbers of each class; 0: all of them.
+
+    A patient's classes share the number in proportion to their scans, each with one at least while it lasts, the class
+    with the fewest first: see `capped`.
+    """
+    patients: dict[str, list[Scan]] = defaultdict(list)
+    if not most:
+        return scans
+    for scan in scans:
+        patients[scan.patient].append(scan)
+    return [scan for members in patients.values() for scan in _thin_one(members, most)]
+
+
+def capped(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """How many of a patient's scans of each class are kept if there may be at most so many; 0: all."""
+    total = sum(counts.values())
+    if not most or total <= most:
+        return dict(counts)
+    labels = sorted(counts, key=lambda label: (counts[label], label))[:most]
+    spare = most - len(labels)
+    beyond_one = max(1, total - len(counts))
+    shares = {label: divmod(spare * (counts[label] - 1), beyond_one) for label in labels}
+    left = spare - sum(whole for whole, _ in shares.values())
+    more = set(sorted(labels, key=lambda label: (-shares[label][1], label))[:left])
+    return {label: 1 + shares[label][0] + (label in more) for label in labels}
+
+
+def _thin_one(scans: Sequence[Scan], most: int) -> Sequence[Scan]:
+    columns: dict[str, list[Scan]] = defaultdict(list)
+    for scan in sorted(scans, key=lambda scan: (scan.number, scan.path)):
+        columns[scan.label].append(scan)
+    kept = capped({label: len(column) for label, column in columns.items()}, most)
+    return [
+        columns[label][(2 * i + 1) * len(columns[label]) // (2 * number)]
+        for label, number in kept.items()
+        for i in range(number)
+    ]
+
+
+def _by_folder(scans: Sequence[Scan]) -> tuple[dict[str, list[Scan]], list[Rejection]]:
     """The folders as they are."""
     folders = [name for name in SPLIT_FOLDERS if any(scan.folder == name for scan in scans)]
     if "train" not in folders or "test" not in folders:
@@ -71,126 +138,175 @@ def _official(scans: Sequence[Scan], *, allow_leaks: bool) -> Splits:
             f"--split official takes the folders train and test as they are, but the source has "
             f"{' and '.join(folders) or 'only class folders'}; use --split grouped."
         )
-    members = {name: tuple(sorted(scan for scan in scans if scan.folder == name)) for name in folders}
-    stray = [Rejection(scan.path, "not in train, val or test") for scan in scans if scan.folder not in folders]
-    leaks = find_leaks(list(members.values()))
-    if leaks and not allow_leaks:
-        people = f"patient{'s' * (len(leaks.patients) != 1)} {_listed(leaks.patients)}" if leaks.patients else ""
-        contents = f"{len(leaks.contents):,} file content{'s' * (len(leaks.contents) != 1)}" if leaks.contents else ""
-        raise LeakError(
-            f"--split official would leak: {' and '.join(filter(None, (people, contents)))} "
-            "stand in more than one of the source's folders. Use --split repaired, which keeps the test folder and "
-            "leaves its patients out of training, or --allow-leaks to build it all the same."
+    parts = {name: [scan for scan in scans if scan.folder == name] for name in folders}
+    return parts, [Rejection(scan.path, "not in train, val or test") for scan in scans if scan.folder not in folders]
+
+
+def _by_file(scans: Sequence[Scan], assignment: Assignment | None) -> tuple[dict[str, list[Scan]], list[Rejection]]:
+    """Every scan where the file puts it."""
+    assert assignment is not None, "split file comes with an assignment"
+    places = [(assignment.split_of(scan), scan) for scan in scans]
+    parts = {name: [scan for place, scan in places if place == name] for name in SPLIT_FOLDERS}
+    missing = [name for name in ("train", "test") if not parts[name]]
+    if missing:
+        raise SourceError(f"--splits puts no readable scan in {' nor in '.join(missing)}; it must fill train and test.")
+    left_out = [Rejection(scan.path, "not named in the file of --splits") for place, scan in places if not place]
+    return {name: part for name, part in parts.items() if part}, left_out
+
+
+def _leak(strategy: str, leaks: Leaks) -> str:
+    found = []
+    if leaks.patients:
+        found.append(f"patient{'s' * (len(leaks.patients) != 1)} {_listed(leaks.patients)}")
+    if leaks.contents:
+        found.append(f"{len(leaks.contents):,} file content{'s' * (len(leaks.contents) != 1)}")
+    if leaks.near:
+        pairs = _listed([" = ".join(pair) for pair in leaks.near], 5)
+        found.append(f"{len(leaks.near):,} near-identical pair{'s' * (len(leaks.near) != 1)} ({pairs})")
+    told = " and ".join(found)
+    if strategy == "file":
+        return (
+            f"--splits would leak: {told} stand in more than one split of the file. Correct the file, or use "
+            "--allow-leaks to build it all the same."
         )
-    return Splits(members, tuple(sorted(stray)), leaks)
+    return (
+        f"--split official would leak: {told} stand in more than one of the source's folders. Use --split repaired, "
+        "which keeps the test folder and leaves its patients out of training, or --allow-leaks to build it all the "
+        "same."
+    )
 
 
-def _hold_out_test(scans: Sequence[Scan], config: BuildConfig) -> tuple[list[Scan], list[Group], list[Rejection]]:
+def _check_given(strategy: str, parts: Mapping[str, Sequence[Scan]]) -> None:
+    """Raise SourceError for a class that train or test as given has nothing of.
+
+    A given val may lack one, as the published archives' small ones may: nothing is learnt from it or said about it.
+    """
+    labels = {name: {scan.label for scan in part} for name, part in parts.items()}
+    for label in sorted(set().union(*labels.values())):
+        lacking = [name for name in ("train", "test") if label not in labels[name]]
+        if lacking:
+            option = "--splits" if strategy == "file" else "--split official"
+            raise SourceError(
+                f"{option} leaves {_listed(lacking)} without a scan of {label}; each needs at least 1 patient of "
+                f"{label}. Add them, take {label} out of --src, or let --split grouped deal all patients anew."
+            )
+
+
+def _dealt(groups: Sequence[Group], config: BuildConfig) -> tuple[dict[str, list[Scan]], list[Rejection]]:
+    """The scans of every split, dealt by groups, and those left out because their patient is in the test folder."""
+    given = any(scan.folder == "test" for joined in groups for scan in joined.scans)
+    if config.split == "repaired" and not given:
+        raise SourceError("--split repaired keeps the source's test folder, but it has none; use --split grouped.")
+    deals = wanted_shares(config, test_given=given)
+    held_out: list[Scan] = []
+    left_out: list[Rejection] = []
+    if config.split != "grouped" and given:
+        held_out, free, left_out = _hold_out_test(groups)
+        _check_classes(held_out, free, deals[0], {scan.label for joined in groups for scan in joined.scans})
+    else:
+        free = list(groups)
+    dealt: dict[str, list[Group]] = {}
+    for wanted in deals:
+        dealt |= deal(free, wanted, config.seed, config.max_per_patient)
+        free = dealt.pop("rest", [])
+    parts = {name: [scan for joined in part for scan in joined.scans] for name, part in dealt.items()}
+    if held_out:
+        parts["test"] = held_out
+    return {name: parts[name] for name in sorted(parts, key=lambda name: name == "test")}, left_out
+
+
+def _hold_out_test(groups: Sequence[Group]) -> tuple[list[Scan], list[Group], list[Rejection]]:
     """The test scans, the groups that are free for training, and the scans left out for their patient's sake."""
-    groups = group(scans)
-    if not any(scan.folder == "test" for scan in scans):
-        if config.split == "repaired":
-            raise SourceError("--split repaired keeps the source's test folder, but it has none; use --split grouped.")
-        train, val, test = config.fractions
-        dealt = deal(groups, {"rest": train + val, "test": test}, config.seed)
-        return dealt["test"], group(dealt["rest"]), []
-    tested = [joined for joined in groups if any(scan.folder == "test" for scan in joined.scans)]
-    held_out = [scan for joined in tested for scan in joined.scans if scan.folder == "test"]
-    left_out = [
-        Rejection(scan.path, "its patient is in the test set")
-        for joined in tested
-        for scan in joined.scans
-        if scan.folder != "test"
+    held_out: list[Scan] = []
+    free: list[Group] = []
+    left_out: list[Rejection] = []
+    for joined in groups:
+        tested = [scan for scan in joined.scans if scan.folder == "test"]
+        if not tested:
+            free.append(joined)
+            continue
+        held_out += tested
+        people = {scan.patient for scan in tested}
+        left_out += [
+            Rejection(scan.path, "its patient is in the test set")
+            if scan.patient in people
+            else Rejection(scan.path, f"joined with a patient of the test set: {_listed(sorted(people))}")
+            for scan in joined.scans
+            if scan.folder != "test"
+        ]
+    return held_out, free, left_out
+
+
+def wanted_shares(config: BuildConfig, *, test_given: bool) -> list[dict[str, float]]:
+    """What is dealt, in turn, each time by which shares; `rest`, where it occurs, is dealt next into the folds.
+
+    Empty for `official` and `file`, which take splits as given.
+    """
+    train, val, test = config.fractions
+    folds = {f"fold{fold}": 1 / config.folds for fold in range(config.folds)}
+    deals: dict[str, list[dict[str, float]]] = {
+        "grouped": [{"train": train, "val": val, "test": test}],
+        "repaired": [{"train": train, "val": val}],
+        "kfold": [folds] if test_given else [{"rest": train + val, "test": test}, folds],
+    }
+    return [
+        {name: fraction / sum(wanted.values()) for name, fraction in wanted.items()}
+        for wanted in deals.get(config.split, [])
     ]
-    keys = {joined.key for joined in tested}
-    return held_out, [joined for joined in groups if joined.key not in keys], left_out
 
 
-def deal(groups: Sequence[Group], wanted: Mapping[str, float], seed: int) -> dict[str, list[Scan]]:
-    """Assign whole groups to splits so that every class's share in every split is near the wanted fraction.
+def deal(groups: Sequence[Group], wanted: Mapping[str, float], seed: int, most: int = 0) -> dict[str, list[Group]]:
+    """Assign whole groups to splits so that every class's share in every split is as near to the wanted one as can be.
 
-    The largest groups go first, each to the split where the sum over classes and splits of the squared deviation from
-    the wanted share becomes least; ties are broken by a keyed digest. Then every split that lacks a class takes the
-    cheapest group that has it, and single groups move as long as that brings the shares nearer.
+    wanted: a number above 0 for each split; only ratios matter.
+
+    The rule is that of `octprep.dealing.assign`: a home drawn from the seed and the group's key, and then as few moves
+    and swaps as bring the sum of squared deviations down, never ending further than StratifiedGroupKFold would. As
+    homes do not depend on who else is there, a newcomer moves hardly anybody; a group only gets another home if its key
+    changes, that is if a newcomer with a smaller id joins it. Splits come in the order of `wanted`.
+
+    most: with a cap on the scans of a patient, shares are judged with nobody at more than that. Otherwise a patient of
+    225 scans, of which training keeps 20, would take the place of many others there; and val or test, which keep all
+    225, would be thought full with that one patient.
 
     Raises SourceError if a class has too few patients for every split to have one.
     """
-    total = sum(wanted.values())
-    table = _Table(groups, {name: fraction / total for name, fraction in wanted.items()})
-    order = sorted(range(len(groups)), key=lambda i: (-table.weight(i), rank(groups[i].key, seed)))
-    for i in order:
-        table.put(i, min(wanted, key=lambda name: table.cost_of_adding(i, name)))
-    _give_every_split_every_class(table, order)
-    for _ in range(20):
-        moved = [i for i in order if table.improve(i)]
-        if not moved:
-            break
-    return {name: [scan for i in order if table.place[i] == name for scan in groups[i].scans] for name in wanted}
+    labels = sorted({scan.label for joined in groups for scan in joined.scans})
+    index = {label: place for place, label in enumerate(labels)}
+    counts = np.zeros((len(groups), len(labels)), dtype=np.int64)
+    for row, joined in enumerate(groups):
+        for scan in thin(joined.scans, most):
+            counts[row, index[scan.label]] += 1
+    salt = " ".join(wanted)  # so that dealing the rest on does not find all homes on one side
+    digests = [rank(f"{salt} {joined.key}", seed) for joined in groups]
+    for label, patients in zip(labels, (counts > 0).sum(axis=0).tolist(), strict=True):
+        if not patients:
+            raise SourceError(_too_few(label, 0, wanted, len(wanted), most))
+    fractions = [fraction / sum(wanted.values()) for fraction in wanted.values()]
+    try:
+        places = dealing.assign(counts, digests, fractions).tolist()
+    except dealing.CannotCover as error:
+        patients = int((counts[:, error.label] > 0).sum())
+        raise SourceError(_too_few(labels[error.label], patients, wanted, error.more, most)) from None
+    dealt: dict[str, list[Group]] = {name: [] for name in wanted}
+    names = list(wanted)
+    for joined, place in zip(groups, places, strict=True):
+        dealt[names[place]].append(joined)
+    return dealt
 
 
-class _Table:
-    """Shares of each class in each split while groups are being placed."""
+def furthest(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, float]) -> Deviation:
+    """Of all classes and splits, the one whose share is furthest from the wanted one.
 
-    def __init__(self, groups: Sequence[Group], wanted: Mapping[str, float]) -> None:
-        self.wanted = wanted
-        self.counts = [Counter(scan.label for scan in joined.scans) for joined in groups]
-        self.total: Counter[str] = sum(self.counts, Counter())
-        self.share = {name: dict.fromkeys(self.total, 0.0) for name in wanted}
-        self.holders = {name: dict.fromkeys(self.total, 0) for name in wanted}  # groups of a class in a split
-        self.place: dict[int, str] = {}
-
-    def weight(self, i: int) -> float:
-        """The largest share of any class that a group holds."""
-        return max(number / self.total[label] for label, number in self.counts[i].items())
-
-    def cost_of_adding(self, i: int, name: str, sign: int = 1) -> float:
-        """How the sum of squared deviations changes if the group joins a split (sign 1) or leaves it (sign -1)."""
-        cost = 0.0
-        for label, number in self.counts[i].items():
-            step = sign * number / self.total[label]
-            cost += step * (2 * (self.share[name][label] - self.wanted[name]) + step)
-        return cost
-
-    def put(self, i: int, name: str) -> None:
-        """Place a group, or move it."""
-        for split_name, sign in ((self.place.get(i), -1), (name, 1)):
-            if split_name is not None:
-                for label, number in self.counts[i].items():
-                    self.share[split_name][label] += sign * number / self.total[label]
-                    self.holders[split_name][label] += sign
-        self.place[i] = name
-
-    def may_leave(self, i: int) -> bool:
-        """Whether the group's split keeps every class without it."""
-        return all(self.holders[self.place[i]][label] > 1 for label in self.counts[i])
-
-    def improve(self, i: int) -> bool:
-        """Move a group to the split where the cost becomes least, if that is elsewhere."""
-        if not self.may_leave(i):
-            return False
-        home = self.place[i]
-        leaving = self.cost_of_adding(i, home, -1)
-        costs = {name: leaving + self.cost_of_adding(i, name) for name in self.wanted if name != home}
-        best = min(costs, key=lambda name: costs[name], default=home)
-        if best == home or costs[best] > -1e-12:
-            return False
-        self.put(i, best)
-        return True
-
-
-def _give_every_split_every_class(table: _Table, order: Sequence[int]) -> None:
-    for label in sorted(table.total, key=lambda label: sum(label in counts for counts in table.counts)):
-        for name in table.wanted:
-            if table.holders[name][label]:
-                continue
-            free = [i for i in order if label in table.counts[i] and table.may_leave(i)]
-            if not free:
-                patients = sum(label in counts for counts in table.counts)
-                raise SourceError(_too_few(label, patients, table.wanted))
-            table.put(
-                min(free, key=lambda i: table.cost_of_adding(i, table.place[i], -1) + table.cost_of_adding(i, name)),
-                name,
-            )
+    held: scans by split and class; wanted: a fraction for each of these splits, all adding up to 1.
+    """
+    total = sum((Counter(held[name]) for name in wanted), Counter())
+    deviations = [
+        Deviation(name, label, held[name].get(label, 0) / number, fraction)
+        for name, fraction in wanted.items()
+        for label, number in sorted(total.items())
+    ]
+    return max(deviations, key=lambda one: abs(one.share - one.wanted))
 
 
 def _check_classes(
@@ -206,15 +322,17 @@ def _check_classes(
                 f"test/{label}, or use --split grouped to deal all patients anew."
             )
         if not left[label]:
-            raise SourceError(_too_few(label, 0, wanted))
+            raise SourceError(_too_few(label, 0, wanted, len(wanted)))
 
 
-def _too_few(label: str, patients: int, wanted: Mapping[str, float]) -> str:
-    return (
-        f"class {label} has {patients} patient{'s' * (patients != 1)} to share among {_listed(list(wanted))}; "
-        f"at least {len(wanted)} are needed who are not another class's only ones. Add patients, or take the class "
-        "out of --src."
-    )
+def _too_few(label: str, patients: int, wanted: Mapping[str, float], more: int, most: int = 0) -> str:
+    found = f"class {label} has {patients} patient{'s' * (patients != 1)} to share among {_listed(list(wanted))}"
+    found += f" (counting {most} scan{'s' * (most != 1)} of each, as --max-per-patient says)" if most else ""
+    if patients < len(wanted):
+        found += f"; at least {len(wanted)} are needed"
+    else:
+        found += ", but with the other classes that they have too they cannot give each of them every class"
+    return f"{found}. Add {more} or more patients who have {label} alone, or take the class out of --src."
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

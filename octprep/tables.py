@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from octprep import images
+from octprep.audit import Audit, words
+from octprep.joined import Joins
+from octprep.plan import SURPLUS
+from octprep.report.text import visible
 from octprep.scan import MACOS, kind
-from octprep.schema import IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, ManifestError
+from octprep.schema import (
+    IMAGES_NAME,
+    JOINS_NAME,
+    MANIFEST_NAME,
+    REPORT_NAME,
+    BuildConfig,
+    Manifest,
+    ManifestError,
+)
+from octprep.split import capped, furthest, wanted_shares
 from octprep.survey import Survey
 from octprep.verify import LAWS, Verdict
 
@@ -27,8 +41,8 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def built(out: Path, manifest: Manifest) -> str:
-    """The closing words of `octprep build`."""
+def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
+    """The closing words of `octprep build`; fresh: what they speak of was written just now."""
     try:
         rows = images.read((out / IMAGES_NAME).read_bytes())
     except (OSError, ValueError) as error:
@@ -50,11 +64,60 @@ def built(out: Path, manifest: Manifest) -> str:
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        leak_line(manifest),
-        f"wrote {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *share_lines(rows, manifest.config)]),
+        f"{'wrote' if fresh else 'there are'} {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
         f"dataset digest {manifest.digest[:16]}",
     ]
     return "\n\n".join(parts)
+
+
+def join_lines(out: Path, manifest: Manifest) -> list[str]:
+    """Who was taken for one patient although the ids differ: never in silence."""
+    if not manifest.config.near_duplicates:
+        return ["near-identical scans under different ids were not looked for (--near-duplicates off)"]
+    try:
+        joins = Joins.from_json((out / JOINS_NAME).read_bytes()).joins
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{out / JOINS_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
+    if not joins:
+        return ["no scans under different patient ids show the same"]
+    kinds = Counter(join.reason for join in joins)
+    told = ", ".join(f"{number:,} {reason}" for reason, number in kinds.most_common())
+    return [
+        f"joined across patient ids, each pair as one person's: {told} (all in {JOINS_NAME})",
+        _lines(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}" for join in joins),
+    ]
+
+
+def share_lines(rows: Iterable[images.Row], config: BuildConfig) -> list[str]:
+    """For everything that was dealt, how near the classes' shares came to the wanted ones; [] for splits as given.
+
+    Scans count as they did when they were dealt: those that only balancing left out too, and with --max-per-patient a
+    patient for no more than that.
+    """
+    heard: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # split, patient -> scans by class
+    test_given = False
+    for row in rows:
+        split = "train" if row["left_out"] == SURPLUS else row["split"]
+        if split:
+            heard[split, row["patient"]][row["class"]] += 1
+        test_given |= split == "test" and row["folder"] == "test"
+    held: dict[str, Counter[str]] = defaultdict(Counter)
+    for (split, _), counts in heard.items():
+        held[split] += Counter(capped(counts, config.max_per_patient))
+    held["rest"] = sum((counts for split, counts in held.items() if split.startswith("fold")), Counter())
+    lines = []
+    for wanted in wanted_shares(config, test_given=test_given):
+        if not any(held[name] for name in wanted):
+            continue  # somebody edited the table
+        worst = furthest(held, wanted)
+        of = "the scans" if "test" in wanted else "what the test set leaves"
+        lines.append(
+            f"shares: of {of}, {worst.split} has {worst.share:.2%} of {worst.label} where {worst.wanted:.2%} were "
+            f"wanted ({100 * (worst.share - worst.wanted):+.2f} percentage points), and no class in "
+            f"{', '.join(wanted)} is further off"
+        )
+    return lines
 
 
 def leak_line(manifest: Manifest) -> str:
@@ -109,6 +172,58 @@ def surveyed(src: Path, found: Survey) -> str:
     return "\n\n".join(parts)
 
 
+def audited(src: Path, found: Audit) -> str:
+    """What `octprep audit` prints: the verdict, everything found with its reason, and what it means."""
+    labels = found.shortcuts.labels
+    rows: list[list[object]] = [["scans (patients)", *labels, "all"]]
+    for folder, counts in found.images.items():
+        cells = (f"{counts[label]:,} ({found.patients[folder][label]:,})" for label in labels)
+        rows.append([folder or "(no split folders)", *cells, sum(counts.values())])
+    what, test = found.findings, found.shortcuts
+    parts = [
+        words.headline(found),
+        f"{found.files:,} files in {src / found.root}: {words.number(len(found.read), 'scan')} of "
+        f"{words.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{words.version(found)}",
+        table(rows),
+        _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
+    ]
+    if found.has_folders:
+        parts += [
+            _section("patients in more than one folder", [words.leak(one) for one in what.leaks]),
+            _section("contents in more than one folder", [words.copies(one) for one in what.copies]),
+            _section("near-identical pairs in more than one folder", [words.pair(one) for one in what.near]),
+            *(["\n".join(words.shared(found))] if what.leaks or what.groups else []),
+        ]
+    parts += [
+        _section("patient ids that count as one person", [words.gathered(one) for one in what.groups]),
+        _section("contents under more than one class", [words.copies(one) for one in what.conflicts]),
+        _section("near-identical pairs under two classes", [words.pair(one) for one in what.near_conflicts]),
+        f"patient ids in more than one class: {len(what.two_classes):,}" + _two_classes(what.two_classes),
+    ]
+    if test.guesses:
+        lines: list[list[object]] = [["class guessed from", "right", "95 % interval", "chance"]]
+        lines += [
+            [one.feature, f"{one.right:.0%}", f"{one.low:.0%} to {one.high:.0%}", f"{test.chance:.0%}"]
+            for one in test.guesses
+        ]
+        parts.append(f"shortcuts, on patients not seen before (mean over the classes):\n{table(lines)}")
+    parts += ["\n".join(words.shortcuts(test)), words.closing(found)]
+    return "\n\n".join("\n".join(map(visible, part.split("\n"))) for part in parts if part)
+
+
+def certificate(verdict: Verdict) -> str:
+    """One line that a paper can quote: what was proved, of which dataset. Only for a verdict without faults."""
+    manifest = verdict.manifest
+    splits = ", ".join(
+        f"{split} {count.images:,} images of {count.patients:,} patients" for split, count in verdict.counts.items()
+    )
+    apart = "patients, file contents" + (" and near-identical scans" if manifest.config.near_duplicates else "")
+    return (
+        f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {splits}; {apart} disjoint across "
+        f"splits, re-derived from {verdict.records:,} records."
+    )
+
+
 def verified(folder: Path, verdict: Verdict) -> str:
     """What `octprep verify` prints: each law with its verdict, each fault with its place."""
     by_law: dict[int, list[str]] = {law: [] for law in LAWS}
@@ -124,6 +239,12 @@ def verified(folder: Path, verdict: Verdict) -> str:
     else:
         lines.append(f"{folder}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
     return "\n".join(lines)
+
+
+def _section(title: str, lines: Sequence[str], number: int | None = None) -> str:
+    """A list under its title with the number of what it lists: its lines, if nothing else is said."""
+    total = len(lines) if number is None else number
+    return f"{title}: {total:,}" + (f"\n{_lines(f'  {line}' for line in lines)}" if lines else "")
 
 
 def _two_classes(two: Mapping[str, Sequence[str]]) -> str:

@@ -53,6 +53,20 @@ def read(path: Path) -> Iterator[bytes]:
         yield from _frames(file)
 
 
+def read_at(path: Path, offset: int) -> bytes:
+    """The record whose frame begins at an offset. Raises RecordError as `read` does, or if the file ends there."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for data in _frames(file):
+            return data
+    raise RecordError(f"no record at byte {offset}")
+
+
+def framed_size(data: bytes) -> int:
+    """How many bytes a record takes in a file."""
+    return _HEADER.size + len(data) + _FOOTER.size
+
+
 def _frames(file: BinaryIO) -> Iterator[bytes]:
     index = offset = 0
     while header := file.read(_HEADER.size):

@@ -1,6 +1,6 @@
 """Prove from the shards themselves that the laws hold: no source, no trust in what the manifest says of itself.
 
-1. No patient and no source content is in two splits.
+1. No patient, no source content and no near-identical scan is in two splits.
 2. Every image found is in images.csv exactly once: in a shard, or with a reason.
 3. val, test and folds hold every image once; train holds every kept image at least once, its copies numbered.
 4. In a balanced split every shard has the same count of every class.
@@ -9,23 +9,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from octprep import engine, images, schema, tfrecord
+from octprep import engine, images, likeness, schema, tfrecord
 from octprep.engine import Progress, silent
-from octprep.schema import IMAGES_NAME, Manifest, Shard
+from octprep.joined import Joins
+from octprep.schema import IMAGES_NAME, JOINS_NAME, Manifest, Shard
 from octprep.tfrecord import RecordError
 
 LAWS: Mapping[int, str] = {
-    1: "no patient and no source content is in two splits",
+    1: "no patient, no content and no near-identical scan is in two splits",
     2: "every image found is in images.csv exactly once, in a shard or with a reason",
     3: "val and test hold every image once, train every kept image at least once",
     4: "in a balanced split every shard has the same count of every class",
@@ -52,6 +55,8 @@ class Entry:
     label: int
     sha256: str
     copy: int
+    offset: int = 0  # of the record's frame in its shard, bytes
+    descriptor: bytes = field(default=b"", repr=False)  # `likeness.describe` of the pixels; of first copies alone
 
     @property
     def where(self) -> str:
@@ -68,6 +73,13 @@ class ShardTask:
     manifest: Manifest
 
 
+class Count(NamedTuple):
+    """What a split holds."""
+
+    images: int  # repeats not counted
+    patients: int
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What was read and what is wrong with it."""
@@ -75,6 +87,7 @@ class Verdict:
     manifest: Manifest
     records: int
     faults: tuple[Fault, ...]
+    counts: Mapping[str, Count]  # by split
 
 
 def verify(folder: Path, *, workers: int | None = None, progress: Progress = silent) -> Verdict:
@@ -98,10 +111,19 @@ def verify(folder: Path, *, workers: int | None = None, progress: Progress = sil
         entries.sort()
     faults += _strangers(folder, manifest)
     faults += leaks(by_split)
+    if manifest.config.near_duplicates:
+        progress("comparing scans", 0, 1)
+        faults += near_leaks(by_split, folder, manifest)
+        progress("comparing scans", 1, 1)
+    faults += group_faults(folder, manifest)
     faults += images_faults(folder, manifest, by_split)
     faults += copy_faults(by_split)
     faults += balance_faults(manifest)
-    return Verdict(manifest, sum(map(len, by_split.values())), tuple(sorted(set(faults))))
+    counts = {
+        split: Count(len({entry.scan for entry in entries}), len({entry.patient for entry in entries}))
+        for split, entries in by_split.items()
+    }
+    return Verdict(manifest, sum(map(len, by_split.values())), tuple(sorted(set(faults))), counts)
 
 
 def read_shard(task: ShardTask) -> tuple[str, list[Entry], list[Fault]]:
@@ -112,12 +134,14 @@ def read_shard(task: ShardTask) -> tuple[str, list[Entry], list[Fault]]:
     if difference := schema.file_fault(path, task.shard):
         faults.append(Fault(5, name, difference))
     try:
+        offset = 0
         for index, data in enumerate(tfrecord.read(path)):
-            match _read_record(data, name, index, task.manifest):
+            match _read_record(data, name, index, offset, task.manifest):
                 case Entry() as entry:
                     entries.append(entry)
                 case str() as what:
                     faults.append(Fault(5, f"{name} record {index}", what))
+            offset += tfrecord.framed_size(data)
     except RecordError as error:
         faults.append(Fault(5, name, str(error)))
     except OSError:
@@ -147,6 +171,61 @@ def leaks(by_split: Mapping[str, Sequence[Entry]]) -> Iterator[Fault]:
                 if home != split and (split, what) not in told:
                     told.add((split, what))
                     yield Fault(1, entry.where, f"{what} is in {split} and in {home}: {other.where}")
+
+
+def near_leaks(by_split: Mapping[str, Sequence[Entry]], folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    """Law 1, on the pixels: near-identical scans under different patient ids in different splits."""
+    placed = [(split, entry) for split, entries in by_split.items() for entry in entries if entry.descriptor]
+    if len(placed) < 2:
+        return
+
+    def stored(index: int) -> NDArray[np.uint8]:
+        entry = placed[index][1]
+        image = tfrecord.decode(tfrecord.read_at(folder / entry.shard, entry.offset))[schema.IMAGE][0]
+        pixels = _pixels(image, manifest) if isinstance(image, bytes) else None
+        assert pixels is not None, "its descriptor came from them"
+        return pixels
+
+    descriptors = np.frombuffer(b"".join(entry.descriptor for _, entry in placed), np.uint8)
+    owners = [entry.patient for _, entry in placed]
+    for pair in likeness.near_identical(descriptors.reshape(len(placed), -1), owners, stored):
+        (home, other), (split, entry) = placed[pair.first], placed[pair.second]
+        if home != split and other.sha256 != entry.sha256:  # equal contents are told already
+            yield Fault(
+                1,
+                entry.where,
+                f"is near-identical (correlation {pair.correlation:.2f}) to {other.where} in {home}, "
+                f"under patient {entry.patient} here and {other.patient} there",
+            )
+
+
+def group_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    """Law 1, on the groups that images.csv names; and joins.json, which says why, against the manifest."""
+    try:
+        data = (folder / JOINS_NAME).read_bytes()
+        Joins.from_json(data)
+        if hashlib.sha256(data).hexdigest() != manifest.joins_sha256:
+            yield Fault(2, JOINS_NAME, "was changed after it was written: its SHA-256 does not match the manifest")
+    except (OSError, ValueError) as error:
+        yield Fault(2, JOINS_NAME, f"cannot be read: {error}")
+    try:
+        rows = images.read((folder / IMAGES_NAME).read_bytes())
+    except (OSError, ValueError):
+        return  # told by images_faults
+    homes: dict[str, images.Row] = {}  # the first row of each group
+    told: set[tuple[str, str]] = set()
+    for row in rows:
+        home = homes.setdefault(row["group"], row) if row["split"] else row
+        # One patient on two sides is told already, by the records.
+        if home["split"] != row["split"] and home["patient"] != row["patient"]:
+            pair = (row["group"], row["split"])
+            if pair not in told:
+                told.add(pair)
+                yield Fault(
+                    1,
+                    f"{IMAGES_NAME} {row['path']}",
+                    f"is in {row['split']}, but {home['path']} of the same group {row['group']} is in {home['split']}",
+                )
 
 
 def images_faults(folder: Path, manifest: Manifest, by_split: Mapping[str, Sequence[Entry]]) -> Iterator[Fault]:
@@ -211,7 +290,7 @@ def balance_faults(manifest: Manifest) -> Iterator[Fault]:
             yield Fault(4, shard.name, f"classes are not balanced: {_counted(shard.per_class, manifest)}")
 
 
-def _read_record(data: bytes, shard: str, index: int, manifest: Manifest) -> Entry | str:
+def _read_record(data: bytes, shard: str, index: int, offset: int, manifest: Manifest) -> Entry | str:
     """A record's entry, or what is wrong with it."""
     try:
         example = tfrecord.decode(data)
@@ -224,6 +303,7 @@ def _read_record(data: bytes, shard: str, index: int, manifest: Manifest) -> Ent
             label=int(label),
             sha256=bytes(example[schema.SHA256][0]).hex(),  # type: ignore[arg-type]
             copy=int(example[schema.COPY][0]),
+            offset=offset,
         )
         wanted = {schema.NUMBER: 1, schema.SOURCE_SIZE: 2, schema.AFFINE: 6}
         if manifest.recipe.flatten:
@@ -235,14 +315,25 @@ def _read_record(data: bytes, shard: str, index: int, manifest: Manifest) -> Ent
         return f"has label {entry.label}, but there are {len(manifest.class_names)} classes"
     if sizes != wanted or len(entry.sha256) != 64:
         return "has a feature of the wrong length"
-    recipe = manifest.recipe
     assert isinstance(image, bytes)
+    pixels = _pixels(image, manifest)
+    if pixels is None:
+        return f"has an image that is not {manifest.recipe.height} x {manifest.recipe.width} gray pixels"
+    if manifest.config.near_duplicates and entry.copy == 0:
+        return dataclasses.replace(entry, descriptor=likeness.describe(pixels))
+    return entry
+
+
+def _pixels(image: bytes, manifest: Manifest) -> NDArray[np.uint8] | None:
+    """The stored pixels, (height, width), or None if the bytes are no such image."""
+    recipe = manifest.recipe
     if manifest.config.encoding == "raw":
-        good = len(image) == recipe.height * recipe.width
-    else:
-        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED) if image else None
-        good = pixels is not None and pixels.shape == (recipe.height, recipe.width)
-    return entry if good else f"has an image that is not {recipe.height} x {recipe.width} gray pixels"
+        if len(image) != recipe.height * recipe.width:
+            return None
+        return np.frombuffer(image, np.uint8).reshape(recipe.height, recipe.width)
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED) if image else None
+    good = pixels is not None and pixels.shape == (recipe.height, recipe.width)
+    return np.asarray(pixels, np.uint8) if good else None
 
 
 def _text(value: object) -> str:

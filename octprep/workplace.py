@@ -18,6 +18,7 @@ from typing import Any
 
 from octprep.schema import (
     IMAGES_NAME,
+    JOINS_NAME,
     MANIFEST_NAME,
     REPORT_NAME,
     BuildConfig,
@@ -135,7 +136,7 @@ def seal(out: Path, work: Path, shards: list[Shard], manifest: Manifest) -> None
     for shard in shards:
         (out / shard.name).parent.mkdir(exist_ok=True)
         (work / "shards" / shard.name).replace(out / shard.name)
-    for name in (IMAGES_NAME, REPORT_NAME):
+    for name in (IMAGES_NAME, JOINS_NAME, REPORT_NAME):
         (work / name).replace(out / name)
     manifest.save(out)
     shutil.rmtree(work, ignore_errors=True)

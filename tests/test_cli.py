@@ -1,6 +1,7 @@
 """The command lines as a user meets them: help without heavy imports, one sentence for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_scan_build_verify_and_again(source, tmp_path):
     done = run("build", "--src", source, "--out", out, "--size", "32x48")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
+    assert "shares: of what the test set leaves, " in done.stdout
     assert "all laws hold" in run("verify", out).stdout
     written = (out / "report.html").read_bytes()
     done = run("report", out, "--src", source)
@@ -78,7 +80,13 @@ def test_scan_build_verify_and_again(source, tmp_path):
     assert (out / "report.html").read_bytes() == written
     assert run("report", out).returncode == 0
     assert b"Made without the source" in (out / "report.html").read_bytes()
-    assert "nothing was done" in run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    assert "nothing was done" in again
+    assert "wrote" not in again
+    (out / "report.html").unlink()
+    again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    assert "only report.html was missing and was written anew" in again
+    assert (out / "report.html").read_bytes() == written
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
@@ -103,10 +111,25 @@ def test_scan_build_verify_and_again(source, tmp_path):
             2,
             "folds take",
         ),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
+        (
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "grouped", "--splits", "{tmp}/who.csv"],
+            2,
+            "so --split grouped cannot too",
+        ),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/absent"], 2, "absent cannot be read"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/plain/notes.txt"], 2, "must have a"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/absent"], 1, "is not a folder"),
+        (["report", "{shards}/manifest.json"], 1, "is not a folder"),
         (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
+        (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
+        (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
         (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
         (["phantom", "{tmp}/plain"], 2, "plain"),
@@ -118,6 +141,10 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards,
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.txt").write_text("x")
     write_folder(tmp_path / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
+    (tmp_path / "who.csv").write_text("patient,split\n1,train\n4711,test\n4712,test\n")
+    (tmp_path / "leak.csv").write_text(
+        "path,split\ntrain/CNV/CNV-1-1.jpeg,train\ntrain/CNV/CNV-1-2.jpeg,test\ntest/DME/DME-150-1.jpeg,test\n"
+    )
     before = files_of(tmp_path)
     done = run(*(word.format(tmp=tmp_path, src=source, shards=shards) for word in words))
     assert done.returncode == code
@@ -126,6 +153,31 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards,
     assert done.stderr.count("\n") == 1
     assert files_of(tmp_path) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_may_not_be_entered_is_a_sentence(shards, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    if os.access(locked, os.X_OK):
+        pytest.skip("this user may enter every folder")
+    for words in (["report", shards, "--src", locked / "x"], ["scan", "--src", locked / "x"]):
+        done = run(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"octprep: --src {locked / 'x'} cannot be reached (Permission denied); ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [("octprep", "interrupted; the same command goes on from here."), ("octtrain", "interrupted.")],
+)
+def test_an_interruption_is_a_sentence(program, sentence):
+    code = (
+        f"import os, signal, sys; from {program} import cli; sys.argv = [{program!r}, 'stop']; "
+        "cli.app.command('stop')(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{program}: {sentence}\n")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from octprep.phantom import CLASSES, MIN_PATIENTS, draw, draw_disease, draw_look, draw_scan
 from octprep.phantom import scans as phantom_scans
-from octprep.phantom.faults import misalign
+from octprep.phantom.faults import encode, misalign, near_duplicate
 from octprep.schema import OutputError, SettingError
 
 NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpeg")
@@ -174,6 +174,7 @@ def test_every_planted_fault_is_there(faulty):
         "not a JPEG": sum(not path.read_bytes().startswith(b"\xff\xd8") for path in pictures),
         "misnamed file": sum(not NAME.fullmatch(path.name) for path in pictures),
         "RGB JPEG": sum(pixels is not None and pixels.ndim == 3 for pixels in pictures.values()),
+        "near-identical scan under another id": sum(9999980 <= int(patient(path)) < 9999990 for path in scans(out)),
     }
     for kind, number in found.items():
         assert number == summary.faults[kind] > 0, kind
@@ -183,6 +184,53 @@ def test_every_planted_fault_is_there(faulty):
     gray = next(pixels for pixels in pictures.values() if pixels is not None and pixels.ndim == 3)
     assert np.ptp(gray, axis=2).max() == 0
     assert summary.images == len(pictures)
+
+
+def rows_of_light(pixels: np.ndarray) -> np.ndarray:
+    """A scan's middle columns, smoothed: enough to tell where it lies and whose it is."""
+    gray = pixels if pixels.ndim == 2 else pixels[:, :, 0]
+    return cv2.GaussianBlur(gray, (0, 0), 1)[:, gray.shape[1] // 5 : -gray.shape[1] // 5]
+
+
+def test_a_scan_under_a_strangers_id_is_another_patients_moved_by_some_pixels(faulty):
+    out, _ = faulty
+    strangers = [path for path in scans(out) if 9999980 <= int(patient(path)) < 9999990]
+    assert {path.parts[-3] for path in strangers} == {"train"}
+    assert sorted(path.parent.name for path in strangers) == sorted(CLASSES)
+    for path in strangers:
+        part = rows_of_light(read(path))[40:-40, 8:-8]
+        found = {}
+        for other in set(scans(out)) - {*strangers}:
+            pixels = read(other) if other.parent.name == path.parent.name else None
+            if pixels is not None and pixels.shape[:2] == read(path).shape:
+                scores = cv2.matchTemplate(rows_of_light(pixels)[30:-30], part, cv2.TM_CCOEFF_NORMED)
+                found[other] = float(scores.max()), np.unravel_index(scores.argmax(), scores.shape)
+        score, (down, right) = max(found.values())
+        assert score > 0.9
+        assert abs(down - 10) <= 4 and abs(right - 8) <= 4
+        original = max(found, key=lambda other: found[other])
+        assert patient(original) != patient(path)
+        assert original.read_bytes() != path.read_bytes()
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_near_duplicate_is_worse_by_a_little_and_its_fill_spares_the_retina(label):
+    for number in range(5):
+        look, disease, rng = one_patient(label, number)
+        scan = draw_scan(look, disease, 0.5, rng)
+        before = scan.pixels.copy()
+        data = near_duplicate(scan.pixels, rng)
+        np.testing.assert_array_equal(scan.pixels, before)
+        copy = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert copy.shape == scan.pixels.shape
+        assert len(data) < len(encode(scan.pixels))
+        middle = np.arange(look.width // 10, look.width - look.width // 10)
+        spread = np.linspace(0.1, 0.9, 9)[:, None] * (scan.bruch - scan.ilm)[middle] + scan.ilm[middle]
+        inside = spread.astype(int), middle
+        white = [(cv2.blur(pixels, (9, 9))[inside] > 253).mean() for pixels in (copy, scan.pixels)]
+        assert white[0] < white[1] + 0.02
+        seen = [pixels[pixels < 220].mean() for pixels in (copy, scan.pixels)]
+        assert 0.92 < seen[0] / seen[1] < 1.08
 
 
 def test_fill_is_white_or_black_spares_the_retina_and_is_as_common_in_every_class():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from world import SAMPLE, archive, files_of, write_folder, write_scan
 
-from octprep import imaging, schema, tfrecord
+from octprep import assignment, images, imaging, schema, tables, tfrecord
 from octprep.pipeline import build
 from octprep.schema import (
     BuildConfig,
@@ -22,6 +23,7 @@ from octprep.schema import (
     Manifest,
     OutputError,
     Recipe,
+    SettingError,
     SourceError,
     StoppedError,
 )
@@ -65,9 +67,10 @@ def records(folder, split):
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="none", encoding="png"),
         BuildConfig(recipe=SMALL, split="grouped", fractions=(2, 1, 1)),
         BuildConfig(recipe=SMALL, split="kfold", folds=3, balance="none"),
+        BuildConfig(recipe=SMALL, max_per_patient=3),
         BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", strength=None, fit="pad")),
     ],
-    ids=["oversample", "undersample", "png", "grouped", "kfold", "pad"],
+    ids=["oversample", "undersample", "png", "grouped", "kfold", "capped", "pad"],
 )
 def test_all_laws_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
@@ -94,6 +97,49 @@ def test_tensorflow_reads_every_record_and_would_have_written_the_same_bytes(sha
         again.unlink()
 
 
+@pytest.mark.parametrize("balance", ["oversample", "undersample"])
+def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_path, balance):
+    config = dataclasses.replace(CONFIG, balance=balance, seed=5)
+    first = build(source, tmp_path / "first", config, workers=1).manifest
+    given = assignment.load(tmp_path / "first" / schema.IMAGES_NAME)
+    again = dataclasses.replace(config, split="file", splits_sha256=given.sha256)
+    second = build(source, tmp_path / "second", again, assignment=given, workers=1).manifest
+    assert second.splits == first.splits
+    assert second.config.splits_sha256 == given.sha256
+    assert verify(tmp_path / "second", workers=1).faults == ()
+    assert not build(source, tmp_path / "second", again, assignment=given).fresh
+
+
+def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp_path):
+    given = assignment.Assignment("patient", {"0": "train", "50": "test"})
+    other = dataclasses.replace(CONFIG, split="file", splits_sha256="00" * 32)
+    for config, file in ((other, given), (other, None), (CONFIG, given)):
+        with pytest.raises(SettingError, match="splits_sha256 must be the sha256 of the assignment"):
+            build(source, tmp_path / "out", config, assignment=file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_closing_words_say_which_share_is_furthest_from_what_was_wanted(source, tmp_path):
+    for config, words in (
+        (dataclasses.replace(CONFIG, balance="none"), "what the test set leaves"),
+        (dataclasses.replace(CONFIG, balance="undersample", split="grouped"), "the scans"),
+        (dataclasses.replace(CONFIG, balance="none", split="kfold", folds=3), "what the test set leaves"),
+    ):
+        out = tmp_path / words.split()[-1] / config.split
+        manifest = build(source, out, config, workers=1).manifest
+        rows = images.read((out / "images.csv").read_bytes())
+        [line] = tables.share_lines(rows, manifest.config)
+        said = rf"shares: of {words}, (\w+) has ([\d.]+)% of (\w+) where ([\d.]+)% were wanted \((.*?) percentage"
+        split, share, label, wanted, deviation = re.match(said, line).groups()
+        rows = [row for row in rows if row["class"] == label]
+        dealt = [row for row in rows if row["split"] or "undersample" in row["left_out"]]
+        if "leaves" in words:
+            dealt = [row for row in dealt if row["split"] != "test"]
+        held = sum((row["split"] or "train") == split for row in dealt)
+        assert float(share) == pytest.approx(100 * held / len(dealt), abs=0.006)
+        assert float(deviation) == pytest.approx(float(share) - float(wanted), abs=0.011)
+
+
 def test_workers_do_not_change_a_byte(source, shards, tmp_path):
     build(source, tmp_path / "three", CONFIG, workers=3)
     assert files_of(tmp_path / "three") == files_of(shards)
@@ -111,7 +157,8 @@ def test_order_of_files_times_and_place_do_not_change_a_byte(source, shards, tmp
 
 def test_a_finished_folder_holds_shards_table_report_and_manifest_and_nothing_else(shards):
     written = {shard.name for part in Manifest.load(shards).splits.values() for shard in part}
-    assert set(files_of(shards)) == {*written, schema.IMAGES_NAME, schema.REPORT_NAME, schema.MANIFEST_NAME}
+    named = {schema.IMAGES_NAME, schema.JOINS_NAME, schema.REPORT_NAME, schema.MANIFEST_NAME}
+    assert set(files_of(shards)) == {*written, *named}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_kept_image_once(source, shards):

@@ -28,6 +28,7 @@ def manifest():
         leaks=Leaks(patients=("12",)),
         source={"found": 5, "kept": 4, "left_out": 1, "listing": "00"},
         images_sha256="cd" * 32,
+        joins_sha256="ef" * 32,
         libraries={"numpy": "2"},
     )
 
@@ -58,6 +59,9 @@ def manifest():
         (lambda: BuildConfig(folds=1), "between 2 and 100; got 1"),
         (lambda: BuildConfig(shard_mb=0), "above 0; got 0"),
         (lambda: BuildConfig(seed=-1), "between 0 and"),
+        (lambda: BuildConfig(max_per_patient=-1), "0 to keep all; got -1"),
+        (lambda: BuildConfig(split="file"), "got split 'file' without such a file"),
+        (lambda: BuildConfig(splits_sha256="00"), "got split 'auto' with such a file"),
         (lambda: BuildConfig(allow_leaks=True), "allow-leaks is for --split official"),
         (lambda: BuildConfig(split="kfold"), "--balance none with --split kfold"),
     ],

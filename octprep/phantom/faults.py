@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.imaging import clean, find_border
 from octprep.phantom.anatomy import Float, Rng
 from octprep.phantom.bscan import Gray, Phantom
 from octprep.phantom.disease import CLASSES
@@ -20,6 +21,8 @@ QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the a
 _WHITE_SHARE = 0.35  # of the scans carry white fill, whatever their class
 _BAND_SHARE = 0.05  # carry a black band at one side
 _BLACK_SHARE = 0.05  # carry what rotating and shifting leaves in black, as other tools do
+_MOVE, _BRIGHTER, _WORSE = 4, 0.05, 70  # of a near-duplicate: pixels, fraction of the gray levels, JPEG quality
+_STRANGERS = 9_999_980  # the first id of those who have a scan of another patient; draw() gives out lower ones
 # AppleDouble: magic 00051607, version 2, sixteen bytes of home file system, one entry (2: resource fork) of no bytes.
 _APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes.fromhex("0001000000020000002600000000")
 _DS_STORE = b"\0\0\0\1Bud1" + bytes(4088)
@@ -27,13 +30,14 @@ _DS_STORE = b"\0\0\0\1Bud1" + bytes(4088)
 
 def misalign(phantom: Phantom, rng: Rng) -> tuple[Phantom, str | None]:
     """Now and then the scan with the fill that rotating, shifting and the device leave; and the name of the fault."""
+    rows, retina = len(phantom.pixels), (phantom.ilm, phantom.bruch)
     kind = rng.random()
     if kind < _WHITE_SHARE:
-        border, fill, fault = _outside_of_rotated(phantom, rng), 255, "white fill at the border"
+        border, fill, fault = _outside_of_rotated(rows, retina, rng), 255, "white fill at the border"
     elif kind < _WHITE_SHARE + _BAND_SHARE:
         border, fill, fault = _side_band(phantom, rng), 0, "black band at a side"
     elif kind < _WHITE_SHARE + _BAND_SHARE + _BLACK_SHARE:
-        border, fill, fault = _outside_of_rotated(phantom, rng), 0, "black fill at the border"
+        border, fill, fault = _outside_of_rotated(rows, retina, rng), 0, "black fill at the border"
     else:
         return phantom, None
     if not border.any():
@@ -42,13 +46,15 @@ def misalign(phantom: Phantom, rng: Rng) -> tuple[Phantom, str | None]:
     return dataclasses.replace(phantom, pixels=pixels, border=border), fault
 
 
-def _outside_of_rotated(phantom: Phantom, rng: Rng) -> Gray:
+def _outside_of_rotated(rows: int, retina: tuple[Float, Float], rng: Rng) -> Gray:
     """What a small rotation and a shift of the whole scan would leave empty, without covering the retina.
 
     The pixels stay where they are, so that the true rows stay true; as every patient has a tilt of their own anyway,
-    it looks the same.
+    it looks the same. retina: the row where it begins and the row where it ends, (columns,) each, in a scan of so many
+    rows. Returns (rows, columns), 1 where it would be empty.
     """
-    rows, columns = phantom.pixels.shape
+    ilm, bruch = retina
+    columns = ilm.size
     angle = math.radians(float(rng.normal(0, 2.5)))
     shift = np.array([rng.normal(0, 3), rng.normal(0, 26)])
     centre = np.array([columns, rows]) / 2
@@ -59,7 +65,7 @@ def _outside_of_rotated(phantom: Phantom, rng: Rng) -> Gray:
         border = np.ones((rows, columns), np.uint8)
         # Not antialiased: the real fill has hard, stepped edges.
         cv2.fillConvexPoly(border, outline.round().astype(np.int32), [0.0])
-        if not _covers(border, phantom.ilm, phantom.bruch):
+        if not _covers(border, ilm, bruch):
             return border
         angle, shift = 0.6 * angle, 0.6 * shift
     return np.zeros((rows, columns), np.uint8)
@@ -82,6 +88,35 @@ def _side_band(phantom: Phantom, rng: Rng) -> Gray:
     side = slice(0, band) if rng.random() < 0.5 else slice(-band, None)
     border[:, side] = 1
     return border
+
+
+def near_duplicate(pixels: Gray, rng: Rng) -> bytes:
+    """The same scan again as another export might hold it: JPEG bytes.
+
+    Moved by up to 4 pixels along both axes, 5 % brighter or darker at most, with another white wedge that spares the
+    retina, and of JPEG quality 70. What the move uncovers is white, as rotating and shifting leave it.
+    pixels: (rows, columns), which are not changed.
+    """
+    down, right = (int(step) for step in rng.integers(-_MOVE, _MOVE + 1, 2))
+    light = rng.uniform(1 - _BRIGHTER, 1 + _BRIGHTER)
+    first, last = _bright_rows(pixels)
+    wedge = _outside_of_rotated(len(pixels), (first + down, last + down), rng)
+    there = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    bright = cv2.convertScaleAbs(pixels, alpha=light)
+    moved = np.asarray(cv2.warpAffine(bright, there, pixels.shape[::-1], borderValue=[255.0]), np.uint8)
+    return encode(np.where(wedge, np.uint8(255), moved), _WORSE)
+
+
+def _bright_rows(pixels: Gray) -> tuple[Float, Float]:
+    """About where the retina begins and the light ends in each column, (columns,) each, fill left out."""
+    border = find_border(pixels)
+    seen = pixels if border is None else clean(pixels, border, border.mask())
+    smooth = np.asarray(cv2.GaussianBlur(seen, (0, 0), sigmaX=9, sigmaY=3), np.uint8)
+    level, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
+    bright = smooth > 0.6 * level  # the darkest layers and some choroid too
+    first = np.argmax(bright, axis=0)
+    last = len(pixels) - np.argmax(bright[::-1], axis=0)
+    return np.asarray(first, np.float32), np.asarray(last, np.float32)
 
 
 def encode(pixels: NDArray[np.uint8], quality: int = QUALITY) -> bytes:
@@ -122,6 +157,14 @@ def plant(folder: Path, rng: Rng) -> Counter[str]:
     gray = _gray(train["NORMAL"][-1])
     train["NORMAL"][-1].write_bytes(encode(np.stack([gray, gray, gray], axis=-1)))
     planted.update(["truncated JPEG", "not a JPEG", "misnamed file", "RGB JPEG"])
+
+    originals = [test["CNV"], test["DME"], train["DRUSEN"], train["NORMAL"]]
+    for stranger, paths in enumerate(originals, start=_STRANGERS):
+        original = paths[int(rng.integers(len(paths)))]
+        label = original.parent.name
+        copy = folder / "train" / label / f"{label}-{stranger}-1.jpeg"
+        copy.write_bytes(near_duplicate(_gray(original), rng))
+        planted["near-identical scan under another id"] += 1
 
     for place in (folder, folder / "train", folder / "test" / "DME"):
         (place / ".DS_Store").write_bytes(_DS_STORE)

@@ -9,13 +9,20 @@ from octprep.schema import DENOISERS, BuildConfig, Recipe
 
 
 def command(config: BuildConfig) -> str:
-    """`octprep build` with every option that differs from its default; DIR stands for both folders."""
+    """`octprep build` with every option that differs from its default.
+
+    DIR stands for both folders, FILE for what --splits was given.
+    """
     recipe, plain = config.recipe, BuildConfig()
     size = f"{recipe.height}x{recipe.width}" if recipe.height != recipe.width else str(recipe.height)
     options = {
-        "--split": (config.split, plain.split),
+        "--split": ("auto" if config.split == "file" else config.split, plain.split),
+        "--splits": ("FILE" if config.split == "file" else "", ""),
         "--fractions": (_joined(config.fractions), _joined(plain.fractions)),
         "--folds": (config.folds, plain.folds),
+        "--near-duplicates": (("off", "on")[config.near_duplicates], "on"),
+        "--conflicts": (config.conflicts, plain.conflicts),
+        "--max-per-patient": (config.max_per_patient, plain.max_per_patient),
         "--balance": (config.balance, "none" if config.split == "kfold" else plain.balance),
         "--size": (size, str(plain.recipe.height)),
         "--denoise": (recipe.denoise, plain.recipe.denoise),

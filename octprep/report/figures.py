@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from octprep.likeness import Distances
 from octprep.report.summary import Histogram
 from octprep.report.text import visible
 
 _WIDTH, _LEFT, _RIGHT = 360, 78, 8  # of the figure, of its margins; all in the figure's own units
 _ROW, _GAP, _TOP, _FOOT = 38, 12, 6, 32  # height of one class, room between two, above all, for the axis below
 _LABEL = 10  # characters of a class name that fit beside its row
+_PAIRS = (("same", 5), ("different", 6))  # rows of the distances, and their colours, which most classes leave free
 
 _FIGURE = Markup(
     '<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{key}-title {key}-desc">'
@@ -64,6 +66,32 @@ def shares(key: str, title: str, mix: dict[str, tuple[float, ...]], labels: Sequ
     rows = [Row(split, "", found, -1) for split, found in mix.items()]
     desc = "; ".join(f"{row.label}: {_listed(row.shares, ticks)}" for row in rows)
     return _draw(key, title, desc, "", rows, (), ticks, written=True)
+
+
+def distances(key: str, title: str, axis: str, found: Distances) -> Markup:
+    """One row of bars for pairs of one patient's scans and one for those of two, on one scale. Empty without a pair."""
+    bins = len(found.same)
+    rows, told = [], []
+    for (label, colour), counts in zip(_PAIRS, (found.same, found.different), strict=True):
+        if total := sum(counts):
+            middle = _middle(counts)
+            at = min(int(middle), bins - 1)
+            value = found.edges[at] + (middle - at) * (found.edges[at + 1] - found.edges[at])
+            told.append(f"{label} patient{'s' * (label != 'same')}: median {value:.2f}")
+            number = f"{total:,} pair{'s' * (total != 1)}"
+            rows.append(Row(label, number, [count / total for count in counts], colour, middle))
+    ticks = tuple((float(at), f"{found.edges[at]:g}") for at in range(0, bins + 1, max(bins // 4, 1)))
+    return _draw(key, title, "; ".join(told), axis, rows, (), ticks, written=False)
+
+
+def _middle(counts: Sequence[int]) -> float:
+    """Where the median is, as a place in bins; there is at least one count."""
+    half, below = sum(counts) / 2, 0
+    for at, count in enumerate(counts):
+        if count and below + count >= half:
+            return at + (half - below) / count
+        below += count
+    return float(len(counts))
 
 
 def _draw(

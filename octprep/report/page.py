@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from octprep.report import command, figures, pictures, recipe, rows, summary, verdict
+from octprep.patients import Join
+from octprep.report import command, figures, frame, persons, pictures, recipe, rows, summary, verdict
+from octprep.report.persons import Found
 from octprep.report.pictures import Picture, Source, Steps
-from octprep.report.rows import Image, Rows
+from octprep.report.rows import Image, LeftOut, Rows
 from octprep.report.summary import Histogram, Reason
-from octprep.report.text import visible
-from octprep.schema import IMAGES_NAME, Manifest, Recipe
+from octprep.schema import IMAGES_NAME, JOINS_NAME, Manifest, Recipe
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,53 @@ class Refused:
     thumbnails: tuple[tuple[str, Picture], ...]
 
 
-def render(shards: Path, manifest: Manifest, table: bytes | None, source: Source) -> bytes:
-    """The report in UTF-8. It depends on its arguments alone: no clock, no path of this machine.
+@dataclass(frozen=True)
+class Side:
+    """One scan of a pair: whose it is, where it went, and its pictures with what each is."""
 
-    shards: the folder that the shards' names are relative to. table: images.csv, None if it cannot be read.
+    path: str
+    patient: str  # "" if it is not known
+    place: str  # its split, or why it is in none
+    shown: tuple[tuple[str, Picture], ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scans that are taken for one person's, and why."""
+
+    join: Join
+    sides: tuple[Side, Side]
+
+
+def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes | None, source: Source) -> bytes:
+    """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
+
+    shards: the folder that the shards' names are relative to. table: images.csv, joins: joins.json; None if it cannot
+    be read.
     """
     found, readable = _read(table, manifest)
-    style, script = _asset("page.css"), _asset("page.js")
+    together = _read_joins(joins)
+    style, script = frame.asset("page.css"), frame.asset("page.js")
     text = (
         _environment()
         .get_template("page.html")
         .render(
             style=Markup(style),
             script=Markup(script),
-            policy=Markup(_policy(style, script)),
+            policy=Markup(frame.policy(style, script)),
             manifest=manifest,
             labels=manifest.class_names,
             rows=found,
-            verdict=verdict.judge(found, table if readable else None, manifest),
+            verdict=verdict.judge(
+                found,
+                table if readable else None,
+                joins if together else None,
+                manifest,
+                verdict.missing_shards(shards, manifest),
+            ),
             **_numbers(found, manifest),
-            **_pictures(found, manifest, shards, source),
+            **_joined(found, together, manifest),
+            **_pictures(found, together, manifest, shards, source),
             recipe=recipe.lines(manifest.config),
             command=command.command(manifest.config),
             unsaid=command.unsaid(manifest.config),
@@ -102,20 +127,56 @@ def _numbers(found: Rows, manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _pictures(found: Rows, manifest: Manifest, shards: Path, source: Source) -> dict[str, object]:
-    """Everything shown: the sample, the worst cases, and what was left out."""
+def _joined(found: Rows, together: Found | None, manifest: Manifest) -> dict[str, object]:
+    """What there is to say about scans that are taken for one person's."""
+    apart = together.distances if together else None
+    ids, people = persons.people(found)
+    return {
+        "together": together,
+        "looked": manifest.config.near_duplicates,
+        "too_small": manifest.recipe.height * manifest.recipe.width < persons.SMALLEST,
+        "smallest": persons.SMALLEST,
+        "joined_ids": ids,
+        "joined_people": people,
+        "distances": figures.distances(
+            "distances", "Distances of descriptors within and between patients", "distance of two descriptors", apart
+        )
+        if apart
+        else "",
+    }
+
+
+def _pictures(
+    found: Rows, together: Found | None, manifest: Manifest, shards: Path, source: Source
+) -> dict[str, object]:
+    """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
+    joins = persons.shown(together.joins) if together else ()
+    joined = persons.scans(joins, found)
     sample = summary.fair_sample(found.kept, manifest)
     worst = _worst(found, manifest.recipe)
     shown = {image for part in sample.values() for image in part} | {image for *_, part, _ in worst for image in part}
+    shown |= {scan for scan in joined.values() if isinstance(scan, Image)}
     kept = pictures.stored(shards, shown, manifest.recipe)
 
     def strip(image: Image, width: int, value: str = "", *, cleaned: bool = False) -> Strip:
         steps = pictures.steps(source, image, kept.get(image.path), manifest.recipe, width, cleaned=cleaned)
         return Strip(image, steps, value)
 
+    def side(path: str) -> Side:
+        match joined.get(path):
+            case Image() as image:
+                steps = pictures.steps(source, image, kept.get(path), manifest.recipe, pictures.SMALL, cleaned=False)
+                before = [("Source", steps.source)] if source.folder is not None else []
+                return Side(path, image.patient, f"in {image.split}", (*before, ("Stored", steps.stored)))
+            case LeftOut() as left:
+                before = [("Source", pictures.thumbnail(source, left, pictures.SMALL))]
+                return Side(path, left.patient, f"left out: {left.reason}", tuple(before))
+        return Side(path, "", f"not in {IMAGES_NAME}", ())
+
     reasons = summary.reasons(found)
     return {
         "with_source": source.folder is not None,
+        "joined": [Pair(join, (side(join.first), side(join.second))) for join in joins],
         "sample": {
             label: [strip(image, pictures.LARGE, cleaned=True) for image in part] for label, part in sample.items()
         },
@@ -136,6 +197,14 @@ def _read(table: bytes | None, manifest: Manifest) -> tuple[Rows, bool]:
     except ValueError:
         pass
     return Rows((), (), (), 0), False
+
+
+def _read_joins(joins: bytes | None) -> Found | None:
+    """What joins.json holds, or None if it cannot be read."""
+    try:
+        return None if joins is None else persons.read(joins)
+    except ValueError:
+        return None
 
 
 def _charts(found: Rows, labels: tuple[str, ...]) -> list[Chart]:
@@ -188,7 +257,7 @@ def _worst(found: Rows, recipe: Recipe) -> list[tuple[str, str, tuple[Image, ...
 
 def _refused(reason: Reason, source: Source) -> Refused:
     """A kind of reason with some of its files; only those that can be shown are pictured."""
-    drawn = ((left.path, pictures.thumbnail(source, left)) for left in reason.first)
+    drawn = ((left.path, pictures.thumbnail(source, left, pictures.THUMB)) for left in reason.first)
     shown = ((path, picture) for path, picture in drawn if picture.uri)
     return Refused(reason, tuple(islice(shown, summary.PICTURED)))
 
@@ -214,34 +283,7 @@ def _bytes(image: Image) -> float:
 
 
 def _environment() -> jinja2.Environment:
-    """Every value that the template prints is made visible, then escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("octprep.report", "template"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["percent"] = figures.percent
-    environment.filters["heat"] = lambda share: round(share * 10)
+    environment = frame.environment("octprep.report")
     environment.globals["images_name"] = IMAGES_NAME
+    environment.globals["joins_name"] = JOINS_NAME
     return environment
-
-
-def _asset(name: str) -> str:
-    return resources.files("octprep.report").joinpath("template", name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """What the page may load: pictures inside it, its one style sheet and its one script; nothing from anywhere."""
-    return (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    )
-
-
-def _digest(text: str) -> str:
-    """What a content security policy calls an inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

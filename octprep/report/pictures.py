@@ -64,13 +64,29 @@ class Source:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.opened = self.absent = 0  # files so far
+        self.known: set[str] = set()  # paths that were read so far and have the SHA-256 asked for
+        self.strange: set[str] = set()  # those that have another, or cannot be read
 
     def read(self, path: str, sha256: str) -> Gray | str:
         """The gray values of a file, or why it cannot be shown. Nothing outside the folder is opened.
 
         sha256: what the file must have, in hex; "" if it is not known.
         """
+        data = self._open(path)
+        if sha256 and self.folder is not None:
+            good = isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == sha256
+            (self.known if good else self.strange).add(path)
+            if not good and isinstance(data, bytes):
+                return "not shown: the file in the source is not the one that was built from"
+        if isinstance(data, str):
+            return data
+        try:
+            return imaging.decode(data)
+        except UnreadableImage as error:
+            return f"no picture: {error}"
+
+    def _open(self, path: str) -> bytes | str:
+        """The bytes of a file inside the folder, or why they cannot be had."""
         if self.folder is None:
             return _NO_SOURCE
         try:
@@ -81,17 +97,9 @@ class Source:
                 return "not shown: it is not a regular file"
             if file.stat().st_size > _MOST_BYTES:
                 return "not shown: the file is too large"
-            data = file.read_bytes()
+            return file.read_bytes()
         except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
-            self.absent += 1
             return "not shown: the file is not in the source, or cannot be read"
-        self.opened += 1
-        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            return "not shown: the file in the source is not the one that was built from"
-        try:
-            return imaging.decode(data)
-        except UnreadableImage as error:
-            return f"no picture: {error}"
 
 
 def stored(folder: Path, images: Iterable[Image], recipe: Recipe) -> dict[str, Stored]:
@@ -116,31 +124,39 @@ def stored(folder: Path, images: Iterable[Image], recipe: Recipe) -> dict[str, S
 
 
 def steps(source: Source, image: Image, kept: Stored | None, recipe: Recipe, width: int, *, cleaned: bool) -> Steps:
-    """One scan on its way, each picture at most `width` wide."""
+    """One scan on its way, each picture at most `width` wide; the cleaned one only where it is wanted."""
     gray = source.read(image.path, image.sha256)
     size = f"{image.width} x {image.height} pixels"
+    between = None
     if isinstance(gray, str):
         before = Picture(f"Source {gray}")
-        between = Picture(f"Cleaned {gray}")
+        if cleaned:
+            between = Picture(f"Cleaned {gray}")
     else:
         before = _picture(
             f"Source of {image.path}, {size}, its crop framed", _framed(_reduced(gray, width), gray.shape, image, kept)
         )
-        between = _cleaned(image, gray, recipe, width)
+        if cleaned:
+            between = _cleaned(image, gray, recipe, width)
     if kept is None:
         after = Picture("Stored pixels not shown: the record cannot be read from its shard")
     else:
         rows, columns = kept.pixels.shape
         after = _picture(f"{image.path} as stored, {columns} x {rows} pixels", _reduced(kept.pixels, width))
-    return Steps(before, between if cleaned else None, after)
+    return Steps(before, between, after)
 
 
-def thumbnail(source: Source, left: LeftOut) -> Picture:
-    """A file that was left out."""
-    gray = source.read(left.path, left.sha256)
+def thumbnail(source: Source, left: LeftOut, width: int) -> Picture:
+    """A file that was left out, at most `width` wide."""
+    return whole(source, left.path, left.sha256, f"{left.path}, left out: {left.reason}", width)
+
+
+def whole(source: Source, path: str, sha256: str, alt: str, width: int) -> Picture:
+    """A file of the source as it is, at most `width` wide."""
+    gray = source.read(path, sha256)
     if isinstance(gray, str):
-        return Picture(gray)
-    return _picture(f"{left.path}, left out: {left.reason}", _reduced(gray, THUMB))
+        return Picture(f"Source {gray}")
+    return _picture(alt, _reduced(gray, width))
 
 
 def _cleaned(image: Image, gray: Gray, recipe: Recipe, width: int) -> Picture:

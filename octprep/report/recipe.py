@@ -9,6 +9,7 @@ _SPLITS = {
     "official": "the folders of the source as they are",
     "grouped": "all patients dealt anew",
     "kfold": "test as published, or dealt; the rest in folds that share no patient",
+    "file": "as the file given with --splits says",
 }
 _BALANCES = {
     "oversample": "every image of train at least once, smaller classes repeated until all are equal in each shard",
@@ -52,13 +53,20 @@ def _imaging(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _dealing(config: BuildConfig) -> list[tuple[str, str]]:
     found = [("Split", f"{config.split}: {_SPLITS.get(config.split, '')}")]
-    if config.split == "official":
+    if config.split == "file":
+        found.append(("SHA-256 of who is where", config.splits_sha256))
+    if config.split in ("official", "file"):
         found.append(("Leaks", "allowed" if config.allow_leaks else "refused"))
     elif config.split == "kfold":
         found.append(("Folds", str(config.folds)))
     else:
         shares = " : ".join(f"{fraction:g}" for fraction in config.fractions)
         found.append(("Wanted shares of train, val, test", shares))
+    near = "joined as one patient's" if config.near_duplicates else "not looked for"
+    copies = {"drop": "all left out", "keep": "one of each class kept", "error": "refused"}[config.conflicts]
+    found += [("Near-identical scans", near), ("Copies under different classes", copies)]
+    if config.max_per_patient:
+        found.append(("Scans of a patient in train or folds", f"at most {config.max_per_patient:,}, evenly spaced"))
     return [
         *found,
         ("Balance of train", f"{config.balance}: {_BALANCES[config.balance]}"),

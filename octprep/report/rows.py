@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 from octprep import images
 from octprep.images import Row
 from octprep.schema import Manifest
+
+_MOST = 2**31  # every size and place is below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Image:
     path: str
     label: str
     patient: str
+    group: str  # names everybody whose scans are taken for the same person's
     split: str
     shard: str  # the first that holds it
     copies: int  # how many records hold it
@@ -42,6 +44,8 @@ class LeftOut:
     reason: str
     label: str  # "" if nobody looked so far
     sha256: str  # hex; "" if it was not read
+    patient: str  # "" if nobody looked so far
+    group: str  # likewise
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,11 @@ def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | 
     if bool(row["shard"]) == bool(row["left_out"]):
         return "has neither a shard nor a reason" if not row["shard"] else "has a shard and a reason for none"
     if row["left_out"]:
-        return LeftOut(row["path"], row["left_out"], row["class"], row["sha256"])
+        return LeftOut(row["path"], row["left_out"], row["class"], row["sha256"], row["patient"], row["group"])
     if row["class"] not in classes:
         return f"has class {row['class']!r}, which the manifest does not have"
+    if not row["group"]:
+        return "has no group"
     names = row["shard"].split()
     if {shards.get(name) for name in names} != {row["split"]}:
         return f"has split {row['split']!r} and shard {row['shard']!r}, which the manifest does not have"
@@ -94,6 +100,7 @@ def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | 
             path=row["path"],
             label=row["class"],
             patient=row["patient"],
+            group=row["group"],
             split=row["split"],
             shard=names[0],
             copies=int(row["copies"]),
@@ -111,6 +118,19 @@ def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | 
         )
     except ValueError:
         return "has a number that is none"
-    measured = (image.border, image.confidence, image.mean, image.deviation, image.sharpness)
-    sizes = (image.copies, image.bytes, image.width, image.height)
-    return image if all(map(math.isfinite, measured)) and min(sizes) > 0 else "has a number that cannot be"
+    return image if _can_be(image) else "has a number that cannot be"
+
+
+def _can_be(image: Image) -> bool:
+    """Whether a build can have found these numbers; NaN is in no range."""
+    top, bottom, left, right = image.crop
+    return (
+        all(0 < size < _MOST for size in (image.copies, image.bytes, image.width, image.height))
+        and 0 <= image.border <= 1
+        and 0 <= image.confidence <= 1
+        and 0 <= image.mean <= 255
+        and 0 <= image.deviation <= 255
+        and 0 <= image.sharpness < 1e6
+        and 0 <= left < right <= image.width
+        and -_MOST < top < bottom < _MOST  # a straightened scan may reach beyond its own rows
+    )

@@ -70,8 +70,8 @@ class Sizes:
     """Source sizes: for each its share of every class, most frequent first."""
 
     lines: tuple[tuple[str, int, tuple[float, ...]], ...]  # width x height, images, share of each class
-    guess: float  # how often the class is right if guessed from the size alone, mean over the classes
-    chance: float  # the same without looking
+    guess: float  # how often the class is right if guessed from the size as other patients have it; at least chance
+    chance: float  # the same without looking; both are means over the classes
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def histogram(
     )
 
 
-def sizes(kept: Iterable[Image], labels: Sequence[str]) -> Sizes:
+def sizes(kept: Sequence[Image], labels: Sequence[str]) -> Sizes:
     """Source sizes by class."""
     numbers: Counter[tuple[int, int]] = Counter()
     each: Counter[tuple[int, int, str]] = Counter()
@@ -198,8 +198,30 @@ def sizes(kept: Iterable[Image], labels: Sequence[str]) -> Sizes:
     lines = [(f"{size[0]} x {size[1]}", numbers[size], shares([size])) for size in order[:SIZES]]
     if rest := order[SIZES:]:
         lines.append((f"{len(rest):,} others", sum(numbers[size] for size in rest), shares(rest)))
-    right = sum(max(each[*size, label] / total[label] for label in present) for size in order)
-    return Sizes(tuple(lines), right / max(len(present), 1), 1 / max(len(present), 1))
+    chance = 1 / max(len(present), 1)
+    return Sizes(tuple(lines), max(_guessed(kept, each, total), chance), chance)
+
+
+def _guessed(kept: Sequence[Image], each: Counter[tuple[int, int, str]], total: Counter[str]) -> float:
+    """How often the class is right, mean over the classes, if it is guessed from the size.
+
+    The guess for a patient is the class that has the size most often among all other patients; of several such classes,
+    any. each: images of every width, height and class. total: images of every class.
+    """
+    people: dict[str, Counter[tuple[int, int, str]]] = defaultdict(Counter)
+    for image in kept:
+        people[image.patient][image.width, image.height, image.label] += 1
+    right: dict[str, float] = defaultdict(float)
+    for own in people.values():
+        rest = total.copy()
+        for (_, _, label), number in own.items():
+            rest[label] -= number
+        for (width, height, truth), number in own.items():
+            keys = [(width, height, label) for label in total]
+            shares = [(each[key] - own[key]) / max(rest[key[-1]], 1) for key in keys]
+            best = [label for label, share in zip(total, shares, strict=True) if share == max(shares)]
+            right[truth] += number / len(best) if truth in best else 0
+    return sum(right[label] / total[label] for label in total) / max(len(total), 1)
 
 
 def fair_sample(kept: Iterable[Image], manifest: Manifest) -> dict[str, tuple[Image, ...]]:
@@ -270,7 +292,7 @@ def _telling(values: Float, mine: NDArray[np.bool_]) -> float:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Round numbers between low and high, 3 to 6 of them."""
+    """Round numbers between low and high, 2 to 7 of them."""
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     while (high - low) / step > 6:
         step *= 2.5 if f"{step:e}".startswith("2.0") else 2
@@ -279,17 +301,23 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """1, 2 and 5 times powers of ten as bytes, kB and MB; low and high are decimal logarithms."""
+    """1, 2 and 5 times powers of ten as bytes, kB and MB; low and high are decimal logarithms.
+
+    Where there are not two of these, other round numbers.
+    """
     ticks = [
         (math.log10(lead) + power, _bytes(lead * 10**power))
         for power in range(math.floor(low), math.ceil(high) + 1)
         for lead in ((1, 2, 5) if high - low < 2.5 else (1,))
     ]
-    return [(at, text) for at, text in ticks if low <= at <= high]
+    inside = [(at, text) for at, text in ticks if low <= at <= high]
+    if len(inside) < 2:
+        return [(math.log10(number), _bytes(number)) for number, _ in _ticks(10**low, 10**high)]
+    return inside
 
 
 def _bytes(number: float) -> str:
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if number >= size:
-            return f"{number / size:g} {unit}"
-    return f"{number:g} B"
+            return f"{number / size:.9g} {unit}"
+    return f"{number:.9g} B"

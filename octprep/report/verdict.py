@@ -1,17 +1,23 @@
-"""Whether the laws hold, as far as images.csv and the manifest tell; `octprep verify` asks the records themselves."""
+"""Whether the laws hold, as far as images.csv, joins.json and the manifest tell.
+
+`octprep verify` asks the records themselves.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from octprep.report.rows import Image, Rows
-from octprep.schema import IMAGES_NAME, Manifest
+from octprep.schema import IMAGES_NAME, JOINS_NAME, Manifest
 
-HOLDS, BROKEN, NOT_ASKED = "holds", "broken", "not asked"
+HOLDS, BROKEN, NOT_ASKED, NOT_KNOWN = "holds", "broken", "not asked", "not known"
 MOST = 20  # names in a sentence before it is cut
+_IDS = 6  # patient ids of one group before they are cut
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Check:
     """One law, and how it stands."""
 
     name: str
-    state: str  # HOLDS, BROKEN or NOT_ASKED
+    state: str  # HOLDS, BROKEN, NOT_ASKED or NOT_KNOWN
     word: str  # for the headline; "" if it says nothing there
     sentence: str
     details: tuple[str, ...] = ()
@@ -45,26 +51,50 @@ class Verdict:
         return text[:1].upper() + text[1:]
 
 
-def judge(rows: Rows, table: bytes | None, manifest: Manifest) -> Verdict:
-    """Hold images.csv (its rows, and its bytes or None if it could not be read) against the manifest."""
+def judge(rows: Rows, table: bytes | None, joins: bytes | None, manifest: Manifest, lost: Sequence[str]) -> Verdict:
+    """Hold images.csv (its rows, and its bytes or None if it could not be read) and joins.json against the manifest.
+
+    joins: the bytes of joins.json, None if it could not be read. lost: in words, the shards that are not there as the
+    manifest says.
+    """
+    wrong = disagreements(rows, manifest)
+    leaking, repeating = leaks(rows.kept, manifest), repeats(rows.kept, manifest)
+    if table is None or wrong:  # a row that is not there could have broken these laws
+        leaking, repeating = _unknown(leaking), _unknown(repeating)
     return Verdict(
         (
-            leaks(rows.kept, manifest),
+            leaking,
             balance(manifest),
-            complete(rows, manifest),
-            repeats(rows.kept, manifest),
+            complete(wrong, lost, manifest),
+            repeating,
             table_check(table, manifest),
+            joins_check(joins, manifest),
         )
     )
 
 
+def _unknown(check: Check) -> Check:
+    """What a check says when rows are missing: what is broken stays broken, the rest cannot be told."""
+    if check.state == BROKEN:
+        return check
+    return Check(check.name, NOT_KNOWN, "", f"This cannot be told without the whole {IMAGES_NAME}.")
+
+
 def leaks(kept: Iterable[Image], manifest: Manifest) -> Check:
-    """Patients and contents in more than one split, by the rows or by what the manifest owns up to."""
+    """What is in more than one split, by the rows or as the manifest owns up to.
+
+    Looked at are patients, contents, patients who are taken for one person, and near-identical scans; these last are
+    known from the manifest alone.
+    """
     patients: dict[str, set[str]] = defaultdict(set)
     contents: dict[str, set[str]] = defaultdict(set)
+    groups: dict[str, set[str]] = defaultdict(set)
+    members: dict[str, set[str]] = defaultdict(set)
     for image in kept:
         patients[image.patient].add(image.split)
         contents[image.sha256].add(image.split)
+        groups[image.group].add(image.split)
+        members[image.group].add(image.patient)
     order = list(manifest.splits)
 
     def parted(where: dict[str, set[str]], known: Sequence[str]) -> dict[str, str]:
@@ -76,10 +106,19 @@ def leaks(kept: Iterable[Image], manifest: Manifest) -> Check:
 
     people = parted(patients, manifest.leaks.patients)
     files = parted(contents, manifest.leaks.contents)
-    if not people and not files:
-        splits = _listed(order)
-        return Check("Leaks", HOLDS, "leak-free", f"No patient and no file content is in two of {splits}.")
-    parts = [_count(len(part), noun) for part, noun in ((people, "patient"), (files, "file content")) if part]
+    near = manifest.leaks.near
+    # A group of one patient is parted where the patient is, which is told already.
+    joined = parted({group: groups[group] for group, ids in members.items() if len(ids) > 1}, ())
+    if not people and not files and not near and not joined:
+        sentence = f"No patient (nor patients taken for one) and no file content is in two of {_listed(order)}."
+        return Check("Leaks", HOLDS, "leak-free", sentence)
+    counted = (
+        (people, "patient"),
+        (files, "file content"),
+        (joined, "group of patients"),
+        (near, "pair of near-identical scans"),
+    )
+    parts = [_count(len(part), noun) for part, noun in counted if part]
     return Check(
         "Leaks",
         BROKEN,
@@ -89,6 +128,11 @@ def leaks(kept: Iterable[Image], manifest: Manifest) -> Check:
             [
                 *(f"patient {name}: in {splits or 'two splits, says the manifest'}" for name, splits in people.items()),
                 *(f"content {name[:16]}: in {splits or 'two splits'}" for name, splits in files.items()),
+                *(
+                    f"group {name}, patients {_few(members[name])} taken for one: in {splits}"
+                    for name, splits in joined.items()
+                ),
+                *(f"{one} and {other}: near-identical, under different patient ids" for one, other in near),
             ]
         ),
     )
@@ -132,8 +176,8 @@ def balance(manifest: Manifest) -> Check:
     )
 
 
-def complete(rows: Rows, manifest: Manifest) -> Check:
-    """Whether every file found is in images.csv once, in a shard or with a reason, and all counts agree."""
+def disagreements(rows: Rows, manifest: Manifest) -> list[str]:
+    """In words, what is wrong with single rows, and where their numbers are not the manifest's."""
     source = manifest.source
     wrong = list(rows.faults)
     for what, number, wanted in (
@@ -153,14 +197,47 @@ def complete(rows: Rows, manifest: Manifest) -> Check:
                     f"{split}: {records[split, label]:,} records of {label} by {IMAGES_NAME}, "
                     f"where the manifest says {wanted:,}"
                 )
+    return wrong
+
+
+def missing_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """In words, the shards that are not in the folder with the size that the manifest says; none is opened."""
+    lost = []
+    for shard in (shard for part in manifest.splits.values() for shard in part):
+        try:
+            status = (folder / shard.name).stat()
+        except FileNotFoundError:
+            lost.append(f"{shard.name} is missing")
+        except OSError as error:
+            lost.append(f"{shard.name} cannot be looked at: {error.strerror or error}")
+        else:
+            if not stat.S_ISREG(status.st_mode):
+                lost.append(f"{shard.name} is no file")
+            elif status.st_size != shard.bytes:
+                lost.append(f"{shard.name} has {status.st_size:,} bytes, where the manifest says {shard.bytes:,}")
+    return lost
+
+
+def complete(wrong: Sequence[str], lost: Sequence[str], manifest: Manifest) -> Check:
+    """Whether every file found is in images.csv once, in a shard or with a reason, and every shard is there.
+
+    wrong: from `disagreements`. lost: from `missing_shards`.
+    """
+    number = sum(map(len, manifest.splits.values()))
+    sentences = []
+    if lost:
+        sentences.append(f"Not there as the manifest says: {len(lost):,} of {_count(number, 'shard')}.")
     if wrong:
-        return Check("Completeness", BROKEN, "INCOMPLETE", f"{IMAGES_NAME} and the manifest do not agree.", _cut(wrong))
+        sentences.append(f"{IMAGES_NAME} and the manifest do not agree.")
+    if sentences:
+        return Check("Completeness", BROKEN, "INCOMPLETE", " ".join(sentences), (*_cut(lost), *_cut(wrong)))
+    source = manifest.source
     return Check(
         "Completeness",
         HOLDS,
         "complete",
         f"All {source['found']:,} files found are accounted for: {source['kept']:,} kept, each with its shard; "
-        f"{source['left_out']:,} left out, each with its reason.",
+        f"{source['left_out']:,} left out, each with its reason. All shards ({number:,}) are there, of the right size.",
     )
 
 
@@ -197,8 +274,31 @@ def table_check(table: bytes | None, manifest: Manifest) -> Check:
     return Check("Table", HOLDS, "", f"{IMAGES_NAME} is as it was written: its SHA-256 is the manifest's.")
 
 
+def joins_check(joins: bytes | None, manifest: Manifest) -> Check:
+    """Whether joins.json is the one that the manifest was written for."""
+    if joins is None:
+        return Check("Joins", BROKEN, "WITHOUT ITS JOINS", f"{JOINS_NAME} is missing or cannot be read.")
+    if hashlib.sha256(joins).hexdigest() != manifest.joins_sha256:
+        return Check(
+            "Joins",
+            BROKEN,
+            "WITH OTHER JOINS",
+            f"{JOINS_NAME} was changed after it was written: its SHA-256 is not the manifest's. "
+            "What this page says about joined scans comes from the changed file.",
+        )
+    return Check("Joins", HOLDS, "", f"{JOINS_NAME} is as it was written: its SHA-256 is the manifest's.")
+
+
+def _few(ids: Iterable[str]) -> str:
+    """Patient ids in a sentence, cut where they are too many."""
+    ordered = sorted(ids, key=lambda name: (len(name), name))
+    more = len(ordered) - _IDS
+    return _listed([*ordered[:_IDS], f"{more:,} more"] if more > 0 else ordered)
+
+
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    first, of, rest = noun.partition(" of ")
+    return f"{number:,} {first}{'s' * (number != 1)}{of}{rest}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,0 +1,130 @@
+"""How alike scans are: what the threshold for near-identical scans stands between.
+
+Two measures are told apart. The distance of descriptors is quick and says which pairs are worth a look; the
+correlation of fine detail, speckle too, needs the pixels and decides. The threshold is on the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+
+import cv2
+
+from octprep import engine, joined, likeness
+from octprep.audit import reading
+from octprep.audit.reading import Read
+from octprep.engine import Progress
+from octprep.likeness import Distances
+from octprep.patients import NEAR_IDENTICAL, Group, Join
+from octprep.scan import Scan
+from octprep.split import rank
+
+THRESHOLD = likeness.THRESHOLD
+NEAR_ENOUGH = likeness.NEAR  # distance of descriptors up to which pairs are compared on pixels
+_DRAWN = 200  # pairs of each kind that are compared on pixels for the picture
+_EACH = 4  # of them at most of one patient
+_CHUNK = 8  # pairs per task
+
+ScanPair = tuple[Scan, Scan]
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near scans are to each other, by both measures."""
+
+    joined: tuple[Join, ...]  # pairs under different ids at or above THRESHOLD, most alike first
+    apart: tuple[Join, ...]  # pairs of different persons below it that were near enough to compare, most alike first
+    distances: Distances  # of descriptors, pairs of ids drawn at random
+    same: tuple[float, ...]  # correlations of neighbouring scans of one patient, drawn, sorted
+    different: tuple[float, ...]  # correlations of scans of two persons, drawn, sorted
+
+
+def compare(src: Path, read: Sequence[Read]) -> tuple[Join, ...]:
+    """All pairs under different ids that come near enough to be compared on pixels, most alike first.
+
+    Those that reach THRESHOLD are the ones that `octprep build` joins.
+    """
+    pairs = likeness.near_identical(
+        joined.stacked([item.descriptor for item in read]),
+        [item.scan.patient for item in read],
+        lambda index: reading.stored_pixels(src, read[index].scan),
+        threshold=-1.0,
+    )
+    found = []
+    for pair in pairs:
+        first, second = sorted((read[pair.first].scan.path, read[pair.second].scan.path))
+        found.append(Join(first, second, NEAR_IDENTICAL, pair.correlation))
+    return tuple(sorted(found, key=lambda join: (-join.correlation, join)))
+
+
+def measure(
+    src: Path,
+    read: Sequence[Read],
+    groups: Sequence[Group],
+    compared: tuple[Join, ...],
+    *,
+    seed: int,
+    workers: int | None,
+    progress: Progress,
+) -> Closeness:
+    """Both distributions: of distances, and of correlations in pairs drawn by the seed and the paths alone.
+
+    groups: of all scans, with the pairs among `compared` that reach THRESHOLD joined.
+    """
+    person = {one.path: group.key for group in groups for one in group.scans}
+    owners = [item.scan.patient for item in read]
+    distances = likeness.distances(joined.stacked([item.descriptor for item in read]), owners, seed)
+    same, different = neighbours((item.scan for item in read), seed), strangers(groups, seed)
+    tasks = [
+        (src, kind, pairs[start : start + _CHUNK])
+        for kind, pairs in enumerate((same, different))
+        for start in range(0, len(pairs), _CHUNK)
+    ]
+    found: tuple[list[float], list[float]] = ([], [])
+    progress("measuring closeness", 0, len(same) + len(different))
+    for kind, correlations in engine.run(_correlate, tasks, workers):
+        found[kind].extend(correlations)
+        progress("measuring closeness", len(correlations), len(same) + len(different))
+    return Closeness(
+        joined=tuple(join for join in compared if join.correlation >= THRESHOLD),
+        apart=tuple(join for join in compared if person[join.first] != person[join.second]),
+        distances=distances,
+        same=tuple(sorted(found[0])),
+        different=tuple(sorted(found[1])),
+    )
+
+
+def neighbours(scans: Iterable[Scan], seed: int) -> list[ScanPair]:
+    """Pairs of one patient's scans of one class that follow each other by number and are not copies."""
+    ordered = sorted(scans, key=lambda one: (one.patient, one.label, one.number, one.path))
+    pairs = [
+        (first, second)
+        for first, second in pairwise(ordered)
+        if (first.patient, first.label) == (second.patient, second.label)
+        and first.pixels != second.pixels
+        and first.number != second.number
+    ]
+    taken: dict[str, list[ScanPair]] = {}
+    for pair in sorted(pairs, key=lambda pair: rank(pair[0].path, seed)):
+        own = taken.setdefault(pair[0].patient, [])
+        if len(own) < _EACH:
+            own.append(pair)
+    return sorted(chain(*taken.values()), key=lambda pair: rank(pair[0].path, seed))[:_DRAWN]
+
+
+def strangers(groups: Iterable[Group], seed: int) -> list[ScanPair]:
+    """Pairs of scans of two persons, as far as joins tell; no person is in more than two of them."""
+    ones = [min(group.scans, key=lambda one: rank(one.path, seed)) for group in groups]
+    return list(pairwise(sorted(ones, key=lambda one: rank(one.path, seed))))[:_DRAWN]
+
+
+def _correlate(task: tuple[Path, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:
+    cv2.setNumThreads(1)
+    src, kind, pairs = task
+    return kind, [
+        round(likeness.correlation(reading.stored_pixels(src, first), reading.stored_pixels(src, second)), 4)
+        for first, second in pairs
+    ]

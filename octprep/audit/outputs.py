@@ -1,0 +1,25 @@
+"""The files that an audit may write: never under the source, and refused before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from octprep.schema import OutputError, write_whole
+
+
+def check(src: Path, option: str, path: Path) -> None:
+    """Raise OutputError if a file cannot be written, or must not be because it would lie in the source."""
+    if path.resolve().is_relative_to(src.resolve()):
+        raise OutputError(f"{option} {path} lies inside --src {src}, which is only read; name a file outside it.")
+    if path.is_dir():
+        raise OutputError(f"{option} {path} is a folder; name a file.")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first.")
+
+
+def write(option: str, path: Path, data: bytes) -> None:
+    """Write a file whole. Raises OutputError if it cannot be written."""
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise OutputError(f"{option} {path} cannot be written: {error.strerror or error}.") from None
