@@ -11,11 +11,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from octprep.schema import OctError
 
+
+class Interrupted(OctError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+class Commands(TyperGroup):
+    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted.") from None
+
+
 app = typer.Typer(
     name="octtrain",
+    cls=Commands,
     help="Train, measure and use models on the shards that octprep builds.",
     no_args_is_help=True,
     add_completion=False,
@@ -93,14 +113,18 @@ def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
     shards: Annotated[
-        Path | None, typer.Option(help="Where the shards are now, if not where they were.", show_default=False)
+        Path | None,
+        typer.Option(help="Where the shards are now, or others of the same classes and recipe.", show_default=False),
     ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on if the model has seen these patients, and mark the result.")
+    ] = False,
 ) -> None:
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
     with heavy_imports():
         from octtrain import evaluate as evaluation
 
-    evaluation.evaluate(run, split, shards, say=say)
+    evaluation.evaluate(run, split, shards, allow_leaks=allow_leaks, say=say)
 
 
 @app.command()
@@ -116,6 +140,33 @@ def predict(
         from octtrain import predict as prediction
 
     prediction.predict(run, images, csv, say=say, warn=lambda line: typer.echo(line, err=True))
+
+
+@app.command()
+def leakage(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
+    model: Annotated[str, typer.Option(help="As for fit.")] = "octnet-s",
+    epochs: Annotated[int, typer.Option(help="Of every training.")] = 12,
+    repeats: Annotated[int, typer.Option(help="Pairs of trainings.")] = 5,
+    folds: Annotated[int, typer.Option(help="One of so many parts is held out, another one in each repeat.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.001,
+    seed: Annotated[int, typer.Option(help="Decides splits, weights, order and augmentation.")] = 0,
+    max_images: Annotated[int, typer.Option(help="Use at most so many images, of whole patients.")] = 2000,
+    json: Annotated[Path | None, typer.Option(help="File for everything measured.", show_default=False)] = None,
+) -> None:
+    """Show how much better a model looks on a split by image than by patient (Tampu et al. 2022)."""
+    with heavy_imports():
+        from octtrain import leakage as experiment
+        from octtrain.run import FitConfig
+
+    fit_config = FitConfig(model=model, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=0)
+    config = experiment.LeakageConfig(fit=fit_config, repeats=repeats, folds=folds, max_images=max_images)
+    try:
+        experiment.leakage(shards, config, json, say=say)
+    except KeyboardInterrupt:
+        typer.echo("octtrain: interrupted before all repeats were done, so nothing was written.", err=True)
+        raise typer.Exit(130) from None
 
 
 def say(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from octprep.schema import Manifest, ManifestError, OutputError, SettingError
-from octtrain import data
+from octprep.schema import Manifest, OutputError, SettingError
+from octtrain import data, seen
 from octtrain.models import build_model, for_training
-from octtrain.run import FitConfig, Row, Run, best_epoch
+from octtrain.run import FitConfig, Row, Run, best_epoch, choose_splits
 
 
 def fit(
@@ -35,18 +35,8 @@ def fit(
         return run
     manifest.check_files(shards, (*train, *val))
 
-    keras.utils.set_random_seed(config.seed)
-    recipe = manifest.recipe
-    model = build_model(config.model, (recipe.height, recipe.width, 1), len(manifest.class_names), config.weights)
-    training = for_training(model, config.seed)
     steps = data.steps(manifest, train, config.batch_size)
-    training.compile(
-        _optimizer(config, steps),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy", BalancedAccuracy(len(manifest.class_names))],
-        # XLA's convolutions are slower than TensorFlow's own on a CPU
-        jit_compile=keras.backend.backend() != "tensorflow" or bool(keras.distribution.list_devices("gpu")),
-    )
+    model, training = compiled(manifest, config, steps)
     if history:
         _restore(training, run.checkpoint(len(history)))
 
@@ -73,37 +63,41 @@ def fit(
     return run
 
 
-def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The splits to train on and to validate on: train and val, or all folds but one and that one.
+def compiled(manifest: Manifest, config: FitConfig, steps: int) -> tuple[keras.Model, keras.Model]:
+    """The model to keep, and the same one behind its augmentation, ready to be trained for so many steps an epoch."""
+    keras.utils.set_random_seed(config.seed)
+    recipe = manifest.recipe
+    model = build_model(config.model, (recipe.height, recipe.width, 1), len(manifest.class_names), config.weights)
+    training = for_training(model, config.seed)
+    training.compile(
+        _optimizer(config, steps),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy", BalancedAccuracy(len(manifest.class_names))],
+        # XLA's convolutions are slower than TensorFlow's own on a CPU
+        jit_compile=keras.backend.backend() != "tensorflow" or bool(keras.distribution.list_devices("gpu")),
+    )
+    return model, training
 
-    Raises SettingError if the fold is missing, superfluous or unknown, ManifestError if a side has no images.
-    """
-    folds = tuple(name for name in manifest.splits if name.startswith("fold"))
-    if folds and fold is None:
-        raise SettingError(f"these shards are in {len(folds)} folds; say which to validate on by --fold 0 and so on")
-    if fold is not None and not folds:
-        raise SettingError(f"these shards have no folds but {', '.join(manifest.splits)}; leave --fold out")
-    if fold is not None and fold >= len(folds):
-        raise SettingError(f"fold must be between 0 and {len(folds) - 1}; got {fold}")
-    val = (f"fold{fold}",) if folds else ("val",)
-    train = tuple(name for name in folds if name not in val) if folds else ("train",)
-    for name in (*train, *val):
-        if name not in manifest.splits or not manifest.records(name):
-            raise ManifestError(
-                f"The shards have no images in split {name!r}, so there is nothing to choose the best epoch by. "
-                "Build them with `octprep build --split grouped` or more patients."
-            )
-    return train, val
+
+def seed_noise(training: keras.Model, seed: int, epoch: int) -> None:
+    """Let what a model draws at random from here on, in augmentation and dropout, depend on these two alone."""
+    states = [variable for variable in training.variables if "seed_generator" in variable.path]
+    for i, state in enumerate(states):
+        state.assign([(seed + i) % 2**32, (epoch << 20) % 2**32])  # key, counter
 
 
 def class_weights(manifest: Manifest, train: tuple[str, ...]) -> dict[int, float] | None:
     """Weights by which every class counts the same, or None where the shards are balanced already.
 
-    The mean over the images is 1. Balanced by the shards or by weights, never both.
+    Balanced by the shards or by weights, never both.
     """
     if manifest.config.balance != "none":
         return None
-    counts = [sum(manifest.per_class(split)[name] for split in train) for name in manifest.class_names]
+    return even_weights([sum(manifest.per_class(split)[name] for split in train) for name in manifest.class_names])
+
+
+def even_weights(counts: Sequence[int]) -> dict[int, float]:
+    """Weights by which every class counts the same, from its number of images; their mean over the images is 1."""
     present = sum(count > 0 for count in counts)
     return {i: sum(counts) / (present * count) if count else 1.0 for i, count in enumerate(counts)}
 
@@ -148,9 +142,7 @@ class Journal(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the clock, and this epoch's random numbers: a resumed run draws what an unbroken one would have."""
-        states = [variable for variable in self.model.variables if "seed_generator" in variable.path]
-        for i, state in enumerate(states):
-            state.assign([(self.run.config.seed + i) % 2**32, (epoch << 20) % 2**32])  # key, counter
+        seed_noise(self.model, self.run.config.seed, epoch)
         self.start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -211,6 +203,7 @@ def _opening(run: Run, train: tuple[str, ...], val: tuple[str, ...], steps: int,
             f"WARNING: {len(manifest.leaks.patients):,} patients and {len(manifest.leaks.contents):,} images stand on "
             "two sides of these shards' splits; what is measured on them is too good."
         )
+    lines += _doubts(run, train)
     weights = class_weights(manifest, train)
     if weights is None:
         lines.append(f"classes balanced by the shards ({manifest.config.balance}), so not weighted")
@@ -220,6 +213,27 @@ def _opening(run: Run, train: tuple[str, ...], val: tuple[str, ...], steps: int,
     if history:
         lines.append(f"going on after epoch {len(history)}")
     return lines
+
+
+def _doubts(run: Run, train: tuple[str, ...]) -> list[str]:
+    """What the weights to start from may have seen of the images to validate or to test on."""
+    sights, complete = run.seen()
+    if not complete:
+        return [
+            f"WARNING: nothing says whom {run.config.weights} has seen, so `octtrain evaluate` cannot tell whether the "
+            "model knows patients that it is tested on; weights in the folder of their run would say."
+        ]
+    before = [sight for sight in sights if sight.split == seen.INHERITED]
+    if not before:
+        return []
+    held_out = [name for name in run.manifest.splits if name not in train]
+    known = seen.overlap(before, seen.sights(seen.images(run.shards, run.manifest), held_out)).patients
+    if not known:
+        return []
+    return [
+        f"WARNING: {run.config.weights} has seen {len(known):,} of the patients held out here "
+        f"({', '.join(held_out)}); what is measured on them is too good."
+    ]
 
 
 def _verdict(history: list[Row]) -> str:

@@ -103,7 +103,7 @@ def measure(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_
         class_names=tuple(class_names),
         confusion=counts,
         accuracy=Rate(int(np.trace(counts)), int(counts.sum())),
-        balanced_accuracy=_mean(rate.value for rate in sensitivities),
+        balanced_accuracy=balanced_accuracy(counts),
         per_class=per_class,
         macro_auc=_mean(found.auc for found in per_class.values()),
         urgent=_urgent(truth, probabilities, counts, class_names),
@@ -115,6 +115,22 @@ def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: i
     """(classes, classes) counts: truth down, prediction across."""
     pairs = truth.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def balanced_accuracy(counts: NDArray[np.int64]) -> float | None:
+    """The mean sensitivity over the classes that occur, 0..1; None if there are no images."""
+    return _mean(int(row[i]) / int(row.sum()) if row.sum() else None for i, row in enumerate(counts))
+
+
+def mcc(counts: NDArray[np.int64]) -> float | None:
+    """Matthews' correlation of truth and prediction for any number of classes (Gorodkin 2004), -1..1.
+
+    None if all images are of one class, or all are called the same.
+    """
+    n, right = float(counts.sum()), float(np.trace(counts))
+    truth, called = counts.sum(axis=1).astype(np.float64), counts.sum(axis=0).astype(np.float64)
+    spread = (n * n - float(truth @ truth)) * (n * n - float(called @ called))
+    return (right * n - float(truth @ called)) / spread**0.5 if spread > 0 else None
 
 
 def auc(positive: NDArray[np.bool_], score: NDArray[np.floating[Any]]) -> float | None:

@@ -2,8 +2,9 @@
 
 config.json     settings, where the shards were, library versions
 manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
+seen.csv        whom the model has seen: patient, group, SHA-256 and split of every image trained on or validated on
 history.csv     one row per finished epoch; an epoch counts once its row is here
-model.keras     the best epoch's model: raw pixels to probabilities
+model.keras     the best epoch's model: raw pixels to probabilities; octtrain.json in it says what it was trained on
 checkpoints/    weights and optimizer of the last finished epoch
 logs/           for TensorBoard, where it is installed
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -25,9 +27,21 @@ from typing import Any, Self
 
 import keras
 
-from octprep.schema import MANIFEST_NAME, Manifest, ManifestError, OutputError, SettingError, SourceError, write_whole
+from octprep.schema import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestError,
+    OctError,
+    OutputError,
+    SettingError,
+    SourceError,
+    write_whole,
+)
+from octtrain import origin, seen
+from octtrain.origin import Origin
+from octtrain.seen import SEEN_NAME, Seen
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 MODEL_NAME = "model.keras"
@@ -80,6 +94,11 @@ class Run:
             raise SourceError(f"{folder} {what}; make one with `octtrain fit SHARDS --run {folder}`.")
         try:
             raw = json.loads((folder / CONFIG_NAME).read_bytes())
+            if raw["run_version"] == 1:
+                raise ManifestError(
+                    f"{folder} is a run of version 1, which did not keep whom its model has seen, so no test with it "
+                    "can be trusted. Train anew with `octtrain fit`."
+                )
             if raw["run_version"] != RUN_VERSION:
                 raise ManifestError(
                     f"{folder / CONFIG_NAME} is of version {raw['run_version']}, but this program reads version "
@@ -110,16 +129,52 @@ class Run:
                 f"{path} is not what `octtrain fit` wrote ({error}). Restore it or train anew."
             ) from None
 
+    @property
+    def origin(self) -> Origin:
+        """What this run's model is made of."""
+        trained_on, chosen_by = choose_splits(self.manifest, self.config.fold)
+        return Origin(
+            digest=self.manifest.digest,
+            class_names=self.manifest.class_names,
+            recipe=self.manifest.recipe,
+            trained_on=trained_on,
+            chosen_by=chosen_by,
+        )
+
     def model(self) -> keras.Model:
-        """The best epoch's model. Raises SourceError if no epoch was finished, ManifestError if the file is damaged."""
+        """The best epoch's model.
+
+        Raises SourceError if no epoch was finished, ManifestError if the file is damaged or another run's.
+        """
         path = self.folder / MODEL_NAME
         if not path.is_file():
             raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
+        found = origin.read(path)
+        if found != self.origin:
+            raise ManifestError(
+                f"{path} is of another run ({found}) than the one that {self.folder} describes ({self.origin}). "
+                "Put back the model that belongs there, or train anew."
+            )
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:  # Keras raises whatever zipfile, h5py, json and its layers happen to raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train anew.") from None
+
+    def seen(self) -> Seen:
+        """Whom the model has seen. Raises ManifestError if seen.csv is missing or not what was written."""
+        path = self.folder / SEEN_NAME
+        try:
+            raw = json.loads((self.folder / CONFIG_NAME).read_bytes())
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != raw["seen_sha256"]:
+                raise ValueError(f"its SHA-256 is not the one in {CONFIG_NAME}")
+            return Seen(seen.decode(content), bool(raw["seen_complete"]))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(
+                f"{path} is not what `octtrain fit` wrote ({error}), so nobody knows whom the model has seen. "
+                "Restore it or train anew."
+            ) from None
 
     def claim(self, resume: bool) -> list[Row]:
         """The epochs already finished: none in a new run. Writes nothing.
@@ -154,30 +209,43 @@ class Run:
         return old.history()
 
     def begin(self) -> None:
-        """Make the folder in one step, with config and manifest; finished epochs that are there stay."""
+        """Make the folder in one step, with config, manifest and whom the model will see; finished epochs that are
+        there stay. Raises ManifestError if the shards do not say who is in them.
+        """
         if (self.folder / CONFIG_NAME).exists():
             history = self.history()
             if not history:  # begun, perhaps with other settings, and stopped before anything was learnt
-                self._describe(self.folder)
+                self._describe(self.folder, self._to_see())
             self._publish(history)
             return
+        to_see = self._to_see()
         part = self.folder.with_name(f".{self.folder.name}.part-{os.getpid()}")
         part.mkdir(parents=True)
         try:
-            self._describe(part)
+            self._describe(part, to_see)
             part.replace(self.folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
-    def _describe(self, folder: Path) -> None:
+    def _to_see(self) -> Seen:
+        """Whom this training's model will have seen, those that its first weights have seen included."""
+        own = seen.sights(seen.images(self.shards, self.manifest), (*self.origin.trained_on, *self.origin.chosen_by))
+        before = inherited(self.config.weights)
+        return Seen((*own, *before.sights), before.complete)
+
+    def _describe(self, folder: Path, to_see: Seen) -> None:
         self.manifest.save(folder)
+        sights = seen.encode(to_see.sights)
+        write_whole(folder / SEEN_NAME, sights)
         text = json.dumps(
             {
                 "run_version": RUN_VERSION,
                 "shards": _relative(self.shards, self.folder),
                 "digest": self.manifest.digest,
                 "leaky": bool(self.manifest.leaks),
+                "seen_sha256": hashlib.sha256(sights).hexdigest(),
+                "seen_complete": to_see.complete,
                 "config": dataclasses.asdict(self.config),
                 "backend": keras.backend.backend(),
                 "libraries": _versions("octprep", "keras", keras.backend.backend(), "numpy"),
@@ -195,13 +263,22 @@ class Run:
         epoch = len(history)
         _save(training.save_weights, self.checkpoint(epoch))
         if best_epoch(history) == epoch:
-            _save(model.save, self._candidate(epoch))
+            self.save_model(model, self._candidate(epoch))
         out = io.StringIO()
         writer = csv.DictWriter(out, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_whole(self.folder / HISTORY_NAME, out.getvalue().encode())  # from here on the epoch counts
         self._publish(history)
+
+    def save_model(self, model: keras.Model, path: Path) -> None:
+        """Write a model of this run and what it was trained on into one file, whole or not at all."""
+
+        def save(part: Path) -> None:
+            model.save(part)
+            origin.stamp(part, self.origin)
+
+        _save(save, path)
 
     def checkpoint(self, epoch: int) -> Path:
         """Weights and optimizer after an epoch, the first being 1."""
@@ -226,6 +303,47 @@ def resolve(folder: Path, given: Mapping[str, Any], *, resume: bool) -> FitConfi
     """
     begun = resume and (folder / HISTORY_NAME).exists()
     return dataclasses.replace(Run.load(folder).config if begun else FitConfig(), **given)
+
+
+def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The splits to train on and to validate on: train and val, or all folds but one and that one.
+
+    Raises SettingError if the fold is missing, superfluous or unknown, ManifestError if a side has no images.
+    """
+    folds = tuple(name for name in manifest.splits if name.startswith("fold"))
+    if folds and fold is None:
+        raise SettingError(f"these shards are in {len(folds)} folds; say which to validate on by --fold 0 and so on")
+    if fold is not None and not folds:
+        raise SettingError(f"these shards have no folds but {', '.join(manifest.splits)}; leave --fold out")
+    if fold is not None and fold >= len(folds):
+        raise SettingError(f"fold must be between 0 and {len(folds) - 1}; got {fold}")
+    val = (f"fold{fold}",) if folds else ("val",)
+    train = tuple(name for name in folds if name not in val) if folds else ("train",)
+    for name in (*train, *val):
+        if name not in manifest.splits or not manifest.records(name):
+            raise ManifestError(
+                f"The shards have no images in split {name!r}, so there is nothing to choose the best epoch by. "
+                "Build them with `octprep build --split grouped` or more patients."
+            )
+    return train, val
+
+
+def inherited(weights: str) -> Seen:
+    """Whom the model to start from has seen: no patient if it is none or ImageNet's, else those its run folder names.
+
+    Not complete for weights that no run folder belongs to: nobody knows whom those have seen.
+    """
+    if not weights.endswith((".keras", ".weights.h5")):
+        return Seen((), complete=True)
+    path = Path(weights)
+    try:
+        run = Run.load(path.parent)
+        if origin.read(path) != run.origin:
+            return Seen((), complete=False)
+        sights, complete = run.seen()
+    except OctError:
+        return Seen((), complete=False)
+    return Seen(tuple(sight._replace(split=seen.INHERITED) for sight in sights), complete)
 
 
 def best_epoch(history: Sequence[Row]) -> int:

@@ -1,8 +1,12 @@
 """Small folders of shards, written with octprep's own bytes, for the tests of octtrain."""
 
+import csv
+import dataclasses
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +14,7 @@ import numpy as np
 from octprep import tfrecord
 from octprep.schema import BuildConfig, Leaks, Manifest, Recipe, Shard
 
+READ_COLUMNS = ("path", "class", "patient", "group", "sha256", "split")  # of images.csv, by octtrain
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
@@ -38,9 +43,37 @@ def record(image: np.ndarray, label: int, patient: str, scan: str, encoding: str
     )
 
 
+Scan = tuple[str, int, np.ndarray]  # path, label, pixels; the path tells the patient
+
+
 def write_shards(
     folder: Path,
     per_class: Mapping[str, int],
+    *,
+    classes: Sequence[str] = CLASSES,
+    seed: int = 0,
+    height: int = 32,
+    width: int = 32,
+    skip: Mapping[str, Sequence[str]] | None = None,  # split -> classes it has none of
+    first_patient: int = 0,
+    **settings: Any,
+) -> tuple[Manifest, dict[str, list[Scan]]]:
+    """Write a finished folder; returns its manifest and, per split, (scan, label, pixels) in the shards' order."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Scan]] = {}
+    for name, count in per_class.items():
+        found = []
+        for label, class_name in enumerate(classes):
+            for i in range(0 if skip and class_name in skip.get(name, ()) else count):
+                scan = f"{name}/{class_name}/{class_name}-{first_patient + 1000 * len(rows) + i}-1.jpeg"
+                found.append((scan, label, picture(label, rng, height, width)))
+        rows[name] = [found[i] for i in rng.permutation(len(found))]
+    return write_folder(folder, rows, classes=classes, seed=seed, height=height, width=width, **settings)
+
+
+def write_folder(
+    folder: Path,
+    rows: Mapping[str, Sequence[Scan]],
     *,
     classes: Sequence[str] = CLASSES,
     shards: int = 2,
@@ -51,26 +84,18 @@ def write_shards(
     seed: int = 0,
     height: int = 32,
     width: int = 32,
-    skip: Mapping[str, Sequence[str]] | None = None,  # split -> classes it has none of
-) -> tuple[Manifest, dict[str, list[tuple[str, int, np.ndarray]]]]:
-    """Write a finished folder; returns its manifest and, per split, (scan, label, pixels) in the shards' order."""
-    rng = np.random.default_rng(seed)
-    written: dict[str, list[tuple[str, int, np.ndarray]]] = {}
+) -> tuple[Manifest, dict[str, list[Scan]]]:
+    """Write these scans as a finished folder, dealt to the shards of their split by turns; returns as write_shards."""
+    written: dict[str, list[Scan]] = {}
     splits: dict[str, tuple[Shard, ...]] = {}
-    for name, count in per_class.items():
-        rows = []
-        for label, class_name in enumerate(classes):
-            for i in range(0 if skip and class_name in skip.get(name, ()) else count):
-                scan = f"{name}/{class_name}/{class_name}-{1000 * len(splits) + i}-1.jpeg"
-                rows.append((scan, label, picture(label, rng, height, width)))
-        order = rng.permutation(len(rows))
-        parts = [[rows[i] for i in order[k::shards]] for k in range(shards)]
+    for name, scans in rows.items():
+        parts = [scans[k::shards] for k in range(shards)]
         (folder / name).mkdir(parents=True)
         found = []
         for k, part in enumerate(parts):
             file = f"{name}/{k:05d}-of-{shards:05d}.tfrecord"
             data = b"".join(
-                tfrecord.frame(record(image, label, scan.split("-")[-2], scan, encoding)) for scan, label, image in part
+                tfrecord.frame(record(image, label, patient_of(scan), scan, encoding)) for scan, label, image in part
             )
             (folder / file).write_bytes(data)
             counts = tuple(sum(row[1] == label for row in part) for label in range(len(classes)))
@@ -99,7 +124,36 @@ def write_shards(
         leaks=leaks or Leaks(),
         source={"listing": "", "found": sum(map(len, written.values()))},
         images_sha256="",
+        joins_sha256="",
         libraries={},
     )
+    table = [
+        {
+            "path": scan,
+            "class": classes[label],
+            "patient": patient_of(scan),
+            "group": patient_of(scan),
+            "sha256": hashlib.sha256(scan.encode()).hexdigest(),
+            "split": name,
+        }
+        for name, scans in written.items()
+        for scan, label, _ in scans
+    ]
+    return write_images(folder, manifest, [*table, {"path": "broken.jpeg"}]), written
+
+
+def write_images(folder: Path, manifest: Manifest, table: Sequence[Mapping[str, str]]) -> Manifest:
+    """Write images.csv, of which octtrain reads these columns, and a manifest that names it."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, READ_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    content = out.getvalue().encode()
+    (folder / "images.csv").write_bytes(content)
+    manifest = dataclasses.replace(manifest, images_sha256=hashlib.sha256(content).hexdigest())
     manifest.save(folder)
-    return manifest, written
+    return manifest
+
+
+def patient_of(scan: str) -> str:
+    return scan.split("-")[-2]

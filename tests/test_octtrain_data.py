@@ -132,7 +132,7 @@ def test_an_error_of_the_model_is_not_blamed_on_the_shards(tmp_path):
 
 def test_training_imports_without_the_preparations_packages():
     absent = ["cv2", "google_crc32c", "PIL"]
-    modules = "octtrain.data, octtrain.models, octtrain.fit, octtrain.evaluate"
+    modules = "octtrain.data, octtrain.models, octtrain.fit, octtrain.evaluate, octtrain.leakage"
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -141,7 +141,7 @@ def test_the_command_line_imports_nothing_heavy():
     absent = ["tensorflow", "keras", "numpy", "cv2", "google_crc32c"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octtrain.cli as c; c.main(['--help'])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    assert all(command in shown for command in ("fit", "evaluate", "predict"))
+    assert all(command in shown for command in ("fit", "evaluate", "predict", "leakage"))
 
 
 def test_only_data_speaks_tensorflow():

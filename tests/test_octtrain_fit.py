@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow")
+import keras
 import numpy as np
-from octtrain_world import CLASSES, write_shards
+from octtrain_world import CLASSES, READ_COLUMNS, write_images, write_shards
 
-from octprep.schema import Leaks, Manifest, ManifestError, OutputError, SettingError, SourceError
+from octprep.images import COLUMNS
+from octprep.schema import LeakError, Leaks, Manifest, ManifestError, OutputError, SettingError, SourceError
+from octtrain import origin
 from octtrain.evaluate import evaluate
 from octtrain.fit import BalancedAccuracy, choose_splits, class_weights, ended, fit
 from octtrain.models import build_model
 from octtrain.run import FitConfig, Run, best_epoch
+from octtrain.seen import Sight, overlap
 
 ROOT = Path(__file__).parents[1]
 CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0)
@@ -198,7 +202,11 @@ def test_what_is_no_run_is_refused_in_one_sentence(trained, tmp_path):
     path = tmp_path / "run" / "config.json"
     shutil.copytree(trained[0].folder, tmp_path / "run")
     raw = json.loads(path.read_text())
-    for change, message in (({"run_version": 99}, "of version 99"), ({"config": {"depth": 3}}, "is not what")):
+    for change, message in (
+        ({"run_version": 99}, "of version 99"),
+        ({"run_version": 1}, "did not keep whom"),
+        ({"config": {"depth": 3}}, "is not what"),
+    ):
         path.write_text(json.dumps({**raw, **change}))
         with pytest.raises(ManifestError, match=message):
             Run.load(tmp_path / "run")
@@ -208,18 +216,183 @@ def test_what_is_no_run_is_refused_in_one_sentence(trained, tmp_path):
         Run.load(tmp_path / "run").model()
 
 
-def test_the_shards_are_found_again_only_if_they_are_the_same(trained, shards, tmp_path):
+def test_the_shards_are_found_again_and_others_keep_their_own_results(trained, shards, tmp_path):
     run, *_ = trained
     moved = tmp_path / "deeper" / "than" / "before" / "run"
     shutil.copytree(run.folder, moved)
     with pytest.raises(SourceError, match="--shards DIR"):
         evaluate(moved, say=quiet)
-    write_shards(tmp_path / "other", {"train": 4, "val": 4, "test": 4}, seed=1)
-    with pytest.raises(ManifestError, match="is another dataset"):
-        evaluate(moved, shards=tmp_path / "other", say=quiet)
-    assert evaluate(moved, shards=shards, split="val", say=quiet).accuracy.of == 24
+    evaluate(moved, shards=shards, say=quiet)
+    mine = (moved / "evaluate-test.json").read_bytes()
+    other, _ = write_shards(tmp_path / "other", {"test": 4}, seed=1, first_patient=50_000)
+    lines = []
+    assert evaluate(moved, shards=tmp_path / "other", say=lines.append).accuracy.of == 16
+    assert f"(another dataset, {other.digest[:8]})" in lines[0]
+    assert not any("LEAKY" in line for line in lines)
+    assert (moved / "evaluate-test.json").read_bytes() == mine
+    stored = json.loads((moved / f"evaluate-test-{other.digest[:8]}.json").read_text())
+    assert (stored["digest"], stored["trained_on"]) == (other.digest, run.manifest.digest)
+    assert stored["leaky"] is None
+    assert (moved / f"predictions-test-{other.digest[:8]}.csv").is_file()
     with pytest.raises(ManifestError, match="no split 'fold9'; it has train, val, test"):
         evaluate(run.folder, "fold9", say=quiet)
+
+
+def test_shards_that_mean_something_else_are_refused_by_what_differs(trained, tmp_path):
+    run, *_ = trained
+    write_shards(tmp_path / "size", {"test": 1}, height=40, first_patient=50_000)
+    with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 there, 40 here\. Build it"):
+        evaluate(run.folder, shards=tmp_path / "size", say=quiet)
+    write_shards(tmp_path / "names", {"test": 1}, classes=CLASSES[::-1], first_patient=50_000)
+    with pytest.raises(
+        ManifestError, match="class names CNV, DME, DRUSEN, NORMAL there, NORMAL, DRUSEN, DME, CNV here"
+    ):
+        evaluate(run.folder, shards=tmp_path / "names", say=quiet)
+
+
+def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained, tmp_path):
+    run, *_ = trained
+    other, _ = write_shards(tmp_path / "other", {"test": 30}, seed=1)  # of patients 0 to 29; train has 0 to 23
+    with pytest.raises(
+        LeakError, match=r"chosen by 24 of the 30 patients .*: patients 0, 1, 10, .* and 4 more"
+    ) as caught:
+        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+    assert caught.value.exit_code == 1
+    assert "--allow-leaks" in str(caught.value)
+    assert not list(run.folder.glob(f"*{other.digest[:8]}*"))
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    lines = []
+    evaluate(copy, shards=tmp_path / "other", allow_leaks=True, say=lines.append)
+    assert lines[1].startswith("LEAKY: the model has seen 24 of the 30 patients")
+    stored = json.loads((copy / f"evaluate-test-{other.digest[:8]}.json").read_text())
+    assert stored["leaky"] == lines[1]
+    assert stored["known"]["patients"] == 24
+
+
+def test_an_image_is_known_again_under_another_patients_number(trained, tmp_path):
+    run, *_ = trained
+    other, _ = write_shards(tmp_path / "other", {"test": 2}, first_patient=50_000)
+    with (tmp_path / "other" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["sha256"] = run.seen().sights[0].sha256
+    write_images(tmp_path / "other", other, rows)
+    with pytest.raises(LeakError, match="chosen by 1 image of test, under other patient numbers"):
+        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+
+
+def test_the_split_trained_on_is_refused_and_the_one_that_chose_the_epoch_is_remarked(trained, shards, tmp_path):
+    shutil.copytree(trained[0].folder, tmp_path / "run")
+    with pytest.raises(LeakError, match="24 of the 24 patients and 96 images of train"):
+        evaluate(tmp_path / "run", "train", shards, say=quiet)
+    lines = []
+    evaluate(tmp_path / "run", "train", shards, allow_leaks=True, say=lines.append)
+    assert lines[1].startswith("LEAKY")
+    lines = []
+    evaluate(tmp_path / "run", "val", shards, say=lines.append)
+    assert lines[1] == "val was used to choose the best epoch, so these numbers are a little too good"
+    stored = json.loads((tmp_path / "run" / "evaluate-val.json").read_text())
+    assert (stored["leaky"], stored["remarks"]) == (None, [lines[1]])
+
+
+def test_another_id_of_a_patient_is_known_again():
+    seen = [Sight("7", "5", "a", "train")]  # 5 and 7 are taken for the same person
+    judged = [Sight("5", "5", "b", "test"), Sight("6", "6", "c", "test"), Sight("9", "7", "a", "test")]
+    assert overlap(seen, judged) == Leaks(patients=("5", "9"), contents=("a",))
+
+
+def test_a_run_keeps_whom_its_model_has_seen(trained, tmp_path):
+    run, *_ = trained
+    sights, complete = run.seen()
+    assert complete
+    assert {sight.split for sight in sights} == {"train", "val"}
+    assert len({sight.sha256 for sight in sights}) == len(sights) == 4 * (24 + 6)
+    shutil.copytree(run.folder, tmp_path / "run")
+    path = tmp_path / "run" / "seen.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n0,", b"\n7,", 1))
+    with pytest.raises(ManifestError, match=r"seen\.csv is not what .* nobody knows whom the model has seen"):
+        evaluate(tmp_path / "run", shards=run.shards, say=quiet)
+    path.unlink()
+    with pytest.raises(ManifestError, match="nobody knows whom"):
+        evaluate(tmp_path / "run", shards=run.shards, say=quiet)
+
+
+def test_a_model_file_says_alone_what_it_was_trained_on(trained):
+    run, *_ = trained
+    found = origin.read(run.folder / "model.keras")
+    assert (found.digest, found.class_names) == (run.manifest.digest, CLASSES)
+    assert found.recipe == run.manifest.recipe
+    assert (found.trained_on, found.chosen_by) == (("train",), ("val",))
+    keras.saving.load_model(run.folder / "model.keras")  # Keras passes over what it does not know
+
+
+def test_a_model_of_another_run_is_refused_with_both_digests(trained, tmp_path):
+    shutil.copytree(trained[0].folder, tmp_path / "run")
+    run, model = Run.load(tmp_path / "run"), trained[0].model()
+    manifest, _ = write_shards(tmp_path / "other", {"train": 1, "val": 1}, seed=1)
+    other = Run(folder=tmp_path, config=CONFIG, manifest=manifest, shards=tmp_path / "other")
+    other.save_model(model, tmp_path / "run" / "model.keras")
+    both = f"dataset {manifest.digest[:12]}, .*dataset {run.manifest.digest[:12]}"
+    with pytest.raises(ManifestError, match=both):
+        run.model()
+    model.save(tmp_path / "run" / "model.keras")
+    with pytest.raises(ManifestError, match="does not say what it was trained on"):
+        run.model()
+
+
+def until_the_first_step(run, shards, config):
+    """What a training says before its first epoch."""
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if line.startswith("class weights"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(shards, run, config, say=say)
+    return lines
+
+
+def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, shards, tmp_path):
+    write_shards(tmp_path / "other", {"train": 4, "val": 2, "test": 2}, seed=1, first_patient=50_000)
+    config = dataclasses.replace(CONFIG, weights=str(trained[0].folder / "model.keras"))
+    lines = until_the_first_step(tmp_path / "a", tmp_path / "other", config)
+    assert not any(line.startswith("WARNING") for line in lines)
+    run = Run.load(tmp_path / "a")
+    run.save_model(trained[0].model(), run.folder / "model.keras")
+    assert {sight.split for sight in run.seen().sights} == {"train", "val", "weights"}
+    with pytest.raises(LeakError, match="24 of the 24 patients"):
+        evaluate(tmp_path / "a", "train", shards, say=quiet)
+
+    write_shards(tmp_path / "same people", {"val": 3, "train": 3, "test": 3}, seed=2)
+    lines = until_the_first_step(tmp_path / "b", tmp_path / "same people", config)
+    assert any("has seen 3 of the patients held out here (val, test)" in line for line in lines)
+
+    shutil.copy(trained[0].folder / "model.keras", tmp_path / "stranger.keras")
+    config = dataclasses.replace(CONFIG, weights=str(tmp_path / "stranger.keras"))
+    lines = until_the_first_step(tmp_path / "c", tmp_path / "other", config)
+    assert any(line.startswith("WARNING: nothing says whom") for line in lines)
+    run = Run.load(tmp_path / "c")
+    run.save_model(trained[0].model(), run.folder / "model.keras")
+    lines = []
+    evaluate(tmp_path / "c", say=lines.append)
+    assert "nobody knows whether these patients were among them" in lines[1]
+
+
+def test_a_training_needs_to_know_who_is_in_the_shards(tmp_path):
+    write_shards(tmp_path / "s", {"train": 2, "val": 1})
+    (tmp_path / "s" / "images.csv").write_text("path\n")
+    with pytest.raises(ManifestError, match=r"images\.csv has SHA-256 .*octprep build --overwrite"):
+        fit(tmp_path / "s", tmp_path / "runs" / "a", CONFIG, say=quiet)
+    (tmp_path / "s" / "images.csv").unlink()
+    with pytest.raises(ManifestError, match=r"images\.csv cannot be read"):
+        fit(tmp_path / "s", tmp_path / "runs" / "a", CONFIG, say=quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_octprep_writes_the_columns_that_octtrain_reads():
+    assert set(READ_COLUMNS) <= set(COLUMNS)
 
 
 def test_leaky_shards_are_called_so_by_fit_and_evaluate(tmp_path):
@@ -232,7 +405,7 @@ def test_leaky_shards_are_called_so_by_fit_and_evaluate(tmp_path):
 
     with pytest.raises(Stopped):
         fit(tmp_path / "s", tmp_path / "run", CONFIG, say=until_warned)
-    build_model("octnet-s", (32, 32, 1), 4).save(tmp_path / "run" / "model.keras")
+    Run.load(tmp_path / "run").save_model(build_model("octnet-s", (32, 32, 1), 4), tmp_path / "run" / "model.keras")
     lines = []
     evaluate(tmp_path / "run", say=lines.append)
     assert any(line.startswith("LEAKY: patients on both sides") for line in lines)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from octtrain.metrics import COSTS, Rate, auc, confusion, measure, table, weighted_error
+from octtrain.metrics import COSTS, Rate, auc, confusion, mcc, measure, table, weighted_error
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
@@ -23,6 +23,7 @@ def test_the_numbers_are_scikit_learns(seed):
     np.testing.assert_array_equal(found.confusion, reference.confusion_matrix(truth, decided))
     assert found.accuracy.value == pytest.approx(reference.accuracy_score(truth, decided))
     assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(truth, decided))
+    assert mcc(found.confusion) == pytest.approx(reference.matthews_corrcoef(truth, decided))
     aucs = []
     for i, name in enumerate(CLASSES):
         one = found.per_class[name]
@@ -35,6 +36,12 @@ def test_the_numbers_are_scikit_learns(seed):
     assert found.urgent.auc == pytest.approx(reference.roc_auc_score(urgent_truth, urgent_score))
     assert found.urgent.sensitivity.value == pytest.approx(reference.recall_score(urgent_truth, decided < 2))
     assert found.urgent.specificity.value == pytest.approx(reference.recall_score(~urgent_truth, decided >= 2))
+
+
+def test_what_is_called_all_the_same_has_no_correlation():
+    assert mcc(np.array([[3, 0], [4, 0]])) is None
+    assert mcc(np.array([[3, 0], [0, 4]])) == 1
+    assert mcc(np.array([[0, 3], [4, 0]])) == -1
 
 
 def test_a_table_counted_by_hand():

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     manifest, _ = write_shards(folder / "shards", {"train": 1, "val": 1, "test": 1})
     made = Run(folder=folder / "run", config=FitConfig(), manifest=manifest, shards=folder / "shards")
     made.begin()
-    build_model("octnet-s", (32, 32, 1), 4).save(made.folder / "model.keras")
+    made.save_model(build_model("octnet-s", (32, 32, 1), 4), made.folder / "model.keras")
     return made.folder
 
 
@@ -150,6 +150,7 @@ def test_the_program_predicts_and_keeps_reasons_apart(run, tmp_path, capsys):
     [
         (["evaluate", "{tmp}/none"], 2, "does not exist; make one with"),
         (["evaluate", "{run}", "--split", "fold1"], 1, "no split 'fold1'"),
+        (["evaluate", "{run}", "--split", "train"], 1, "patient 0. Measure on patients it has not seen"),
         (["predict", "{run}", "{tmp}/none.jpeg"], 2, "does not exist"),
         (["fit", "{tmp}", "--run", "{tmp}/r"], 1, "has no manifest.json"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--model", "vgg"], 2, "no model called 'vgg'"),

@@ -1,0 +1,88 @@
+"""Whom a model has seen: the patients and the files behind the images that it was trained on and chosen by."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from octprep.schema import IMAGES_NAME, Leaks, Manifest, ManifestError
+
+SEEN_NAME = "seen.csv"
+INHERITED = "weights"  # in place of a split: seen by the model whose weights this one was begun from
+
+Row = dict[str, str]  # of images.csv
+
+
+class Sight(NamedTuple):
+    """One image that a model has seen."""
+
+    patient: str  # the id in the file's name
+    group: str  # the smallest id among those that octprep takes for the same person's
+    sha256: str  # of the source file, hex
+    split: str  # of the dataset it was trained on, or INHERITED
+
+
+class Seen(NamedTuple):
+    """All that a model has seen."""
+
+    sights: tuple[Sight, ...]
+    complete: bool  # False: it was begun from weights of which nobody knows what they had seen
+
+
+def images(shards: Path, manifest: Manifest) -> list[Row]:
+    """The rows of images.csv that are in a split, each image once.
+
+    Raises ManifestError if the file is missing or not the one that the manifest names.
+    """
+    path = shards / IMAGES_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"{path} cannot be read ({error.strerror or error}), but it says which patients are in which split. "
+            "Copy the folder again or rebuild it with `octprep build --overwrite`."
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != manifest.images_sha256:
+        raise ManifestError(
+            f"{path} has SHA-256 {found[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
+            "not what was built. Copy the folder again or rebuild it with `octprep build --overwrite`."
+        )
+    return [row for row in csv.DictReader(io.StringIO(content.decode(), newline="")) if row["split"]]
+
+
+def sights(rows: Iterable[Row], splits: Sequence[str]) -> tuple[Sight, ...]:
+    """What a model sees in some splits of images.csv."""
+    return tuple(
+        Sight(row["patient"], row["group"], row["sha256"], row["split"]) for row in rows if row["split"] in splits
+    )
+
+
+def overlap(seen: Iterable[Sight], judged: Iterable[Sight]) -> Leaks:
+    """The judged patients, and contents of files, that have been seen; sorted. Other ids of a patient count as well."""
+    seen, judged = list(seen), list(judged)
+    ids = {name for sight in seen for name in (sight.patient, sight.group)}
+    patients = {sight.patient for sight in judged if sight.patient in ids or sight.group in ids}
+    contents = {sight.sha256 for sight in seen} & {sight.sha256 for sight in judged}
+    return Leaks(patients=tuple(sorted(patients)), contents=tuple(sorted(contents)))
+
+
+def encode(seen: Iterable[Sight]) -> bytes:
+    """The bytes of seen.csv."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(Sight._fields)
+    writer.writerows(seen)
+    return out.getvalue().encode()
+
+
+def decode(data: bytes) -> tuple[Sight, ...]:
+    """What `encode` made `data` of. Raises ValueError or TypeError if it did not."""
+    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    if tuple(header) != Sight._fields:
+        raise ValueError(f"its columns are not {', '.join(Sight._fields)}")
+    return tuple(Sight(*row) for row in rows)
