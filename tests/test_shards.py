@@ -1,7 +1,6 @@
 """What flattened records carry: the shift of every column, in a feature that any reader understands."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, Recipe, Shard
 from octprep.verify import verify
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 FLAT = Recipe(height=32, width=48, flatten=True)
 
 
