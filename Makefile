@@ -18,7 +18,7 @@ FIT_ARGS ?=
 PHANTOMS := phantoms
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test lint format bench clean
+.PHONY: help install pipeline test lint format bench pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,10 +63,14 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## measure cleaning and crop against the truth, preparation and reading against their rivals
+bench: $(READY) ## measure cleaning, crop and denoisers, preparation and reading against their rivals
 	$(BIN)/python benchmarks/imaging_truth.py
+	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/input_rate.py
+
+pictures: $(READY) ## draw the pictures of README anew, from phantoms
+	$(BIN)/python docs/pictures.py
 
 clean: ## remove what the pipeline made, but neither .venv nor anything given as SRC
 	rm -rf $(PHANTOMS) shards runs
