@@ -29,36 +29,41 @@ DESCRIPTOR = _SIDE * _SIDE  # bytes
 _THUMBNAIL = 32  # pixels a side to which an image is reduced before its frequencies are taken
 _STEPS = 22.0  # a coefficient c is stored as sign(c) * 22 * sqrt(|c|); |c| is below 32, so it fits in an int8
 
-# Numbers below are of 224x224 images as the default recipe gives, of 1,195 scans of 100 phantoms and 200 near-identical
-# copies (moved by up to 4 pixels, +-5 % brightness, another wedge, JPEG quality 70), and of 38 real scans of OCT2017
-# and copies of them. benchmarks/likeness.py measures the whole on 10,000 phantoms.
+# Numbers below are of 224x224 images as the default recipe gives: of 1,600 scans of some 800 phantoms and 38 real scans
+# of OCT2017, and of near-identical copies of each (moved by up to 4 pixels, +-5 % brightness, another wedge, JPEG
+# quality 70). benchmarks/likeness.py measures the whole on 10,000 phantoms.
 
-# `correlation` from which two scans are one. Copies of phantoms: at least 0.89, of real scans 0.94. The most alike of
-# different patients: 0.29 and 0.27; neighbouring scans of one volume, which share everything but their speckle: 0.66
-# among phantoms, 0.33 among real scans. Other recipes, phantoms: not cropped, all copies but one 0.85 or more;
-# straightened, 95 % of them; at 96x96 pixels copies 0.90, but different patients up to 0.77 and neighbours 0.95.
+# `correlation` from which two scans are one. Copies of phantoms: at least 0.86, of real scans 0.94. The most alike of
+# different patients: 0.29 and 0.27; neighbouring scans of one volume, which share everything but their speckle: 0.73 at
+# most among phantoms, 0.33 among real scans. Other recipes, phantoms: not cropped, all copies but 0.25 % above 0.80;
+# straightened, all but 5 %; at 96x96 pixels copies 0.90, but different patients up to 0.77 and neighbours 0.96.
 THRESHOLD = 0.80
 
-# `_distance` beyond which scans are not compared on pixels. Copies: 0.16 for all but 1 %, 0.24 at most; straightened
-# ones 0.24 for all but 1 %. Different patients: none of 700,000 pairs is nearer than 0.32.
+# `_distance` beyond which scans are not compared on pixels. Copies: 0.19 for all but 0.5 %; straightened ones 0.29.
+# Different patients: none of 700,000 pairs of one archive of 100 patients is nearer than 0.32.
 NEAR = 0.30
+_FAR = (
+    0.65  # of what differs before a shift and a stretch are fitted, beyond which they are not; 99.5 % of copies: 0.56
+)
 
 # A crowd of scans that are alike must not cost its square. Each is compared on pixels with so many, the nearest; and,
 # once it is paired with somebody's scan, with that patient's others only if each is among so few nearest of the other.
 _COMPARED, _CLOSE = 16, 3
 
 # The hash: the signs of the lowest frequencies, less the population's median, as all retinas look alike. In a copy 5 %
-# of them differ, 25 % at most; in scans of different patients half.
+# of them differ, 18 % at most in all but 0.5 % of the copies; in scans of different patients half.
 _BITS = 96
-_DIFFERENT = 34  # bits, at most, between scans that are looked at further
-# With 48 bands of 24 bits, and the 4 bits of each that are nearest to the median tried both ways, 99.5 % of the copies
-# agree in at least one band (not cropped and straightened too; 99 % if padded), and 0.15 % of pairs of two patients.
-# 16 bands of 16 bits without the tries find 98 % (straightened 94 %) and let 0.2 % of the pairs through.
+_DIFFERENT = 26  # bits, at most, between scans that are looked at further; 99.5 % of copies have 17, padded ones 21
+# With 48 bands of 24 bits, and the 4 bits of each that are nearest to the median tried both ways, copies of scans
+# of 700 phantoms agree in a band and in most bits in 99.7 % (not cropped 99.6, padded 99.4, straightened 99.3), and
+# 0.12 % of the pairs of two patients in what benchmarks/likeness.py takes for the archive. 16 bands of 16 bits without
+# the tries find 98 % (straightened 94) and let 0.2 % of the pairs through.
 _BANDS, _BAND, _TRIED = 48, 24, 4
 _ALL_PAIRS = 512  # descriptors up to which every pair is looked at: the median of a few is in the middle of nothing
 _CROWD = 1024  # of one band that are looked at with each, those whose descriptors follow each other
 
 _CHUNK = 1 << 16  # rows or pairs worked on at a time
+_FITTED = 1 << 12  # pairs that a shift and a stretch are fitted to at a time
 _MANY = 1 << 22  # pairs held before those found twice are dropped
 
 # Fine detail: what is left between Gaussian blurs of these deviations, in pixels of an image of up to 256 a side.
@@ -69,7 +74,7 @@ _SMALLEST = 8192  # pixels, without bars, below which detail does not tell patie
 # looked for along both axes, and by how many pixels they may be off.
 _REGISTERED = ((112, 2, 4), (224, 1, 2))
 _HOPELESS = 0.45  # correlation after the first of these below which the second is left out
-_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 5, 1e-4)  # 30 steps are no better for copies
 _LAID = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _FLAT = 0.25  # gray levels of detail, its deviation, below which a block has none
 
@@ -265,7 +270,7 @@ def _squares(one: Float, other: Float, step: int, reach: int) -> Iterator[float]
         for left in range(reach, columns - side - reach + 1, step * side):
             square = one[top : top + side, left : left + side]
             around = other[top - reach : top + side + reach, left - reach : left + side + reach]
-            textured = [bool(part.std() >= _FLAT) for part in (square, around)]
+            textured = [cv2.meanStdDev(part)[1][0, 0] >= _FLAT for part in (square, around)]
             if all(textured):
                 yield _peak(np.asarray(cv2.matchTemplate(around, square, cv2.TM_CCOEFF_NORMED), np.float32))
             elif any(textured):
@@ -331,13 +336,15 @@ def _near(rows: _Rows) -> tuple[Ints, Ints, Float]:
     shared = np.flatnonzero(rows.owner < 0)
     found = [(shared, shared, np.zeros(shared.size, np.float32))]
     pairs = np.triu_indices(count, 1) if count <= _ALL_PAIRS else _in_one_band(rows)
-    for start in range(0, pairs[0].size, _CHUNK):
-        one, other = (np.asarray(end[start : start + _CHUNK], np.int64) for end in pairs)
+    for start in range(0, pairs[0].size, _FITTED):
+        one, other = (np.asarray(end[start : start + _FITTED], np.int64) for end in pairs)
         apart = rows.strangers(one, other)
         one, other = one[apart], other[apart]
-        distance = _distance(rows.descriptors, rows.scan[one], rows.scan[other])
+        left, right = (_frequencies(rows.descriptors[rows.scan[end]]) for end in (one, other))
+        hopeful = _unlike(left, right) <= _FAR
+        distance = _left_over(left[hopeful], right[hopeful])
         near = distance <= NEAR
-        found.append((one[near], other[near], distance[near]))
+        found.append((one[hopeful][near], other[hopeful][near], distance[near]))
     one, other, distance = (np.concatenate(ends) for ends in zip(*found, strict=True))
     return one, other, distance
 
@@ -394,10 +401,16 @@ def _in_one_band(rows: _Rows) -> tuple[Ints, Ints]:
             fresh.append(lower[alike] * count + upper[alike])
             held += fresh[-1].size
             if held > _MANY:
-                kept, held = np.unique(np.concatenate([kept, *fresh])), 0
+                kept, held = _once(np.concatenate([kept, *fresh])), 0
                 fresh = []
-    kept = np.unique(np.concatenate([kept, *fresh]))
+    kept = _once(np.concatenate([kept, *fresh]))
     return kept // count, kept % count
+
+
+def _once(numbers: Ints) -> Ints:
+    """Sorted, each once; np.unique hashes them instead, at five times the cost of sorting so many."""
+    numbers = np.sort(numbers)
+    return numbers[np.append(True, numbers[1:] != numbers[:-1])] if numbers.size else numbers
 
 
 def _low(rows: _Rows) -> NDArray[np.int8]:
@@ -484,42 +497,58 @@ def _distance(descriptors: Gray, one: Ints, other: Ints) -> Float:
     so that it is the same both ways.
     """
     parts = [np.zeros(0, np.float32)]
-    for start in range(0, one.size, 1 << 12):
-        pair = slice(start, start + (1 << 12))
+    for start in range(0, one.size, _FITTED):
+        pair = slice(start, start + _FITTED)
         parts.append(_left_over(_frequencies(descriptors[one[pair]]), _frequencies(descriptors[other[pair]])))
     return np.concatenate(parts)
 
 
 def _frequencies(descriptors: Gray) -> Float:
     """(n, DESCRIPTOR) uint8 -> (n, 16, 16) coefficients."""
-    stored = descriptors.view(np.int8).astype(np.float32) / np.float32(_STEPS)
-    return np.asarray((np.sign(stored) * stored**2).reshape(-1, _SIDE, _SIDE), np.float32)
+    return _coefficients().take(descriptors).reshape(-1, _SIDE, _SIDE)
+
+
+@lru_cache(maxsize=1)
+def _coefficients() -> Float:
+    """The coefficient that each byte of a descriptor stands for, (256,)."""
+    stored = np.arange(256, dtype=np.uint8).view(np.int8) / _STEPS
+    return np.asarray(np.sign(stored) * stored**2, np.float32)
+
+
+def _unlike(one: Float, other: Float) -> Float:
+    """`_left_over` where nothing is fitted."""
+    one, other = one.reshape(-1, DESCRIPTOR), other.reshape(-1, DESCRIPTOR)
+    squares = np.einsum("np,np->n", one, one) + np.einsum("np,np->n", other, other)
+    both = 2 * np.einsum("np,np->n", one, other)
+    return np.asarray(2 * np.sqrt(np.maximum(squares - both, 0) / np.maximum(squares + both, 1e-6)), np.float32)
 
 
 def _left_over(one: Float, other: Float) -> Float:
-    """`_distance` of coefficients (n, 16, 16)."""
-    waves, slopes, place = _waves()
+    """`_distance` of coefficients (n, 16, 16).
+
+    The waves are orthonormal, so slopes and places are taken as they act on coefficients, and nothing is transformed.
+    """
+    slope, stretch = _motions()
     middle = (one + other) / 2
-    picture = waves.T @ middle @ waves
-    down, across = slopes.T @ middle @ waves, waves.T @ middle @ slopes
-    causes = np.stack([picture, down, place[:, None] * down, across, place * across], axis=1)
+    # Matrix by matrix: as one long product BLAS would start its threads for it, at many times the cost.
+    causes = np.stack([middle, slope.T @ middle, stretch.T @ middle, middle @ slope, middle @ stretch], axis=1)
     causes = causes.reshape(len(one), 5, DESCRIPTOR)
-    change = (waves.T @ (other - one) @ waves).reshape(len(one), DESCRIPTOR, 1)
-    products = causes @ causes.transpose(0, 2, 1)
+    products = np.einsum("nip,njp->nij", causes, causes)
+    change = (other - one).reshape(len(one), DESCRIPTOR, 1)
     moments = causes @ change
     energy = np.einsum("nii->ni", products)
     products = products + (1e-5 * energy.mean(axis=1) + 1e-9)[:, None, None] * np.eye(5, dtype=np.float32)
     explained = (np.linalg.solve(products, moments) * moments).sum(axis=(1, 2))
-    left = np.maximum((change**2).sum(axis=(1, 2)) - explained, 0)
+    left = np.maximum(np.einsum("npi,npi->n", change, change) - explained, 0)
     return np.asarray(np.sqrt(left / np.maximum(energy[:, 0], 1e-6)), np.float32)
 
 
 @lru_cache(maxsize=1)
-def _waves() -> tuple[Float, Float, Float]:
-    """The cosines of _SIDE frequencies at _SIDE places, their slopes, (frequency, place) each, and the places."""
+def _motions() -> tuple[Float, Float]:
+    """What a small shift and a small stretch about the middle do to coefficients, (16, 16) each: rows @ matrix."""
     frequency = np.arange(_SIDE)[:, None]
     place = (np.arange(_SIDE) + 0.5) / _SIDE
     scale = np.asarray(np.where(frequency == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE)))
     waves = scale * np.cos(np.pi * frequency * place)
     slopes = -scale * np.pi * frequency * np.sin(np.pi * frequency * place)
-    return waves.astype(np.float32), slopes.astype(np.float32), (place - 0.5).astype(np.float32)
+    return (slopes @ waves.T).astype(np.float32), ((slopes * (place - 0.5)) @ waves.T).astype(np.float32)
