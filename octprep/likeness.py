@@ -29,22 +29,22 @@ DESCRIPTOR = _SIDE * _SIDE  # bytes
 _THUMBNAIL = 32  # pixels a side to which an image is reduced before its frequencies are taken
 _STEPS = 22.0  # a coefficient c is stored as sign(c) * 22 * sqrt(|c|); |c| is below 32, so it fits in an int8
 
-# Numbers below are of 224x224 images as the default recipe gives: of 1,600 scans of some 800 phantoms and 38 real scans
-# of OCT2017, and of near-identical copies of each (moved by up to 4 pixels, +-5 % brightness, another wedge, JPEG
+# Numbers below are of 224x224 images as the default recipe gives: of 1,600 phantoms of 500 patients and 38 real scans
+# of OCT2017, and of 600 and 38 near-identical copies (moved by up to 4 pixels, +-5 % brightness, another wedge, JPEG
 # quality 70). benchmarks/likeness.py measures the whole on 10,000 phantoms.
 
 # `correlation` from which two scans are one. Copies of phantoms: at least 0.86, of real scans 0.94. The most alike of
-# different patients: 0.29 and 0.27; neighbouring scans of one volume, which share everything but their speckle: 0.73 at
-# most among phantoms, 0.33 among real scans. Other recipes, phantoms: not cropped, all copies but 0.25 % above 0.80;
-# straightened, all but 5 %; at 96x96 pixels copies 0.90, but different patients up to 0.77 and neighbours 0.96.
+# different patients: 0.29 and 0.31; neighbouring scans of one volume, which share everything but their speckle: 0.73 at
+# most among phantoms, 0.33 among real scans. Other recipes: of phantoms not cropped all copies but 0.25 % have 0.80, of
+# straightened ones all but 5 %. At 96x96 pixels, and padded, copies have 0.90, but neighbours up to 0.96 and different
+# patients 0.77 and 0.80; there it is NEAR that keeps patients apart, as the nearest of the real scans are 0.56 apart.
 THRESHOLD = 0.80
 
 # `_distance` beyond which scans are not compared on pixels. Copies: 0.19 for all but 0.5 %; straightened ones 0.29.
 # Different patients: none of 700,000 pairs of one archive of 100 patients is nearer than 0.32.
 NEAR = 0.30
-_FAR = (
-    0.65  # of what differs before a shift and a stretch are fitted, beyond which they are not; 99.5 % of copies: 0.56
-)
+# The same before a shift and a stretch are fitted, beyond which they are not. Copies: 0.56 for all but 0.5 %.
+_FAR = 0.65
 
 # A crowd of scans that are alike must not cost its square. Each is compared on pixels with so many, the nearest; and,
 # once it is paired with somebody's scan, with that patient's others only if each is among so few nearest of the other.
