@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import imaging, likeness
+from octprep.engine import default_workers
 from octprep.phantom import scans
 from octprep.phantom.faults import encode, near_duplicate
 from octprep.schema import Recipe
@@ -84,7 +85,7 @@ def find_planted(options: argparse.Namespace) -> tuple[Gray, list[Gray], list[st
     )
     print(
         f"  described in {1000 * took / len(pictures):.3f} ms each, "
-        f"searched in {seconds:.1f} s on one core, busy for {work:.1f} s"
+        f"searched in {seconds:.1f} s on {default_workers()} cores, busy for {work:.1f} s"
     )
     told = likeness.distances(descriptors, owners)
     for name, counts in (("one patient", told.same), ("two patients", told.different)):
@@ -123,8 +124,8 @@ def audit_archive(base: Gray, pictures: list[Gray], owners: list[str]) -> None:
     likeness.near_identical(rows, whose, pixels)
     took, work = time.perf_counter() - start, time.process_time() - work
     print(
-        f"{len(rows):,} descriptors of {whose.max() + 1:,} patients: {took:.1f} s on one core, busy for {work:.1f} s; "
-        f"pixels fetched {looked:,} times"
+        f"{len(rows):,} descriptors of {whose.max() + 1:,} patients: {took:.1f} s on {default_workers()} cores, "
+        f"busy for {work:.1f} s; pixels fetched {looked:,} times"
     )
 
 

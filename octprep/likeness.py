@@ -13,12 +13,16 @@ under two patient ids. The bytes do not tell, so each stored image is described 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from octprep.engine import default_workers
 
 Gray = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -65,6 +69,7 @@ _CROWD = 1024  # of one band that are looked at with each, those whose descripto
 _CHUNK = 1 << 16  # rows or pairs worked on at a time
 _FITTED = 1 << 12  # pairs that a shift and a stretch are fitted to at a time
 _MANY = 1 << 22  # pairs held before those found twice are dropped
+_AT_ONCE = 64  # pairs whose pixels are compared before it is asked which of the next need it
 
 # Fine detail: what is left between Gaussian blurs of these deviations, in pixels of an image of up to 256 a side.
 _FINE = (0.5, 1.5)
@@ -118,13 +123,17 @@ def near_identical(
     descriptors: Gray,
     patients: Sequence[str] | NDArray[np.integer],
     pixels: Callable[[int], Gray],
-    threshold: float = THRESHOLD,
+    *,
+    listed: float = THRESHOLD,
+    workers: int | None = None,
 ) -> list[Pair]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
     descriptors: (scans, DESCRIPTOR) uint8, a row as `describe` gives. patients: who owns each scan, ids of one kind.
     pixels: the stored image of a scan by its index, all from one recipe; it is asked only for the few that may be in a
-    pair. Which scans are paired does not depend on their order, where no two have equal descriptors.
+    pair, by several threads at once. listed: pairs from this correlation on are returned, be they near-identical or
+    not. workers: threads; None means one for each core. Which scans are paired depends neither on them nor on the order
+    of the scans, where no two have equal descriptors.
 
     Not every pair of a crowd is listed: scans with equal descriptors are paired each with one of another patient; no
     scan is compared with more than its _COMPARED nearest, unless it is among theirs; and where two patients share a
@@ -143,18 +152,30 @@ def near_identical(
     owners = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
     rows = _distinct(np.ascontiguousarray(descriptors), owners)
     look = lru_cache(maxsize=256)(pixels)
-    found: list[Pair] = []
-    paired: set[tuple[int, int]] = set()
-    for first, second, close in _scans(rows, *_nearest(*_near(rows))):
-        ends = {(first, int(owners[second])), (second, int(owners[first]))}
-        if not close and ends & paired:
-            continue
+
+    def compare(first: int, second: int) -> float:
         # The scan with the smaller descriptor is laid on the other, so that their order does not count.
         lower, upper = sorted((first, second), key=lambda scan: (descriptors[scan].tobytes(), scan))
-        agreed = correlation(look(lower), look(upper))
-        if agreed >= threshold:
-            found.append(Pair(first, second, round(agreed, 4)))
-            paired |= ends
+        return correlation(look(lower), look(upper))
+
+    def ends(first: int, second: int) -> set[tuple[int, int]]:
+        return {(first, int(owners[second])), (second, int(owners[first]))}
+
+    found: list[Pair] = []
+    paired: set[tuple[int, int]] = set()
+    # Threads, as NumPy and OpenCV let others go on while they work.
+    with ThreadPoolExecutor(workers or default_workers()) as threads:
+        candidates = _scans(rows, *_nearest(*_near(rows, threads)))
+        while block := list(islice(candidates, _AT_ONCE)):
+            block = [(one, other, close) for one, other, close in block if close or not ends(one, other) & paired]
+            correlations = threads.map(compare, *([pair[end] for pair in block] for end in (0, 1)))
+            for (one, other, close), agreed in zip(block, correlations, strict=True):
+                if not close and ends(one, other) & paired:  # since this block was begun
+                    continue
+                if agreed >= listed:
+                    found.append(Pair(one, other, round(agreed, 4)))
+                if agreed >= THRESHOLD:
+                    paired |= ends(one, other)
     return sorted(found)
 
 
@@ -330,21 +351,23 @@ def _distinct(descriptors: Gray, owners: Ints) -> _Rows:
     )
 
 
-def _near(rows: _Rows) -> tuple[Ints, Ints, Float]:
+def _near(rows: _Rows, threads: Executor) -> tuple[Ints, Ints, Float]:
     """Pairs of rows that may be near-identical and of two patients, one <= other, and their distances; (pairs,)."""
     count = rows.scan.size
     shared = np.flatnonzero(rows.owner < 0)
-    found = [(shared, shared, np.zeros(shared.size, np.float32))]
-    pairs = np.triu_indices(count, 1) if count <= _ALL_PAIRS else _in_one_band(rows)
-    for start in range(0, pairs[0].size, _FITTED):
-        one, other = (np.asarray(end[start : start + _FITTED], np.int64) for end in pairs)
+    ones, others = np.triu_indices(count, 1) if count <= _ALL_PAIRS else _in_one_band(rows)
+
+    def near(start: int) -> tuple[Ints, Ints, Float]:
+        one, other = (np.asarray(end[start : start + _FITTED], np.int64) for end in (ones, others))
         apart = rows.strangers(one, other)
         one, other = one[apart], other[apart]
         left, right = (_frequencies(rows.descriptors[rows.scan[end]]) for end in (one, other))
         hopeful = _unlike(left, right) <= _FAR
         distance = _left_over(left[hopeful], right[hopeful])
-        near = distance <= NEAR
-        found.append((one[hopeful][near], other[hopeful][near], distance[near]))
+        kept = distance <= NEAR
+        return one[hopeful][kept], other[hopeful][kept], distance[kept]
+
+    found = [(shared, shared, np.zeros(shared.size, np.float32)), *threads.map(near, range(0, ones.size, _FITTED))]
     one, other, distance = (np.concatenate(ends) for ends in zip(*found, strict=True))
     return one, other, distance
 

@@ -79,7 +79,7 @@ def build(
             ready, unreadable = _prepare(src, work, source, config, engine, progress)
             if not ready:
                 raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
-            splits, near = _split(work, ready, config, assignment, progress)
+            splits, near = _split(work, ready, config, assignment, engine.workers, progress)
             plans, surplus = _plan(splits, ready, config)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
             written = _write_shards(work, plans, ready, class_names, config.recipe, engine, progress)
@@ -119,6 +119,7 @@ def _split(
     ready: Sequence[PreparedScan],
     config: BuildConfig,
     assignment: Assignment | None,
+    workers: int,
     progress: Progress,
 ) -> tuple[Splits, list[Join]]:
     """Who is in which split, and the near-identical scans that were joined for it."""
@@ -131,6 +132,7 @@ def _split(
             [item.scan for item in items],
             [item.descriptor for item in items],
             lambda i: prepared.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
+            workers=workers,
         )
 
     progress("comparing scans", 0, len(ready))

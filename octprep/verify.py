@@ -113,7 +113,7 @@ def verify(folder: Path, *, workers: int | None = None, progress: Progress = sil
     faults += leaks(by_split)
     if manifest.config.near_duplicates:
         progress("comparing scans", 0, 1)
-        faults += near_leaks(by_split, folder, manifest)
+        faults += near_leaks(by_split, folder, manifest, workers)
         progress("comparing scans", 1, 1)
     faults += group_faults(folder, manifest)
     faults += images_faults(folder, manifest, by_split)
@@ -173,7 +173,9 @@ def leaks(by_split: Mapping[str, Sequence[Entry]]) -> Iterator[Fault]:
                     yield Fault(1, entry.where, f"{what} is in {split} and in {home}: {other.where}")
 
 
-def near_leaks(by_split: Mapping[str, Sequence[Entry]], folder: Path, manifest: Manifest) -> Iterator[Fault]:
+def near_leaks(
+    by_split: Mapping[str, Sequence[Entry]], folder: Path, manifest: Manifest, workers: int | None = None
+) -> Iterator[Fault]:
     """Law 1, on the pixels: near-identical scans under different patient ids in different splits."""
     placed = [(split, entry) for split, entries in by_split.items() for entry in entries if entry.descriptor]
     if len(placed) < 2:
@@ -188,7 +190,7 @@ def near_leaks(by_split: Mapping[str, Sequence[Entry]], folder: Path, manifest: 
 
     descriptors = np.frombuffer(b"".join(entry.descriptor for _, entry in placed), np.uint8)
     owners = [entry.patient for _, entry in placed]
-    for pair in likeness.near_identical(descriptors.reshape(len(placed), -1), owners, stored):
+    for pair in likeness.near_identical(descriptors.reshape(len(placed), -1), owners, stored, workers=workers):
         (home, other), (split, entry) = placed[pair.first], placed[pair.second]
         if home != split and other.sha256 != entry.sha256:  # equal contents are told already
             yield Fault(

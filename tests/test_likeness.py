@@ -115,6 +115,18 @@ def test_hashing_loses_nothing_that_looking_at_every_pair_finds(world, stored, m
     assert pairs_of(pictures, patients) == hashed
 
 
+def test_threads_change_nothing_and_what_is_listed_below_the_threshold_leaves_the_pairs_above_it(world, stored):
+    pictures, rows, patients = stored("default"), rows_of(stored("default")), world[1]
+    # Patients of ten scans each, and copies of theirs: what one comparison finds decides which others are made.
+    crowded = [f"patient {at // 10}" if at < len(patients) - COPIES else patients[at] for at in range(len(patients))]
+    for owners in (patients, crowded):
+        alone = near_identical(rows, owners, pictures.__getitem__, workers=1)
+        assert near_identical(rows, owners, pictures.__getitem__, workers=5) == alone
+        listed = near_identical(rows, owners, pictures.__getitem__, listed=-1.0)
+        assert [pair for pair in listed if pair.correlation >= THRESHOLD] == alone
+        assert len(listed) > len(alone)
+
+
 def test_scans_of_one_patient_are_never_paired(world, stored):
     pictures = stored("default")
     assert pairs_of(pictures, ["one"] * len(pictures)) == []

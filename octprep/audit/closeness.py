@@ -42,7 +42,7 @@ class Closeness:
     different: tuple[float, ...]  # correlations of scans of two persons, drawn, sorted
 
 
-def compare(src: Path, read: Sequence[Read]) -> tuple[Join, ...]:
+def compare(src: Path, read: Sequence[Read], workers: int | None = None) -> tuple[Join, ...]:
     """All pairs under different ids that come near enough to be compared on pixels, most alike first.
 
     Those that reach THRESHOLD are the ones that `octprep build` joins.
@@ -51,7 +51,8 @@ def compare(src: Path, read: Sequence[Read]) -> tuple[Join, ...]:
         joined.stacked([item.descriptor for item in read]),
         [item.scan.patient for item in read],
         lambda index: reading.stored_pixels(src, read[index].scan),
-        threshold=-1.0,
+        listed=-1.0,
+        workers=workers,
     )
     found = []
     for pair in pairs:

@@ -112,7 +112,7 @@ def audit(src: Path, *, workers: int | None = None, seed: int = 0, progress: Pro
         raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
     scans = [item.scan for item in read]
     progress("comparing scans", 0, len(read))
-    compared = closeness.compare(src, read)
+    compared = closeness.compare(src, read, workers)
     progress("comparing scans", len(read), len(read))
     near = [join for join in compared if join.correlation >= closeness.THRESHOLD]
     groups = group(scans, near)
