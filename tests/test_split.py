@@ -14,7 +14,7 @@ from world import archive, path_of, scan
 
 from octprep import dealing
 from octprep.assignment import Assignment
-from octprep.patients import Group, find_leaks, group, settle_duplicates
+from octprep.patients import NEAR_IDENTICAL, Group, Join, group, settle_duplicates
 from octprep.plan import plan_split
 from octprep.schema import BuildConfig, LeakError, SourceError
 from octprep.split import Deviation, capped, deal, furthest, rank, resolve, split, thin
@@ -51,23 +51,56 @@ def populations(draw):
     return found
 
 
+@st.composite
+def alike(draw, population):
+    """Chains of near-identical scans of other and other patients, of any class and folder, as joins in any order."""
+    chains = draw(st.lists(st.lists(st.sampled_from(population), min_size=2, max_size=5), max_size=4))
+    pairs = {
+        tuple(sorted((one.path, other.path)))
+        for chain in chains
+        for one, other in itertools.pairwise(chain)
+        if one.patient != other.patient
+    }
+    return draw(st.permutations([Join(*pair, NEAR_IDENTICAL, 0.9) for pair in sorted(pairs)]))
+
+
+def together(population, near):
+    """Sets of paths that one split must hold, found by walking: by id, by content and by near-identical pixels."""
+    ties = [{one.path for one in population if one.patient == patient} for patient in {p.patient for p in population}]
+    ties += [{one.path for one in population if one.sha256 == sha256} for sha256 in {p.sha256 for p in population}]
+    ties += [{join.first, join.second} for join in near]
+    found = []
+    while ties:
+        reached = ties.pop()
+        while touching := [tie for tie in ties if tie & reached]:
+            ties = [tie for tie in ties if not tie & reached]
+            reached = reached.union(*touching)
+        found.append(reached)
+    return found
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=60, deadline=None)
 @given(
+    data=st.data(),
     population=populations(),
     seed=st.integers(0, 5),
     most=st.sampled_from([0, 0, 1, 2, 7]),
     shuffler=st.randoms(use_true_random=False),
 )
 def test_laws_1_to_4_hold_for_every_population_and_the_order_of_files_does_not_matter(
-    strategy, population, seed, most, shuffler
+    strategy, data, population, seed, most, shuffler
 ):
     settled = config(strategy, seed=seed, folds=3, max_per_patient=most)
+    near = data.draw(alike(population))
     try:
-        result = split(population, settled)
+        result = split(population, settled, near=near)
     except SourceError:
         assume(False)  # too few patients of a class: refused, see below
-    assert not find_leaks(list(result.members.values()))
+    assert not result.leaks
+    home = {one.path: name for name, members in result.members.items() for one in members}
+    for joined in together(population, near):
+        assert len({home[path] for path in joined if path in home}) <= 1
     kept = [one.path for members in result.members.values() for one in members]
     left_out = [rejection.path for rejection in result.rejections]
     assert sorted(kept + left_out) == sorted(one.path for one in population)
@@ -84,7 +117,7 @@ def test_laws_1_to_4_hold_for_every_population_and_the_order_of_files_does_not_m
         assert name != "train" or all(count == dict.fromkeys(labels, count["CNV"]) for count in counts)
     other_order = list(population)
     shuffler.shuffle(other_order)
-    assert split(other_order, settled) == result
+    assert split(other_order, settled, near=near[::-1]) == result
 
 
 def test_scans_of_one_patient_or_with_one_content_stay_together_across_classes_and_chains():
