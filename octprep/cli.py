@@ -31,7 +31,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; the same command goes on from here.") from None
+            more = "; the same command goes on from here" if ctx.invoked_subcommand == "build" else ""
+            raise Interrupted(f"interrupted{more}.") from None
 
 
 app = typer.Typer(
@@ -307,6 +308,9 @@ def main() -> None:
     except OctError as error:
         print(f"octprep: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"octprep: {error}", file=sys.stderr)
+        sys.exit(OctError.exit_code)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

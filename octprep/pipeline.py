@@ -64,17 +64,17 @@ def build(
     the same call continues.
     """
     source = scan.find(src)
-    _keep_apart(src, out)
-    config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
-    done = workplace.finished(out, config, source.listing, overwrite=overwrite)
-    if done is not None:
-        missing = not (out / REPORT_NAME).exists()
-        if missing:
-            report.write(out, src)
-        return Built(done, fresh=False, reported=missing)
-    imaging.libraries(config.recipe)  # one that is missing is told before anything is read
-    _rehearse(source, config, assignment)
     try:
+        _keep_apart(src, out)
+        config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
+        done = workplace.finished(out, config, source.listing, overwrite=overwrite)
+        if done is not None:
+            missing = not (out / REPORT_NAME).exists()
+            if missing:
+                report.write(out, src)
+            return Built(done, fresh=False, reported=missing)
+        imaging.libraries(config.recipe)  # one that is missing is told before anything is read
+        _rehearse(source, config, assignment)
         with workplace.claimed(out, config, overwrite=overwrite) as work, Engine(workers) as engine:
             ready, unreadable = _prepare(src, work, source, config, engine, progress)
             if not ready:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images
+from octprep import images, shares
 from octprep.audit import Audit, words
 from octprep.joined import Joins
-from octprep.plan import SURPLUS
 from octprep.report.text import visible
 from octprep.scan import MACOS, kind
 from octprep.schema import (
@@ -18,11 +17,9 @@ from octprep.schema import (
     JOINS_NAME,
     MANIFEST_NAME,
     REPORT_NAME,
-    BuildConfig,
     Manifest,
     ManifestError,
 )
-from octprep.split import capped, furthest, wanted_shares
 from octprep.survey import Survey
 from octprep.verify import LAWS, Verdict
 
@@ -60,11 +57,12 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         for name, shards in manifest.splits.items()
     ]  # fmt: skip
     left_out = Counter(kind(row["left_out"]) for row in rows if row["left_out"])
+    dealt = [f"shares: {clause}" for clause in shares.told(rows, manifest.config)]
     parts = [
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *share_lines(rows, manifest.config)]),
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt]),
         f"{'wrote' if fresh else 'there are'} {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
         f"dataset digest {manifest.digest[:16]}",
     ]
@@ -87,37 +85,6 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
         f"joined across patient ids, each pair as one person's: {told} (all in {JOINS_NAME})",
         _lines(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}" for join in joins),
     ]
-
-
-def share_lines(rows: Iterable[images.Row], config: BuildConfig) -> list[str]:
-    """For everything that was dealt, how near the classes' shares came to the wanted ones; [] for splits as given.
-
-    Scans count as they did when they were dealt: those that only balancing left out too, and with --max-per-patient a
-    patient for no more than that.
-    """
-    heard: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # split, patient -> scans by class
-    test_given = False
-    for row in rows:
-        split = "train" if row["left_out"] == SURPLUS else row["split"]
-        if split:
-            heard[split, row["patient"]][row["class"]] += 1
-        test_given |= split == "test" and row["folder"] == "test"
-    held: dict[str, Counter[str]] = defaultdict(Counter)
-    for (split, _), counts in heard.items():
-        held[split] += Counter(capped(counts, config.max_per_patient))
-    held["rest"] = sum((counts for split, counts in held.items() if split.startswith("fold")), Counter())
-    lines = []
-    for wanted in wanted_shares(config, test_given=test_given):
-        if not any(held[name] for name in wanted):
-            continue  # somebody edited the table
-        worst = furthest(held, wanted)
-        of = "the scans" if "test" in wanted else "what the test set leaves"
-        lines.append(
-            f"shares: of {of}, {worst.split} has {worst.share:.2%} of {worst.label} where {worst.wanted:.2%} were "
-            f"wanted ({100 * (worst.share - worst.wanted):+.2f} percentage points), and no class in "
-            f"{', '.join(wanted)} is further off"
-        )
-    return lines
 
 
 def leak_line(manifest: Manifest) -> str:

@@ -130,6 +130,9 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
         (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["audit", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["phantom", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
         (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
         (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
         (["phantom", "{tmp}/plain"], 2, "plain"),
@@ -155,7 +158,7 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_may_not_be_entered_is_a_sentence(shards, tmp_path):
+def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     if os.access(locked, os.X_OK):
@@ -165,16 +168,23 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(shards, tmp_path):
         assert done.returncode == 2
         assert done.stderr.startswith(f"octprep: --src {locked / 'x'} cannot be reached (Permission denied); ")
         assert done.stderr.count("\n") == 1
+    done = run("build", "--src", source, "--out", locked / "x")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--out {locked / 'x'} cannot be written: Permission denied" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("program", "sentence"),
-    [("octprep", "interrupted; the same command goes on from here."), ("octtrain", "interrupted.")],
+    ("program", "command", "sentence"),
+    [
+        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "scan", "interrupted."),
+        ("octtrain", "fit", "interrupted."),
+    ],
 )
-def test_an_interruption_is_a_sentence(program, sentence):
+def test_an_interruption_is_a_sentence_that_promises_only_what_is_kept(program, command, sentence):
     code = (
-        f"import os, signal, sys; from {program} import cli; sys.argv = [{program!r}, 'stop']; "
-        "cli.app.command('stop')(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
+        f"import os, signal, sys; from {program} import cli; sys.argv = [{program!r}, {command!r}]; "
+        f"cli.app.command({command!r})(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{program}: {sentence}\n")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from world import SAMPLE, archive, files_of, write_folder, write_scan
 
-from octprep import assignment, images, imaging, schema, tables, tfrecord
+from octprep import assignment, images, imaging, schema, shares, tables, tfrecord
 from octprep.pipeline import build
 from octprep.schema import (
     BuildConfig,
@@ -128,9 +128,11 @@ def test_the_closing_words_say_which_share_is_furthest_from_what_was_wanted(sour
         out = tmp_path / words.split()[-1] / config.split
         manifest = build(source, out, config, workers=1).manifest
         rows = images.read((out / "images.csv").read_bytes())
-        [line] = tables.share_lines(rows, manifest.config)
-        said = rf"shares: of {words}, (\w+) has ([\d.]+)% of (\w+) where ([\d.]+)% were wanted \((.*?) percentage"
-        split, share, label, wanted, deviation = re.match(said, line).groups()
+        [clause] = shares.told(rows, manifest.config)
+        said = rf"of {words}, (\w+) has ([\d.]+)% of (\w+) where ([\d.]+)% were wanted \((.*?) percentage"
+        split, share, label, wanted, deviation = re.match(said, clause).groups()
+        assert f"\nshares: {clause}\n" in tables.built(out, manifest)
+        assert f"As dealt: {clause}." in (out / "report.html").read_text()
         rows = [row for row in rows if row["class"] == label]
         dealt = [row for row in rows if row["split"] or "undersample" in row["left_out"]]
         if "leaves" in words:

@@ -9,12 +9,15 @@ from octprep.schema import OutputError, write_whole
 
 def check(src: Path, option: str, path: Path) -> None:
     """Raise OutputError if a file cannot be written, or must not be because it would lie in the source."""
-    if path.resolve().is_relative_to(src.resolve()):
-        raise OutputError(f"{option} {path} lies inside --src {src}, which is only read; name a file outside it.")
-    if path.is_dir():
-        raise OutputError(f"{option} {path} is a folder; name a file.")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first.")
+    try:
+        if path.resolve().is_relative_to(src.resolve()):
+            raise OutputError(f"{option} {path} lies inside --src {src}, which is only read; name a file outside it.")
+        if path.is_dir():
+            raise OutputError(f"{option} {path} is a folder; name a file.")
+        if not path.absolute().parent.is_dir():
+            raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first.")
+    except OSError as error:
+        raise OutputError(f"{option} {path} cannot be written: {error.strerror or error}; name another file.") from None
 
 
 def write(option: str, path: Path, data: bytes) -> None:

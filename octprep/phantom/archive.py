@@ -125,13 +125,16 @@ def draw(
 
 def _check_truth(truth: Path, out: Path) -> None:
     """Refuse before anything is drawn what could not be written after it."""
-    if truth.resolve().is_relative_to(out.resolve()):
-        raise OutputError(f"--truth {truth} lies inside {out}, where only scans may be; name a file beside it.")
-    if truth.is_dir():
-        raise OutputError(f"--truth {truth} is a folder; name a file.")
-    above = next(folder for folder in truth.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(truth if truth.exists() else above, os.W_OK):
-        raise OutputError(f"--truth {truth} cannot be written; name a file where you may write.")
+    try:
+        if truth.resolve().is_relative_to(out.resolve()):
+            raise OutputError(f"--truth {truth} lies inside {out}, where only scans may be; name a file beside it.")
+        if truth.is_dir():
+            raise OutputError(f"--truth {truth} is a folder; name a file.")
+        above = next(folder for folder in truth.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(truth if truth.exists() else above, os.W_OK):
+            raise OutputError(f"--truth {truth} cannot be written; name a file where you may write.")
+    except OSError as error:
+        raise OutputError(f"--truth {truth} cannot be written: {error.strerror or error}; name another file.") from None
 
 
 def _gather(notes: Path, truth: Path) -> None:

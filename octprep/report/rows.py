@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from octprep import images
+from octprep import images, shares
 from octprep.images import Row
 from octprep.schema import Manifest
 
@@ -56,6 +56,7 @@ class Rows:
     left_out: tuple[LeftOut, ...]
     faults: tuple[str, ...]  # of single rows, in words
     number: int  # of rows
+    shares: tuple[str, ...] = ()  # how near each deal came to what was wanted, in words
 
 
 def read(data: bytes, manifest: Manifest) -> Rows:
@@ -79,7 +80,8 @@ def read(data: bytes, manifest: Manifest) -> Rows:
                 faults.append(f"{row['path']} {what}")
     paths = Counter(row["path"] for row in table)
     faults += [f"{path} has {number} rows" for path, number in paths.items() if number > 1]
-    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table))
+    dealt = tuple(shares.told(table, manifest.config))
+    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table), dealt)
 
 
 def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | LeftOut | str:
