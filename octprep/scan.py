@@ -33,6 +33,8 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = {
     "Mendeley version 3": {"train": (37205, 11348, 8616, 51140), "test": (250,) * 4},
 }
 
+_NEARLY = 0.01  # of a published data set's images that may be missing or too many for it to be recognised
+
 _NAME = re.compile(
     r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-(?P<patient>[0-9]{1,18})-(?P<number>[0-9]{1,9})(\.[A-Za-z0-9]{1,5})?"
 )
@@ -44,6 +46,19 @@ class Rejection:
 
     path: str  # relative to the source, with forward slashes
     reason: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published data set that a source is by its counts, and in words where they are not quite the same."""
+
+    name: str
+    differences: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.differences:
+            return self.name
+        return f"nearly {self.name} ({'; '.join(self.differences)})"
 
 
 @dataclass(frozen=True, order=True)
@@ -174,13 +189,29 @@ def kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def published_version(scans: Iterable[Named]) -> str | None:
-    """The published data set whose counts per split and class are exactly these, or None."""
-    found = count(scans)
-    for version, splits in PUBLISHED.items():
-        if found == {name: dict(zip(KERMANY_CLASSES, counts, strict=True)) for name, counts in splits.items()}:
-            return version
-    return None
+def published_version(scans: Iterable[Named]) -> Version | None:
+    """The published data set whose counts per split and class are these, or nearly; None if none is near.
+
+    Nearly: all differences together are at most 1 % of its images, as where a download lacks some files.
+    """
+    found = {(folder, label): number for folder, row in count(scans).items() for label, number in row.items()}
+    versions: list[tuple[int, int, Version]] = []
+    for name, splits in PUBLISHED.items():
+        wanted = {
+            (folder, label): number
+            for folder, numbers in splits.items()
+            for label, number in zip(KERMANY_CLASSES, numbers, strict=True)
+        }
+        off = {place: found.get(place, 0) - wanted.get(place, 0) for place in sorted({*found, *wanted})}
+        differences = tuple(
+            f"{'/'.join(filter(None, place))} {wanted.get(place, 0):,} there, {found.get(place, 0):,} here"
+            for place, number in off.items()
+            if number
+        )
+        distance = sum(map(abs, off.values()))
+        if distance <= _NEARLY * sum(wanted.values()):
+            versions.append((distance, len(versions), Version(name, differences)))
+    return min(versions)[-1] if versions else None
 
 
 def _walk(src: Path) -> tuple[list[tuple[str, int]], list[Rejection]]:

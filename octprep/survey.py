@@ -12,7 +12,7 @@ from pathlib import Path
 from octprep import engine, scan
 from octprep.engine import Progress, silent
 from octprep.patients import find_leaks
-from octprep.scan import Rejection, Scan, kind
+from octprep.scan import Rejection, Scan, Version, kind
 from octprep.schema import Leaks
 
 _BATCH = 64  # scans per task
@@ -26,7 +26,7 @@ class Survey:
     files: int
     scans: tuple[Scan, ...]  # that could be read; sorted by path
     rejections: tuple[Rejection, ...]
-    version: str | None  # the published data set with these counts
+    version: Version | None  # the published data set with these counts, or nearly
     leaks: Leaks  # between the source's own folders
 
     @property
@@ -73,7 +73,8 @@ class Survey:
         whole: Mapping[str, object] = {
             "root": self.root,
             "files": self.files,
-            "version": self.version,
+            "version": self.version.name if self.version else None,
+            "version_differences": self.version.differences if self.version else (),
             "images": self.images,
             "patients": self.patients,
             "sizes": self.sizes,

@@ -17,7 +17,7 @@ from octprep.audit.reading import Read, stored_pixels
 from octprep.patients import Join
 from octprep.phantom import draw
 from octprep.phantom.faults import near_duplicate
-from octprep.scan import PUBLISHED, Scan
+from octprep.scan import PUBLISHED, Scan, Version
 from octprep.schema import OutputError, SettingError, SourceError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -281,7 +281,7 @@ def test_without_scikit_learn_all_else_is_said(tmp_path, monkeypatch):
 def test_a_published_version_is_recognised(found):
     assert found.version is None
     assert words.version(found).startswith("The counts match no published version")
-    name = next(iter(PUBLISHED))
+    name = Version(next(iter(PUBLISHED)))
     assert words.version(type(found)(**vars(found) | {"version": name})) == f"By its counts this is {name}"
 
 

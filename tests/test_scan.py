@@ -7,7 +7,7 @@ import pytest
 from world import CLASSES, SAMPLE, archive, files_of, write_folder, write_scan
 
 from octprep import scan
-from octprep.scan import Named, Rejection, read_name
+from octprep.scan import Named, Rejection, Version, read_name
 from octprep.schema import SourceError
 from octprep.survey import survey
 
@@ -128,10 +128,15 @@ def test_published_counts_are_recognised():
                 yield from (Named(f"{folder}{label}{n}", label, "1", n, folder, 1) for n in range(number))
 
     counts = (37205, 11348, 8616, 26315)
-    assert scan.published_version(entries(counts, (242,) * 4, (8,) * 4)) == "Kaggle kermany2018"
-    assert scan.published_version(entries(counts, (250,) * 4, (0,) * 4)) == "Mendeley version 2"
-    assert scan.published_version(entries((37205, 11348, 8616, 51140), (250,) * 4, (0,) * 4)) == "Mendeley version 3"
-    assert scan.published_version(entries(counts, (242,) * 4, (7,) * 4)) is None
+    assert scan.published_version(entries(counts, (242,) * 4, (8,) * 4)) == Version("Kaggle kermany2018")
+    assert scan.published_version(entries(counts, (250,) * 4, (0,) * 4)) == Version("Mendeley version 2")
+    third = scan.published_version(entries((37205, 11348, 8616, 51140), (250,) * 4, (0,) * 4))
+    assert third == Version("Mendeley version 3")
+    lacking = scan.published_version(entries((37205, 11347, 8616, 26315), (242,) * 4, (9, 8, 8, 8)))
+    assert lacking == Version("Kaggle kermany2018", ("train/DME 11,348 there, 11,347 here", "val/CNV 8 there, 9 here"))
+    assert str(lacking) == ("nearly Kaggle kermany2018 (train/DME 11,348 there, 11,347 here; val/CNV 8 there, 9 here)")
+    assert scan.published_version(entries((36000, 11348, 8616, 26315), (242,) * 4, (8,) * 4)) is None
+    assert scan.published_version(entries((1, 2, 3, 4), (0,) * 4, (0,) * 4)) is None
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")

@@ -17,7 +17,7 @@ from octprep.audit.reading import Read
 from octprep.audit.shortcuts import Shortcuts
 from octprep.engine import Progress, silent
 from octprep.patients import group
-from octprep.scan import Rejection, kind
+from octprep.scan import Rejection, Version, kind
 from octprep.schema import SettingError, SourceError
 
 
@@ -29,7 +29,7 @@ class Audit:
     files: int
     read: tuple[Read, ...]  # scans that can be prepared; sorted by path
     rejections: tuple[Rejection, ...]
-    version: str | None  # the published data set with these counts of files
+    version: Version | None  # the published data set with these counts of files, or nearly
     persons: Mapping[str, str]  # the group of each scan, by path
     findings: Findings
     closeness: Closeness
@@ -70,7 +70,8 @@ class Audit:
         whole: Mapping[str, object] = {
             "root": self.root,
             "files": self.files,
-            "version": self.version,
+            "version": self.version.name if self.version else None,
+            "version_differences": self.version.differences if self.version else (),
             "images": self.images,
             "patients": self.patients,
             "patients_in_more_than_one_folder": [dataclasses.asdict(leak) for leak in found.leaks],

@@ -21,9 +21,9 @@ _MEANING = {
     "bytes per pixel": "They say how hard the files were compressed, and how noisy they are, which leaves traces in "
     "the pixels.",
     "mean of the decoded scan": "This is before the preparation, fill at the border included; compare the stored "
-    "the pixels.",
+    "pixels.",
     "deviation of the decoded scan": "This is before the preparation, fill at the border included; compare the stored "
-    "the pixels.",
+    "pixels.",
     "mean of the stored pixels": "A network sees these pixels: change the brightness at random while it trains.",
     "deviation of the stored pixels": "A network sees these pixels: change the contrast at random while it trains.",
     "border fraction": "octprep build paints over such fill, and a network that gets the sources as they are sees it.",
@@ -257,4 +257,4 @@ def listed(names: Sequence[str], most: int = 12) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if share >= 0.005 or not share else "under 1 %"
