@@ -67,8 +67,9 @@ _ALL_PAIRS = 512  # descriptors up to which every pair is looked at: the median 
 _CROWD = 1024  # of one band that are looked at with each, those whose descriptors follow each other
 
 _CHUNK = 1 << 16  # rows or pairs worked on at a time
-_FITTED = 1 << 12  # pairs that a shift and a stretch are fitted to at a time
+_FITTED = 1 << 10  # pairs that a shift and a stretch are fitted to at a time
 _MANY = 1 << 22  # pairs held before those found twice are dropped
+_PART = 1 << 19  # pairs of one band looked at at a time
 _AT_ONCE = 64  # pairs whose pixels are compared before it is asked which of the next need it
 
 # Fine detail: what is left between Gaussian blurs of these deviations, in pixels of an image of up to 256 a side.
@@ -483,7 +484,7 @@ def _collisions(low: NDArray[np.int8], middle: NDArray[np.int16], spread: Float)
             start[crowded] += np.clip(place - _CROWD // 2, 0, size[crowded] - _CROWD)
             size[crowded] = _CROWD
         total = np.cumsum(size)
-        cuts = np.searchsorted(total, np.arange(_MANY, int(total[-1]), _MANY))
+        cuts = np.searchsorted(total, np.arange(_PART, int(total[-1]), _PART))
         for part in np.split(np.arange(row.size), cuts):
             lengths = size[part]
             offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -222,3 +222,7 @@ def main(args: list[str] | None = None) -> Any:
     except OSError as error:
         typer.echo(f"octtrain: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -239,7 +239,7 @@ class Arena:
         fresh = build_model(self.config.fit.model, self.model.input_shape[1:], self.classes)
         self.model.set_weights(fresh.get_weights())
         for variable in self.training.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
 
     def _train(self, train: Picks, seed: int) -> None:
         labels = self.pool.labels
