@@ -34,9 +34,10 @@ def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
             continue  # somebody edited the table
         worst = furthest(held, wanted)
         of = "the scans" if "test" in wanted else "what the test set leaves"
+        points = round(100 * (worst.share - worst.wanted), 2) + 0.0  # no -0.00
         clauses.append(
             f"of {of}, {worst.split} has {worst.share:.2%} of {worst.label} where {worst.wanted:.2%} were "
-            f"wanted ({100 * (worst.share - worst.wanted):+.2f} percentage points), and no class in "
+            f"wanted ({points:+.2f} percentage points), and no class in "
             f"{', '.join(wanted)} is further off"
         )
     return clauses

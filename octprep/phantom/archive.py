@@ -27,6 +27,8 @@ _SHARES = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NORMAL": 0.31}  # of the p
 _LEAST = 6  # patients of a class: two in test, one in val, three in train
 MIN_PATIENTS = _LEAST * len(CLASSES)
 _VAL_SCANS = 4  # of each class
+_LARGEST = 225  # training scans of the one patient who has most, as CNV-1016042 has in the archive
+_LONG = 150  # training scans of any other patient, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,8 @@ def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:
     for label in CLASSES:
         counts = _scans_per_patient(len(members[label]) - tested - 1, rng)
         if label == "CNV":
-            counts[counts.index(max(counts))] = patients * 3 // 2  # one patient has far more scans than all others
+            # One patient has far more scans than all others.
+            counts[counts.index(max(counts))] = min(patients * 3 // 2, _LARGEST)
         for turn, index in enumerate(members[label]):
             if turn < tested:
                 share = quota // tested + (turn < quota % tested)
@@ -222,13 +225,13 @@ def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:
 
 
 def _scans_per_patient(patients: int, rng: Rng) -> list[int]:
-    """Numbers of training scans, of which half are about five or less, with a long tail.
+    """Numbers of training scans, of which half are about five or less, with a long tail of up to _LONG.
 
     Quantiles rather than draws of a log-normal: with few patients a single draw could outweigh a class.
     """
     bell = NormalDist(1.5, 1.5)
     counts = [1 + int(math.exp(bell.inv_cdf((rank + 0.5) / patients))) for rank in range(patients)]
-    return [int(count) for count in rng.permutation(counts)]
+    return [min(int(count), _LONG) for count in rng.permutation(counts)]
 
 
 def _patients_per_class(patients: int) -> dict[str, list[int]]:
