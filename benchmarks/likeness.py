@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from octprep import imaging, likeness
 from octprep.engine import default_workers
+from octprep.likeness.descriptors import STEPS, frequencies
 from octprep.phantom import scans
 from octprep.phantom.faults import encode, near_duplicate
 from octprep.schema import Recipe
@@ -100,7 +101,7 @@ def audit_archive(base: Gray, pictures: list[Gray], owners: list[str]) -> None:
     few = np.concatenate([np.flatnonzero(known == patient)[:LARGEST] for patient in range(known.max() + 1)])
     base, known = base[few], known[few]
     count = int(known.max()) + 1
-    coefficients = likeness._frequencies(base).reshape(len(base), -1)
+    coefficients = frequencies(base).reshape(len(base), -1)
     middle = coefficients.mean(axis=0)
     norm = np.linalg.norm(coefficients, axis=1).mean()
     mixed, patients = [base], [known]
@@ -109,7 +110,7 @@ def audit_archive(base: Gray, pictures: list[Gray], owners: list[str]) -> None:
         strangers = [rng.choice(np.flatnonzero(known == (patient + 37 * turn) % count)) for patient in range(count)]
         mix = 0.8 * (coefficients - middle) + 0.6 * (coefficients[strangers] - middle)[known] + middle
         mix *= norm / np.linalg.norm(mix, axis=1, keepdims=True)
-        stored = np.rint(np.sign(mix) * np.sqrt(np.abs(mix)) * likeness._STEPS)
+        stored = np.rint(np.sign(mix) * np.sqrt(np.abs(mix)) * STEPS)
         mixed.append(np.clip(stored, -127, 127).astype(np.int8).view(np.uint8))
         patients.append(known + turn * count)
     rows, whose = np.concatenate(mixed)[:ARCHIVE], np.concatenate(patients)[:ARCHIVE]

@@ -111,7 +111,7 @@ def test_what_is_found_does_not_depend_on_the_order_of_the_scans(world, stored):
 def test_hashing_loses_nothing_that_looking_at_every_pair_finds(world, stored, monkeypatch):
     pictures, patients = stored("default"), world[1]
     hashed = pairs_of(pictures, patients)
-    monkeypatch.setattr(likeness, "_ALL_PAIRS", 10_000)
+    monkeypatch.setattr(likeness.pairs, "_ALL_PAIRS", 10_000)
     assert pairs_of(pictures, patients) == hashed
 
 

@@ -820,7 +820,6 @@ def test_whether_near_identical_scans_were_looked_for_is_said(copied, built, tmp
     assert "correlation" not in part
     assert "distances" not in part
     assert "stored images of less than 8,192 pixels hold too little" in joined_part(Page(built).html)[0]
-    assert persons.SMALLEST == likeness._SMALLEST
 
 
 def test_the_distances_of_pairs_have_their_medians():

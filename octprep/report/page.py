@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from octprep import likeness
 from octprep.patients import Join
 from octprep.report import command, figures, frame, persons, pictures, recipe, rows, summary, verdict
 from octprep.report.persons import Found
@@ -134,8 +135,8 @@ def _joined(found: Rows, together: Found | None, manifest: Manifest) -> dict[str
     return {
         "together": together,
         "looked": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < persons.SMALLEST,
-        "smallest": persons.SMALLEST,
+        "too_small": manifest.recipe.height * manifest.recipe.width < likeness.SMALLEST,
+        "smallest": likeness.SMALLEST,
         "joined_ids": ids,
         "joined_people": people,
         "distances": figures.distances(

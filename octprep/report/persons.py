@@ -15,7 +15,6 @@ from octprep.patients import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, Join
 from octprep.report.rows import Image, LeftOut, Rows
 
 SHOWN = 12  # pairs that are shown
-SMALLEST = 8192  # pixels; in smaller stored images octprep.likeness finds no pair
 REASONS = (SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL)
 
 
