@@ -172,16 +172,14 @@ def scan(
     workers: Workers = None,
 ) -> None:
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
-    from octprep import survey, tables
-    from octprep.schema import write_whole
+    from octprep import outputs, survey, tables
 
+    if json_file is not None:
+        outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
         found = survey.survey(src, workers=workers, progress=progress)
     if json_file is not None:
-        try:
-            write_whole(json_file, found.to_json().encode())
-        except OSError as error:
-            raise SettingError(f"--json {json_file} cannot be written: {error.strerror or error}.") from None
+        outputs.write("--json", json_file, found.to_json().encode())
     typer.echo(tables.surveyed(src, found))
 
 
@@ -200,13 +198,15 @@ def audit(
     seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
 ) -> None:
     """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
-    from octprep import tables
+    from octprep import outputs, tables
     from octprep.audit import audit as look
-    from octprep.audit import outputs, page
+    from octprep.audit import page
 
     targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
     for option, path in targets.items():
         outputs.check(src, option, path)
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with _progress("img") as progress:
         found = look(src, workers=workers, seed=seed, progress=progress)
     for option, path in targets.items():

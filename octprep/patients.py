@@ -124,6 +124,9 @@ def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple
         first, *others = sorted(copies, key=lambda scan: (("test", "val", "train", "").index(scan.folder), scan.path))
         rivals = [copy for copy in copies if first.folder != "test" or copy.folder == "test"]
         labels = sorted({rival.label for rival in rivals})
+        if on_conflict == "error" and len({copy.label for copy in copies}) > 1:
+            contradictory.append(copies)
+            continue
         if len(labels) == 1:
             kept.append(first)
             rejections += [_copy(other, first) for other in others]
@@ -141,12 +144,35 @@ def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple
             reason = f"{_same(first, others[0])} under different classes: {' and '.join(labels)}"
             rejections += [Rejection(copy.path, reason) for copy in (first, *others)]
     if contradictory and on_conflict == "error":
-        named = "; ".join(" = ".join(copy.path for copy in copies) for copies in contradictory[:_MOST])
-        raise SourceError(
-            f"{len(contradictory):,} contents stand under different classes: {named}. Correct the source, or let "
-            "--conflicts drop leave such files out, or --conflicts keep keep one of each class."
-        )
+        raise _contradiction(contradictory)
     return sorted(kept), sorted(rejections)
+
+
+def settle_conflicts(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Rejection]]:
+    """Leave out what stands under different classes, and nothing else: for splits that are taken as they are.
+
+    `keep` keeps all of it, `error` raises SourceError.
+    """
+    ordered = sorted(scans)
+    found = conflicts(ordered) if on_conflict != "keep" else []
+    if found and on_conflict == "error":
+        raise _contradiction(found)
+    reasons: dict[str, str] = {}
+    for copies in found:
+        labels = " and ".join(sorted({copy.label for copy in copies}))
+        reason = f"{_same(copies[0], copies[1])} under different classes: {labels}"
+        reasons |= dict.fromkeys((copy.path for copy in copies), reason)
+    kept = [scan for scan in ordered if scan.path not in reasons]
+    return kept, [Rejection(path, reason) for path, reason in sorted(reasons.items())]
+
+
+def _contradiction(found: Sequence[Sequence[Scan]]) -> SourceError:
+    named = "; ".join(" = ".join(copy.path for copy in copies) for copies in found[:_MOST])
+    what = "1 content stands" if len(found) == 1 else f"{len(found):,} contents stand"
+    return SourceError(
+        f"{what} under different classes: {named}. Correct the source, or let --conflicts drop leave such files out, "
+        "or --conflicts keep keep one of each class."
+    )
 
 
 def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[Join] = ()) -> Leaks:
@@ -166,7 +192,7 @@ def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[Join] = ()) -> L
                 bytes_of.setdefault(scan.pixels, scan.sha256)
     same = _parted(files) | {bytes_of[digest] for digest in _parted(pixels)}
     return Leaks(
-        patients=tuple(sorted(_parted(patients), key=lambda key: (len(key), key))),
+        patients=tuple(sorted(_parted(patients), key=by_number)),
         contents=tuple(sorted(same)),
         near=tuple(
             (join.first, join.second)
@@ -176,12 +202,18 @@ def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[Join] = ()) -> L
     )
 
 
+def by_number(patient: str) -> tuple[int, str]:
+    """Sorts ids, which are numbers, as numbers."""
+    return len(patient), patient
+
+
 def _parted(where: Mapping[str, set[int]]) -> set[str]:
     return {key for key, sides in where.items() if len(sides) > 1}
 
 
 def _copy(copy: Scan, of: Scan) -> Rejection:
-    return Rejection(copy.path, f"{_same(copy, of)} as another scan: {of.path}")
+    other = "another scan" if copy.label == of.label else f"a scan of {of.label}"
+    return Rejection(copy.path, f"{_same(copy, of)} as {other}: {of.path}")
 
 
 def _same(first: Scan, second: Scan) -> str:

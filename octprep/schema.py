@@ -339,6 +339,7 @@ class Manifest:
                     "leaks": Leaks(**{key: tuple(map(_tuple, value)) for key, value in raw["leaks"].items()}),
                 }
             )
+            _check_parts(manifest)
             good = manifest.digest == raw["digest"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ManifestError(
@@ -369,6 +370,22 @@ class Manifest:
                         f"{folder / shard.name} {fault}, so {folder} is not what was built. "
                         "Copy the folder again or rebuild it with `octprep build --overwrite`."
                     )
+
+
+def _check_parts(manifest: Manifest) -> None:
+    """Raise ValueError for what no build writes, whatever its digest says."""
+    numbers = [manifest.source[key] for key in ("found", "kept", "left_out")]
+    for split, part in manifest.splits.items():
+        for shard in part:
+            if not shard.name.startswith(f"{split}/"):
+                raise ValueError(f"shard {shard.name!r} stands in split {split}")
+            if len(shard.per_class) != len(manifest.class_names):
+                raise ValueError(
+                    f"{shard.name} counts {len(shard.per_class)} classes, but {len(manifest.class_names)} are named"
+                )
+            numbers += [shard.records, shard.bytes, *shard.per_class]
+    if wrong := [number for number in numbers if type(number) is not int or number < 0]:
+        raise ValueError(f"{wrong[0]!r} is no number of things")
 
 
 def _tuple(value: Any) -> Any:

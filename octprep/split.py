@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from octprep import dealing
 from octprep.assignment import Assignment
-from octprep.patients import Group, Join, find_leaks, group, settle_duplicates
+from octprep.patients import Group, Join, by_number, find_leaks, group, settle_conflicts, settle_duplicates
 from octprep.scan import Named, Rejection, Scan
 from octprep.schema import SPLIT_FOLDERS, BuildConfig, LeakError, Leaks, SourceError
 
@@ -59,11 +60,15 @@ def split(
     """
     if config.split in ("official", "file"):
         parts, rejections = _by_file(scans, assignment) if config.split == "file" else _by_folder(scans)
-        leaks = find_leaks(list(parts.values()), near)
+        groups = group(scans, near)
+        leaks = _leaks(parts, groups, near)
         if leaks and not config.allow_leaks:
             raise LeakError(_leak(config.split, leaks))
+        kept, contradictory = settle_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
+        kept_paths = {scan.path for scan in kept}
+        parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
+        rejections += contradictory
         _check_given(config.split, parts)
-        groups = group((scan for part in parts.values() for scan in part), near)
     else:
         # Grouped before copies are dropped: a copy under another id joins two patients also where it is left out.
         groups = group(scans, near)
@@ -76,11 +81,25 @@ def split(
         most = 0 if name in ("val", "test") else config.max_per_patient
         thinned = thin(part, most)
         reason = f"beyond --max-per-patient {most} of its patient"
-        kept_paths = {scan.path for scan in thinned}
-        rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in kept_paths]
+        spared = {scan.path for scan in thinned}
+        rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in spared]
         members[name] = tuple(sorted(thinned, key=lambda scan: scan.path))
-    leaks = find_leaks(list(members.values()), near)
+    leaks = _leaks(members, groups, near)
     return Splits(members, tuple(sorted(rejections)), leaks, tuple(groups))
+
+
+def _leaks(parts: Mapping[str, Sequence[Scan]], groups: Iterable[Group], near: Sequence[Join]) -> Leaks:
+    """What is in two splits, and the patients who are one person only through a scan that is in none."""
+    found = find_leaks(list(parts.values()), near)
+    home = {scan.path: name for name, part in parts.items() for scan in part}
+    hidden: set[str] = set()
+    for joined in groups:
+        members = [scan for scan in joined.scans if scan.path in home]
+        if len({home[scan.path] for scan in members}) > 1 and all(
+            len({home[scan.path] for scan in one.scans}) == 1 for one in group(members, near)
+        ):
+            hidden |= {scan.patient for scan in members}
+    return dataclasses.replace(found, patients=tuple(sorted({*found.patients, *hidden}, key=by_number)))
 
 
 def _only(kept: Iterable[Scan], groups: Iterable[Group]) -> list[Group]:
@@ -150,7 +169,7 @@ def _by_file(scans: Sequence[Scan], assignment: Assignment | None) -> tuple[dict
     missing = [name for name in ("train", "test") if not parts[name]]
     if missing:
         raise SourceError(f"--splits puts no readable scan in {' nor in '.join(missing)}; it must fill train and test.")
-    left_out = [Rejection(scan.path, "not named in the file of --splits") for place, scan in places if not place]
+    left_out = [Rejection(scan.path, "the file of --splits gives it no split") for place, scan in places if not place]
     return {name: part for name, part in parts.items() if part}, left_out
 
 
@@ -163,14 +182,15 @@ def _leak(strategy: str, leaks: Leaks) -> str:
     if leaks.near:
         pairs = _listed([" = ".join(pair) for pair in leaks.near], 5)
         found.append(f"{len(leaks.near):,} near-identical pair{'s' * (len(leaks.near) != 1)} ({pairs})")
-    told = " and ".join(found)
+    one = len(leaks.patients) + len(leaks.contents) + len(leaks.near) == 1
+    told = f"{' and '.join(found)} {'stands' if one else 'stand'}"
     if strategy == "file":
         return (
-            f"--splits would leak: {told} stand in more than one split of the file. Correct the file, or use "
+            f"--splits would leak: {told} in more than one split of the file. Correct the file, or use "
             "--allow-leaks to build it all the same."
         )
     return (
-        f"--split official would leak: {told} stand in more than one of the source's folders. Use --split repaired, "
+        f"--split official would leak: {told} in more than one of the source's folders. Use --split repaired, "
         "which keeps the test folder and leaves its patients out of training, or --allow-leaks to build it all the "
         "same."
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images, shares
+from octprep import images, likeness, shares
 from octprep.audit import Audit, words
 from octprep.joined import Joins
 from octprep.report.text import visible
@@ -71,17 +71,24 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
 
 def join_lines(out: Path, manifest: Manifest) -> list[str]:
     """Who was taken for one patient although the ids differ: never in silence."""
+    recipe, lines = manifest.recipe, []
     if not manifest.config.near_duplicates:
-        return ["near-identical scans under different ids were not looked for (--near-duplicates off)"]
+        lines.append("near-identical scans under different ids were not looked for (--near-duplicates off)")
+    elif recipe.height * recipe.width < likeness.SMALLEST:
+        lines.append(
+            f"near-identical scans under different ids could not be looked for: {recipe.height}x{recipe.width} pixels "
+            f"are too few to tell patients apart ({likeness.SMALLEST:,} are enough)"
+        )
     try:
         joins = Joins.from_json((out / JOINS_NAME).read_bytes()).joins
     except (OSError, ValueError) as error:
         raise ManifestError(f"{out / JOINS_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
     if not joins:
-        return ["no scans under different patient ids show the same"]
+        return lines or ["no scans under different patient ids show the same"]
     kinds = Counter(join.reason for join in joins)
     told = ", ".join(f"{number:,} {reason}" for reason, number in kinds.most_common())
     return [
+        *lines,
         f"joined across patient ids, each pair as one person's: {told} (all in {JOINS_NAME})",
         _lines(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}" for join in joins),
     ]
@@ -92,10 +99,14 @@ def leak_line(manifest: Manifest) -> str:
     leaks = manifest.leaks
     if not leaks:
         return f"split {manifest.config.split}: no patient and no image content is in two splits"
-    return (
-        f"LEAKY: {len(leaks.patients):,} patients and {len(leaks.contents):,} image contents are in two splits "
-        f"({_some(leaks.patients)}). Results on these shards will look better than they are."
-    )
+    pairs = [" = ".join(pair) for pair in leaks.near]
+    found = [
+        [f"{words.number(len(leaks.patients), 'patient')} ({_some(leaks.patients)})"] * bool(leaks.patients),
+        [words.number(len(leaks.contents), "image content")] * bool(leaks.contents),
+        [f"{words.number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
+    ]
+    told = words.listed([text for part in found for text in part])
+    return f"LEAKY: in two splits: {told}. Results on these shards will look better than they are."
 
 
 def surveyed(src: Path, found: Survey) -> str:
@@ -113,7 +124,8 @@ def surveyed(src: Path, found: Survey) -> str:
         )
     sizes = [f"{size} {number:,}" for size, number in found.sizes.items()]
     parts = [
-        f"{found.files:,} files in {src / found.root}: {len(found.scans):,} scans, {len(found.rejections):,} unusable",
+        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.scans), 'scan')}, "
+        f"{len(found.rejections):,} unusable",
         table(rows),
         f"published version: {found.version or 'the counts match none that is known'}",
         f"sizes (width x height): {_some(sizes, 8)}",
@@ -149,7 +161,7 @@ def audited(src: Path, found: Audit) -> str:
     what, test = found.findings, found.shortcuts
     parts = [
         words.headline(found),
-        f"{found.files:,} files in {src / found.root}: {words.number(len(found.read), 'scan')} of "
+        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.read), 'scan')} of "
         f"{words.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{words.version(found)}",
         table(rows),
         _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
@@ -181,13 +193,18 @@ def audited(src: Path, found: Audit) -> str:
 def certificate(verdict: Verdict) -> str:
     """One line that a paper can quote: what was proved, of which dataset. Only for a verdict without faults."""
     manifest = verdict.manifest
-    splits = ", ".join(
-        f"{split} {count.images:,} images of {count.patients:,} patients" for split, count in verdict.counts.items()
-    )
-    apart = "patients, file contents" + (" and near-identical scans" if manifest.config.near_duplicates else "")
+    counted = [
+        f"{split} {words.number(count.images, 'image')} of {words.number(count.patients, 'patient')}"
+        for split, count in verdict.counts.items()
+    ]
+    images = sum(count.images for count in verdict.counts.values())
+    apart = "patients and file contents"
+    if manifest.config.near_duplicates and verdict.too_small < images:
+        but = f" (but for {verdict.too_small:,} images too small to compare)" if verdict.too_small else ""
+        apart = f"patients, file contents and near-identical scans{but}"
     return (
-        f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {splits}; {apart} disjoint across "
-        f"splits, re-derived from {verdict.records:,} records."
+        f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
+        f"disjoint across splits, re-derived from {verdict.records:,} records."
     )
 
 
@@ -198,14 +215,23 @@ def verified(folder: Path, verdict: Verdict) -> str:
         by_law[fault.law].append(f"  {fault.where}: {fault.what}")
     lines = []
     for law, faults in by_law.items():
-        lines.append(f"law {law} {'BROKEN' if faults else 'holds '}: {LAWS[law]}")
+        lines.append(f"law {law} {'BROKEN' if faults else 'holds '}: {_what(law, verdict)}")
         lines += faults
     digest = verdict.manifest.digest
     if verdict.faults:
-        lines.append(f"{folder}: {len(verdict.faults):,} faults in {verdict.records:,} records")
+        lines.append(f"{folder}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
     else:
         lines.append(f"{folder}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
     return "\n".join(lines)
+
+
+def _what(law: int, verdict: Verdict) -> str:
+    """A law in words, less what was not looked at."""
+    if law == 1 and not verdict.manifest.config.near_duplicates:
+        return "no patient and no content is in two splits; near-identical scans were not looked for"
+    if law == 1 and verdict.too_small:
+        return f"{LAWS[law]}; {words.number(verdict.too_small, 'image')} too small to be compared with others"
+    return LAWS[law]
 
 
 def _section(title: str, lines: Sequence[str], number: int | None = None) -> str:

@@ -57,6 +57,8 @@ class Entry:
     copy: int
     offset: int = 0  # of the record's frame in its shard, bytes
     descriptor: bytes = field(default=b"", repr=False)  # `likeness.describe` of the pixels; of first copies alone
+    pixels: bytes = field(default=b"", repr=False)  # a digest of the stored pixels
+    comparable: bool = True  # `likeness.comparable`
 
     @property
     def where(self) -> str:
@@ -88,6 +90,7 @@ class Verdict:
     records: int
     faults: tuple[Fault, ...]
     counts: Mapping[str, Count]  # by split
+    too_small: int = 0  # images that could not be compared with others, where near-identical scans were looked for
 
 
 def verify(folder: Path, *, workers: int | None = None, progress: Progress = silent) -> Verdict:
@@ -123,7 +126,8 @@ def verify(folder: Path, *, workers: int | None = None, progress: Progress = sil
         split: Count(len({entry.scan for entry in entries}), len({entry.patient for entry in entries}))
         for split, entries in by_split.items()
     }
-    return Verdict(manifest, sum(map(len, by_split.values())), tuple(sorted(set(faults))), counts)
+    too_small = sum(not entry.comparable for entries in by_split.values() for entry in entries if entry.copy == 0)
+    return Verdict(manifest, sum(map(len, by_split.values())), tuple(sorted(set(faults))), counts, too_small)
 
 
 def read_shard(task: ShardTask) -> tuple[str, list[Entry], list[Fault]]:
@@ -244,9 +248,16 @@ def images_faults(folder: Path, manifest: Manifest, by_split: Mapping[str, Seque
     for name, number in Counter(row["path"] for row in rows).items():
         if number > 1:
             yield Fault(2, f"{IMAGES_NAME} {name}", f"has {number} rows")
-    if len(rows) != manifest.source["found"]:
-        yield Fault(2, IMAGES_NAME, f"has {len(rows):,} rows, but {manifest.source['found']:,} files were found")
+    kept = sum(bool(row["shard"]) for row in rows)
+    for what, number, said in (
+        ("rows", len(rows), manifest.source["found"]),
+        ("rows of images kept", kept, manifest.source["kept"]),
+        ("rows of files left out", len(rows) - kept, manifest.source["left_out"]),
+    ):
+        if number != said:
+            yield Fault(2, IMAGES_NAME, f"has {number:,} {what}, where the manifest says {said:,}")
     stored: dict[str, list[Entry]] = defaultdict(list)
+    homes = {entry.shard: split for split, entries in by_split.items() for entry in entries}
     for entries in by_split.values():
         for entry in entries:
             stored[entry.scan].append(entry)
@@ -262,6 +273,8 @@ def images_faults(folder: Path, manifest: Manifest, by_split: Mapping[str, Seque
                 where,
                 f"says {row['copies']} copies in {row['shard'] or 'no shard'}; found {len(entries)} in {found}",
             )
+        for split in sorted({homes[entry.shard] for entry in entries} - {row["split"]}):
+            yield Fault(2, where, f"says split {row['split'] or 'none'}, but its records are in {split}")
         for entry in entries:
             said = (row["class"], row["patient"], row["sha256"])
             if said != (manifest.class_names[entry.label], entry.patient, entry.sha256):
@@ -281,6 +294,9 @@ def copy_faults(by_split: Mapping[str, Sequence[Entry]]) -> Iterator[Fault]:
                 yield Fault(3, same[1].where, f"{split} holds {scan} {len(same)} times")
             if sorted(entry.copy for entry in same) != list(range(len(same))):
                 yield Fault(3, same[0].where, f"the copies of {scan} in {split} are not numbered from 0")
+            for entry in same[1:]:
+                if entry.pixels != same[0].pixels:
+                    yield Fault(3, entry.where, f"has other pixels than {same[0].shard} record {same[0].index}")
 
 
 def balance_faults(manifest: Manifest) -> Iterator[Fault]:
@@ -321,8 +337,10 @@ def _read_record(data: bytes, shard: str, index: int, offset: int, manifest: Man
     pixels = _pixels(image, manifest)
     if pixels is None:
         return f"has an image that is not {manifest.recipe.height} x {manifest.recipe.width} gray pixels"
+    entry = dataclasses.replace(entry, pixels=hashlib.blake2b(pixels.tobytes(), digest_size=16).digest())
     if manifest.config.near_duplicates and entry.copy == 0:
-        return dataclasses.replace(entry, descriptor=likeness.describe(pixels))
+        comparable = likeness.comparable(pixels)
+        return dataclasses.replace(entry, descriptor=likeness.describe(pixels), comparable=comparable)
     return entry
 
 

@@ -142,13 +142,16 @@ def leakage(
     """
     if json_file and not json_file.absolute().parent.is_dir():
         raise OutputError(f"the folder of --json {json_file} does not exist; make it first.")
+    if json_file and json_file.is_dir():
+        raise OutputError(f"--json {json_file} is a folder; name a file.")
     manifest = Manifest.load(shards)
     manifest.check_files(shards, tuple(manifest.splits))
     pool = read_pool(shards, manifest, config)
     patients = len(set(pool.patients.tolist()))
     say(
         f"{len(pool.labels):,} images of {patients:,} patients, {pool.repeated:,} of them with several images, from "
-        f"{', '.join(manifest.splits)}; {config.fit.model}, {config.fit.epochs} epochs, one fold of {config.folds} "
+        f"{', '.join(manifest.splits)}; {config.fit.model}, {config.fit.epochs} "
+        f"epoch{'s' * (config.fit.epochs != 1)}, one fold of {config.folds} "
         "held out"
     )
     if not pool.repeated:

@@ -122,7 +122,12 @@ def write_folder(
         ),
         splits=splits,
         leaks=leaks or Leaks(),
-        source={"listing": "", "found": sum(map(len, written.values()))},
+        source={
+            "listing": "",
+            "found": sum(map(len, written.values())),
+            "kept": sum(map(len, written.values())),
+            "left_out": 0,
+        },
         images_sha256="",
         joins_sha256="",
         libraries={},

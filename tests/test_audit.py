@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 from world import CLASSES, SAMPLE, draw_scan, files_of, write_scan
 
-from octprep import cli, imaging, joined, tables
-from octprep.audit import audit, closeness, outputs, page, shortcuts, words
+from octprep import cli, imaging, joined, outputs, tables
+from octprep.audit import audit, closeness, page, shortcuts, words
 from octprep.audit.reading import Read, stored_pixels
 from octprep.patients import Join
 from octprep.phantom import draw

@@ -129,6 +129,8 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
         (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
         (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["scan", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
+        (["audit", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
         (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
         (["audit", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),

@@ -218,6 +218,8 @@ def test_what_cannot_be_read_or_written_is_said_before_any_training(tmp_path):
     write_shards(tmp_path / "s", {"train": 5})
     with pytest.raises(OutputError, match="the folder of --json"):
         leakage(tmp_path / "s", CONFIG, tmp_path / "no" / "out.json", say=quiet)
+    with pytest.raises(OutputError, match="is a folder; name a file"):
+        leakage(tmp_path / "s", CONFIG, tmp_path, say=quiet)
     (tmp_path / "s" / "images.csv").write_text("path\n")
     with pytest.raises(ManifestError, match=r"images\.csv has SHA-256"):
         leakage(tmp_path / "s", CONFIG, say=quiet)

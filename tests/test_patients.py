@@ -79,7 +79,7 @@ def test_copies_under_two_classes_are_left_out_kept_or_refused_as_asked():
     kept, left_out = settle_duplicates(scans, "keep")
     assert [one.path for one in kept] == [A1.path, A2.path, other.path]
     assert [one.reason for one in left_out] == [f"same bytes as another scan: {other.path}"]
-    with pytest.raises(SourceError, match=r"1 contents stand under different classes: .*--conflicts drop"):
+    with pytest.raises(SourceError, match=r"1 content stands under different classes: .*--conflicts drop"):
         settle_duplicates(scans, "error")
 
 

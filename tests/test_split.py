@@ -1,5 +1,6 @@
 """No patient and no content is ever in two splits, whatever the population and whatever the order of files."""
 
+import dataclasses
 import itertools
 import random
 import re
@@ -218,10 +219,13 @@ def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_wher
     for rejection in rejections:
         reasons[rejection.reason].add(rejection.path)
     assert reasons == {
-        "same bytes as another scan: test/CNV/CNV-1-1.jpeg": {"train/CNV/CNV-1-1.jpeg", "train/DME/DME-5-1.jpeg"},
+        "same bytes as another scan: test/CNV/CNV-1-1.jpeg": {"train/CNV/CNV-1-1.jpeg"},
+        "same bytes as a scan of CNV: test/CNV/CNV-1-1.jpeg": {"train/DME/DME-5-1.jpeg"},
         "same bytes under different classes: CNV and DME": {"train/CNV/CNV-2-1.jpeg", "train/DME/DME-3-1.jpeg"},
         "same bytes as another scan: val/DME/DME-4-2.jpeg": {"train/DME/DME-4-1.jpeg"},
     }
+    with pytest.raises(SourceError, match="2 contents stand under different classes"):
+        settle_duplicates(population, "error")
 
 
 @st.composite
@@ -385,7 +389,7 @@ def test_a_file_says_who_is_where_and_whom_it_does_not_name_is_left_out():
         "train": ["1", "1"],
         "test": ["2", "3"],
     }
-    reason = "not named in the file of --splits"
+    reason = "the file of --splits gives it no split"
     assert [(r.path, r.reason) for r in result.rejections] == [
         ("CNV/CNV-5-1.jpeg", reason),
         ("DME/DME-4-1.jpeg", reason),
@@ -412,7 +416,26 @@ def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwi
     allowed = config("file", splits_sha256=given.sha256, allow_leaks=True)
     result = split(population, allowed, assignment=given)
     assert result.leaks.patients == ("1",)
-    assert len(result.leaks.contents) == 1
+    assert result.leaks.contents == ()  # it stands under two classes, and so in no split
+    assert {one.reason for one in result.rejections} == {"same bytes under different classes: CNV and DME"}
+    kept = split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given)
+    assert len(kept.leaks.contents) == 1
+    with pytest.raises(SourceError, match="1 content stands under different classes"):
+        split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_two_ids_that_are_one_person_by_a_scan_in_no_split_are_not_parted(near):
+    link = scan("CNV/CNV-8-9.jpeg", content=None if near else "a")  # nobody names it
+    ends = [scan("CNV/CNV-1-1.jpeg", content=None if near else "a"), scan("CNV/CNV-8-1.jpeg")]
+    population = [*ends, link, *scans(["DME-2-1", "DME-3-1"])]
+    joins = [Join(ends[0].path, link.path, NEAR_IDENTICAL, 0.9)] if near else []
+    given = assigned("path", train=[ends[0].path, "DME/DME-2-1.jpeg"], test=[ends[1].path, "DME/DME-3-1.jpeg"])
+    settled = config("file", splits_sha256=given.sha256)
+    with pytest.raises(LeakError, match="patients 1 and 8 stand in more than one split"):
+        split(population, settled, assignment=given, near=joins)
+    allowed = dataclasses.replace(settled, allow_leaks=True)
+    assert split(population, allowed, assignment=given, near=joins).leaks.patients == ("1", "8")
 
 
 def test_folders_that_leave_a_split_without_a_class_are_refused():

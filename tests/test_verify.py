@@ -9,9 +9,9 @@ import shutil
 import pytest
 from world import archive, write_folder
 
-from octprep import tfrecord
+from octprep import images, tables, tfrecord
 from octprep.pipeline import build
-from octprep.schema import BuildConfig, Manifest, Recipe
+from octprep.schema import BuildConfig, Leaks, Manifest, ManifestError, Recipe
 from octprep.verify import verify
 
 
@@ -126,3 +126,86 @@ def test_an_edited_manifest_and_an_edited_table_are_named(shards):
     faults = verify(shards, workers=1).faults
     assert any(fault.law == 5 and fault.where == "manifest.json" for fault in faults)
     assert any(fault.law == 2 and "was changed" in fault.what for fault in faults)
+
+
+def resaved(folder, change):
+    """Change the manifest and give it the digest that it then has, as somebody would who wants it to pass."""
+    dataclasses.replace(manifest := Manifest.load(folder), **change(manifest)).save(folder)
+
+
+def test_a_manifest_in_which_splits_changed_places_is_none(shards):
+    resaved(shards, lambda manifest: {"splits": {**manifest.splits, "val": manifest.splits["test"]}})
+    with pytest.raises(ManifestError, match=r"shard 'test/.*' stands in split val"):
+        verify(shards, workers=1)
+
+
+def test_a_table_that_puts_a_scan_in_another_split_than_its_records_are_in_is_named(shards):
+    rows = list(csv.DictReader((shards / "images.csv").read_text().splitlines()))
+    moved = next(row for row in rows if row["split"] == "test")
+    moved["split"] = "train"
+    with (shards / "images.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, images.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    digest = hashlib.sha256((shards / "images.csv").read_bytes()).hexdigest()
+    resaved(shards, lambda _: {"images_sha256": digest})
+    told = [fault.what for fault in verify(shards, workers=1).faults if moved["path"] in fault.where]
+    assert "says split train, but its records are in test" in told
+
+
+def test_another_picture_in_a_copy_is_named(shards):
+    def swap(records):
+        copy = next(record for record in records if record["copy"] == [1])
+        copy["image"] = [bytes(reversed(copy["image"][0]))]
+
+    rewrite(shards, first(shards, "train"), swap)
+    [fault] = verify(shards, workers=1).faults
+    assert (fault.law, "has other pixels than" in fault.what) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda raw: raw["source"].pop("found"),
+        lambda raw: raw.update(source=[]),
+        lambda raw: raw["class_names"].pop(),
+        lambda raw: raw["splits"]["train"][0]["per_class"].pop(),
+        lambda raw: raw["splits"]["train"][0].update(bytes="x"),
+        lambda raw: raw["splits"]["train"][0].update(records=1.5),
+        lambda raw: raw["splits"]["train"][0].update(name=None),
+        lambda raw: raw.update(splits=[]),
+        lambda raw: raw.update(leaks={"patients": 3}),
+    ],
+    ids=["no-found", "source", "class", "per-class", "bytes", "records", "name", "splits", "leaks"],
+)
+def test_a_manifest_that_no_build_writes_is_a_sentence(shards, edit):
+    raw = json.loads((shards / "manifest.json").read_text())
+    edit(raw)
+    (shards / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(ManifestError, match="is not a manifest that octprep wrote"):
+        verify(shards, workers=1)
+
+
+def test_numbers_of_files_that_the_table_does_not_bear_out_are_named(shards):
+    resaved(shards, lambda manifest: {"source": {**manifest.source, "kept": 9999, "left_out": 0}})
+    assert any("where the manifest says 9,999" in fault.what for fault in verify(shards, workers=1).faults)
+
+
+def test_what_was_not_compared_is_not_certified(good, tmp_path):
+    small = verify(good, workers=1)
+    assert small.too_small == sum(count.images for count in small.counts.values())
+    assert "near-identical" not in tables.certificate(small)
+    assert "too small to be compared" in tables.verified(good, small)
+    assert any("could not be looked for: 32x32 pixels" in line for line in tables.join_lines(good, small.manifest))
+    src = write_folder(tmp_path / "src", archive())
+    for size, near in ((96, True), (96, False)):
+        out = tmp_path / f"{near}"
+        build(src, out, BuildConfig(recipe=Recipe(height=size, width=size), near_duplicates=near), workers=1)
+        found = verify(out, workers=1)
+        assert ("near-identical scans disjoint" in tables.certificate(found)) == near
+        assert ("near-identical scans were not looked for" in tables.verified(out, found)) != near
+
+
+def test_every_kind_of_leak_is_in_the_line_that_says_leaky(good):
+    manifest = dataclasses.replace(Manifest.load(good), leaks=Leaks(near=(("a.jpeg", "b.jpeg"),)))
+    assert tables.leak_line(manifest).startswith("LEAKY: in two splits: 1 near-identical pair (a.jpeg = b.jpeg). ")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from octprep import patients, scan
-from octprep.patients import SAME_BYTES, SAME_PIXELS, Group, Join
+from octprep.patients import SAME_BYTES, SAME_PIXELS, Group, Join, by_number
 from octprep.scan import Scan
 
 
@@ -94,11 +94,6 @@ def find(scans: Sequence[Scan], groups: Sequence[Group], near: Sequence[Join]) -
         near_conflicts=tuple(join for join in near if by_path[join.first].label != by_path[join.second].label),
         two_classes={patient: found for patient, found in labels.items() if len(found) > 1},
     )
-
-
-def by_number(patient: str) -> tuple[int, str]:
-    """Sorts ids, which are numbers, as numbers."""
-    return len(patient), patient
 
 
 def _labels(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ wedge, JPEG quality 70). benchmarks/likeness.py measures the whole on 10,000 pha
 """
 
 from octprep.likeness.descriptors import DESCRIPTOR, NEAR, Distances, describe, distances
-from octprep.likeness.detail import SMALLEST, THRESHOLD, correlation
+from octprep.likeness.detail import SMALLEST, THRESHOLD, comparable, correlation
 from octprep.likeness.pairs import Pair, near_identical
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "THRESHOLD",
     "Distances",
     "Pair",
+    "comparable",
     "correlation",
     "describe",
     "distances",

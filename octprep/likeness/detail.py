@@ -57,6 +57,11 @@ def correlation(one: Gray, other: Gray) -> float:
     return agreed
 
 
+def comparable(pixels: Gray) -> bool:
+    """Whether a stored image holds enough detail to tell patients apart: at least SMALLEST pixels, without bars."""
+    return without_bars(pixels).size >= SMALLEST
+
+
 def without_bars(pixels: Gray) -> Gray:
     """A stored image less bars of black that are as wide at opposite sides."""
     for _ in range(2):

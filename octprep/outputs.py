@@ -1,4 +1,4 @@
-"""The files that an audit may write: never under the source, and refused before anything is read."""
+"""The files that a look at a source may write: never under the source, and refused before anything is read."""
 
 from __future__ import annotations
 
