@@ -17,12 +17,12 @@ def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
     [] for splits as given. Scans count as they did when they were dealt: those that only balancing left out too, and
     with --max-per-patient a patient for no more than that.
     """
-    heard: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # split, patient -> scans by class
+    heard: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # split, person -> scans by class
     test_given = False
     for row in rows:
         split = "train" if row["left_out"] == SURPLUS else row["split"]
         if split:
-            heard[split, row["patient"]][row["class"]] += 1
+            heard[split, row["group"]][row["class"]] += 1
         test_given |= split == "test" and row["folder"] == "test"
     held: dict[str, Counter[str]] = defaultdict(Counter)
     for (split, _), counts in heard.items():

@@ -75,11 +75,12 @@ def split(
         kept, rejections = settle_duplicates(scans, config.conflicts)
         parts, left_out = _dealt(_only(kept, groups), config)
         rejections += left_out
+    persons = {scan.path: joined.key for joined in groups for scan in joined.scans}
     members: dict[str, tuple[Scan, ...]] = {}
     for name, part in parts.items():
         # The cap keeps one patient from being learnt by heart; val and test are for judging, on every scan there is.
         most = 0 if name in ("val", "test") else config.max_per_patient
-        thinned = thin(part, most)
+        thinned = thin(part, most, persons)
         reason = f"beyond --max-per-patient {most} of its patient"
         spared = {scan.path for scan in thinned}
         rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in spared]
@@ -109,17 +110,17 @@ def _only(kept: Iterable[Scan], groups: Iterable[Group]) -> list[Group]:
     return [one for one in found if one.scans]
 
 
-def thin(scans: Sequence[Scan], most: int) -> Sequence[Scan]:
+def thin(scans: Sequence[Scan], most: int, persons: Mapping[str, str] | None = None) -> Sequence[Scan]:
     """At most so many scans of every patient, evenly spaced over the image numbers of each class; 0: all of them.
 
-    A patient's classes share the number in proportion to their scans, each with one at least while it lasts, the class
-    with the fewest first: see `capped`.
+    persons: whose each scan is, by path; without it, patient ids tell. A patient's classes share the number in
+    proportion to their scans, each with one at least while it lasts, the class with the fewest first: see `capped`.
     """
     patients: dict[str, list[Scan]] = defaultdict(list)
     if not most:
         return scans
     for scan in scans:
-        patients[scan.patient].append(scan)
+        patients[persons[scan.path] if persons else scan.patient].append(scan)
     return [scan for members in patients.values() for scan in _thin_one(members, most)]
 
 
@@ -295,7 +296,7 @@ def deal(groups: Sequence[Group], wanted: Mapping[str, float], seed: int, most: 
     index = {label: place for place, label in enumerate(labels)}
     counts = np.zeros((len(groups), len(labels)), dtype=np.int64)
     for row, joined in enumerate(groups):
-        for scan in thin(joined.scans, most):
+        for scan in thin(joined.scans, most, dict.fromkeys((scan.path for scan in joined.scans), joined.key)):
             counts[row, index[scan.label]] += 1
     salt = " ".join(wanted)  # so that dealing the rest on does not find all homes on one side
     digests = [rank(f"{salt} {joined.key}", seed) for joined in groups]

@@ -179,12 +179,15 @@ def say(line: str) -> None:
 def heavy_imports() -> Iterator[None]:
     """Import TensorFlow and Keras without their chatter; say what to install if they are missing.
 
-    With TF_CPP_MIN_LOG_LEVEL at 0 or 1 everything is shown.
+    With TF_CPP_MIN_LOG_LEVEL at 0 everything is shown. At 1 not: JAX leaves that in the environment of every program
+    that imports it, for the programs that it starts.
     """
     try:
-        if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
             yield
             return
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "1"):
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         with _quiet_stderr():

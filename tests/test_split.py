@@ -424,6 +424,16 @@ def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwi
         split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
 
 
+def test_a_cap_holds_for_a_person_under_several_ids():
+    names = [*archive(), *(f"train/CNV-{patient}-{number}" for patient in (7, 8) for number in range(1, 9))]
+    near = [Join("train/CNV/CNV-7-1.jpeg", "train/CNV/CNV-8-1.jpeg", NEAR_IDENTICAL, 0.9)]
+    for joins, kept in (([], 6), (near, 3)):
+        result = split(scans(names), config("grouped", max_per_patient=3, fractions=(0.98, 0.01, 0.01)), near=joins)
+        home = {name for name, part in result.members.items() if {"7", "8"} & {one.patient for one in part}}
+        assert home == {"train"}  # whoever is dealt to val or test keeps all
+        assert sum(one.patient in "78" for one in result.members["train"]) == kept
+
+
 @pytest.mark.parametrize("near", [False, True])
 def test_two_ids_that_are_one_person_by_a_scan_in_no_split_are_not_parted(near):
     link = scan("CNV/CNV-8-9.jpeg", content=None if near else "a")  # nobody names it
