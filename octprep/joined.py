@@ -51,12 +51,17 @@ class Joins:
 
 
 def find_near(
-    scans: Sequence[Scan], descriptors: Sequence[bytes], pixels: Callable[[int], Gray], *, workers: int | None = None
+    scans: Sequence[Scan],
+    descriptors: Sequence[bytes],
+    pixels: Callable[[int], Gray],
+    *,
+    listed: float = likeness.THRESHOLD,
+    workers: int | None = None,
 ) -> list[Join]:
     """Joins between near-identical scans under different ids, sorted; arguments as for `likeness.near_identical`."""
     owners = [scan.patient for scan in scans]
     found = []
-    for pair in likeness.near_identical(stacked(descriptors), owners, pixels, workers=workers):
+    for pair in likeness.near_identical(stacked(descriptors), owners, pixels, listed=listed, workers=workers):
         first, second = sorted((scans[pair.first].path, scans[pair.second].path))
         found.append(Join(first, second, NEAR_IDENTICAL, pair.correlation))
     return sorted(found)

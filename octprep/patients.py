@@ -113,10 +113,11 @@ def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple
     under different classes: `drop` leaves all out, `keep` keeps one of each class, `error` raises SourceError.
     """
     ordered = sorted(scans)
+    if on_conflict == "error":
+        _refuse_conflicts(ordered)
     in_sets: dict[str, Sequence[Scan]] = {scan.path: copies for copies in same_contents(ordered) for scan in copies}
     kept: list[Scan] = []
     rejections: list[Rejection] = []
-    contradictory: list[Sequence[Scan]] = []
     for scan in ordered:
         copies = in_sets.get(scan.path, (scan,))
         if scan.path != copies[0].path:
@@ -124,14 +125,10 @@ def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple
         first, *others = sorted(copies, key=lambda scan: (("test", "val", "train", "").index(scan.folder), scan.path))
         rivals = [copy for copy in copies if first.folder != "test" or copy.folder == "test"]
         labels = sorted({rival.label for rival in rivals})
-        if on_conflict == "error" and len({copy.label for copy in copies}) > 1:
-            contradictory.append(copies)
-            continue
         if len(labels) == 1:
             kept.append(first)
             rejections += [_copy(other, first) for other in others]
             continue
-        contradictory.append(copies)
         if on_conflict == "keep":
             firsts = {label: next(copy for copy in (first, *others) if copy.label == label) for label in labels}
             kept += firsts.values()
@@ -141,10 +138,8 @@ def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple
                 if other not in firsts.values()
             ]
         else:
-            reason = f"{_same(first, others[0])} under different classes: {' and '.join(labels)}"
+            reason = _under_several(first, others[0], labels)
             rejections += [Rejection(copy.path, reason) for copy in (first, *others)]
-    if contradictory and on_conflict == "error":
-        raise _contradiction(contradictory)
     return sorted(kept), sorted(rejections)
 
 
@@ -154,25 +149,25 @@ def settle_conflicts(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[
     `keep` keeps all of it, `error` raises SourceError.
     """
     ordered = sorted(scans)
-    found = conflicts(ordered) if on_conflict != "keep" else []
-    if found and on_conflict == "error":
-        raise _contradiction(found)
+    if on_conflict == "error":
+        _refuse_conflicts(ordered)
     reasons: dict[str, str] = {}
-    for copies in found:
-        labels = " and ".join(sorted({copy.label for copy in copies}))
-        reason = f"{_same(copies[0], copies[1])} under different classes: {labels}"
+    for copies in conflicts(ordered) if on_conflict == "drop" else ():
+        reason = _under_several(copies[0], copies[1], sorted({copy.label for copy in copies}))
         reasons |= dict.fromkeys((copy.path for copy in copies), reason)
     kept = [scan for scan in ordered if scan.path not in reasons]
     return kept, [Rejection(path, reason) for path, reason in sorted(reasons.items())]
 
 
-def _contradiction(found: Sequence[Sequence[Scan]]) -> SourceError:
-    named = "; ".join(" = ".join(copy.path for copy in copies) for copies in found[:_MOST])
-    what = "1 content stands" if len(found) == 1 else f"{len(found):,} contents stand"
-    return SourceError(
-        f"{what} under different classes: {named}. Correct the source, or let --conflicts drop leave such files out, "
-        "or --conflicts keep keep one of each class."
-    )
+def _refuse_conflicts(scans: Iterable[Scan]) -> None:
+    """Raise SourceError if a content stands under different classes."""
+    if found := conflicts(scans):
+        named = "; ".join(" = ".join(copy.path for copy in copies) for copies in found[:_MOST])
+        what = "1 content stands" if len(found) == 1 else f"{len(found):,} contents stand"
+        raise SourceError(
+            f"{what} under different classes: {named}. Correct the source, or let --conflicts drop leave such files "
+            "out, or --conflicts keep keep one of each class."
+        )
 
 
 def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[Join] = ()) -> Leaks:
@@ -214,6 +209,10 @@ def _parted(where: Mapping[str, set[int]]) -> set[str]:
 def _copy(copy: Scan, of: Scan) -> Rejection:
     other = "another scan" if copy.label == of.label else f"a scan of {of.label}"
     return Rejection(copy.path, f"{_same(copy, of)} as {other}: {of.path}")
+
+
+def _under_several(first: Scan, second: Scan, labels: Sequence[str]) -> str:
+    return f"{_same(first, second)} under different classes: {' and '.join(labels)}"
 
 
 def _same(first: Scan, second: Scan) -> str:

@@ -58,7 +58,8 @@ def split(
     where for split `file`. Raises LeakError for `official` folders or a `file` that part a patient, unless the config
     allows leaks, and SourceError if a split would lack a class.
     """
-    if config.split in ("official", "file"):
+    given = config.split in ("official", "file")
+    if given:
         parts, rejections = _by_file(scans, assignment) if config.split == "file" else _by_folder(scans)
         groups = group(scans, near)
         leaks = _leaks(parts, groups, near)
@@ -75,7 +76,7 @@ def split(
         kept, rejections = settle_duplicates(scans, config.conflicts)
         parts, left_out = _dealt(_only(kept, groups), config)
         rejections += left_out
-    persons = {scan.path: joined.key for joined in groups for scan in joined.scans}
+    persons = {scan.path: one.key for one in groups for scan in one.scans} if config.max_per_patient else {}
     members: dict[str, tuple[Scan, ...]] = {}
     for name, part in parts.items():
         # The cap keeps one patient from being learnt by heart; val and test are for judging, on every scan there is.
@@ -85,7 +86,8 @@ def split(
         spared = {scan.path for scan in thinned}
         rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in spared]
         members[name] = tuple(sorted(thinned, key=lambda scan: scan.path))
-    leaks = _leaks(members, groups, near)
+    # Where groups were dealt whole, nobody can be parted by a scan left out.
+    leaks = _leaks(members, groups, near) if given else find_leaks(list(members.values()), near)
     return Splits(members, tuple(sorted(rejections)), leaks, tuple(groups))
 
 
@@ -296,8 +298,8 @@ def deal(groups: Sequence[Group], wanted: Mapping[str, float], seed: int, most: 
     index = {label: place for place, label in enumerate(labels)}
     counts = np.zeros((len(groups), len(labels)), dtype=np.int64)
     for row, joined in enumerate(groups):
-        for scan in thin(joined.scans, most, dict.fromkeys((scan.path for scan in joined.scans), joined.key)):
-            counts[row, index[scan.label]] += 1
+        for label, number in capped(Counter(scan.label for scan in joined.scans), most).items():
+            counts[row, index[label]] = number
     salt = " ".join(wanted)  # so that dealing the rest on does not find all homes on one side
     digests = [rank(f"{salt} {joined.key}", seed) for joined in groups]
     for label, patients in zip(labels, (counts > 0).sum(axis=0).tolist(), strict=True):

@@ -9,20 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.likeness import RECIPES
 from octprep import imaging, likeness
 from octprep.likeness import DESCRIPTOR, THRESHOLD, correlation, describe, distances, near_identical
 from octprep.phantom import CLASSES, draw_disease, draw_look, draw_scan
 from octprep.phantom.faults import encode, misalign, near_duplicate
-from octprep.schema import Recipe
 from tests.world import SAMPLE
 
-RECIPES = {
-    "default": Recipe(),
-    "whole": Recipe(crop="none"),
-    "small": Recipe(height=96, width=96),
-    "padded": Recipe(fit="pad"),
-    "flat": Recipe(flatten=True),
-}
 COPIES = 60
 
 
@@ -71,7 +64,7 @@ def stored(world):
     return prepare
 
 
-@pytest.mark.parametrize("recipe", ["default", "whole"])
+@pytest.mark.parametrize("recipe", ["default", "crop-none"])
 def test_planted_copies_are_found_and_nobody_else_is_joined(recipe, world, stored):
     _, patients, originals = world
     first = len(patients) - COPIES
@@ -81,13 +74,13 @@ def test_planted_copies_are_found_and_nobody_else_is_joined(recipe, world, store
     assert not found - planted
 
 
-@pytest.mark.parametrize("recipe", ["small", "padded", "flat"])
+@pytest.mark.parametrize("recipe", ["size-96", "pad", "flatten"])
 def test_other_recipes_join_nobody_but_the_patients_of_a_copy(recipe, world, stored):
     _, patients, originals = world
     whose = patients[:-COPIES] + [patients[original] for original in originals]
     pairs = pairs_of(stored(recipe), patients)
     assert all(whose[pair.first] == whose[pair.second] for pair in pairs)
-    assert len({pair.second for pair in pairs}) >= {"small": 0.99, "padded": 0.75, "flat": 0.9}[recipe] * COPIES
+    assert len({pair.second for pair in pairs}) >= {"size-96": 0.99, "pad": 0.75, "flatten": 0.9}[recipe] * COPIES
 
 
 def test_a_scan_next_door_under_another_id_is_not_the_same_scan(world, stored):
@@ -161,7 +154,7 @@ def test_no_two_patients_of_the_real_sample_are_joined_and_copies_of_its_scans_a
     found = {(pair.first, pair.second) for pair in pairs_of(pictures, patients + [f"{at} again" for at in patients])}
     planted = {(at, at + len(paths)) for at in range(len(paths))}
     assert found <= planted
-    assert len(found) >= len(planted) - (2 if recipe == "flat" else 0)
+    assert len(found) >= len(planted) - (2 if recipe == "flatten" else 0)
 
 
 def picture(seed: int, shape: tuple[int, int] = (120, 130)) -> np.ndarray:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import random
 import re
-import warnings
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from world import archive, path_of, scan
 
+from benchmarks.splits import stratified
 from octprep import dealing
 from octprep.assignment import Assignment
 from octprep.patients import NEAR_IDENTICAL, Group, Join, group, settle_duplicates
@@ -243,20 +243,6 @@ def digests(number, seed=0):
     return [rank(str(key), seed) for key in range(number)]
 
 
-def rival_places(counts, folds):
-    """The fold of every group by scikit-learn's StratifiedGroupKFold."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = np.repeat(np.arange(len(counts)), counts.sum(axis=1))
-    labels = np.concatenate([np.repeat(np.arange(len(row)), row) for row in counts])
-    places = np.zeros(len(counts), dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a class has few members
-        for fold, (_, members) in enumerate(StratifiedGroupKFold(folds).split(labels, labels, groups)):
-            places[groups[members]] = fold
-    return places
-
-
 @pytest.mark.parametrize(
     ("wanted", "folds"),
     [([0.2] * 5, 5), ([1 / 3] * 3, 3), ([0.8, 0.1, 0.1], 10), ([0.6, 0.2, 0.2], 5), ([8 / 9, 1 / 9], 9)],
@@ -268,7 +254,7 @@ def test_shares_are_never_further_from_the_wanted_ones_than_those_of_stratified_
     wanted, folds, counts, seed
 ):
     edges = np.cumsum(np.array(wanted) * folds).round()
-    merged = np.searchsorted(edges, rival_places(counts, folds), side="right")
+    merged = np.searchsorted(edges, stratified(counts, folds), side="right")
     try:
         places = dealing.assign(counts, digests(len(counts), seed), wanted)
     except dealing.CannotCover:

@@ -18,7 +18,7 @@ from octprep.audit import reading
 from octprep.audit.reading import Read
 from octprep.engine import Progress
 from octprep.likeness import Distances
-from octprep.patients import NEAR_IDENTICAL, Group, Join
+from octprep.patients import Group, Join
 from octprep.scan import Scan
 from octprep.split import rank
 
@@ -47,17 +47,13 @@ def compare(src: Path, read: Sequence[Read], workers: int | None = None) -> tupl
 
     Those that reach THRESHOLD are the ones that `octprep build` joins.
     """
-    pairs = likeness.near_identical(
-        joined.stacked([item.descriptor for item in read]),
-        [item.scan.patient for item in read],
+    found = joined.find_near(
+        [item.scan for item in read],
+        [item.descriptor for item in read],
         lambda index: reading.stored_pixels(src, read[index].scan),
         listed=-1.0,
         workers=workers,
     )
-    found = []
-    for pair in pairs:
-        first, second = sorted((read[pair.first].scan.path, read[pair.second].scan.path))
-        found.append(Join(first, second, NEAR_IDENTICAL, pair.correlation))
     return tuple(sorted(found, key=lambda join: (-join.correlation, join)))
 
 
