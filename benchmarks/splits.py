@@ -23,7 +23,8 @@ from octprep import dealing
 from octprep.plan import plan_split
 from octprep.scan import KERMANY_CLASSES, PUBLISHED, Scan
 from octprep.schema import BuildConfig
-from octprep.split import rank, split
+from octprep.seeding import seeded_hash
+from octprep.split import split
 
 ENTRIES = 84_484
 KAGGLE = PUBLISHED["Kaggle kermany2018"]
@@ -109,7 +110,7 @@ def size(entries: int, strategy: str) -> None:
 
 
 def digests(patients: int) -> list[bytes]:
-    return [rank(str(patient), 0) for patient in range(patients)]
+    return [seeded_hash(str(patient), 0) for patient in range(patients)]
 
 
 def stability() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octprep.scan import Rejection, Scan
-from octprep.split import rank
+from octprep.seeding import seeded_hash
 
 MAX_SHARDS = 99_999
 SURPLUS = "its class has more scans than the smallest (--balance undersample)"
@@ -66,7 +66,7 @@ def plan_split(
             items.append((scan, copies[scan.path]))
             copies[scan.path] += 1
         name = f"{split}/{shard:05d}-of-{shards:05d}.tfrecord"
-        items.sort(key=lambda item: rank(f"{item[1]} {item[0].path}", seed))  # mixes classes, patients and copies
+        items.sort(key=lambda item: seeded_hash(f"{item[1]} {item[0].path}", seed))
         plans.append(ShardPlan(name, tuple(items)))
     return plans, rejections
 
@@ -74,11 +74,11 @@ def plan_split(
 def _columns(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
     """The scans of each class, patients taking turns, so that any stretch of a column has many patients."""
     by_class: dict[str, dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
-    for scan in sorted(scans, key=lambda scan: rank(scan.path, seed)):
+    for scan in sorted(scans, key=lambda scan: seeded_hash(scan.path, seed)):
         by_class[scan.label][scan.patient].append(scan)
     columns = []
     for _, patients in sorted(by_class.items()):
-        order = sorted(patients, key=lambda patient: rank(patient, seed))
+        order = sorted(patients, key=lambda patient: seeded_hash(patient, seed))
         longest = max(map(len, patients.values()))
         columns.append([patients[p][turn] for turn in range(longest) for p in order if turn < len(patients[p])])
     return columns

@@ -10,11 +10,20 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
+
+from octprep.errors import LeakError as LeakError
+from octprep.errors import ManifestError as ManifestError
+from octprep.errors import OctError as OctError
+from octprep.errors import OutputError as OutputError
+from octprep.errors import SettingError as SettingError
+from octprep.errors import SourceError as SourceError
+from octprep.errors import StoppedError as StoppedError
+from octprep.errors import UnreadableImage as UnreadableImage
+from octprep.files import write_whole as write_whole
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -61,46 +70,6 @@ DENOISERS: Mapping[str, float] = {
     "wavelet": 2.0,
     "none": 0.0,
 }
-
-
-class OctError(Exception):
-    """What a user can mend. The message is one or two sentences: what came, what was expected, what to do."""
-
-    exit_code: ClassVar[int] = 1
-
-
-class SettingError(OctError, ValueError):
-    """A setting has a value that makes no sense."""
-
-    exit_code = 2
-
-
-class SourceError(OctError):
-    """The folder or files given as input cannot be used."""
-
-    exit_code = 2
-
-
-class OutputError(OctError):
-    """The place to write to cannot be used as asked."""
-
-    exit_code = 2
-
-
-class LeakError(OctError):
-    """A patient or an image content would stand on two sides of a split."""
-
-
-class ManifestError(OctError):
-    """A folder of shards is missing, unfinished, edited, or disagrees with its manifest."""
-
-
-class StoppedError(OctError):
-    """The machine ended the work (disk full, worker killed, interrupted); the same command goes on from there."""
-
-
-class UnreadableImage(OctError):
-    """One image file cannot be used; the message is the reason, without the path."""
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -408,21 +377,3 @@ def file_fault(path: Path, shard: Shard) -> str | None:
     return (
         None if found == shard.sha256 else f"has SHA-256 {found[:16]}... where the manifest says {shard.sha256[:16]}..."
     )
-
-
-def write_whole(path: Path, data: bytes, *, lasting: bool = True) -> None:
-    """Write a file so that after a crash it holds either its old content or all of the new one.
-
-    Without lasting that is so if the process is killed, but not if the machine loses power: for what can be made again.
-    """
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from octprep.assignment import Assignment
 from octprep.patients import Group, Join, by_number, find_leaks, group, settle_conflicts, settle_duplicates
 from octprep.scan import Named, Rejection, Scan
 from octprep.schema import SPLIT_FOLDERS, BuildConfig, LeakError, Leaks, SourceError
+from octprep.seeding import seeded_hash
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class Deviation:
     label: str
     share: float  # of the class's scans that were dealt, 0..1
     wanted: float  # 0..1
-
-
-def rank(key: str, seed: int) -> bytes:
-    """A place for a key that depends on the key and the seed alone (Python's hash() changes between runs)."""
-    return hashlib.blake2b(key.encode(), key=seed.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def resolve(strategy: str, scans: Iterable[Named]) -> str:
@@ -301,7 +296,7 @@ def deal(groups: Sequence[Group], wanted: Mapping[str, float], seed: int, most: 
         for label, number in capped(Counter(scan.label for scan in joined.scans), most).items():
             counts[row, index[label]] = number
     salt = " ".join(wanted)  # so that dealing the rest on does not find all homes on one side
-    digests = [rank(f"{salt} {joined.key}", seed) for joined in groups]
+    digests = [seeded_hash(f"{salt} {joined.key}", seed) for joined in groups]
     for label, patients in zip(labels, (counts > 0).sum(axis=0).tolist(), strict=True):
         if not patients:
             raise SourceError(_too_few(label, 0, wanted, len(wanted), most))

@@ -18,7 +18,8 @@ from octprep.assignment import Assignment
 from octprep.patients import NEAR_IDENTICAL, Group, Join, group, settle_duplicates
 from octprep.plan import plan_split
 from octprep.schema import BuildConfig, LeakError, SourceError
-from octprep.split import Deviation, capped, deal, furthest, rank, resolve, split, thin
+from octprep.seeding import seeded_hash
+from octprep.split import Deviation, capped, deal, furthest, resolve, split, thin
 
 STRATEGIES = ["grouped", "repaired", "kfold"]
 
@@ -240,7 +241,7 @@ def crowds(draw):
 
 
 def digests(number, seed=0):
-    return [rank(str(key), seed) for key in range(number)]
+    return [seeded_hash(str(key), seed) for key in range(number)]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from octprep.engine import Progress
 from octprep.likeness import Distances
 from octprep.patients import Group, Join
 from octprep.scan import Scan
-from octprep.split import rank
+from octprep.seeding import seeded_hash
 
 THRESHOLD = likeness.THRESHOLD
 NEAR_ENOUGH = likeness.NEAR  # distance of descriptors up to which pairs are compared on pixels
@@ -105,17 +105,17 @@ def neighbours(scans: Iterable[Scan], seed: int) -> list[ScanPair]:
         and first.number != second.number
     ]
     taken: dict[str, list[ScanPair]] = {}
-    for pair in sorted(pairs, key=lambda pair: rank(pair[0].path, seed)):
+    for pair in sorted(pairs, key=lambda pair: seeded_hash(pair[0].path, seed)):
         own = taken.setdefault(pair[0].patient, [])
         if len(own) < _EACH:
             own.append(pair)
-    return sorted(chain(*taken.values()), key=lambda pair: rank(pair[0].path, seed))[:_DRAWN]
+    return sorted(chain(*taken.values()), key=lambda pair: seeded_hash(pair[0].path, seed))[:_DRAWN]
 
 
 def strangers(groups: Iterable[Group], seed: int) -> list[ScanPair]:
     """Pairs of scans of two persons, as far as joins tell; no person is in more than two of them."""
-    ones = [min(group.scans, key=lambda one: rank(one.path, seed)) for group in groups]
-    return list(pairwise(sorted(ones, key=lambda one: rank(one.path, seed))))[:_DRAWN]
+    ones = [min(group.scans, key=lambda one: seeded_hash(one.path, seed)) for group in groups]
+    return list(pairwise(sorted(ones, key=lambda one: seeded_hash(one.path, seed))))[:_DRAWN]
 
 
 def _correlate(task: tuple[Path, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from octprep.report.rows import Image, LeftOut, Rows
 from octprep.scan import kind
 from octprep.schema import Manifest
-from octprep.split import rank
+from octprep.seeding import seeded_hash
 
 SAMPLED = 4  # scans of each class that are shown step by step
 WORST = 6  # cases in each list
@@ -235,7 +235,7 @@ def fair_sample(kept: Iterable[Image], manifest: Manifest) -> dict[str, tuple[Im
     chosen: dict[str, tuple[Image, ...]] = {}
     for label, found in members.items():
         people: dict[str, Image] = {}
-        for image in sorted(found, key=lambda image: rank(image.path, seed)):
+        for image in sorted(found, key=lambda image: seeded_hash(image.path, seed)):
             people.setdefault(image.patient, image)
             if len(people) == SAMPLED:
                 break
