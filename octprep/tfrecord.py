@@ -62,6 +62,26 @@ def read_at(path: Path, offset: int) -> bytes:
     raise RecordError(f"no record at byte {offset}")
 
 
+def offsets(path: Path) -> list[int]:
+    """Where each record's frame begins, in bytes, for `read_at`; only the lengths are read.
+
+    Raises RecordError if a length fails its CRC, or the file ends inside a record.
+    """
+    found: list[int] = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        at = 0
+        while at < size:
+            where = f"record {len(found)} at byte {at}"
+            header = file.read(_HEADER.size)
+            length = _length(header, where)
+            found.append(at)
+            at = file.seek(length + _FOOTER.size, 1)
+            if at > size:
+                raise RecordError(f"{where}: the file ends inside the record")
+    return found
+
+
 def framed_size(data: bytes) -> int:
     """How many bytes a record takes in a file."""
     return _HEADER.size + len(data) + _FOOTER.size
@@ -71,13 +91,7 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
     index = offset = 0
     while header := file.read(_HEADER.size):
         where = f"record {index} at byte {offset}"
-        if len(header) < _HEADER.size:
-            raise RecordError(f"{where}: the file ends inside a header")
-        length, length_crc = _HEADER.unpack(header)
-        if masked_crc(header[:8]) != length_crc:
-            raise RecordError(f"{where}: the length fails its CRC")
-        if length > _MAX_RECORD:
-            raise RecordError(f"{where}: a length of {length:,} bytes is more than a record can hold")
+        length = _length(header, where)
         data = file.read(length)
         footer = file.read(_FOOTER.size)
         if len(data) < length or len(footer) < _FOOTER.size:
@@ -87,6 +101,18 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
         yield data
         index += 1
         offset += _HEADER.size + length + _FOOTER.size
+
+
+def _length(header: bytes, where: str) -> int:
+    """The length of a record's data, bytes. Raises RecordError if the header is cut short or damaged."""
+    if len(header) < _HEADER.size:
+        raise RecordError(f"{where}: the file ends inside a header")
+    length, length_crc = _HEADER.unpack(header)
+    if masked_crc(header[:8]) != length_crc:
+        raise RecordError(f"{where}: the length fails its CRC")
+    if length > _MAX_RECORD:
+        raise RecordError(f"{where}: a length of {length:,} bytes is more than a record can hold")
+    return int(length)
 
 
 def encode(features: Mapping[str, Value]) -> bytes:
