@@ -6,12 +6,24 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from octprep.schema import DENOISERS, REPORT_NAME, OctError, SettingError, StoppedError
+from octprep.schema import (
+    REPORT_NAME,
+    Balance,
+    Conflicts,
+    Crop,
+    Denoiser,
+    Encoding,
+    Fit,
+    OctError,
+    SettingError,
+    StoppedError,
+    Strategy,
+)
 
 if TYPE_CHECKING:
     from octprep.engine import Progress
@@ -45,7 +57,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Src = Annotated[Path, typer.Option(help="Folder of B-scans: [train|val|test/]CLASS/CLASS-patientID-number.jpeg.")]
+Src = Annotated[
+    Path,
+    typer.Option(help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/."),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes to work with; by default one for each core.", show_default=False)
 ]
@@ -56,14 +71,16 @@ def build(
     src: Src,
     out: Annotated[Path, typer.Option(help="New folder for the shards, or one to go on with.")],
     split: Annotated[
-        str,
+        Strategy,
         typer.Option(
             help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
             "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
             "kfold: test as in repaired, the rest in folds. file: as --splits says."
         ),
     ] = "auto",
-    fractions: Annotated[str, typer.Option(help="Wanted shares of train, val and test.")] = "0.8,0.1,0.1",
+    fractions: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Wanted shares of train, val and test.")
+    ] = "0.8,0.1,0.1",
     folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
     splits: Annotated[
         Path | None,
@@ -74,11 +91,11 @@ def build(
         ),
     ] = None,
     near_duplicates: Annotated[
-        str,
+        Literal["on", "off"],
         typer.Option(help="on: scans under different ids that show the same pixels count as one patient's. off: not."),
     ] = "on",
     conflicts: Annotated[
-        str,
+        Conflicts,
         typer.Option(
             help="Copies of one scan under different classes: drop all, keep one of each class, or stop with an error."
         ),
@@ -90,11 +107,13 @@ def build(
         bool, typer.Option("--allow-leaks", help="Build splits as given although patients are on two sides.")
     ] = False,
     balance: Annotated[
-        str | None,
-        typer.Option(help="oversample (default), undersample or none.", show_default=False),
+        Balance | None,
+        typer.Option(help="Of the classes in train: oversample by default, none for folds.", show_default=False),
     ] = None,
-    size: Annotated[str, typer.Option(help="Stored image: side of a square, or HxW, in pixels.")] = "224",
-    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}; nlm is slow.")] = "median",
+    size: Annotated[
+        str, typer.Option(metavar="SIDE|HxW", help="Stored image: side of a square, or HxW, in pixels.")
+    ] = "224",
+    denoise: Annotated[Denoiser, typer.Option(help="Applied after the crop; nlm is slow.")] = "median",
     strength: Annotated[
         float | None,
         typer.Option(
@@ -102,15 +121,15 @@ def build(
             show_default=False,
         ),
     ] = None,
-    crop: Annotated[str, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
+    crop: Annotated[Crop, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
     flatten: Annotated[
         bool, typer.Option("--flatten", help="Straighten the retina along the pigment epithelium.")
     ] = False,
     field: Annotated[
         float, typer.Option(help="Degrees about the middle to cut wider scans to, such as 20; 0: all of the width.")
     ] = 0.0,
-    fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
-    encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
+    fit: Annotated[Fit, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
+    encoding: Annotated[Encoding, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
     shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Decides who goes to which split, and the order in the shards.")] = 0,
@@ -144,7 +163,7 @@ def build(
         fractions=_parse_fractions(fractions),
         folds=folds,
         splits_sha256=assigned.sha256 if assigned else "",
-        near_duplicates=_parse_switch("--near-duplicates", near_duplicates),
+        near_duplicates=near_duplicates == "on",
         conflicts=conflicts,
         max_per_patient=max_per_patient,
         allow_leaks=allow_leaks,
@@ -320,12 +339,6 @@ def _parse_size(text: str) -> tuple[int, int]:
             f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
         )
     return int(parts[0]), int(parts[-1])
-
-
-def _parse_switch(option: str, text: str) -> bool:
-    if text not in ("on", "off"):
-        raise SettingError(f"{option} must be on or off; got {text!r}")
-    return text == "on"
 
 
 def _parse_fractions(text: str) -> tuple[float, float, float]:

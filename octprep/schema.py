@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from octprep.errors import LeakError as LeakError
 from octprep.errors import ManifestError as ManifestError
@@ -47,17 +47,25 @@ SHIFT = "shift"  # only where the recipe flattens
 COPY = "copy"
 
 SPLIT_FOLDERS = ("train", "val", "test")
-CROPS = ("retina", "none")
-FITS = ("stretch", "pad")
+Crop = Literal["retina", "none"]
+CROPS: tuple[str, ...] = get_args(Crop)
+Fit = Literal["stretch", "pad"]
+FITS: tuple[str, ...] = get_args(Fit)
 # Degrees of the retina across a scan of so many columns. The archive's device, a Heidelberg Spectralis, takes 25.6
 # A-scans a degree in its fast mode (384, 512, 768 columns) and 51.2 in its fine mode (1024, 1536). A file does not say
 # its mode: a 768 that was taken in the fine mode, 15 degrees wide, would be taken for one of 30.
 FIELDS: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
 
-ENCODINGS = ("raw", "png")
-STRATEGIES = ("auto", "repaired", "official", "grouped", "kfold", "file")
-CONFLICTS = ("drop", "keep", "error")
-BALANCES = ("oversample", "undersample", "none")
+Encoding = Literal["raw", "png"]
+ENCODINGS: tuple[str, ...] = get_args(Encoding)
+Strategy = Literal["auto", "repaired", "official", "grouped", "kfold", "file"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+Conflicts = Literal["drop", "keep", "error"]
+CONFLICTS: tuple[str, ...] = get_args(Conflicts)
+Balance = Literal["oversample", "undersample", "none"]
+BALANCES: tuple[str, ...] = get_args(Balance)
+
+Denoiser = Literal["median", "bilateral", "lee", "nlm", "wavelet", "none"]
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
 # gray levels, the window side of Lee's filter in pixels, the filter parameter h of non-local means in gray levels, the

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -33,6 +33,8 @@ class Commands(TyperGroup):
             raise Interrupted("interrupted.") from None
 
 
+Model = Literal["octnet-s", "octnet-m", "mobilenetv3-small", "efficientnetv2-b0", "inceptionv3"]
+
 app = typer.Typer(
     name="octtrain",
     cls=Commands,
@@ -55,11 +57,8 @@ def fit(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
     run: Annotated[Path, typer.Option(help="New folder for the run, or with --resume one to go on with.")],
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="octnet-s (default), octnet-m, mobilenetv3-small, efficientnetv2-b0 or inceptionv3.",
-            show_default=False,
-        ),
+        Model | None,
+        typer.Option(help="The network (octnet-s).", show_default=False),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many (12).", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step (32).", show_default=False)] = None,
@@ -68,7 +67,7 @@ def fit(
         int | None, typer.Option(help="Decides weights, order and augmentation (0).", show_default=False)
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To start from: none (default), imagenet or a file.", show_default=False)
+        str | None, typer.Option(metavar="none|imagenet|FILE", help="To start from (none).", show_default=False)
     ] = None,
     fold: Annotated[
         int | None, typer.Option(help="The fold to validate on, for shards in folds.", show_default=False)
@@ -111,7 +110,7 @@ def fit(
 @app.command()
 def evaluate(
     run: RunFolder,
-    split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="What to measure on: test, val or a fold.")] = "test",
     shards: Annotated[
         Path | None,
         typer.Option(help="Where the shards are now, or others of the same classes and recipe.", show_default=False),
@@ -145,7 +144,7 @@ def predict(
 @app.command()
 def leakage(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    model: Annotated[str, typer.Option(help="As for fit.")] = "octnet-s",
+    model: Annotated[Model, typer.Option(help="The network.")] = "octnet-s",
     epochs: Annotated[int, typer.Option(help="Of every training.")] = 12,
     repeats: Annotated[int, typer.Option(help="Pairs of trainings.")] = 5,
     folds: Annotated[int, typer.Option(help="One of so many parts is held out, another one in each repeat.")] = 5,
