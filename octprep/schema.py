@@ -34,6 +34,9 @@ REPORT_NAME = "report.html"
 # What one prepared image depends on besides the recipe: raise it whenever octprep.imaging would give other pixels.
 IMAGING_REVISION = 4
 
+# The libraries that decide pixels, by their names in the manifest, and what they are called.
+DECIDING: Mapping[str, str] = {"octprep": "octprep", "opencv": "OpenCV", "pywavelets": "PyWavelets"}
+
 # Features of one record, a tf.train.Example. README.md describes each.
 IMAGE = "image"
 LABEL = "label"
@@ -339,6 +342,19 @@ class Manifest:
                         f"{folder / shard.name} {fault}, so {folder} is not what was built. "
                         "Copy the folder again or rebuild it with `octprep build --overwrite`."
                     )
+
+
+def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:
+    """In words, where the libraries that decide pixels are not the versions that made these shards.
+
+    installed: name -> version of what is there now, such as {"octprep": "1.0", "opencv": "4.12.0"}; names that it or
+    the manifest lacks are passed over. Compared are DECIDING. [] if they agree.
+    """
+    return [
+        f"{title} {manifest.libraries[name]} made the shards, {installed[name]} is installed"
+        for name, title in DECIDING.items()
+        if name in manifest.libraries and name in installed and manifest.libraries[name] != installed[name]
+    ]
 
 
 def _check_parts(manifest: Manifest) -> None:

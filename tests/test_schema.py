@@ -1,5 +1,6 @@
 """The contract: settings refuse nonsense, a manifest is what was written or is refused."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from octprep.schema import (
     Recipe,
     SettingError,
     Shard,
+    version_differences,
 )
 
 
@@ -148,3 +150,13 @@ def test_the_contract_needs_only_the_standard_library():
 def test_every_error_is_one_that_the_command_lines_catch():
     codes = {error.exit_code for error in OctError.__subclasses__() if error.__name__ != "Interrupted"}
     assert codes <= {1, 2}  # and 130 for Ctrl-C, which the command lines add themselves
+
+
+def test_other_versions_of_what_makes_the_pixels_are_named_with_both():
+    made = dataclasses.replace(manifest(), libraries={"octprep": "1.0", "opencv": "4.1", "numpy": "2"})
+    assert version_differences(made, {"octprep": "1.0", "opencv": "4.1", "numpy": "3"}) == []
+    assert version_differences(made, {"octprep": "1.1", "opencv": "4.2"}) == [
+        "octprep 1.0 made the shards, 1.1 is installed",
+        "OpenCV 4.1 made the shards, 4.2 is installed",
+    ]
+    assert version_differences(made, {"pywavelets": "1"}) == []
