@@ -61,6 +61,7 @@ def render(src: Path, audit: Audit) -> bytes:
             version=f"{words.version(audit)}.",
             checks=words.checks(audit),
             closing=words.closing(audit),
+            scarce=words.scarce(audit),
             counts=_counts(audit),
             shared=words.shared(audit),
             leaks=_lines([words.leak(leak) for leak in found.leaks]),

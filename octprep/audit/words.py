@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octprep import shares
 from octprep.audit.closeness import THRESHOLD, Closeness
 from octprep.audit.findings import Copies, Gathered, Leak
 from octprep.audit.inspection import Audit
@@ -139,6 +141,15 @@ def shared(audit: Audit) -> list[str]:
         for one in audit.findings.shared
         if one.known
     ]
+
+
+def scarce(audit: Audit) -> list[str]:
+    """In sentences, which folders have too few patients to say much; ids that count as one person's count once."""
+    people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for item in audit.read:
+        name = item.scan.folder or ("the source" if not audit.has_folders else "no folder")
+        people[name][item.scan.label].add(audit.persons[item.scan.path])
+    return shares.few({name: {label: len(ids) for label, ids in found.items()} for name, found in people.items()})
 
 
 def leak(found: Leak) -> str:

@@ -93,6 +93,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
             manifest=manifest,
             labels=manifest.class_names,
             rows=found,
+            readable=readable,
             verdict=verdict.judge(
                 found,
                 table if readable else None,
@@ -100,7 +101,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
                 manifest,
                 verdict.missing_shards(shards, manifest),
             ),
-            **_numbers(found, manifest),
+            **_numbers(found, manifest, readable),
             **_joined(found, together, manifest),
             **_pictures(found, together, manifest, shards, source),
             recipe=recipe.lines(manifest.config),
@@ -111,10 +112,12 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
     return text.encode()
 
 
-def _numbers(found: Rows, manifest: Manifest) -> dict[str, object]:
-    """Everything counted, and its figures."""
+def _numbers(found: Rows, manifest: Manifest, readable: bool) -> dict[str, object]:
+    """Everything counted, and its figures; of an images.csv that is not readable only what the manifest says."""
     kept, labels = found.kept, manifest.class_names
     counted = summary.counts(kept, manifest)
+    if not readable:
+        counted = tuple(line for line in counted if line.what == "records")
     title, axis = "Images per patient, by class", "images of one patient"
     return {
         "patients": len({image.patient for image in kept}),
