@@ -275,11 +275,19 @@ def report(
         Path | None,
         typer.Option(help="What it was built from; without it, only stored pixels are shown.", show_default=False),
     ] = None,
+    without_source: Annotated[
+        bool, typer.Option("--without-source", help="Replace a page that shows the source by one that does not.")
+    ] = False,
 ) -> None:
-    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page."""
+    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page.
+
+    The exit code is 1 if images.csv or joins.json could not be read; the page then says so.
+    """
     from octprep.report import write
 
-    written = write(folder, src)
+    if src is not None and without_source:
+        raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
+    written = write(folder, src, without_source=without_source)
     typer.echo(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
     if written.strange:
         typer.echo(
@@ -287,6 +295,14 @@ def report(
             f"not those that {folder} was built from; the page says so in their places.",
             err=True,
         )
+    for what in written.lost:
+        typer.echo(
+            f"octprep: {what}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
+            "the file again, or rebuild the folder.",
+            err=True,
+        )
+    if written.lost:
+        raise typer.Exit(1)
 
 
 @app.command()

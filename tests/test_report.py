@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import shlex
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from world import SAMPLE, archive, files_of, write_folder, write_scan
 
 from octprep import assignment, cli, images, likeness, report
-from octprep.joined import Joins
+from octprep.joined import REASONS, Joins
 from octprep.likeness import Distances
 from octprep.patients import Join
 from octprep.phantom import draw
@@ -696,6 +697,17 @@ def test_scans_taken_for_one_person_are_named_and_pictured_side_by_side(copied, 
     assert "absent" not in part
 
 
+def test_the_pairs_that_the_page_counts_are_those_there_are(copied, joined):
+    table = images.read((joined / "images.csv").read_bytes())
+    ids = [row["patient"] for row in table if row["mean"]]
+    same = sum(one == other for one, other in itertools.combinations(ids, 2))
+    every = len(ids) * (len(ids) - 1) // 2
+    found = Joins.from_json((joined / JOINS_NAME).read_bytes()).distances
+    assert (found.same_of, found.different_of) == (same, every - same)
+    assert sum(found.same) == same
+    assert f"all {same:,} pairs of scans of one patient" in Page(joined).text
+
+
 def test_joined_scans_read_well_without_the_source(joined):
     part, alts = joined_part(rendered(joined).decode())
     assert alts
@@ -748,7 +760,7 @@ THINGS = st.recursive(
 A_JOIN = {
     "first": st.sampled_from(["../x", HOSTILE, SCRIPT, "\ud800"]) | THINGS,
     "second": st.text(max_size=5) | THINGS,
-    "reason": st.sampled_from(persons.REASONS) | THINGS,
+    "reason": st.sampled_from(REASONS) | THINGS,
     "correlation": st.floats() | THINGS,
 }
 SOME_COUNTS = st.lists(st.integers(0, 3) | THINGS, min_size=2, max_size=2) | THINGS
@@ -823,11 +835,16 @@ def test_whether_near_identical_scans_were_looked_for_is_said(copied, built, tmp
 
 
 def test_the_distances_of_pairs_have_their_medians():
-    found = Distances(edges=(0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3))
+    found = Distances((0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3), same_of=4, different_of=9)
     drawn = figures.distances("far", "Far", "distance", found)
     assert "same patient: median 0.75; different patients: median 1.67" in drawn
     assert drawn.count('class="bars') == 2
     assert ">4 pairs<" in drawn
+    assert ">4 drawn<" in drawn
+    told = "Compared were all 4 pairs of scans of one patient and 4 of the 9 pairs of scans of two patients"
+    assert persons.sampled(found) == f"{told}, drawn at random."
+    old = dataclasses.replace(found, same_of=-1, different_of=-1)
+    assert "4 draws, in which a pair may come again, of scans of two patients" in persons.sampled(old)
     one = dataclasses.replace(found, same=(0, 0, 0, 0), different=(0, 0, 0, 1))
     assert figures.distances("far", "Far", "distance", one).count('class="bars') == 1
     assert figures.distances("far", "Far", "distance", dataclasses.replace(one, different=one.same)) == ""

@@ -9,7 +9,7 @@ from octprep.imaging.border import Border, find_border
 from octprep.imaging.denoising import denoise, libraries
 from octprep.imaging.jpeg import decode
 from octprep.imaging.painting import clean
-from octprep.imaging.preparation import Prepared, clean_and_crop, column_shift, prepare
+from octprep.imaging.preparation import Prepared, clean_and_crop, column_shift, measure, place, prepare
 from octprep.imaging.retina import Retina, find_retina, shift
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "find_border",
     "find_retina",
     "libraries",
+    "measure",
+    "place",
     "prepare",
     "shift",
 ]
