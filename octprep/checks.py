@@ -2,8 +2,9 @@
 
 Everything that the records can show is compared, so that an edit is named even where every sum was put right after it.
 They cannot show, and only the form of these is looked at: bytes, border, confidence and note in images.csv, and what
-it says of files that are in no shard, beyond their paths and joins; the fractions, folds' seed, shard size, margins,
-field and denoiser of the config; the source's listing; the versions of the libraries; the distances in joins.json.
+it says of files that are in no shard, beyond their paths and joins; the seed, fractions, shard size, margins, field and
+denoiser of the config; the source's listing; the versions of the libraries; the distances in joins.json. A change of
+stored pixels shows in their mean, deviation and sharpness, if it is large enough for these.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
+
+import cv2
 
 from octprep import imaging, patients, scan, split
 from octprep.images import Row
@@ -34,8 +38,11 @@ _FILLED = (
     "class", "patient", "number", "bytes", "width", "height", "sha256", "border", *_CROP, "confidence",
     "mean", "deviation", "sharpness", "group",
 )  # fmt: skip
-_UNITS = {"mean": 0.01, "deviation": 0.01, "sharpness": 0.0001}  # to which these are rounded in images.csv
-_RANGES = {"border": 1.0, "confidence": 1.0, "mean": 255.0, "deviation": 255.0, "sharpness": 1e6}  # from 0
+# What is a number from 0 on in images.csv: the largest there can be, and the places it is rounded to.
+_NUMBERS = {
+    "border": (1.0, 6), "confidence": (1.0, 4), "mean": (255.0, 2), "deviation": (255.0, 2), "sharpness": (1e6, 4),
+}  # fmt: skip
+_MEASURED = ("mean", "deviation", "sharpness")  # as `imaging.measure` gives them
 _LARGE = 10**7  # pixels of a side, and rows of a crop, are fewer
 _FEW = 3  # rows with the same fault that are named one by one even if it is in all
 
@@ -85,7 +92,12 @@ class Evidence:
     joins: Joins | None  # None if joins.json cannot be read
     unread: frozenset[str] = frozenset()  # names of shards of which a record, or all, could not be read
 
-    @property
+    @cached_property
+    def shards(self) -> frozenset[str]:
+        """The names of all shards that the manifest has."""
+        return frozenset(shard.name for part in self.manifest.splits.values() for shard in part)
+
+    @cached_property
     def firsts(self) -> dict[str, tuple[str, Entry]]:
         """A record of each scan, and its split, by path."""
         found: dict[str, tuple[str, Entry]] = {}
@@ -199,49 +211,47 @@ def _place(row: Row, records: Sequence[tuple[str, Entry]], found: Evidence) -> I
     if bool(row["shard"]) == bool(row["left_out"]):
         yield "place", "must have either a shard or a reason for being left out"
         return
+    if strange := set(row["shard"].split()) - found.shards:
+        yield f"shard {row['shard']}", f"says shard {' '.join(sorted(strange))}, which the manifest does not have"
+        return
     if found.lost(row):
         other = {name.partition("/")[0] for name in row["shard"].split()} - {row["split"]}
         yield "split", f"says split {row['split'] or 'none'}, but shard {row['shard']}" if other else None
         return
-    if (row["shard"], row["copies"]) != (" ".join(names), str(len(records))):
-        yield (
-            "place",
-            f"says {row['copies'] or 'no'} copies in {row['shard'] or 'no shard'}; found {len(records)} in "
-            f"{' '.join(names) or 'no shard'}",
-        )
+    says = (
+        f"says {row['copies'] or 'no'} copies in {row['shard'] or 'no shard'}; found {len(records)} in "
+        f"{' '.join(names) or 'no shard'}"
+    )
+    yield "place", None if (row["shard"], row["copies"]) == (" ".join(names), str(len(records))) else says
     splits = sorted({name for name, _ in records})
-    if row["split"] != " ".join(splits):
-        in_split = f"its records are in {' '.join(splits)}" if splits else "it has no record"
-        yield "split", f"says split {row['split'] or 'none'}, but {in_split}"
+    in_split = f"its records are in {' '.join(splits)}" if splits else "it has no record"
+    says = f"says split {row['split'] or 'none'}, but {in_split}"
+    yield "split", None if row["split"] == " ".join(splits) else says
 
 
 def _form(row: Row, manifest: Manifest) -> Iterator[Said]:
     """What each cell may hold, and what the path shows."""
     filled = [column for column in _FILLED if row[column]]
-    if row["shard"] or filled:
-        lacking = [column for column in _FILLED if not row[column]]
-        if lacking:
-            yield "cells", f"lacks {', '.join(lacking)}"
-            return
-    if row["shard"] == "" and (row["split"] or row["copies"] != "0"):
-        yield "cells", f"is in no shard, but says split {row['split'] or 'none'} and {row['copies'] or 'no'} copies"
+    lacking = [column for column in _FILLED if not row[column]] if row["shard"] or filled else []
+    yield "cells", f"lacks {', '.join(lacking)}" if lacking else None
+    if not row["shard"]:
+        says = f"is in no shard, but says split {row['split'] or 'none'} and {row['copies'] or 'no'} copies"
+        yield "split", None if (row["split"], row["copies"]) == ("", "0") else says
     if not filled:
         others = [column for column in ("folder", "note") if row[column]]
         yield "cells", f"has a {others[0]}, but was not prepared" if others else None
+    if lacking or not filled:
         return
-    yield (
-        "known class",
-        None
-        if not row["shard"] or row["class"] in manifest.class_names
-        else (f"is of class {row['class']!r}, which the manifest does not have"),
-    )
+    if row["shard"]:
+        unknown = f"is of class {row['class']!r}, which the manifest does not have"
+        yield f"class {row['class']}, if known", None if row["class"] in manifest.class_names else unknown
     for column in ("bytes", "width", "height", "number"):
         least = int(column != "number")
         limit = _LARGE if column in ("width", "height") else 10**14
         good = bool(_WHOLE.fullmatch(row[column])) and least <= int(row[column]) <= limit
         yield f"form of {column}", None if good else f"has {column} {row[column][:40]!r}"
-    for column, most in _RANGES.items():
-        good = _decimal(row[column], most)
+    for column in _NUMBERS:
+        good = _decimal(row, column)
         yield f"form of {column}", None if good else f"has {column} {row[column][:40]!r}"
     yield "form of sha256", None if _HEX.fullmatch(row["sha256"]) else f"has sha256 {row['sha256'][:80]!r}"
     plain = len(row["note"]) < 1000 and row["note"].isprintable()
@@ -282,10 +292,12 @@ def _against_record(row: Row, entry: Entry, manifest: Manifest) -> Iterator[Said
         )
         cells = ", ".join(row[column] for column in _CROP)
         yield "crop", None if close else Fault(2, entry.where, f"has not the affine of its crop ({cells})")
-    for (column, unit), measured in zip(_UNITS.items(), entry.measures, strict=False):
-        if _decimal(row[column], _RANGES[column]):
-            close = abs(float(row[column]) - measured) <= 0.51 * unit + 1e-3 * unit * measured
-            what = f"says {column} {row[column]}, but its stored pixels have {measured:.4f}"
+    same_version = manifest.libraries.get("opencv") == cv2.__version__  # another one may differ in the last place
+    for column, measured in zip(_MEASURED, entry.measures, strict=False):
+        if _decimal(row, column):
+            unit = 10.0 ** -_NUMBERS[column][1]
+            close = abs(float(row[column]) - measured) <= unit * (0.500001 if same_version else 1.5)
+            what = f"says {column} {row[column]}, but its stored pixels have {measured:.5f}"
             yield column, None if close else what
 
 
@@ -297,7 +309,7 @@ def _group(row: Row, groups: Mapping[str, str] | None) -> Iterator[Said]:
         yield "group", None if row["group"] == group else what
 
 
-def _groups(rows: Iterable[Row], joins: Joins | None) -> dict[str, str] | None:
+def _groups(rows: Sequence[Row], joins: Joins | None) -> dict[str, str] | None:
     """The group of every patient id: the smallest id among those that are joined."""
     if joins is None:
         return None
@@ -310,7 +322,7 @@ def _groups(rows: Iterable[Row], joins: Joins | None) -> dict[str, str] | None:
         return patient
 
     owners = {row["path"]: row["patient"] for row in rows if row["patient"]}
-    parent = {patient: patient for patient in owners.values()}
+    parent = {row["patient"]: row["patient"] for row in rows if row["patient"]}
     for join in joins.joins:
         if join.first in owners and join.second in owners:
             one, other = sorted((find(owners[join.first]), find(owners[join.second])))
@@ -322,7 +334,10 @@ def _named(path: str) -> Named | None:
     """What a path says of its scan, or None if it follows no rule that is known."""
     folders = path.split("/")[:-1]
     inner = 2 if len(folders) > 1 and folders[-2].lower() in SPLIT_FOLDERS else 1
-    named = scan.read_name(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
+    try:
+        named = scan.read_name(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
+    except ValueError:  # no path at all
+        return None
     return named if isinstance(named, Named) else None
 
 
@@ -337,12 +352,14 @@ def _crop(row: Row) -> tuple[int, int, int, int] | None:
     return None
 
 
-def _decimal(cell: str, most: float) -> bool:
-    """Whether a cell holds a number from 0 on, written as Python writes it."""
+def _decimal(row: Row, column: str) -> bool:
+    """Whether a cell holds a number that can be, written as Python writes it."""
+    most, places = _NUMBERS[column]
     try:
-        return 0 <= float(cell) <= most and repr(float(cell)) == cell
+        value = float(row[column])
     except ValueError:
         return False
+    return 0 <= value <= most and row[column] == repr(round(value, places))
 
 
 def joined(found: Evidence, near: Mapping[tuple[str, str], float]) -> Iterator[Fault]:

@@ -86,7 +86,11 @@ def test_scan_build_verify_and_again(source, tmp_path):
     assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
     assert done.stdout.count("\n") == 1
     assert (out / "report.html").read_bytes() == written
-    assert run("report", out).returncode == 0
+    refused = run("report", out)
+    assert refused.returncode == 2
+    assert "was left alone" in refused.stderr
+    assert (out / "report.html").read_bytes() == written
+    assert run("report", out, "--without-source").returncode == 0
     assert b"Made without the source" in (out / "report.html").read_bytes()
     again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
     assert "nothing was done" in again
