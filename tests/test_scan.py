@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from world import CLASSES, SAMPLE, archive, files_of, write_folder, write_scan
+from world import CLASSES, SAMPLE, archive, files_of, write_folder
 
 from octprep import scan
 from octprep.scan import Named, Rejection, Version, read_name
