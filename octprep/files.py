@@ -114,7 +114,9 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
             raise NotReadable(f"has {status.st_size:,} bytes, more than the {limit:,} that are read at most")
-        data = file.read(limit + 1)
+        data = file.read(status.st_size + 1)  # not the limit, for which memory would be taken
+        if len(data) > status.st_size:  # it grows
+            data += file.read(limit + 1 - len(data))
         status = os.fstat(file.fileno())
     if len(data) > limit:
         raise NotReadable(f"has more than the {limit:,} bytes that are read at most")

@@ -250,8 +250,8 @@ def carefully(src: Path, named: Named, work: Callable[[Path, Named], Result]) ->
         ) from None
     except Exception as error:
         raise StoppedError(
-            f"{where} made octprep fail, with {type(error).__name__}: {path_to_text(str(error))}. This is a mistake in "
-            "octprep: please report it. Without that file the same command goes on."
+            f"{where} made octprep fail ({type(error).__name__}: {path_to_text(str(error))}). This is a mistake in "
+            "octprep: please report it. What was prepared is kept; without that file the same command goes on."
         ) from error
 
 
@@ -352,6 +352,7 @@ class _Walk:
                     self._take(entry, path, reals)
                 except OSError as error:
                     self._fail(path, error, is_file=True)
+        self.passed.sort(key=lambda one: one.key)
 
     def _take(self, entry: os.DirEntry[str], path: str, reals: tuple[str, ...]) -> None:
         key, real, linked = path_to_text(path), str(Path(reals[-1], entry.name)), len(reals) > 1
@@ -522,7 +523,7 @@ def _find_root(src: Path, paths: Sequence[str], passed: Sequence[_Passed], follo
         links = [one for one in passed if one.target]
         more = "" if not passed else f" Not read: {_some([f'{one.key} ({one.reason})' for one in passed])}."
         if links and not follow_links:
-            more = f" It has {_links(links)}; give --follow-links to take what is behind."
+            more = f" It has {_links(links)}, and links are not followed; give --follow-links to take what is behind."
         raise SourceError(
             f"--src {shown} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
             f"such as train/CNV/CNV-1016042-1.jpeg; found {_some(sorted(paths)) or 'no regular file'}.{more}"
