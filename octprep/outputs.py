@@ -16,6 +16,8 @@ def check(src: Path, option: str, path: Path) -> None:
             raise OutputError(f"{option} {path} is a folder; name a file.")
         if not path.absolute().parent.is_dir():
             raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first.")
+    except RuntimeError:
+        raise OutputError(f"{option} {path} is a link that leads to itself; name another file.") from None
     except OSError as error:
         raise OutputError(f"{option} {path} cannot be written: {error.strerror or error}; name another file.") from None
 

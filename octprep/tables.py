@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -45,11 +46,16 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     except (OSError, ValueError) as error:
         raise ManifestError(f"{out / IMAGES_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
     people: dict[str, set[str]] = defaultdict(set)
+    persons: dict[tuple[str, str], set[str]] = defaultdict(set)  # by split and class
     kept: Counter[str] = Counter()
     for row in rows:
         if row["shard"]:
             people[row["split"]].add(row["patient"])
+            persons[row["split"], row["class"]].add(row["group"])
             kept[row["split"]] += 1
+    numbers = {
+        split: {label: len(persons[split, label]) for label in manifest.class_names} for split in manifest.splits
+    }
     lines = [["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]]
     body = [
         [name, *manifest.per_class(name).values(), manifest.records(name), kept[name], len(people[name]), len(shards),
@@ -62,11 +68,29 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt]),
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *scarce_lines(numbers)]),
         f"{'wrote' if fresh else 'there are'} {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
-        f"dataset digest {manifest.digest[:16]}",
+        f"dataset digest {manifest.digest[:16]}\n"
+        f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
     return "\n\n".join(parts)
+
+
+def scarce_lines(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What is too little to learn from or to judge by; patients: how many there are, by split and class."""
+    lines = []
+    labels = sorted({label for counts in patients.values() for label in counts})
+    if len(labels) == 1:
+        lines.append(f"too little: {labels[0]} is the only class, so there is nothing to tell apart")
+    for split, counts in patients.items():
+        few = []
+        for number in (0, 1):
+            if short := [label for label in labels if counts[label] == number]:
+                few.append(f"{words.number(number, 'patient')} of {words.listed(short)}")
+        if few:
+            what = "nothing general can be learnt from" if split == "train" else "no class can be judged by"
+            lines.append(f"too little: {split} has {words.listed(few)}; {what} so few")
+    return lines
 
 
 def join_lines(out: Path, manifest: Manifest) -> list[str]:
