@@ -42,9 +42,9 @@ class Watch:
 
     def end(self) -> None:
         """Leave the signals as they were, unless one came: then nothing interrupts the way out."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self.number else handler)  # type: ignore[arg-type]
         if not self.number:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)  # type: ignore[arg-type]
             self._before = {}
             sys.excepthook = sys.__excepthook__
 

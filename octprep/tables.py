@@ -86,7 +86,8 @@ def scarce_lines(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
         few = []
         for number in (0, 1):
             if short := [label for label in labels if counts[label] == number]:
-                few.append(f"{words.number(number, 'patient')} of {words.listed(short)}")
+                each = " each" * (len(short) > 1)
+                few.append(f"{words.number(number, 'patient')}{each} of {words.listed(short)}")
         if few:
             what = "nothing general can be learnt from" if split == "train" else "no class can be judged by"
             lines.append(f"too little: {split} has {words.listed(few)}; {what} so few")
