@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,8 @@ def workers_of(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in task.read_text().split():
-            try:
+            with suppress(OSError):
                 found += [int(child)] * (b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes())
-            except OSError:
-                pass
     return found
 
 
@@ -102,7 +101,7 @@ def test_an_interruption_ends_a_build_with_one_sentence_and_the_work_kept(source
     assert files_of(out) == files_of(shards)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-", "| true", "2>/dev/full"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "2>/dev/full | true"])
 def test_a_build_needs_no_standard_streams(source, shards, tmp_path, closed):
     command = octprep("build", "--src", source, "--out", tmp_path / "out", "--workers", 2, *SIZE)
     line = " ".join(f"'{word}'" for word in command)
@@ -269,11 +268,12 @@ for out, call in json.loads(sys.argv[1]):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the drawings are forked")
 def test_a_drawing_that_was_killed_at_any_moment_is_made_again_whole(tmp_path, few):
     draw(tmp_path / "whole")
-    jobs = [
-        (f"{kind} {call}", call) for kind in ("new", "empty") for call in (3, 9, 10, 11) if (kind, call) < ("new", 10)
-    ]
+    volumes = len(drawing._population(24, 0, faults=False))
+    calls = {"new": (3, volumes + 1), "empty": (3, volumes + 1, volumes + 2, volumes + 3)}  # the last ones give names
+    jobs = [(f"{kind} {call}", call) for kind, numbers in calls.items() for call in numbers]
     for name, _ in jobs:
-        (tmp_path / name).mkdir() if name.startswith("empty") else None
+        if name.startswith("empty"):
+            (tmp_path / name).mkdir()
     words = json.dumps([[str(tmp_path / name), call] for name, call in jobs])
     done = subprocess.run([sys.executable, "-c", KILLER, words], capture_output=True, text=True)
     assert done.stdout.split() == ["9"] * len(jobs), done.stderr
