@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
-import typer
-from typer.core import TyperGroup
+from octprep.interruption import Watch
 
-from octprep.schema import (
+
+def _advice() -> str:
+    """How to go on after an interruption, by the command that was given."""
+    return "the same command goes on from here" if "build" in sys.argv[1:2] else "run the same command again"
+
+
+_watch = Watch("octprep", _advice)
+if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
+    _watch.start()  # here, as the imports below take a while
+
+import typer  # noqa: E402
+from typer.core import TyperGroup  # noqa: E402
+
+from octprep.errors import Notice  # noqa: E402
+from octprep.schema import (  # noqa: E402
     REPORT_NAME,
     Balance,
     Conflicts,
@@ -20,6 +36,7 @@ from octprep.schema import (
     Encoding,
     Fit,
     OctError,
+    OutputError,
     SettingError,
     StoppedError,
     Strategy,
@@ -30,9 +47,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(StoppedError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
+    """The user pressed Ctrl-C, or the system asked the program to end; `_watch` knows which."""
 
 
 class Commands(TyperGroup):
@@ -43,8 +58,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            more = "; the same command goes on from here" if ctx.invoked_subcommand == "build" else ""
-            raise Interrupted(f"interrupted{more}.") from None
+            raise Interrupted from None
 
 
 app = typer.Typer(
@@ -190,8 +204,8 @@ def build(
         )
     if not built.fresh:
         what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
-        typer.echo(f"{out} is finished already, from this source and with these settings; {what}.")
-    typer.echo(tables.built(out, built.manifest, fresh=built.fresh))
+        _say(f"{out} is finished already, from this source and with these settings; {what}.")
+    _say(tables.built(out, built.manifest, fresh=built.fresh))
 
 
 @app.command()
@@ -213,7 +227,7 @@ def scan(
         found = survey.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
     if json_file is not None:
         outputs.write("--json", json_file, found.to_json().encode())
-    typer.echo(tables.surveyed(src, found))
+    _say(tables.surveyed(src, found))
 
 
 @app.command()
@@ -252,9 +266,9 @@ def audit(
         )
     for option, path in targets.items():
         outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
-    typer.echo(tables.audited(src, found))
+    _say(tables.audited(src, found))
     for path in targets.values():
-        typer.echo(f"wrote {path}")
+        _say(f"wrote {path}")
 
 
 @app.command()
@@ -268,7 +282,7 @@ def verify(
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    typer.echo(tables.verified(folder, verdict))
+    _say(tables.verified(folder, verdict))
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -285,9 +299,9 @@ def certify(
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     if verdict.faults:
-        typer.echo(tables.verified(folder, verdict))
+        _say(tables.verified(folder, verdict))
         raise typer.Exit(1)
-    typer.echo(tables.certificate(verdict))
+    _say(tables.certificate(verdict))
 
 
 @app.command()
@@ -310,9 +324,9 @@ def report(
     if src is not None and without_source:
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
     written = write(folder, src, without_source=without_source)
-    typer.echo(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
+    _say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
     if written.strange:
-        typer.echo(
+        _say(
             f"octprep: {written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
             f"not those that {folder} was built from; the page says so in their places.",
             err=True,
@@ -353,21 +367,81 @@ def phantom(
             workers=workers,
             progress=_counting("drawing phantoms", progress),
         )
-    typer.echo(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
+    _say(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
     for kind, number in drawn.faults.items():
-        typer.echo(f"  {number:>3}  {kind}")
+        _say(f"  {number:>3}  {kind}")
+    _say(f"next: octprep build --src {shlex.quote(str(out))} --out DIR")
 
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence and an exit code."""
+    _open_streams()
+    warnings.showwarning = _show
+    _watch.start()
     try:
         app()
-    except OctError as error:
-        print(f"octprep: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except BaseException as error:
+        if _watch.number:  # whatever it was taken for on its way here
+            _watch.say()
+            sys.exit(_watch.exit_code)
+        if isinstance(error, MemoryError):
+            error = StoppedError(
+                "memory ran out; close other programs, or use fewer --workers, and run the same command again."
+            )
+        if not isinstance(error, OctError | OSError):
+            raise
+        _tell(error)
+        sys.exit(getattr(error, "exit_code", OctError.exit_code))
+    finally:
+        _watch.end()
+
+
+def _open_streams() -> None:
+    """Standard streams that were closed lead nowhere, so that no file takes their numbers; all take any character."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, Notice):
+        _tell(message)
+    else:
+        _show_others(message, category, filename, lineno, file, line)
+
+
+_show_others = warnings.showwarning
+
+
+def _tell(what: object) -> None:
+    """A sentence on standard error."""
+    with suppress(OSError):
+        print(f"octprep: {what}", file=sys.stderr, flush=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """A result on standard output; where nobody reads on, as with `| head`, the work is no less done."""
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
-        print(f"octprep: {error}", file=sys.stderr)
-        sys.exit(OctError.exit_code)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -66,9 +67,10 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt]),
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *shares.scarce(rows)]),
         f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
-        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}",
+        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
+        f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
     return _printable("\n\n".join(parts))
 
