@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from world import archive, draw_scan, files_of, path_of, write_folder, write_scan
 
-from octprep import assignment, files, images, imaging, scan
+from octprep import assignment, files, images, imaging, prepared, scan
 from octprep.files import path_to_text, text_to_path
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, Recipe, SourceError, StoppedError, UnreadableImage
@@ -166,6 +166,7 @@ def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, m
         return true(gray, recipe)
 
     monkeypatch.setattr(imaging, "prepare", mistaken)
+    monkeypatch.setattr(prepared, "BATCH", 1)
     with pytest.raises(StoppedError, match=rf"{ONE} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
     assert (tmp_path / "out" / ".octprep-work").is_dir()
