@@ -70,6 +70,10 @@ class Watch:
 
     def _leave(self) -> None:
         self.say()
+        if util := sys.modules.get("multiprocessing.util"):  # locks between processes that would be named as left over
+            closing = threading.Thread(target=util._run_finalizers, args=(0,), daemon=True)
+            closing.start()
+            closing.join(0.2)
         os._exit(self.exit_code)
 
     def _excepthook(self, *error: object) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def build(
                 changed: list[str] = []
                 shards_alone = all("/" in fault.partition(" ")[0] for fault in damaged)
                 if shards_alone:
-                    changed = _changed(src, out, work, source, stamps, config, engine, progress)
+                    changed = _changed(src, out, source, stamps, config, engine, progress)
                 if damaged or changed:
                     _notice_again(out, damaged, changed)
                 if not changed and (not damaged or (shards_alone and _mend(src, out, work, source, before, engine))):
@@ -135,8 +136,10 @@ def build(
             workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
         raise _explain(error, out) from error
-    except (MemoryError, cv2.error) as error:
+    except (MemoryError, RuntimeError, cv2.error) as error:
         if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
+            raise
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
             raise
         raise StoppedError(
             "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
@@ -150,7 +153,6 @@ def build(
 def _changed(
     src: Path,
     out: Path,
-    work: Path,
     source: Source,
     stamps: Sequence[int],
     config: BuildConfig,
@@ -178,8 +180,8 @@ def _changed(
         progress("reading changed files", len(batch), len(hashed))
         changed += [path for path, digest in zip(batch, digests, strict=True) if digest != rows[path]["sha256"]]
     if refused := [named for named in doubtful if not rows[named.path]["sha256"]]:  # no scans when they were read
-        work.mkdir(exist_ok=True)
-        ready, unreadable = _prepare(src, work / "again", refused, config, engine, progress)
+        with tempfile.TemporaryDirectory() as folder:
+            ready, unreadable = _prepare(src, Path(folder), refused, config, engine, progress)
         changed += [item.scan.path for item in ready]
         changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
     if not changed:

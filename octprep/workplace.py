@@ -218,7 +218,7 @@ def place(out: Path, work: Path, shards: Iterable[Shard]) -> None:
         (out / shard.name).parent.mkdir(exist_ok=True)
         (work / "shards" / shard.name).replace(out / shard.name)
         folders.add((out / shard.name).parent)
-    for folder in folders:
+    for folder in (*folders, out):
         sync(folder)
 
 

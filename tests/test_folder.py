@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from world import archive, dataset_of, files_of, write_folder, write_scan
 
-from octprep import files, images, joined, pipeline, prepared, schema, workplace
+from octprep import files, images, joined, pipeline, prepared, schema, tables, workplace
 from octprep.errors import Notice
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, OutputError, Recipe, SourceError, StoppedError
@@ -58,7 +58,7 @@ STAGES = {
     "report": ("report.render", 1),
     "publish": ("workplace.place", 1),
     "publish shards": ("workplace.sync", 2),
-    "publish tables": ("workplace.sync", 4),
+    "publish tables": ("workplace.sync", 6),
     "publish manifest": ("schema.Manifest.save", 1),
     "half a manifest": ("KILL AT MANIFEST", 1),
     "clean up": ("workplace.tidy", 1),
@@ -327,6 +327,20 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     assert not build(src, out, CONFIG, workers=1).fresh
 
 
+def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(source, shards, tmp_path):
+    src = Path(shutil.copytree(source, tmp_path / "src"))
+    out = Path(shutil.copytree(shards, tmp_path / "out"))
+    for path in src.rglob("*.jpeg"):
+        os.utime(path, (1, 1))
+    if subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True).returncode:
+        pytest.skip("mounting a folder read-only needs root")
+    try:
+        assert not build(src, out, CONFIG, workers=1).fresh
+    finally:
+        subprocess.run(["umount", out], check=True)
+    assert files_of(out) == files_of(shards)
+
+
 def test_another_build_is_asked_for_before_anything_is_believed(source, shards):
     with files.locked(shards, "octprep build"), pytest.raises(OutputError, match="another octprep build is writing"):
         build(source, shards, CONFIG, workers=1)
@@ -341,6 +355,42 @@ def test_whatever_ends_a_build_late_what_is_prepared_is_kept(source, tmp_path, m
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
         build(source, tmp_path / "out", CONFIG, workers=1)
     assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "prepared").glob("*.bin")] == ["000000.bin"]
+
+
+def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(joined, "find_near", fail)
+    with pytest.raises(StoppedError, match="memory ran out"):
+        build(source, tmp_path / "out", CONFIG, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("patients", "lines"),
+    [
+        ({"train": {"A": 5, "B": 2}, "test": {"A": 2, "B": 3}}, []),
+        (
+            {"train": {"A": 5, "B": 1}, "val": {"A": 1, "B": 1}, "test": {"A": 0, "B": 1}},
+            [
+                "too little: train has 1 patient of B; nothing general can be learnt from so few",
+                "too little: val has 1 patient each of A and B; no class can be judged by so few",
+                "too little: test has 0 patients of A and 1 patient of B; no class can be judged by so few",
+            ],
+        ),
+        ({"train": {"A": 5}, "test": {"A": 2}}, ["too little: A is the only class, so there is nothing to tell apart"]),
+    ],
+)
+def test_splits_that_hold_too_little_are_named_with_their_numbers(patients, lines):
+    assert tables.scarce_lines(patients) == lines
+
+
+def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards, tmp_path):
+    rows = images.read((shards / schema.IMAGES_NAME).read_bytes())
+    val = {row["patient"] for row in rows if row["split"] == "val" and row["class"] == "CNV"}
+    closing = tables.built(shards, Manifest.load(shards))
+    assert ("too little: val has 1 patient each of" in closing) == (len(val) == 1)
+    assert closing.endswith(f"\nnext: octprep verify {shards}, then octtrain fit {shards}")
 
 
 def interrupted(source, out, monkeypatch):

@@ -101,6 +101,26 @@ def test_an_interruption_ends_a_build_with_one_sentence_and_the_work_kept(source
     assert files_of(out) == files_of(shards)
 
 
+@needs_proc
+def test_an_interruption_ends_the_program_also_where_it_cannot_put_things_in_order(source, tmp_path):
+    words = octprep("build", "--src", source, "--out", tmp_path / "out", "--workers", 2, *SIZE)[3:]
+    code = (
+        "import sys, time; from octprep import cli, engine\n"
+        "engine.Engine.__exit__ = lambda *_: time.sleep(100)\n"
+        f"sys.argv = ['octprep', *{words}]\n"
+        "cli.main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not a_receipt(tmp_path / "out", process.pid):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    try:
+        said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (said[1], process.returncode) == (f"octprep: interrupted; {GOES_ON}", 130)
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "2>/dev/full | true"])
 def test_a_build_needs_no_standard_streams(source, shards, tmp_path, closed):
     command = octprep("build", "--src", source, "--out", tmp_path / "out", "--workers", 2, *SIZE)
