@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from octtrain import interrupts  # first: it watches for Ctrl-C while the rest is imported
+
+# isort: split
 import os
 import sys
 import warnings
@@ -14,7 +17,6 @@ import typer
 from typer.core import TyperGroup
 
 from octprep.schema import Manifest, OctError
-from octtrain import interrupts
 
 
 class Interrupted(OctError):
@@ -28,6 +30,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        interrupts.command_runs()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ class Stopped(KeyboardInterrupt):
 
 class _State:
     signal = 0  # that has come
+    running = False  # a command, which may have something to clear up
     advice = ""  # how to go on, for the sentence
     stderr = -1  # where to say it: what standard error was at the start, wherever it leads now
     wake: tuple[socket.socket, socket.socket] | None = None
@@ -49,6 +51,11 @@ def watch() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in the background of a shell
             signal.signal(number, _raise)
     threading.Thread(target=_guard, name="interrupts", daemon=True).start()
+
+
+def command_runs() -> None:
+    """From here on the first signal raises `Stopped`. Before, there is nothing to clear up, and it ends the process."""
+    _State.running = True
 
 
 def advise(text: str) -> None:
@@ -85,9 +92,12 @@ def _say(text: str) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    if not _State.signal:
-        _State.signal = number
-        raise Stopped
+    if _State.signal:
+        return
+    _State.signal = number
+    if not _State.running:
+        leave(sentence(number), 128 + number)
+    raise Stopped
 
 
 def _guard() -> None:
@@ -106,3 +116,7 @@ def _guard() -> None:
     with _State.leaving:  # without flushing: another thread may hold the streams
         _say(sentence(number))
         os._exit(128 + number)
+
+
+if Path(sys.argv[0] if sys.argv else "").stem == "octtrain":  # the program: from its first imports on
+    watch()

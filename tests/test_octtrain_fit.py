@@ -24,7 +24,7 @@ from octtrain.run import FitConfig, Run, best_epoch
 from octtrain.seen import Sight, overlap
 
 ROOT = Path(__file__).parents[1]
-CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0)
+CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0, seed=2)
 
 
 def quiet(line):
@@ -347,7 +347,7 @@ def until_the_first_step(run, shards, config):
 
 
 def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, shards, tmp_path):
-    write_shards(tmp_path / "other", {"train": 4, "val": 2, "test": 2}, seed=1, first_patient=50_000)
+    write_shards(tmp_path / "other", {"train": 5, "val": 5, "test": 5}, seed=1, first_patient=50_000)
     config = dataclasses.replace(CONFIG, weights=str(trained[0].folder / "model.keras"))
     lines = until_the_first_step(tmp_path / "a", tmp_path / "other", config)
     assert not any(line.startswith("WARNING") for line in lines)
