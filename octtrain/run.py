@@ -185,6 +185,10 @@ class Run:
         if not path.is_file():
             raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
         found = origin.read(path)
+        try:
+            origin.check_weights(path)
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path} cannot be loaded ({error}). Restore it or train again.") from None
         if found != self.origin:
             raise ManifestError(
                 f"{path} is of another run ({found}) than the one that {self.folder} describes ({self.origin}). "

@@ -189,6 +189,11 @@ def test_a_backend_that_octtrain_does_not_run_on_is_refused_in_one_sentence(shar
     code, err = ended_early(shards, "--run", tmp_path / "run", KERAS_HOME=str(tmp_path), KERAS_BACKEND="")
     assert code == 2
     assert err.startswith(f"octtrain: {tmp_path / 'keras.json'} chooses the backend 'nonsense', but octtrain runs on")
+    (tmp_path / "keras.json").write_text('{"floatx": "float128"}')
+    code, err = ended_early(shards, "--run", tmp_path / "run", KERAS_HOME=str(tmp_path))
+    assert code == 2
+    assert err.startswith("octtrain: Keras cannot start (Invalid `floatx` configuration.")
+    assert f"mend or delete {tmp_path / 'keras.json'}" in err
     assert not (tmp_path / "run").exists()
 
 

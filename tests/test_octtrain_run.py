@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow")
+import h5py
 import keras
 import numpy as np
 from octtrain_world import write_shards
@@ -498,6 +499,21 @@ def test_an_archive_that_unpacks_to_far_more_than_it_holds_is_refused_unread(kep
         kept.model()
     with pytest.raises(SettingError, match="would unpack to 100,000,000"):
         build_model("octnet-s", (32, 32, 1), 4, str(kept.folder / "model.keras"))
+
+
+def test_weights_whose_arrays_are_far_larger_than_their_file_are_refused_unread(kept, tmp_path):
+    with h5py.File(tmp_path / "bomb.weights.h5", "w") as file:
+        file.create_dataset("layers/conv2d/vars/0", shape=(200_000_000,), dtype="float32", chunks=True, fillvalue=1)
+    with pytest.raises(SettingError, match=r"bytes would unpack to 800,000,000, and at most"):
+        build_model("octnet-s", (32, 32, 1), 4, str(tmp_path / "bomb.weights.h5"))
+    with zipfile.ZipFile(kept.folder / "model.keras") as old:
+        content = {name: old.read(name) for name in old.namelist()}
+    content["model.weights.h5"] = (tmp_path / "bomb.weights.h5").read_bytes()
+    with zipfile.ZipFile(kept.folder / "model.keras", "w") as new:
+        for name, data in content.items():
+            new.writestr(name, data)
+    with pytest.raises(ManifestError, match="would unpack to 800,000,000"):
+        kept.model()
 
 
 def test_of_a_file_of_weights_only_the_numbers_are_taken(tmp_path, networks):
