@@ -30,8 +30,7 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     this same architecture, or for a network of keras.applications the backbone's `..._notop.h5` that Keras publishes.
     Raises SettingError for an unknown name, an image too small for the network, or weights that do not fit it.
     """
-    if name not in BUILDERS:
-        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
+    check_name(name)
     prepare_keras()
     pixels = keras.Input(image_shape, name="pixels", dtype="uint8")  # (n, h, w, 1), 0..255
     features = BUILDERS[name](pixels, weights)  # (n, features)
@@ -42,6 +41,12 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     if weights.endswith((".keras", ".weights.h5")):
         _take_weights(model, Path(weights))
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise SettingError unless there is a model of this name."""
+    if name not in BUILDERS:
+        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
 
 
 def for_training(model: keras.Model, seed: int) -> keras.Model:

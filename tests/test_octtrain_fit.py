@@ -296,8 +296,11 @@ def test_a_run_is_not_overwritten_nor_resumed_as_something_else(trained, shards,
             fit(shards, tmp_path / "mine", CONFIG, resume=resume, say=quiet)
 
 
-def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path):
-    for change in ({"model": "resnet"}, {"weights": "missing.keras"}, {"fold": 1}):
+def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for change in ({"model": "../resnet"}, {"weights": "missing.keras"}, {"fold": 1}):
+        with pytest.raises(SettingError):
+            fit(shards, None, dataclasses.replace(CONFIG, **change), say=quiet)
         with pytest.raises(SettingError):
             fit(shards, tmp_path / "runs" / "a", dataclasses.replace(CONFIG, **change), say=quiet)
     shutil.copytree(shards, tmp_path / "shards")
@@ -595,6 +598,7 @@ def test_balanced_accuracy_counts_every_class_the_same_and_absent_ones_not():
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"epochs": 10**9}, "epochs must be at most 100,000; got 1,000,000,000"),
         ({"batch_size": 0}, "batch-size must be at least 1"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"lr": -1.0}, "lr must be above 0"),
