@@ -20,13 +20,16 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
 import keras
 
+from octprep.files import NotReadable, read_bytes
 from octprep.schema import (
     MANIFEST_NAME,
     Manifest,
@@ -45,6 +48,8 @@ RUN_VERSION = 2
 CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 MODEL_NAME = "model.keras"
+RUNS = Path("runs")  # in the working folder: where runs are made that are given no place of their own
+LIMIT = 64_000_000  # bytes of a config or a history that are read at most
 
 Row = Mapping[str, float]  # of history.csv: what was measured in one epoch
 
@@ -241,6 +246,7 @@ class Run:
         text = json.dumps(
             {
                 "run_version": RUN_VERSION,
+                "begun": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "shards": _relative(self.shards, self.folder),
                 "digest": self.manifest.digest,
                 "leaky": bool(self.manifest.leaks),
@@ -294,6 +300,28 @@ class Run:
         for path in sorted((self.folder / "checkpoints").glob("*")):
             if path != self.checkpoint(len(history)):
                 path.unlink()
+
+
+def latest_run(runs: Path = RUNS, digest: str | None = None) -> Path:
+    """The run in a folder of runs that was begun last; with a digest, of those trained on that dataset.
+
+    Raises SourceError if there is none.
+    """
+    found: list[tuple[str, str, Path]] = []
+    with suppress(OSError):
+        for config in runs.glob(f"*/{CONFIG_NAME}"):
+            with suppress(OSError, NotReadable, ValueError, TypeError, KeyError, RecursionError):
+                raw = json.loads(read_bytes(config, LIMIT)[0])
+                if digest is None or raw["digest"] == digest:
+                    begun = raw.get("begun") or datetime.fromtimestamp(config.stat().st_mtime, UTC).isoformat()
+                    found.append((str(begun), config.parent.name, config.parent))
+    if not found:
+        where = f"the folder {runs}" if runs.is_dir() else f"{runs}, which is no folder here,"
+        raise SourceError(
+            f"{where} holds no run{' on these shards' * (digest is not None)}; make one with `octtrain fit SHARDS`, "
+            "or give the folder of one that lies elsewhere."
+        )
+    return max(found)[2]
 
 
 def resolve(folder: Path, given: Mapping[str, Any], *, resume: bool) -> FitConfig:
