@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from octprep import terminal
 from octprep.schema import DENOISERS, REPORT_NAME, OctError, SettingError, StoppedError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             more = "; the same command goes on from here" if ctx.invoked_subcommand == "build" else ""
             raise Interrupted(f"interrupted{more}.") from None
@@ -303,13 +305,14 @@ def phantom(
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence and an exit code."""
+    terminal.prepare()
     try:
         app()
     except OctError as error:
-        print(f"octprep: {error}", file=sys.stderr)
+        print(terminal.printable(f"octprep: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        print(f"octprep: {error}", file=sys.stderr)
+        print(terminal.printable(f"octprep: {error}"), file=sys.stderr)
         sys.exit(OctError.exit_code)
 
 

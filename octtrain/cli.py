@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from octprep import terminal
 from octprep.schema import OctError
 
 
@@ -28,7 +29,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted("interrupted.") from None
 
@@ -217,13 +219,14 @@ def _quiet_stderr() -> Iterator[None]:
 
 def main(args: list[str] | None = None) -> Any:
     """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
+    terminal.prepare()
     try:
         return app(args)
     except OctError as error:
-        typer.echo(f"octtrain: {error}", err=True)
+        typer.echo(terminal.printable(f"octtrain: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        typer.echo(f"octtrain: {error}", err=True)
+        typer.echo(terminal.printable(f"octtrain: {error}"), err=True)
         sys.exit(1)
 
 
