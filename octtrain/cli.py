@@ -45,8 +45,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, made by `octtrain fit`.")]
-
 
 class MissingTensorFlow(OctError):
     """The packages that training needs are not installed."""
@@ -112,11 +110,28 @@ def fit(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
     shards: Annotated[
         Path | None,
-        typer.Option(help="Where the shards are now, or others of the same classes and recipe.", show_default=False),
+        typer.Option(metavar="DIR", help="Where the shards that the run was trained on are now.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Other shards to measure on, of the same classes and recipe.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results; by default the run's.", show_default=False),
     ] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on if the model has seen these patients, and mark the result.")
@@ -125,23 +140,40 @@ def evaluate(
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
     with heavy_imports():
         from octtrain import evaluate as evaluation
+        from octtrain.run import latest_run
 
-    evaluation.evaluate(run, split, shards, allow_leaks=allow_leaks, say=say)
+    if run is None:
+        run = latest_run()
+        warn(f"the latest run: {run}")
+    evaluation.evaluate(run, split, shards, dataset=dataset, out=out, allow_leaks=allow_leaks, say=say)
 
 
 @app.command()
 def predict(
-    run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|DIR", help="B-scans, or folders of them.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] IMAGE...|DIR",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is taken.",
+        ),
+    ],
     csv: Annotated[
-        Path | None, typer.Option(help="File for all probabilities and what was skipped.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For all probabilities and what was skipped; grows as it goes, and one of this run is gone on with.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
     with heavy_imports():
         from octtrain import predict as prediction
 
-    prediction.predict(run, images, csv, say=say, warn=lambda line: typer.echo(line, err=True))
+    run, images, chosen = prediction.choose_run(inputs)
+    if chosen:
+        warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, say=say, warn=warn)
 
 
 @app.command()
@@ -175,6 +207,11 @@ def say(line: str) -> None:
     """Print at once, also into a file or a pipe."""
     typer.echo(line)
     sys.stdout.flush()
+
+
+def warn(line: str) -> None:
+    """Print one line to standard error."""
+    typer.echo(terminal.printable(line), err=True)
 
 
 @contextmanager

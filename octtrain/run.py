@@ -110,7 +110,7 @@ class Run:
                     f"{RUN_VERSION}. Train anew with `octtrain fit`."
                 )
             config = FitConfig(**raw["config"])
-            shards = Path(os.path.normpath(folder / raw["shards"]))
+            shards = Path(os.path.normpath(folder.resolve() / raw["shards"]))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ManifestError(
                 f"{folder / CONFIG_NAME} is not what `octtrain fit` wrote ({type(error).__name__}: {error}). "
