@@ -12,9 +12,11 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from octprep.errors import OutputError
 
@@ -27,6 +29,9 @@ HAS_FLOCK = fcntl is not None
 OWNER_NAME = ".writing.json"  # says who writes to a folder, where the file system has no locks
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
 _CHUNK = 1 << 20
+_PAUSES = (0.1, 0.4, 1.5)  # seconds before something is tried again
+
+Result = TypeVar("Result")
 
 
 class NotReadable(Exception):
@@ -113,6 +118,23 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
     if len(data) > limit:
         raise NotReadable(f"has more than the {limit:,} bytes that are read at most")
     return data, status
+
+
+def patiently(work: Callable[[], Result]) -> Result:
+    """What work() returns; where the machine fails it for a moment (OSError, MemoryError), it is tried again.
+
+    Four times in about 2 s; then, and at once where a file is not there, the error is raised.
+    """
+    for pause in _PAUSES:
+        try:
+            return work()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise
+        except (OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ELOOP:
+                raise
+        time.sleep(pause)
+    return work()
 
 
 @contextmanager
