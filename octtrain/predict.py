@@ -176,7 +176,7 @@ def predict(
         first = f"{_shown(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"
         raise StoppedError(
             f"{len(unread):,} of {len(found):,} could not be read ({first}), so nothing is known of them; the rest is "
-            f"done. The same command tries {'only these' if csv_file else 'all'} again."
+            "done. The same command tries them again."
         )
     if not any(isinstance(result, Classified) for result in ordered):
         raise SourceError(f"none of the {len(found):,} files could be classified; give B-scans as JPEG files.")
@@ -270,7 +270,8 @@ def _labels(path: Path) -> list[str]:
 def load(path: Path, recipe: Recipe) -> NDArray[np.uint8] | Skipped:
     """The pixels that training would have seen of a file, (height, width) uint8 in 0..255, or why there are none."""
     try:
-        return imaging.prepare(imaging.decode(path.read_bytes()), recipe).pixels
+        with imaging.memory_errors():
+            return imaging.prepare(imaging.read_image(path), recipe).pixels
     except UnreadableImage as error:
         return Skipped(path, printable(str(error)))
     except OSError as error:

@@ -29,7 +29,9 @@ class Rows:
         self.kept = self._read()  # by path as text, from an earlier run of the same command
         self.added = 0
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many rows the file has."""
         return len(self.kept) + self.added
 
     def forget(self, names: Iterable[str]) -> None:
@@ -80,13 +82,13 @@ class Rows:
 
     def _unwritten(self, error: OSError) -> StoppedError:
         return StoppedError(
-            f"--csv {self.path} cannot be written ({error.strerror or error}); it keeps {len(self):,} rows. When that "
+            f"--csv {self.path} cannot be written ({error.strerror or error}); it keeps {self.count:,} rows. When that "
             "is mended, the same command goes on from there."
         )
 
     def _lost(self) -> StoppedError:
         return StoppedError(
-            f"--csv {self.path} was removed or replaced while it was written, so its {len(self):,} rows are lost. "
+            f"--csv {self.path} was removed or replaced while it was written, so its {self.count:,} rows are lost. "
             "Name a file that stays, and run the command again."
         )
 
