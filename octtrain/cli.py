@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from octtrain import interrupts  # first: it watches for Ctrl-C while the rest is imported
+
+# isort: split
 import os
 import sys
 import warnings
@@ -14,11 +17,11 @@ import typer
 from typer.core import TyperGroup
 
 from octprep import terminal
-from octprep.schema import OctError
+from octprep.schema import Manifest, OctError
 
 
 class Interrupted(OctError):
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, or the program was ended by SIGTERM."""
 
     exit_code = 130
 
@@ -28,11 +31,12 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        interrupts.command_runs()
         try:
             with terminal.quiet_pipe():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted.") from None
+            raise Interrupted(interrupts.sentence()) from None
 
 
 app = typer.Typer(
@@ -53,7 +57,14 @@ class MissingTensorFlow(OctError):
 @app.command()
 def fit(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    run: Annotated[Path, typer.Option(help="New folder for the run, or with --resume one to go on with.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for the run, or with --resume one to go on with; by default "
+            "runs/SHARDS-MODEL-NUMBER here, or with --resume the latest run on these shards in runs/.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -80,13 +91,19 @@ def fit(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch, with the run's own settings.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on after the last finished epoch, with the run's own settings; --epochs and --patience may be "
+            "given again.",
+        ),
     ] = False,
 ) -> None:
     """Train a model on shards; keep the epoch with the best balanced accuracy on val."""
+    interrupts.advise(f"nothing was trained yet, and the same command {'goes on' if resume else 'begins again'}")
     with heavy_imports():
         from octtrain import fit as fitting
-        from octtrain.run import resolve
+        from octtrain.run import latest_run, resolve
 
     given = {
         "model": model,
@@ -98,14 +115,11 @@ def fit(
         "fold": fold,
         "patience": patience,
     }
+    if resume and run is None:
+        run = latest_run(digest=Manifest.load(shards).digest)
+        say(f"resuming {run}, the latest run on these shards")
     config = resolve(run, {name: value for name, value in given.items() if value is not None}, resume=resume)
-    try:
-        fitting.fit(shards, run, config, resume=resume, say=say)
-    except KeyboardInterrupt:
-        typer.echo(
-            "octtrain: interrupted; the same command with --resume goes on after the last finished epoch.", err=True
-        )
-        raise typer.Exit(130) from None
+    fitting.fit(shards, run, config, resume=resume, say=say)
 
 
 @app.command()
@@ -138,6 +152,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
+    interrupts.advise("nothing was written")
     with heavy_imports():
         from octtrain import evaluate as evaluation
         from octtrain.run import latest_run
@@ -167,6 +182,7 @@ def predict(
     ] = None,
 ) -> None:
     """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
+    interrupts.advise("no file was classified yet")
     with heavy_imports():
         from octtrain import predict as prediction
 
@@ -190,17 +206,14 @@ def leakage(
     json: Annotated[Path | None, typer.Option(help="File for everything measured.", show_default=False)] = None,
 ) -> None:
     """Show how much better a model looks on a split by image than by patient (Tampu et al. 2022)."""
+    interrupts.advise("not all repeats were done, so nothing was written")
     with heavy_imports():
         from octtrain import leakage as experiment
         from octtrain.run import FitConfig
 
     fit_config = FitConfig(model=model, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=0)
     config = experiment.LeakageConfig(fit=fit_config, repeats=repeats, folds=folds, max_images=max_images)
-    try:
-        experiment.leakage(shards, config, json, say=say)
-    except KeyboardInterrupt:
-        typer.echo("octtrain: interrupted before all repeats were done, so nothing was written.", err=True)
-        raise typer.Exit(130) from None
+    experiment.leakage(shards, config, json, say=say)
 
 
 def say(line: str) -> None:
@@ -216,13 +229,17 @@ def warn(line: str) -> None:
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Import TensorFlow and Keras without their chatter; say what to install if they are missing.
+    """Import TensorFlow and Keras without their chatter, with the settings that octtrain needs; say what to install if
+    they are missing.
 
     With TF_CPP_MIN_LOG_LEVEL at 0 everything is shown. At 1 not: JAX leaves that in the environment of every program
     that imports it, for the programs that it starts.
     """
+    from octtrain.runtime import prepare_keras
+
     try:
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+            prepare_keras()
             yield
             return
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "1"):
@@ -230,6 +247,7 @@ def heavy_imports() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         with _quiet_stderr():
+            prepare_keras()
             yield
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch"):
@@ -242,8 +260,12 @@ def heavy_imports() -> Iterator[None]:
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Drop what C++ libraries write to standard error while they load, before they read any log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (OSError, AttributeError, ValueError):  # there is none
+        yield
+        return
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -257,14 +279,25 @@ def _quiet_stderr() -> Iterator[None]:
 def main(args: list[str] | None = None) -> Any:
     """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
     terminal.prepare()
+    if args is None:
+        interrupts.watch()
     try:
         return app(args)
-    except OctError as error:
-        typer.echo(terminal.printable(f"octtrain: {error}"), err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(terminal.printable(f"octtrain: {error}"), err=True)
-        sys.exit(1)
+    except BaseException as error:
+        if number := interrupts.caught():  # whatever a library made of the interruption
+            if isinstance(error, SystemExit) and isinstance(error.code, int):  # a command has said it itself
+                interrupts.leave("", error.code)
+            interrupts.leave(interrupts.sentence(), 128 + number)
+        if isinstance(error, OctError):
+            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
+            sys.exit(error.exit_code)
+        if isinstance(error, BrokenPipeError):  # whoever read the output has gone
+            terminal.drop_output()
+            sys.exit(terminal.PIPE_CLOSED)
+        if isinstance(error, OSError):
+            warn(f"octtrain: {error}")
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import keras
 from keras import layers, ops
 
 from octprep.schema import SettingError
+from octtrain.origin import MOST_BYTES, check_archive
+from octtrain.runtime import prepare_keras
 
 # Batch statistics are averaged over the last few tens of steps: a small dataset has not many more in an epoch.
 _MOMENTUM = 0.9
@@ -30,6 +32,7 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     """
     if name not in BUILDERS:
         raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
+    prepare_keras()
     pixels = keras.Input(image_shape, name="pixels", dtype="uint8")  # (n, h, w, 1), 0..255
     features = BUILDERS[name](pixels, weights)  # (n, features)
     features = layers.Dropout(0.2)(features)
@@ -146,7 +149,7 @@ def _application(
     except Exception as error:
         if weights == "imagenet":
             raise SettingError(
-                f"the imagenet weights of {network.__name__} could not be downloaded ({_first_line(error)}). "
+                f"the imagenet weights of {network.__name__} could not be downloaded ({first_line(error)}). "
                 "Use --weights none, or download them elsewhere and give the file as --weights FILE."
             ) from None
         raise _misfit(weights, network.__name__, error) from None
@@ -154,14 +157,18 @@ def _application(
 
 
 def _take_weights(model: keras.Model, path: Path) -> None:
-    """Load all weights of a model of the same architecture."""
+    """Load all weights of a model of the same architecture. Only numbers are taken, none of the file's layers.
+
+    Raises SettingError if there is no such file, it is too large for a model's, or holds other weights.
+    """
     if not path.is_file():
         raise SettingError(f"--weights {path} is no file; give none, imagenet or a file of weights")
     try:
         if path.suffix == ".keras":
-            model.set_weights(keras.saving.load_model(path, compile=False).get_weights())
-        else:
-            model.load_weights(path)
+            check_archive(path)
+        elif path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {MOST_BYTES:,} are read")
+        model.load_weights(path)
     except Exception as error:  # Keras raises what h5py, zipfile and its own layers happen to raise
         raise _misfit(str(path), model.name, error) from None
 
@@ -174,12 +181,11 @@ def _refuse_backbone_file(weights: str) -> None:
 
 
 def _misfit(weights: str, name: str, error: Exception) -> SettingError:
-    return SettingError(
-        f"--weights {weights} holds no weights for {name} ({_first_line(error)}); use a file made by it"
-    )
+    return SettingError(f"--weights {weights} holds no weights for {name} ({first_line(error)}); use a file made by it")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what a library says of a failure."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".: ")
 

@@ -31,7 +31,7 @@ from octprep.schema import (
     version_differences,
 )
 from octprep.terminal import drop_output, printable
-from octtrain import rows
+from octtrain import interrupts, rows
 from octtrain.answers import answer
 from octtrain.rows import Row, Rows
 from octtrain.run import CONFIG_NAME, HISTORY_NAME, MODEL_NAME, Run, latest_run
@@ -41,12 +41,6 @@ STAMPS = ("skipped", "bytes", "modified_ns", "model")  # of a row, after a proba
 UNREAD = "could not be read: "  # how the reason starts where nothing is known of the file, which may be good
 
 _NAME = re.compile(r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-[0-9]+-[0-9]+\.[A-Za-z0-9]+")
-
-
-class Interrupted(OctError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ def predict(
 
     Raises SourceError if an input is not there or nothing at all could be classified; OutputError if the CSV cannot be
     used; ManifestError if this version of octprep would prepare other pixels; after all else is done StoppedError if
-    files could not be read; Interrupted, with what was kept, on Ctrl-C.
+    files could not be read.
     """
     run = Run.load(folder)
     names = run.manifest.class_names
@@ -143,25 +137,21 @@ def predict(
         if table and before:
             say(f"{_shown(table.path)} holds {before:,} of the {len(found):,} files already; their rows are kept")
         todo = [one for one in found if _path(one) not in results]
-        try:
-            for start in range(0, len(todo), BATCH):
-                some = todo[start : start + BATCH]
-                stamps = [_stamp(_path(one)) for one in some]  # before they are read
-                batch = list(_classify(some, run.manifest, model))
-                if table:
-                    table.add([_row(result, names, stamp) for result, stamp in zip(batch, stamps, strict=True)])
-                results |= {result.path: result for result in batch}
-                try:
-                    _tell(batch, say, warn)
-                except BrokenPipeError:
-                    if not table:
-                        raise
-                    drop_output()  # nobody reads on, but the file is still wanted
-        except KeyboardInterrupt:
-            kept = f" after {len(results):,} of {len(found):,} files; with --csv FILE the answers so far are kept"
+        _advise(table, len(results), len(found))
+        for start in range(0, len(todo), BATCH):
+            some = todo[start : start + BATCH]
+            stamps = [_stamp(_path(one)) for one in some]  # before they are read
+            batch = list(_classify(some, run.manifest, model))
             if table:
-                kept = f"; {table.path} holds {len(results):,} of {len(found):,} files, and the same command goes on"
-            raise Interrupted(f"interrupted{kept}.") from None
+                table.add([_row(result, names, stamp) for result, stamp in zip(batch, stamps, strict=True)])
+            results |= {result.path: result for result in batch}
+            _advise(table, len(results), len(found))
+            try:
+                _tell(batch, say, warn)
+            except BrokenPipeError:
+                if not table:
+                    raise
+                drop_output()  # nobody reads on, but the file is still wanted
 
     ordered = [results[_path(one)] for one in found]
     try:
@@ -299,6 +289,16 @@ def _classify(batch: Sequence[Path | Skipped], manifest: Manifest, model: object
         else:
             path, probabilities = _path(one), next(answers)
             yield Classified(path, known_class(path, names), names[int(probabilities.argmax())], probabilities)
+
+
+def _advise(table: Rows | None, done: int, of: int) -> None:
+    """What is to be said if the program is interrupted from here on."""
+    if table:
+        interrupts.advise(
+            f"{_shown(table.path)} holds {done:,} of {of:,} files, and the same command goes on from there"
+        )
+    else:
+        interrupts.advise(f"{done:,} of {of:,} files were done; with --csv FILE their answers are kept")
 
 
 def _tell(batch: Iterable[Result], say: Callable[[str], None], warn: Callable[[str], None]) -> None:

@@ -48,7 +48,8 @@ def run(tmp_path_factory):
 
 def begin(run):
     """Make the folder of a run."""
-    run.begin()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.begin([])
 
 
 def quiet(line):
