@@ -27,7 +27,7 @@ from octprep.schema import (
     SourceError,
     write_whole,
 )
-from octtrain import data, seen
+from octtrain import data, interrupts, seen
 from octtrain.answers import answer
 from octtrain.metrics import Report, doubts, measure, table
 from octtrain.run import Run
@@ -129,6 +129,7 @@ def evaluate(
     failure = None
     try:  # before anything is said, which may end at a closed pipe
         written = _write(trial, target, predictions, report, weak)
+        interrupts.advise("the results were written")
     except OutputError as error:
         failure = error
     patients = len(set(predictions.patients))

@@ -90,7 +90,7 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
         if not rest:
             raise SourceError(f"no image is named after the run {first}; give B-scans or folders of them.")
         return first, rest, False
-    parts = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if (first / name).is_file()]
+    parts = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if _holds(first, name)]
     if parts:
         missing = [name for name in (CONFIG_NAME, MANIFEST_NAME) if name not in parts]
         raise SourceError(
@@ -101,7 +101,14 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / CONFIG_NAME).is_file() and (path / MANIFEST_NAME).is_file()
+    return _holds(path, CONFIG_NAME) and _holds(path, MANIFEST_NAME)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a folder that may not be entered
+        return False
 
 
 def predict(
@@ -320,13 +327,13 @@ def _closing(results: Sequence[Result], names: Sequence[str], csv_file: Path | N
     if foreign:
         listed = ", ".join(f"{label} {number:,}" for label, number in foreign.most_common(5))
         yield (
-            f"{foreign.total():,} have a name or a folder like those of a class that the model does not know ({listed}"
-            f"{', ...' if len(foreign) > 5 else ''}); if that is their class, no answer about them can be right"
+            f"{foreign.total():,} file{_s(foreign.total())} named or placed as of a class that the model does not know "
+            f"({listed}{', ...' if len(foreign) > 5 else ''}); if that is their class, no answer about them can be right"
         )
     counted = f"{len(classified):,} classified, {len(results) - len(classified):,} skipped"
     if csv_file:
         kept = f", {before:,} of them from before" if before else ""
-        yield f"{counted}; wrote {_shown(csv_file)} ({len(results):,} rows{kept})"
+        yield f"{counted}; wrote {_shown(csv_file)} ({len(results):,} row{_s(len(results))}{kept})"
     else:
         yield f"{counted}; --csv FILE keeps the probabilities of all classes and the reasons"
 
@@ -381,6 +388,10 @@ def _model_id(run: Run) -> str:
     """What names a model in the file of rows: the first digits of its file's SHA-256."""
     with (run.folder / MODEL_NAME).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _s(number: int) -> str:
+    return "s" * (number != 1)
 
 
 def _path(one: Path | Result) -> Path:

@@ -146,7 +146,7 @@ def test_what_a_name_says_is_a_label_only_where_the_model_knows_the_class(run, t
     assert {result.path.relative_to(tmp_path).as_posix(): result.known for result in results} == labels
     assert warned == []
     remark = next(line for line in said if "does not know" in line)
-    assert remark.startswith("3 have a name or a folder like those of a class that the model does not know (")
+    assert remark.startswith("3 files named or placed as of a class that the model does not know (")
     assert all(f"{name} 1" in remark for name in ("OCT", "AMD", "GLAUCOMA"))
     assert any(" of 3 agree " in line for line in said)
 
@@ -204,6 +204,23 @@ def test_a_failure_to_read_is_no_bad_image_and_is_tried_again(run, tmp_path):
     predict(run, [folder], tmp_path / "o.csv", say=said.append, warn=warned.append)
     assert [line.split("  ")[0] for line in said[1:-1]] == [f"{folder}/b.jpeg"]  # a.jpeg is kept
     assert all(row["prediction"] for row in table(tmp_path / "o.csv").values())
+
+
+def test_what_may_not_be_read_is_named_and_the_rest_is_done(run, tmp_path):
+    for name in ("yes/a.jpeg", "yes/b.jpeg", "no/c.jpeg"):
+        scan(tmp_path / "in" / name)
+    (tmp_path / "in" / "yes" / "b.jpeg").chmod(0)
+    (tmp_path / "in" / "no").chmod(0)
+    if os.access(tmp_path / "in" / "no", os.R_OK):
+        pytest.skip("this user may read everything")
+    try:
+        assert choose_run([run, tmp_path / "in" / "no"])[1] == [tmp_path / "in" / "no"]
+        with pytest.raises(StoppedError, match=r"2 of 3 could not be read \(.*Permission denied"):
+            predict(run, [tmp_path / "in"], tmp_path / "o.csv", say=quiet, warn=quiet)
+    finally:
+        (tmp_path / "in" / "no").chmod(0o700)
+    rows = table(tmp_path / "o.csv")
+    assert [Path(path).name for path, row in rows.items() if row["skipped"]] == ["no", "b.jpeg"]
 
 
 def test_rows_that_are_there_are_kept_unless_their_files_changed(run, tmp_path):
