@@ -17,7 +17,7 @@ from keras import ops
 from octprep.schema import Manifest, OutputError, SettingError, StoppedError
 from octprep.seeding import derived_seed
 from octtrain import data, interrupts, seen
-from octtrain.models import build_model, first_line, for_training
+from octtrain.models import build_model, check_name, first_line, for_training
 from octtrain.run import FitConfig, Row, Run, best_epoch, choose_splits, held, is_vacant, new_run, nothing_to_resume
 from octtrain.runtime import describe_device, prepare_keras, versions
 
@@ -39,6 +39,7 @@ def fit(
     """
     manifest = Manifest.load(shards)
     train, val = choose_splits(manifest, config.fold)
+    check_name(config.model)  # before a folder is named after it
     if resume and (folder is None or is_vacant(folder)):
         raise nothing_to_resume(folder)
     if _is_file(config.weights):  # a resumed run is to find it from another folder as well
@@ -99,7 +100,8 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, s
     say(_verdict(history, val))
     for line in chance_remarks(run, val, history):
         say(line)
-    say(f"Measure it on patients it has not seen: `octtrain evaluate {shlex.quote(str(folder))}`")
+    if "test" in manifest.splits and manifest.records("test"):
+        say(f"Measure it on patients it has not seen: `octtrain evaluate {shlex.quote(str(folder))}`")
     return run
 
 

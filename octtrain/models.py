@@ -16,7 +16,7 @@ import keras
 from keras import layers, ops
 
 from octprep.schema import SettingError
-from octtrain.origin import MOST_BYTES, check_archive
+from octtrain.origin import check_weights
 from octtrain.runtime import prepare_keras
 
 # Batch statistics are averaged over the last few tens of steps: a small dataset has not many more in an epoch.
@@ -30,8 +30,7 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     this same architecture, or for a network of keras.applications the backbone's `..._notop.h5` that Keras publishes.
     Raises SettingError for an unknown name, an image too small for the network, or weights that do not fit it.
     """
-    if name not in BUILDERS:
-        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
+    check_name(name)
     prepare_keras()
     pixels = keras.Input(image_shape, name="pixels", dtype="uint8")  # (n, h, w, 1), 0..255
     features = BUILDERS[name](pixels, weights)  # (n, features)
@@ -42,6 +41,12 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     if weights.endswith((".keras", ".weights.h5")):
         _take_weights(model, Path(weights))
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise SettingError unless there is a model of this name."""
+    if name not in BUILDERS:
+        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
 
 
 def for_training(model: keras.Model, seed: int) -> keras.Model:
@@ -139,6 +144,8 @@ def _application(
     x = layers.Rescaling(1 / 127.5, offset=-1)(x) if unit_range else layers.Rescaling(1.0)(x)
     backbone_file = weights != "none" and not weights.endswith((".keras", ".weights.h5"))
     try:
+        if backbone_file:
+            check_weights(Path(weights))
         backbone = network(
             include_top=False,
             input_shape=(height, width, 3),
@@ -164,10 +171,7 @@ def _take_weights(model: keras.Model, path: Path) -> None:
     if not path.is_file():
         raise SettingError(f"--weights {path} is no file; give none, imagenet or a file of weights")
     try:
-        if path.suffix == ".keras":
-            check_archive(path)
-        elif path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {MOST_BYTES:,} are read")
+        check_weights(path)
         model.load_weights(path)
     except Exception as error:  # Keras raises what h5py, zipfile and its own layers happen to raise
         raise _misfit(str(path), model.name, error) from None

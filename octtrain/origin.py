@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
+
+import h5py  # type: ignore[import-untyped]
 
 from octprep.schema import ManifestError, Recipe
 
 MEMBER = "octtrain.json"
 KERAS_MEMBER = "metadata.json"  # Keras' own, with its version
+WEIGHTS_MEMBER = "model.weights.h5"  # Keras' own, with all numbers
 MOST_BYTES = 2_000_000_000  # that an archive, or a file of weights, may unpack to
 MOST_MEMBERS = 1000
 MOST_EXPANSION = 4  # times the bytes that are stored; Keras stores weights as they are
@@ -40,10 +44,55 @@ class Origin:
         return f"dataset {self.digest[:12]}, trained on {', '.join(self.trained_on)}"
 
 
-def stamp(path: Path | BinaryIO, origin: Origin) -> None:
+def stamp(path: Path | IO[bytes], origin: Origin) -> None:
     """Write an origin into a .keras file that has none yet."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MEMBER, json.dumps(dataclasses.asdict(origin), indent=1) + "\n")
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a file of weights (.keras or HDF5) that is none, or would take far more memory than it has bytes.
+
+    Raises ValueError with the reason, OSError if it cannot be read.
+    """
+    if path.suffix == ".keras":
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            if WEIGHTS_MEMBER not in archive.namelist():
+                raise ValueError(f"it is no Keras archive: it has no {WEIGHTS_MEMBER}")
+            try:
+                content = archive.read(WEIGHTS_MEMBER)
+            except (NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"its {WEIGHTS_MEMBER} is damaged: {error}") from None
+        _check_arrays(io.BytesIO(content), len(content))
+    else:
+        if not path.is_file():
+            raise ValueError("it is not a regular file")
+        _check_size(path.stat().st_size, path.stat().st_size)
+        with path.open("rb") as file:
+            _check_arrays(file, path.stat().st_size)
+
+
+def _check_arrays(file: IO[bytes], stored: int) -> None:
+    """Raise ValueError if the arrays of an HDF5 file are far larger than the file, without reading them."""
+    sizes: list[int] = []
+
+    def count(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            sizes.append(int(item.nbytes))
+
+    try:
+        with h5py.File(file, "r") as arrays:
+            arrays.visititems(count)
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"it holds no weights: {error}") from None
+    _check_size(sum(sizes), stored)
+
+
+def _check_size(size: int, stored: int) -> None:
+    most = min(MOST_BYTES, 1_000_000 + MOST_EXPANSION * stored)
+    if size > most:
+        raise ValueError(f"its {stored:,} bytes would unpack to {size:,}, and at most {most:,} are believed")
 
 
 def check_archive(path: Path) -> None:
@@ -60,12 +109,7 @@ def check_archive(path: Path) -> None:
         raise ValueError(f"it is no Keras archive: {error}") from None
     if len(members) > MOST_MEMBERS:
         raise ValueError(f"it holds {len(members):,} files, and a model at most {MOST_MEMBERS:,}")
-    size = sum(member.file_size for member in members)
-    most = min(MOST_BYTES, 1_000_000 + MOST_EXPANSION * path.stat().st_size)
-    if size > most:
-        raise ValueError(
-            f"its {path.stat().st_size:,} bytes would unpack to {size:,}, and at most {most:,} are believed"
-        )
+    _check_size(sum(member.file_size for member in members), path.stat().st_size)
 
 
 def keras_version(path: Path) -> str:

@@ -50,6 +50,7 @@ CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 MODEL_NAME = "model.keras"
 RUNS = Path("runs")  # in the working folder: where runs are made that are given no place of their own
+MOST_EPOCHS = 100_000  # of one run
 LIMIT = 64_000_000  # bytes of a config or a history that are read at most
 
 # Of history.csv, besides what Keras may have measured more: an epoch and what is measured in it.
@@ -89,6 +90,8 @@ class FitConfig:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
             if getattr(self, name) < least:
                 raise SettingError(f"{name.replace('_', '-')} must be at least {least}; got {getattr(self, name)}")
+        if self.epochs > MOST_EPOCHS:
+            raise SettingError(f"epochs must be at most {MOST_EPOCHS:,}; got {self.epochs:,}")
         if not (math.isfinite(self.lr) and 0 < self.lr <= 10):
             raise SettingError(f"lr must be above 0 and at most 10, such as 0.001; got {self.lr:g}")
         if not 0 <= self.seed < 2**32:
@@ -185,6 +188,10 @@ class Run:
         if not path.is_file():
             raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
         found = origin.read(path)
+        try:
+            origin.check_weights(path)
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path} cannot be loaded ({error}). Restore it or train again.") from None
         if found != self.origin:
             raise ManifestError(
                 f"{path} is of another run ({found}) than the one that {self.folder} describes ({self.origin}). "

@@ -19,6 +19,8 @@ from octprep.errors import SettingError
 BACKENDS = ("tensorflow", "jax")
 PROBE_SECONDS = 60  # for a second process to say why no GPU can be used
 
+UNSAID = "it does not say why; it may be installed without support for NVIDIA GPUs."
+
 # The start of a line of TensorFlow's or JAX's log: a level and numbers, or a date and a level, then file:line].
 _LOG = re.compile(r"^(\S*\d{4}[^\]]*?\.(cc|py|h):\d+\] ?|WARNING:\S*: ?)")
 
@@ -110,15 +112,15 @@ def why_no_gpu(backend: str) -> str:
             timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        return "it does not say why."
+        return UNSAID
     return reasons(done.stderr)
 
 
 def reasons(log: str) -> str:
-    """The lines of a log that speak of a GPU, each once, without their marks of time and place; three at most."""
+    """The lines of a log that speak of a GPU, each once, without their marks of time and place; four at most."""
     lines = [_LOG.sub("", line).strip() for line in log.splitlines()]
-    useful = [line for line in dict.fromkeys(lines) if re.search(r"\b(gpus?|cuda|cudnn|nvidia)\b", line, re.IGNORECASE)]
-    return " ".join(useful[:3]) or "it does not say why."
+    useful = [line for line in dict.fromkeys(lines) if re.search("gpu|cuda|cudnn|nvidia|dlopen", line, re.IGNORECASE)]
+    return " ".join(useful[:4]) or UNSAID
 
 
 def _sees_gpu(backend: str) -> bool:
