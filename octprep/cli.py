@@ -48,6 +48,10 @@ app = typer.Typer(
 )
 
 Src = Annotated[Path, typer.Option(help="Folder of B-scans: [train|val|test/]CLASS/CLASS-patientID-number.jpeg.")]
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Take what is behind links in --src too; without it they are an error."),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes to work with; by default one for each core.", show_default=False)
 ]
@@ -114,6 +118,7 @@ def build(
     fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
     encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
     shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Decides who goes to which split, and the order in the shards.")] = 0,
     overwrite: Annotated[
@@ -157,7 +162,14 @@ def build(
     )
     with _progress("img") as progress:
         built = pipeline.build(
-            src, out, config, assignment=assigned, workers=workers, overwrite=overwrite, progress=progress
+            src,
+            out,
+            config,
+            assignment=assigned,
+            workers=workers,
+            overwrite=overwrite,
+            follow_links=follow_links,
+            progress=progress,
         )
     if not built.fresh:
         what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
@@ -171,6 +183,7 @@ def scan(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything found to this file as well.", show_default=False)
     ] = None,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
 ) -> None:
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
@@ -179,7 +192,8 @@ def scan(
     if json_file is not None:
         outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
-        found = survey.survey(src, workers=workers, progress=progress)
+        keep_out = [] if json_file is None else [json_file]
+        found = survey.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
     if json_file is not None:
         outputs.write("--json", json_file, found.to_json().encode())
     typer.echo(tables.surveyed(src, found))
@@ -196,6 +210,7 @@ def audit(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything found to this file as well.", show_default=False),
     ] = None,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
 ) -> None:
@@ -210,7 +225,14 @@ def audit(
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with _progress("img") as progress:
-        found = look(src, workers=workers, seed=seed, progress=progress)
+        found = look(
+            src,
+            follow_links=follow_links,
+            keep_out=list(targets.values()),
+            workers=workers,
+            seed=seed,
+            progress=progress,
+        )
     for option, path in targets.items():
         outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
     typer.echo(tables.audited(src, found))

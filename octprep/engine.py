@@ -89,7 +89,10 @@ def run(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | No
 
 
 def _start_worker() -> None:
-    """End with the parent: a killed one would leave its workers waiting for ever."""
+    """OpenCV works on one core, as there is a process for each; and the process ends when its parent is killed."""
+    import cv2
+
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()

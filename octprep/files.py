@@ -93,7 +93,7 @@ def clear_parts(folder: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
-    """A regular file's content, and its status when it was opened. A pipe, a device or a folder is never waited for.
+    """A regular file's content, and its status once it was read. A pipe, a device or a folder is never waited for.
 
     limit: the most bytes to read. Raises NotReadable for anything that is no regular file or is larger, OSError for
     what the system says; ELOOP if the path is a link and follow_links is False.
@@ -114,7 +114,10 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
             raise NotReadable(f"has {status.st_size:,} bytes, more than the {limit:,} that are read at most")
-        data = file.read(limit + 1)
+        data = file.read(status.st_size + 1)  # not the limit, for which memory would be taken
+        if len(data) > status.st_size:  # it grows
+            data += file.read(limit + 1 - len(data))
+        status = os.fstat(file.fileno())
     if len(data) > limit:
         raise NotReadable(f"has more than the {limit:,} bytes that are read at most")
     return data, status

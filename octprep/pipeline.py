@@ -54,16 +54,18 @@ def build(
     assignment: Assignment | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    follow_links: bool = False,
     progress: Progress = silent,
 ) -> Built:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    For split `file`, `assignment` is who is where, and the config has its `sha256`.
+    For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
+    links in the source is taken too (`scan.find`).
     What an interrupted build with the same settings left is used. Raises SourceError, OutputError, LeakError or
     SettingError if it cannot be done, and leaves nothing behind then; StoppedError if the machine ended the work, which
     the same call continues.
     """
-    source = scan.find(src)
+    source = scan.find(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
         config = dataclasses.replace(config, split=split.resolve(config.split, source.named))

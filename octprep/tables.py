@@ -9,6 +9,7 @@ from pathlib import Path
 
 from octprep import images, likeness, shares
 from octprep.audit import Audit, words
+from octprep.files import path_to_text
 from octprep.joined import Joins
 from octprep.report.text import visible
 from octprep.scan import MACOS, kind
@@ -43,7 +44,9 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     try:
         rows = images.read((out / IMAGES_NAME).read_bytes())
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{out / IMAGES_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
+        raise ManifestError(
+            f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
+        ) from None
     people: dict[str, set[str]] = defaultdict(set)
     kept: Counter[str] = Counter()
     for row in rows:
@@ -63,10 +66,10 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
         "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt]),
-        f"{'wrote' if fresh else 'there are'} {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
-        f"dataset digest {manifest.digest[:16]}",
+        f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
+        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}",
     ]
-    return "\n\n".join(parts)
+    return _printable("\n\n".join(parts))
 
 
 def join_lines(out: Path, manifest: Manifest) -> list[str]:
@@ -82,7 +85,9 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
     try:
         joins = Joins.from_json((out / JOINS_NAME).read_bytes()).joins
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{out / JOINS_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
+        raise ManifestError(
+            f"{_path(out / JOINS_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
+        ) from None
     if not joins:
         return lines or ["no scans under different patient ids show the same"]
     kinds = Counter(join.reason for join in joins)
@@ -124,7 +129,7 @@ def surveyed(src: Path, found: Survey) -> str:
         )
     sizes = [f"{size} {number:,}" for size, number in found.sizes.items()]
     parts = [
-        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.scans), 'scan')}, "
+        f"{words.number(found.files, 'file')} in {_in(src, found.root)}: {words.number(len(found.scans), 'scan')}, "
         f"{len(found.rejections):,} unusable",
         table(rows),
         f"published version: {found.version or 'the counts match none that is known'}",
@@ -148,7 +153,7 @@ def surveyed(src: Path, found: Survey) -> str:
         f"scans with equal bytes: {sum(map(len, same)):,} in {len(same):,} sets"
         + (f"\n{_lines('  ' + ' = '.join(paths) for paths in same)}" if same else "")
     )
-    return "\n\n".join(parts)
+    return _printable("\n\n".join(parts))
 
 
 def audited(src: Path, found: Audit) -> str:
@@ -161,7 +166,7 @@ def audited(src: Path, found: Audit) -> str:
     what, test = found.findings, found.shortcuts
     parts = [
         words.headline(found),
-        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.read), 'scan')} of "
+        f"{words.number(found.files, 'file')} in {_in(src, found.root)}: {words.number(len(found.read), 'scan')} of "
         f"{words.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{words.version(found)}",
         table(rows),
         _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
@@ -187,7 +192,7 @@ def audited(src: Path, found: Audit) -> str:
         ]
         parts.append(f"shortcuts, on patients not seen before (mean over the classes):\n{table(lines)}")
     parts += ["\n".join(words.shortcuts(test)), words.closing(found)]
-    return "\n\n".join("\n".join(map(visible, part.split("\n"))) for part in parts if part)
+    return _printable("\n\n".join(part for part in parts if part))
 
 
 def certificate(verdict: Verdict) -> str:
@@ -219,10 +224,10 @@ def verified(folder: Path, verdict: Verdict) -> str:
         lines += faults
     digest = verdict.manifest.digest
     if verdict.faults:
-        lines.append(f"{folder}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
+        lines.append(f"{_path(folder)}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
     else:
-        lines.append(f"{folder}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
-    return "\n".join(lines)
+        lines.append(f"{_path(folder)}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
+    return _printable("\n".join(lines))
 
 
 def _what(law: int, verdict: Verdict) -> str:
@@ -245,6 +250,21 @@ def _two_classes(two: Mapping[str, Sequence[str]]) -> str:
         return ""
     listed = [f"{patient}: {' and '.join(labels)}" for patient, labels in two.items()]
     return f" ({_some(listed)})"
+
+
+def _path(path: Path) -> str:
+    """A path of this machine on one line, whatever bytes its name has."""
+    return path_to_text(str(path))
+
+
+def _in(src: Path, root: str) -> str:
+    """A folder in the source; root is text already."""
+    return f"{_path(src)}/{root}" if root else _path(src)
+
+
+def _printable(text: str) -> str:
+    """The lines of a text without what a terminal would obey or hide."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def _some(names: Sequence[str], most: int = _MOST) -> str:

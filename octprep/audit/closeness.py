@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 
-import cv2
-
 from octprep import engine, joined, likeness
 from octprep.audit import reading
 from octprep.audit.reading import Read
@@ -119,7 +117,6 @@ def strangers(groups: Iterable[Group], seed: int) -> list[ScanPair]:
 
 
 def _correlate(task: tuple[Path, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:
-    cv2.setNumThreads(1)
     src, kind, pairs = task
     return kind, [
         round(likeness.correlation(reading.stored_pixels(src, first), reading.stored_pixels(src, second)), 4)

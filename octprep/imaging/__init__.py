@@ -1,9 +1,9 @@
 """One B-scan from JPEG bytes to the stored pixels, and the way back to the source's coordinates.
 
-`decode` reads bytes and `read_image` a file; `prepare` cleans the border, crops to the retina, straightens, denoises and
-resizes. They need nothing but their arguments and give equal pixels for equal input. A change that gives other pixels
-must raise `octprep.schema.IMAGING_REVISION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the vitreous
-side.
+`decode` reads bytes and `read_image` a file; `prepare` cleans the border, crops to the retina, straightens, denoises
+and resizes. They need nothing but their arguments and give equal pixels for equal input. A change that gives other
+pixels must raise `octprep.schema.IMAGING_REVISION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the
+vitreous side.
 """
 
 from octprep.imaging.border import Border, find_border

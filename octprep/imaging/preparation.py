@@ -132,11 +132,17 @@ def column_shift(
 ) -> NDArray[np.float64]:
     """What to add, in each column of a stored image, to the source row that the affine gives: (width,), in rows.
 
-    affine, bend and crop are those of Prepared; zeros if the scan was not flattened.
+    It is what was applied: every column of the source was moved by whole rows, and a stored column has the mean of
+    those that the resize made it of. Zeros in the bars of --fit pad, and if the scan was not flattened. affine, bend
+    and crop are those of Prepared.
     """
-    _, _, left, right = crop
-    columns = affine[0] * np.arange(width, dtype=np.float64) + affine[2] - left
-    return shift(bend, columns, right - left) if bend else np.zeros(width)
+    applied = np.zeros(width)
+    if bend:
+        _, _, left, right = crop
+        shown = round((right - left) / affine[0])
+        beside = round(0.5 - (affine[2] + 0.5 - left) / affine[0])
+        applied[beside : beside + shown] = _scaled(_whole_rows(bend, right - left)[None], 1, shown)[0]
+    return applied
 
 
 def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
@@ -161,7 +167,12 @@ def _rows_before(bend: tuple[float, ...], top: int, bottom: int, columns: int) -
     rows = np.arange(top, bottom)[:, None]
     if not bend:
         return rows
-    return rows + np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns)).astype(np.intp)
+    return rows + _whole_rows(bend, columns).astype(np.intp)
+
+
+def _whole_rows(bend: tuple[float, ...], columns: int) -> NDArray[np.float64]:
+    """By how many rows each column of a scan is moved up: (columns,)."""
+    return np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns))
 
 
 def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gray:
@@ -202,11 +213,15 @@ def _room(rows: int, columns: int, recipe: Recipe) -> tuple[int, int]:
 
 
 def _resized(part: Gray, height: int, width: int) -> Gray:
+    return np.asarray(_scaled(part, height, width), np.uint8)
+
+
+def _scaled(part: Any, height: int, width: int) -> Any:
     rows, columns = part.shape
-    pixels: Any = part
+    pixels = part
     if height < rows or width < columns:
         # Shrink before anything is enlarged: OpenCV drops the area filter, and aliases, if one axis grows.
         pixels = cv2.resize(part, (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA)
     if pixels.shape != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(pixels, np.uint8)
+    return pixels
