@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
@@ -26,6 +25,7 @@ if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
 import typer  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
+from octprep import terminal  # noqa: E402
 from octprep.errors import Notice  # noqa: E402
 from octprep.schema import (  # noqa: E402
     REPORT_NAME,
@@ -56,7 +56,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
 
@@ -375,7 +376,7 @@ def phantom(
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence and an exit code."""
-    _open_streams()
+    terminal.prepare()
     warnings.showwarning = _show
     _watch.start()
     try:
@@ -394,20 +395,6 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", OctError.exit_code))
     finally:
         _watch.end()
-
-
-def _open_streams() -> None:
-    """Standard streams that were closed lead nowhere, so that no file takes their numbers; all take any character."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _show(
@@ -430,7 +417,7 @@ _show_others = warnings.showwarning
 def _tell(what: object) -> None:
     """A sentence on standard error."""
     with suppress(OSError):
-        print(f"octprep: {what}", file=sys.stderr, flush=True)
+        print(terminal.printable(f"octprep: {what}"), file=sys.stderr, flush=True)
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -438,9 +425,9 @@ def _say(text: str, *, err: bool = False) -> None:
     try:
         typer.echo(text, err=err)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        terminal.drop_output()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        terminal.drop_output()
         raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
 
 

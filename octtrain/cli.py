@@ -9,13 +9,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from octprep import terminal
 from octprep.schema import Manifest, OctError
 
 
@@ -32,7 +33,8 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         interrupts.command_runs()
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted(interrupts.sentence()) from None
 
@@ -48,8 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, made by `octtrain fit`.")]
 
 
 class MissingTensorFlow(OctError):
@@ -123,36 +123,72 @@ def fit(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="SPLIT", help="What to measure on: test, val or a fold.")] = "test",
     shards: Annotated[
         Path | None,
-        typer.Option(help="Where the shards are now, or others of the same classes and recipe.", show_default=False),
+        typer.Option(metavar="DIR", help="Where the shards that the run was trained on are now.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Other shards to measure on, of the same classes and recipe.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results; by default the run's.", show_default=False),
     ] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on if the model has seen these patients, and mark the result.")
     ] = False,
 ) -> None:
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
+    interrupts.advise("nothing was written")
     with heavy_imports():
         from octtrain import evaluate as evaluation
+        from octtrain.run import latest_run
 
-    evaluation.evaluate(run, split, shards, allow_leaks=allow_leaks, say=say)
+    if run is None:
+        run = latest_run()
+        warn(f"the latest run: {run}")
+    evaluation.evaluate(run, split, shards, dataset=dataset, out=out, allow_leaks=allow_leaks, say=say)
 
 
 @app.command()
 def predict(
-    run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|DIR", help="B-scans, or folders of them.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] IMAGE...|DIR",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is taken.",
+        ),
+    ],
     csv: Annotated[
-        Path | None, typer.Option(help="File for all probabilities and what was skipped.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For all probabilities and what was skipped; grows as it goes, and one of this run is gone on with.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
+    interrupts.advise("no file was classified yet")
     with heavy_imports():
         from octtrain import predict as prediction
 
-    prediction.predict(run, images, csv, say=say, warn=lambda line: typer.echo(line, err=True))
+    run, images, chosen = prediction.choose_run(inputs)
+    if chosen:
+        warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, say=say, warn=warn)
 
 
 @app.command()
@@ -183,6 +219,11 @@ def say(line: str) -> None:
     """Print at once, also into a file or a pipe."""
     typer.echo(line)
     sys.stdout.flush()
+
+
+def warn(line: str) -> None:
+    """Print one line to standard error."""
+    typer.echo(terminal.printable(line), err=True)
 
 
 @contextmanager
@@ -236,6 +277,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 def main(args: list[str] | None = None) -> Any:
     """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
+    terminal.prepare()
     if args is None:
         interrupts.watch()
     try:
@@ -246,14 +288,13 @@ def main(args: list[str] | None = None) -> Any:
                 interrupts.leave("", error.code)
             interrupts.leave(interrupts.sentence(), 128 + number)
         if isinstance(error, OctError):
-            typer.echo(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}", err=True)
+            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
             sys.exit(error.exit_code)
         if isinstance(error, BrokenPipeError):  # whoever read the output has gone
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(1)
+            terminal.drop_output()
+            sys.exit(terminal.PIPE_CLOSED)
         if isinstance(error, OSError):
-            typer.echo(f"octtrain: {error}", err=True)
+            warn(f"octtrain: {error}")
             sys.exit(1)
         raise
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from octprep import terminal
+
 GRACE = 1.2  # seconds for the program to end by itself
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -41,6 +43,7 @@ def watch() -> None:
     """From here on Ctrl-C and SIGTERM end the process. Does nothing outside the main thread, or a second time."""
     if _State.wake or threading.current_thread() is not threading.main_thread():
         return
+    terminal.prepare()  # or a socket would get the number of a standard error that was closed
     with suppress(OSError):
         _State.stderr = os.dup(2)
     _State.wake = socket.socketpair()

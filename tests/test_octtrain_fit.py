@@ -342,9 +342,11 @@ def test_the_shards_are_found_again_and_others_keep_their_own_results(trained, s
     evaluate(moved, shards=shards, say=quiet)
     mine = (moved / "evaluate-test.json").read_bytes()
     other, _ = write_shards(tmp_path / "other", {"test": 4}, seed=1, first_patient=50_000)
+    with pytest.raises(ManifestError, match=rf"{other.digest[:12]}.*\({run.manifest.digest[:12]}\).*--dataset"):
+        evaluate(moved, shards=tmp_path / "other", say=quiet)
     lines = []
-    assert evaluate(moved, shards=tmp_path / "other", say=lines.append).accuracy.of == 16
-    assert f"(another dataset, {other.digest[:8]})" in lines[0]
+    assert evaluate(moved, dataset=tmp_path / "other", say=lines.append).accuracy.of == 16
+    assert f"(dataset {other.digest[:12]}, not the run's own ({run.manifest.digest[:12]}))" in lines[0]
     assert not any("LEAKY" in line for line in lines)
     assert (moved / "evaluate-test.json").read_bytes() == mine
     stored = json.loads((moved / f"evaluate-test-{other.digest[:8]}.json").read_text())
@@ -359,12 +361,12 @@ def test_shards_that_mean_something_else_are_refused_by_what_differs(trained, tm
     run, *_ = trained
     write_shards(tmp_path / "size", {"test": 1}, height=40, first_patient=50_000)
     with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 there, 40 here\. Build it"):
-        evaluate(run.folder, shards=tmp_path / "size", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "size", say=quiet)
     write_shards(tmp_path / "names", {"test": 1}, classes=CLASSES[::-1], first_patient=50_000)
     with pytest.raises(
         ManifestError, match="class names CNV, DME, DRUSEN, NORMAL there, NORMAL, DRUSEN, DME, CNV here"
     ):
-        evaluate(run.folder, shards=tmp_path / "names", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "names", say=quiet)
 
 
 def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained, tmp_path):
@@ -373,14 +375,14 @@ def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained,
     with pytest.raises(
         LeakError, match=r"chosen by 24 of the 30 patients .*: patients 0, 1, 10, .* and 4 more"
     ) as caught:
-        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "other", say=quiet)
     assert caught.value.exit_code == 1
     assert "--allow-leaks" in str(caught.value)
     assert not list(run.folder.glob(f"*{other.digest[:8]}*"))
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     lines = []
-    evaluate(copy, shards=tmp_path / "other", allow_leaks=True, say=lines.append)
+    evaluate(copy, dataset=tmp_path / "other", allow_leaks=True, say=lines.append)
     assert lines[1].startswith("LEAKY: the model has seen 24 of the 30 patients")
     stored = json.loads((copy / f"evaluate-test-{other.digest[:8]}.json").read_text())
     assert stored["leaky"] == lines[1]
@@ -395,7 +397,7 @@ def test_an_image_is_known_again_under_another_patients_number(trained, tmp_path
     rows[0]["sha256"] = run.seen().sights[0].sha256
     write_images(tmp_path / "other", other, rows)
     with pytest.raises(LeakError, match="chosen by 1 image of test, under other patient numbers"):
-        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "other", say=quiet)
 
 
 def test_the_split_trained_on_is_refused_and_the_one_that_chose_the_epoch_is_remarked(trained, shards, tmp_path):
@@ -480,7 +482,7 @@ def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, s
     run.save_model(trained[0].model(), run.folder / "model.keras")
     assert {sight.split for sight in run.seen().sights} == {"train", "val", "weights"}
     with pytest.raises(LeakError, match="24 of the 24 patients"):
-        evaluate(tmp_path / "a", "train", shards, say=quiet)
+        evaluate(tmp_path / "a", "train", dataset=shards, say=quiet)
 
     write_shards(tmp_path / "same people", {"val": 3, "train": 3, "test": 3}, seed=2)
     lines = until_the_first_step(tmp_path / "b", tmp_path / "same people", config)
