@@ -328,7 +328,7 @@ def _closing(results: Sequence[Result], names: Sequence[str], csv_file: Path | N
         listed = ", ".join(f"{label} {number:,}" for label, number in foreign.most_common(5))
         yield (
             f"{foreign.total():,} file{_s(foreign.total())} named or placed as of a class that the model does not know "
-            f"({listed}{', ...' if len(foreign) > 5 else ''}); if that is their class, no answer about them can be right"
+            f"({listed}{', ...' if len(foreign) > 5 else ''}); if that is true, no answer about them can be right"
         )
     counted = f"{len(classified):,} classified, {len(results) - len(classified):,} skipped"
     if csv_file:
