@@ -306,7 +306,7 @@ def _read_record(data: bytes, shard: str, index: int, offset: int, task: ShardTa
     if pixels is None:
         form = "gray pixels" if manifest.config.encoding == "raw" else "gray pixels in a PNG"
         return f"has an image that is not {recipe.height} x {recipe.width} {form}"
-    rest = tfrecord.encode({key: value for key, value in features.items() if key not in (schema.IMAGE, schema.COPY)})
+    rest = repr([features[key] for key in sorted(features) if key not in (schema.IMAGE, schema.COPY)]).encode()
     entry = Entry(
         shard=shard,
         index=index,

@@ -1,5 +1,6 @@
 """The audit: what is planted is named, what is honest is not blamed, and nothing under the source is touched."""
 
+import itertools
 import json
 import re
 import shutil
@@ -92,6 +93,19 @@ def test_contradictory_labels_are_listed(source, found):
     assert re.search(
         r"contents under more than one class: 1\n .*DME-7777770-1.jpeg: same bytes", tables.audited(source, found)
     )
+
+
+def test_samples_are_called_samples_and_folders_with_few_patients_are_named(source, found, html):
+    text, printed = html.read_text(encoding="utf-8"), tables.audited(source, found)
+    pairs = len(closeness.neighbours([item.scan for item in found.read]))
+    assert f"Drawn were {len(found.closeness.same)} of {pairs} pairs of neighbours" in text
+    ids = [item.scan.patient for item in found.read]
+    same = sum(one == other for one, other in itertools.combinations(ids, 2))
+    assert f"all {same:,} pairs of scans of one patient" in text
+    assert found.closeness.distances.different_of == len(ids) * (len(ids) - 1) // 2 - same
+    for where in (text, printed):
+        assert re.search(r"test has few patients \([0-9] of CNV, .*\): a result on so few", where)
+    assert "Look through it before you share it." in text.partition("<footer>")[2]
 
 
 def test_pairs_of_one_person_are_not_shown_as_strangers(found):
