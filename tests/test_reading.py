@@ -20,6 +20,7 @@ import pytest
 from world import archive, draw_scan, files_of, path_of, write_folder, write_scan
 
 from octprep import assignment, files, images, imaging, scan
+from octprep.engine import Engine
 from octprep.files import path_to_text, text_to_path
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, Recipe, SourceError, StoppedError, UnreadableImage
@@ -171,6 +172,23 @@ def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, m
     assert (tmp_path / "out" / ".octprep-work").is_dir()
     monkeypatch.undo()
     assert build(source, tmp_path / "out", CONFIG, workers=1).fresh
+
+
+def threads(_):
+    return cv2.getNumThreads()
+
+
+def test_opencv_works_on_one_core_in_workers_and_stays_as_it_was_in_the_caller(source, tmp_path):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with Engine(2) as engine:
+            assert list(engine.run(threads, [1, 2, 3])) == [1, 1, 1]
+        build(source, tmp_path / "out", CONFIG, workers=1)
+        survey(source, workers=1)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 # A source that changes

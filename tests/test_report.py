@@ -596,7 +596,7 @@ def test_what_cannot_be_seen_is_spelled_out(text, shown):
 def test_names_that_mean_harm_stay_names(built):
     page = Page(built)
     assert HOSTILE in page.text
-    assert "\"'&amp;<script>alert(2)<!--\\n\\u202egpj.jpeg" in page.text
+    assert "\"'&amp;<script>alert(2)<!--\\x0a\\u202egpj.jpeg" in page.text
     assert page.html.count("<script>") == 1
     assert "<img src=x" not in page.html
     assert "\u202e" not in page.html
