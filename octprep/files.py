@@ -182,6 +182,19 @@ def _lock(folder: Path, what: str) -> int | None:
     return descriptor
 
 
+def lock_file(descriptor: int) -> bool:
+    """Keep an open file for this process until it is closed; False if another process has it, True where no file
+    system locks are.
+    """
+    if not HAS_FLOCK:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
 def _claim(path: Path, folder: Path, what: str) -> int:
     """Name this process in a file, and hold that open. Raises OutputError if another is named that may still run."""
     mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
