@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from world import SAMPLE, archive, files_of, write_folder, write_scan
 
 from octprep import assignment, cli, images, likeness, report
+from octprep.files import path_to_text
 from octprep.joined import REASONS, Joins
 from octprep.likeness import Distances
 from octprep.patients import Join
@@ -661,7 +662,7 @@ def test_what_cannot_be_seen_is_spelled_out(text, shown):
 def test_names_that_mean_harm_stay_names(built):
     page = Page(built)
     assert HOSTILE in page.text
-    assert "\"'&amp;<script>alert(2)<!--\\n\\u202egpj.jpeg" in page.text
+    assert "\"'&amp;<script>alert(2)<!--\\x0a\\u202egpj.jpeg" in page.text
     assert page.html.count("<script>") == 1
     assert "<img src=x" not in page.html
     assert "\u202e" not in page.html
@@ -852,7 +853,7 @@ def test_any_joins_give_a_page(source, built, found):
 
 
 def test_names_that_mean_harm_stay_names_among_joined_scans(source, built):
-    first, second = (f"train/DME/{name}" for name in (HOSTILE, SCRIPT))
+    first, second = (f"train/DME/{path_to_text(name)}" for name in (HOSTILE, SCRIPT))
     joins = [Join(first, second, "near-identical", 0.9), Join("../../etc/passwd", "\u202egpj.jpeg", "same bytes")]
     part, alts = joined_part(rendered(built, source, joins=Joins(tuple(joins), None).to_json()).decode())
     assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in part

@@ -94,8 +94,10 @@ class Source:
         if self.folder is None:
             return _NO_SOURCE
         try:
-            file = (self.folder / text_to_path(path)).resolve(strict=True)
-            if not known and not file.is_relative_to(self.folder.resolve()):
+            inner = Path(text_to_path(path))
+            file = (self.folder / inner).resolve(strict=True)
+            outside = not known and not file.is_relative_to(self.folder.resolve())
+            if outside or inner.is_absolute() or ".." in inner.parts:
                 return "not shown: it is not inside the source"
             return files.read_bytes(file, imaging.MAX_BYTES)[0]
         except files.NotReadable as error:
