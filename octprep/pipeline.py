@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -19,7 +18,7 @@ from octprep import images, imaging, joined, plan, prepared, report, scan, shard
 from octprep.assignment import Assignment
 from octprep.engine import Engine, Progress, silent
 from octprep.errors import Notice
-from octprep.files import NotReadable, read_bytes
+from octprep.files import NotReadable, read_bytes, text_to_path
 from octprep.patients import Join
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
@@ -112,7 +111,7 @@ def build(
             described = [item.descriptor for item in ready] if config.near_duplicates else None
             joins = joined.all_joins(scans, near, described, config.seed).to_json()
             write_whole(work / JOINS_NAME, joins)
-            workplace.stamp(work, source.listing, stamps)
+            workplace.stamp(work, max(stamps))
             manifest = Manifest(
                 class_names=class_names,
                 config=config,
@@ -149,11 +148,12 @@ def build(
 
 
 def _stamps(src: Path, source: Source) -> list[int]:
-    """When each file was last changed, in nanoseconds; -1 where that cannot be said."""
+    """When each file or its status was last changed, in nanoseconds; -1 where that cannot be said."""
     stamps = []
     for named in source.named:
         try:
-            stamps.append((src / named.path).stat().st_mtime_ns)
+            status = (src / text_to_path(named.path)).stat()
+            stamps.append(max(status.st_mtime_ns, status.st_ctime_ns))
         except OSError:
             stamps.append(-1)
     return stamps
@@ -170,13 +170,12 @@ def _changed(
 ) -> list[str]:
     """The paths of source files that have another content than the one that a finished folder was built from.
 
-    Only files whose time of change is another are read. If none of them has changed, as where the source was copied,
-    the new times are kept.
+    Only files that are newer than those were are read, or all where it is not known how new they were, as in a copy of
+    the folder. If none of them has changed, as where the source was copied, the new time is kept.
     """
-    known = workplace.stamped(out, source.listing)
-    if known is None or len(known) != len(stamps):
-        known = [-1] * len(stamps)
-    doubtful = [one for one, now, then in zip(source.named, stamps, known, strict=True) if now != then or now < 0]
+    newest = workplace.stamped(out)
+    known = newest in stamps
+    doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
     rows = {row["path"]: row for row in images.read((out / IMAGES_NAME).read_bytes())}
@@ -194,8 +193,7 @@ def _changed(
         changed += [item.scan.path for item in ready]
         changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
     if not changed:
-        with contextlib.suppress(OSError):  # a folder that is read-only
-            workplace.stamp(out, source.listing, stamps)
+        workplace.stamp(out, max(stamps))
     return sorted(changed)
 
 
@@ -205,7 +203,7 @@ def _digests(task: tuple[Path, Sequence[Named]]) -> tuple[list[str], list[str]]:
     digests = []
     for named in batch:
         try:
-            digests.append(hashlib.sha256(read_bytes(src / named.path, named.bytes)[0]).hexdigest())
+            digests.append(hashlib.sha256(read_bytes(src / text_to_path(named.path), named.bytes)[0]).hexdigest())
         except NotReadable:
             digests.append("")
     return [named.path for named in batch], digests
