@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
 from octprep.interruption import Watch
 
@@ -26,8 +25,22 @@ if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
 import typer  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
+from octprep import terminal  # noqa: E402
 from octprep.errors import Notice  # noqa: E402
-from octprep.schema import DENOISERS, REPORT_NAME, OctError, OutputError, SettingError, StoppedError  # noqa: E402
+from octprep.schema import (  # noqa: E402
+    REPORT_NAME,
+    Balance,
+    Conflicts,
+    Crop,
+    Denoiser,
+    Encoding,
+    Fit,
+    OctError,
+    OutputError,
+    SettingError,
+    StoppedError,
+    Strategy,
+)
 
 if TYPE_CHECKING:
     from octprep.engine import Progress
@@ -43,7 +56,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
 
@@ -58,7 +72,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Src = Annotated[Path, typer.Option(help="Folder of B-scans: [train|val|test/]CLASS/CLASS-patientID-number.jpeg.")]
+Src = Annotated[
+    Path,
+    typer.Option(help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/."),
+]
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Take what is behind links in --src too; without it they are an error."),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes to work with; by default one for each core.", show_default=False)
 ]
@@ -69,14 +90,16 @@ def build(
     src: Src,
     out: Annotated[Path, typer.Option(help="New folder for the shards, or one to go on with.")],
     split: Annotated[
-        str,
+        Strategy,
         typer.Option(
             help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
             "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
             "kfold: test as in repaired, the rest in folds. file: as --splits says."
         ),
     ] = "auto",
-    fractions: Annotated[str, typer.Option(help="Wanted shares of train, val and test.")] = "0.8,0.1,0.1",
+    fractions: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Wanted shares of train, val and test.")
+    ] = "0.8,0.1,0.1",
     folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
     splits: Annotated[
         Path | None,
@@ -87,11 +110,11 @@ def build(
         ),
     ] = None,
     near_duplicates: Annotated[
-        str,
+        Literal["on", "off"],
         typer.Option(help="on: scans under different ids that show the same pixels count as one patient's. off: not."),
     ] = "on",
     conflicts: Annotated[
-        str,
+        Conflicts,
         typer.Option(
             help="Copies of one scan under different classes: drop all, keep one of each class, or stop with an error."
         ),
@@ -103,11 +126,13 @@ def build(
         bool, typer.Option("--allow-leaks", help="Build splits as given although patients are on two sides.")
     ] = False,
     balance: Annotated[
-        str | None,
-        typer.Option(help="oversample (default), undersample or none.", show_default=False),
+        Balance | None,
+        typer.Option(help="Of the classes in train: oversample by default, none for folds.", show_default=False),
     ] = None,
-    size: Annotated[str, typer.Option(help="Stored image: side of a square, or HxW, in pixels.")] = "224",
-    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}; nlm is slow.")] = "median",
+    size: Annotated[
+        str, typer.Option(metavar="SIDE|HxW", help="Stored image: side of a square, or HxW, in pixels.")
+    ] = "224",
+    denoise: Annotated[Denoiser, typer.Option(help="Applied after the crop; nlm is slow.")] = "median",
     strength: Annotated[
         float | None,
         typer.Option(
@@ -115,16 +140,17 @@ def build(
             show_default=False,
         ),
     ] = None,
-    crop: Annotated[str, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
+    crop: Annotated[Crop, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
     flatten: Annotated[
         bool, typer.Option("--flatten", help="Straighten the retina along the pigment epithelium.")
     ] = False,
     field: Annotated[
         float, typer.Option(help="Degrees about the middle to cut wider scans to, such as 20; 0: all of the width.")
     ] = 0.0,
-    fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
-    encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
+    fit: Annotated[Fit, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
+    encoding: Annotated[Encoding, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
     shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Decides who goes to which split, and the order in the shards.")] = 0,
     overwrite: Annotated[
@@ -157,7 +183,7 @@ def build(
         fractions=_parse_fractions(fractions),
         folds=folds,
         splits_sha256=assigned.sha256 if assigned else "",
-        near_duplicates=_parse_switch("--near-duplicates", near_duplicates),
+        near_duplicates=near_duplicates == "on",
         conflicts=conflicts,
         max_per_patient=max_per_patient,
         allow_leaks=allow_leaks,
@@ -168,7 +194,14 @@ def build(
     )
     with _progress("img") as progress:
         built = pipeline.build(
-            src, out, config, assignment=assigned, workers=workers, overwrite=overwrite, progress=progress
+            src,
+            out,
+            config,
+            assignment=assigned,
+            workers=workers,
+            overwrite=overwrite,
+            follow_links=follow_links,
+            progress=progress,
         )
     if not built.fresh:
         what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
@@ -182,6 +215,7 @@ def scan(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything found to this file as well.", show_default=False)
     ] = None,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
 ) -> None:
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
@@ -190,7 +224,8 @@ def scan(
     if json_file is not None:
         outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
-        found = survey.survey(src, workers=workers, progress=progress)
+        keep_out = [] if json_file is None else [json_file]
+        found = survey.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
     if json_file is not None:
         outputs.write("--json", json_file, found.to_json().encode())
     _say(tables.surveyed(src, found))
@@ -207,6 +242,7 @@ def audit(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything found to this file as well.", show_default=False),
     ] = None,
+    follow_links: FollowLinks = False,
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
 ) -> None:
@@ -221,7 +257,14 @@ def audit(
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with _progress("img") as progress:
-        found = look(src, workers=workers, seed=seed, progress=progress)
+        found = look(
+            src,
+            follow_links=follow_links,
+            keep_out=list(targets.values()),
+            workers=workers,
+            seed=seed,
+            progress=progress,
+        )
     for option, path in targets.items():
         outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
     _say(tables.audited(src, found))
@@ -269,11 +312,19 @@ def report(
         Path | None,
         typer.Option(help="What it was built from; without it, only stored pixels are shown.", show_default=False),
     ] = None,
+    without_source: Annotated[
+        bool, typer.Option("--without-source", help="Replace a page that shows the source by one that does not.")
+    ] = False,
 ) -> None:
-    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page."""
+    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page.
+
+    The exit code is 1 if images.csv or joins.json could not be read; the page then says so.
+    """
     from octprep.report import write
 
-    written = write(folder, src)
+    if src is not None and without_source:
+        raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
+    written = write(folder, src, without_source=without_source)
     _say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
     if written.strange:
         _say(
@@ -281,6 +332,14 @@ def report(
             f"not those that {folder} was built from; the page says so in their places.",
             err=True,
         )
+    for what in written.lost:
+        typer.echo(
+            f"octprep: {what}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
+            "the file again, or rebuild the folder.",
+            err=True,
+        )
+    if written.lost:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -317,7 +376,7 @@ def phantom(
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence and an exit code."""
-    _open_streams()
+    terminal.prepare()
     warnings.showwarning = _show
     _watch.start()
     try:
@@ -336,20 +395,6 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", OctError.exit_code))
     finally:
         _watch.end()
-
-
-def _open_streams() -> None:
-    """Standard streams that were closed lead nowhere, so that no file takes their numbers; all take any character."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _show(
@@ -372,7 +417,7 @@ _show_others = warnings.showwarning
 def _tell(what: object) -> None:
     """A sentence on standard error."""
     with suppress(OSError):
-        print(f"octprep: {what}", file=sys.stderr, flush=True)
+        print(terminal.printable(f"octprep: {what}"), file=sys.stderr, flush=True)
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -380,9 +425,9 @@ def _say(text: str, *, err: bool = False) -> None:
     try:
         typer.echo(text, err=err)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        terminal.drop_output()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        terminal.drop_output()
         raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
 
 
@@ -393,12 +438,6 @@ def _parse_size(text: str) -> tuple[int, int]:
             f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
         )
     return int(parts[0]), int(parts[-1])
-
-
-def _parse_switch(option: str, text: str) -> bool:
-    if text not in ("on", "off"):
-        raise SettingError(f"{option} must be on or off; got {text!r}")
-    return text == "on"
 
 
 def _parse_fractions(text: str) -> tuple[float, float, float]:

@@ -161,6 +161,9 @@ def _sheltered(work: Callable[[Task], Result]) -> Iterator[None]:
 def _start_worker(ended: Connection) -> None:
     """Leave interruptions to the parent, and end with it: a killed one would leave its workers waiting."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)  # one process a core is the better use of many cores
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_leave_with, args=(parent.sentinel, ended), daemon=True).start()

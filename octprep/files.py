@@ -12,9 +12,11 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from octprep.errors import OutputError
 
@@ -27,6 +29,9 @@ HAS_FLOCK = fcntl is not None
 OWNER_NAME = ".writing.json"  # says who writes to a folder, where the file system has no locks
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
 _CHUNK = 1 << 20
+_PAUSES = (0.1, 0.4, 1.5)  # seconds before something is tried again
+
+Result = TypeVar("Result")
 
 
 class NotReadable(Exception):
@@ -88,7 +93,7 @@ def clear_parts(folder: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
-    """A regular file's content, and its status when it was opened. A pipe, a device or a folder is never waited for.
+    """A regular file's content, and its status once it was read. A pipe, a device or a folder is never waited for.
 
     limit: the most bytes to read. Raises NotReadable for anything that is no regular file or is larger, OSError for
     what the system says; ELOOP if the path is a link and follow_links is False.
@@ -109,10 +114,30 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
             raise NotReadable(f"has {status.st_size:,} bytes, more than the {limit:,} that are read at most")
-        data = file.read(limit + 1)
+        data = file.read(status.st_size + 1)  # not the limit, for which memory would be taken
+        if len(data) > status.st_size:  # it grows
+            data += file.read(limit + 1 - len(data))
+        status = os.fstat(file.fileno())
     if len(data) > limit:
         raise NotReadable(f"has more than the {limit:,} bytes that are read at most")
     return data, status
+
+
+def patiently(work: Callable[[], Result]) -> Result:
+    """What work() returns; where the machine fails it for a moment (OSError, MemoryError), it is tried again.
+
+    Four times in about 2 s; then, and at once where a file is not there, the error is raised.
+    """
+    for pause in _PAUSES:
+        try:
+            return work()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise
+        except (OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ELOOP:
+                raise
+        time.sleep(pause)
+    return work()
 
 
 @contextmanager
@@ -155,6 +180,19 @@ def _lock(folder: Path, what: str) -> int | None:
             os.close(descriptor)
             raise _taken(folder / OWNER_NAME, owner, folder, what)
     return descriptor
+
+
+def lock_file(descriptor: int) -> bool:
+    """Keep an open file for this process until it is closed; False if another process has it, True where no file
+    system locks are.
+    """
+    if not HAS_FLOCK:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def _claim(path: Path, folder: Path, what: str) -> int:

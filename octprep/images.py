@@ -28,7 +28,7 @@ def table(
     plans: Mapping[str, Sequence[ShardPlan]],
     left_out: Iterable[Rejection],
 ) -> bytes:
-    """The file's bytes, rows sorted by path.
+    """The file's bytes, rows sorted by path, which is text as `octprep.files.path_to_text` makes it.
 
     Sizes and crop in source pixels (the crop's rows as flattened, where that was done), border as a fraction of the
     source, confidence from 0 to 1; mean, deviation and sharpness of the stored pixels, as `octprep.imaging.Prepared`
@@ -81,12 +81,13 @@ def table(
 
 def read(data: bytes) -> list[Row]:
     """The rows of images.csv, all cells as text. Raises ValueError if the bytes are no such table."""
-    text = io.StringIO(data.decode(), newline="")
-    reader = csv.DictReader(text, strict=True)
+    if b"\0" in data:
+        raise ValueError("it holds a null byte")
+    reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
     try:
-        rows = list(reader)
+        header, *cells = list(reader) or [[]]
     except csv.Error as error:
         raise ValueError(str(error)) from None
-    if tuple(reader.fieldnames or ()) != COLUMNS or any(None in row.values() for row in rows):
+    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in cells):
         raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-    return rows
+    return [dict(zip(COLUMNS, row, strict=True)) for row in cells]

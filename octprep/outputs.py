@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from octprep.files import path_to_text
 from octprep.schema import OutputError, write_whole
 
 
 def check(src: Path, option: str, path: Path) -> None:
     """Raise OutputError if a file cannot be written, or must not be because it would lie in the source."""
+    what = f"{option} {path_to_text(str(path))}"
     try:
         if path.resolve().is_relative_to(src.resolve()):
-            raise OutputError(f"{option} {path} lies inside --src {src}, which is only read; name a file outside it.")
+            raise OutputError(
+                f"{what} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
+            )
         if path.is_dir():
-            raise OutputError(f"{option} {path} is a folder; name a file.")
+            raise OutputError(f"{what} is a folder; name a file.")
         if not path.absolute().parent.is_dir():
-            raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first.")
-    except RuntimeError:
-        raise OutputError(f"{option} {path} is a link that leads to itself; name another file.") from None
+            raise OutputError(
+                f"{what} cannot be written: there is no folder {path_to_text(str(path.parent))}; make it first."
+            )
     except OSError as error:
-        raise OutputError(f"{option} {path} cannot be written: {error.strerror or error}; name another file.") from None
+        raise OutputError(f"{what} cannot be written: {error.strerror or error}; name another file.") from None
+    except RuntimeError:
+        raise OutputError(f"{what} cannot be written: it is a link that leads to itself; name another file.") from None
 
 
 def write(option: str, path: Path, data: bytes) -> None:
@@ -27,4 +33,4 @@ def write(option: str, path: Path, data: bytes) -> None:
     try:
         write_whole(path, data)
     except OSError as error:
-        raise OutputError(f"{option} {path} cannot be written: {error.strerror or error}.") from None
+        raise OutputError(f"{option} {path_to_text(str(path))} cannot be written: {error.strerror or error}.") from None

@@ -63,18 +63,20 @@ def build(
     assignment: Assignment | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    follow_links: bool = False,
     progress: Progress = silent,
 ) -> Built:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    For split `file`, `assignment` is who is where, and the config has its `sha256`.
+    For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
+    links in the source is taken too (`scan.find`).
     What an interrupted build with the same settings left is used. A finished folder is looked at again: shards that are
     damaged are built again, and all of it where a table is, or a source file that has another content now; a Notice
     (a warning) says which. Raises SourceError, OutputError, LeakError or SettingError if it cannot be done, and
     StoppedError if the machine ended the work, which the same call continues. What was prepared is kept, whatever the
     reason; before anything is, nothing is left behind.
     """
-    source = scan.find(src)
+    source = scan.find(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
         config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
@@ -203,7 +205,8 @@ def _digests(task: tuple[Path, Sequence[Named]]) -> tuple[list[str], list[str]]:
     digests = []
     for named in batch:
         try:
-            digests.append(hashlib.sha256(read_bytes(src / text_to_path(named.path), named.bytes)[0]).hexdigest())
+            path = src / text_to_path(named.path)
+            digests.append(hashlib.sha256(read_bytes(path, named.bytes)[0]).hexdigest())
         except NotReadable:
             digests.append("")
     return [named.path for named in batch], digests

@@ -11,9 +11,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import imaging, likeness
-from octprep.scan import Named, Rejection, Scan, read
+from octprep.files import saving
+from octprep.scan import Named, Rejection, Scan, carefully, read
 from octprep.schema import Recipe, StoppedError, write_whole
 
 Gray = NDArray[np.uint8]
@@ -85,54 +86,54 @@ def prepare_batch(task: BatchTask) -> str:
 
     What was found is read from the receipt (`results`), not sent: a worker killed while it sends much leaves its pool
     waiting for the rest, while a short message goes through whole or not at all.
+
+    Raises StoppedError, as `scan.carefully` does, for a file that cannot be read or prepared.
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
     if _is_done(receipt, pixels, key):
         return task.name
-    cv2.setNumThreads(1)  # one process a core is the better use of many cores
     found: list[PreparedScan | Rejection] = []
-    part = pixels.with_name(f".{pixels.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            for named in task.files:
-                match read(task.src, named):
-                    case Rejection() as rejection:
-                        found.append(rejection)
-                    case scan, gray:
-                        ready = imaging.prepare(gray, task.recipe)
-                        if ready.border > MOST_FILL:
-                            reason = f"nothing but fill: {ready.border:.0%} of it is white or black from the border on"
-                            found.append(Rejection(named.path, reason))
-                            continue
-                        data = encode_pixels(ready.pixels, task.encoding)
-                        digest = hashlib.sha256(ready.pixels.tobytes()).hexdigest()
-                        found.append(
-                            PreparedScan(
-                                scan=dataclasses.replace(scan, pixels=digest),
-                                affine=ready.affine,
-                                border=round(ready.border, 6),
-                                bend=ready.bend,
-                                crop=ready.crop,
-                                confidence=round(ready.confidence, 4),
-                                note=ready.note,
-                                mean=round(ready.mean, 2),
-                                deviation=round(ready.deviation, 2),
-                                sharpness=round(ready.sharpness, 4),
-                                likeness=base64.b64encode(likeness.describe(ready.pixels)).decode(),
-                                file=pixels.name,
-                                offset=file.tell(),
-                                length=len(data),
-                                crc=google_crc32c.value(data),
-                            )
-                        )
-                        file.write(data)
-        part.replace(pixels)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with saving(pixels, durable=False) as part, part.open("wb") as file:
+        for named in task.files:
+            match carefully(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
+                case Rejection() as rejection:
+                    found.append(rejection)
+                case ready, data:
+                    found.append(dataclasses.replace(ready, file=pixels.name, offset=file.tell()))
+                    file.write(data)
     _write_receipt(receipt, key, found)
     return task.name
+
+
+def _prepare_one(recipe: Recipe, encoding: str, src: Path, named: Named) -> tuple[PreparedScan, bytes] | Rejection:
+    """One scan, and its bytes, for which a place is to be found."""
+    found = read(src, named)
+    if isinstance(found, Rejection):
+        return found
+    scan, gray = found
+    ready = imaging.prepare(gray, recipe)
+    if ready.border > MOST_FILL:
+        return Rejection(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
+    data = encode_pixels(ready.pixels, encoding)
+    prepared = PreparedScan(
+        scan=dataclasses.replace(scan, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
+        affine=ready.affine,
+        border=round(ready.border, 6),
+        bend=ready.bend,
+        crop=ready.crop,
+        confidence=round(ready.confidence, 4),
+        note=ready.note,
+        mean=round(ready.mean, 2),
+        deviation=round(ready.deviation, 2),
+        sharpness=round(ready.sharpness, 4),
+        likeness=base64.b64encode(likeness.describe(ready.pixels)).decode(),
+        file="",
+        offset=0,
+        length=len(data),
+        crc=google_crc32c.value(data),
+    )
+    return prepared, data
 
 
 def results(folder: Path, name: str) -> list[PreparedScan | Rejection]:
@@ -169,11 +170,7 @@ def _key(task: BatchTask) -> str:
     layout = [field.name for kind in (PreparedScan, Scan, Rejection) for field in dataclasses.fields(kind)]
     digest = hashlib.sha256(f"{task.recipe} {task.encoding} {versions} {layout}\n".encode())
     for named in task.files:
-        try:
-            changed = (task.src / named.path).stat().st_mtime_ns
-        except OSError:
-            changed = -1
-        digest.update(f"{named} {changed}\n".encode())
+        digest.update(f"{named}\n".encode())
     return digest.hexdigest()
 
 

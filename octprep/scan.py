@@ -1,25 +1,33 @@
 """Walk a folder; every file becomes a Scan or a Rejection.
 
 Kermany et al. name their B-scans CLASS-patientID-number.jpeg and sort them as [split/]CLASS/. Nothing under the source
-is ever written, and no link is followed out of it.
+is ever written. A link where a scan or its folder should be is an error, unless links are to be followed.
+
+A file's key is its path below the source as text (`octprep.files.path_to_text`), so any name can be printed and stored.
+What could not be read says nothing about the image: it stops the work, naming the file. Only what was read whole, as it
+was listed, and is no scan is left out.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import imaging
-from octprep.schema import SPLIT_FOLDERS, SourceError, UnreadableImage
+from octprep import files, imaging
+from octprep.files import path_to_text, text_to_path
+from octprep.schema import SPLIT_FOLDERS, OctError, SourceError, StoppedError, UnreadableImage
 
 MACOS = "macOS metadata, not a scan"  # the reason that an archive packed on a Mac gives once for every image
 
@@ -35,16 +43,22 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = {
 
 _NEARLY = 0.01  # of a published data set's images that may be missing or too many for it to be recognised
 
+_MOST_HOPS = 4  # links to folders, one behind the other, that are followed
+
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NAME = re.compile(
     r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-(?P<patient>[0-9]{1,18})-(?P<number>[0-9]{1,9})(\.[A-Za-z0-9]{1,5})?"
 )
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, order=True)
 class Rejection:
     """A file that is left out, and why."""
 
-    path: str  # relative to the source, with forward slashes
+    path: str  # relative to the source, with forward slashes, as text
     reason: str
 
 
@@ -65,12 +79,14 @@ class Version:
 class Named:
     """A file that is a B-scan by its name and place; its content is not looked at yet."""
 
-    path: str  # relative to the source, with forward slashes: the key
+    path: str  # relative to the source, with forward slashes, as text (`path_to_text`): the key
     label: str  # class, upper case
     patient: str  # the bare id
     number: int  # of the image within the patient
     folder: str  # train, val or test, or "" where the source has only class folders
     bytes: int
+    changed: int = field(default=-1, kw_only=True, compare=False)  # last, in ns since 1970, when listed; -1: not known
+    linked: bool = field(default=False, kw_only=True, compare=False)  # a link, or behind one, that is followed
 
 
 @dataclass(frozen=True, order=True)
@@ -109,34 +125,50 @@ def folder_fault(path: Path) -> str | None:
     return None if stat.S_ISDIR(mode) else "is a file"
 
 
-def find(src: Path) -> Source:
+def find(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> Source:
     """List a source folder and read the names; no file is opened.
 
-    Raises SourceError if there is no such folder, it is empty, it has no class folders, or several data sets.
+    With follow_links what is behind links is taken too, each file once; keep_out: paths that are written to, which no
+    link may lead to. Without, a link is an error where a scan or its folder should be, and left out elsewhere.
+
+    Raises SourceError if there is no such folder, it is empty, it has no class folders, or several data sets, if a
+    folder where scans should be cannot be read, or for the links above.
     """
+    shown = path_to_text(str(src))
     if fault := folder_fault(src):
-        raise SourceError(f"--src {src} {fault}; give the folder that holds train/ and test/, or the class folders.")
-    files, rejections = _walk(src)
-    if not files and not rejections:
-        raise SourceError(f"--src {src} is empty; give the folder that holds train/ and test/, or the class folders.")
-    root = _find_root(src, [path for path, _ in files])
-    named = []
-    for path, size in files:
-        match read_name(path, size, root):
+        raise SourceError(f"--src {shown} {fault}; give the folder that holds train/ and test/, or the class folders.")
+    walk = _Walk(src, follow_links)
+    if not (walk.files or walk.rejections or walk.passed):
+        raise SourceError(f"--src {shown} is empty; give the folder that holds train/ and test/, or the class folders.")
+    for key, target in walk.targets:
+        _check_target(src, key, target, keep_out)
+    root = _find_root(src, [file.key for file in walk.files], walk.passed, follow_links)
+    named: list[Named] = []
+    rejections = walk.rejections
+    real: dict[str, str] = {}
+    for file in walk.files:
+        match read_name(file.key, file.bytes, root, changed=file.changed, linked=file.linked):
             case Named() as found:
                 named.append(found)
+                real[found.path] = file.real
             case Rejection() as rejection:
                 rejections.append(rejection)
+    _check_passed(walk, root, named)
+    rejections += [Rejection(one.key, one.reason) for one in walk.passed]
+    if follow_links:
+        named, same = _each_once(named, real)
+        rejections += same
     digest = hashlib.sha256()
-    for path, size in sorted([*files, *((rejection.path, -1) for rejection in rejections)]):
-        digest.update(f"{path}\0{size}\n".encode(errors="surrogateescape"))
+    sizes = [(file.key, file.bytes) for file in walk.files]
+    for key, size in sorted([*sizes, *((rejection.path, -1) for rejection in rejections)]):
+        digest.update(f"{key}\0{size}\n".encode())
     return Source(root, tuple(sorted(named)), tuple(sorted(rejections)), digest.hexdigest())
 
 
-def read_name(path: str, size: int, root: str) -> Named | Rejection:
+def read_name(path: str, size: int, root: str, *, changed: int = -1, linked: bool = False) -> Named | Rejection:
     """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is no B-scan."""
     inner = PurePosixPath(path)
-    if "__MACOSX" in inner.parts or inner.name.startswith("._") or inner.name == ".DS_Store":
+    if "__MACOSX" in inner.parts or inner.name.startswith("._") or inner.name in (".DS_Store", "Icon\\x0d"):
         return Rejection(path, MACOS)
     if inner.name.startswith("."):
         return Rejection(path, "hidden file")
@@ -154,26 +186,85 @@ def read_name(path: str, size: int, root: str) -> Named | Rejection:
     label = match["label"].upper()
     if label != folders[-1].strip().upper():
         return Rejection(path, f"name and folder disagree: {label} in {folders[-1]}")
-    return Named(path, label, match["patient"], int(match["number"]), split, size)
+    number = int(match["number"])
+    return Named(path, label, match["patient"], number, split, size, changed=changed, linked=linked)
 
 
 def read(src: Path, named: Named) -> tuple[Scan, NDArray[np.uint8]] | Rejection:
-    """Read and decode one B-scan: what it is and its gray values, (rows, columns) uint8 in 0..255."""
+    """Read and decode one B-scan: what it is and its gray values, (rows, columns) uint8 in 0..255.
+
+    A Rejection is for a file that was read whole and is no good image, or is over imaging.MAX_BYTES. Raises
+    StoppedError if the file is gone or not the one that was listed; OSError or MemoryError, as `carefully` takes them,
+    if the machine could not read it.
+    """
+    if named.bytes > imaging.MAX_BYTES:
+        return Rejection(named.path, f"too large: {named.bytes:,} bytes, more than {imaging.MAX_BYTES // 10**6} MB")
+    path = src / text_to_path(named.path)
     try:
-        data = (src / named.path).read_bytes()
+        data, status = files.read_bytes(path, imaging.MAX_BYTES, follow_links=named.linked)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _other(src, named, "is gone") from None
+    except files.NotReadable as error:
+        raise _other(src, named, str(error)) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _other(src, named, "is a link") from None
+        raise
+    if len(data) != named.bytes or status.st_size != named.bytes or status.st_mtime_ns != named.changed != -1:
+        raise _other(src, named, "has another size or time of change")
+    if not named.linked and not _stands(src, path, status):
+        raise _other(src, named, "is in another place, behind a link")
+    try:
         gray = imaging.decode(data)
     except UnreadableImage as error:
         return Rejection(named.path, str(error))
-    except OSError as error:
-        return Rejection(named.path, f"cannot be read: {error.strerror or error}")
     height, width = gray.shape
     return Scan(**vars(named), sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+
+
+def carefully(src: Path, named: Named, work: Callable[[Path, Named], Result]) -> Result:
+    """work(src, named), tried again where the machine fails it for a moment.
+
+    Raises StoppedError, naming the file, for what goes on failing (OSError, MemoryError) and for any mistake in `work`;
+    OctErrors are raised as they are.
+    """
+
+    def attempt() -> Result:
+        with imaging.memory_errors():
+            return work(src, named)
+
+    where = path_to_text(str(src / text_to_path(named.path)))
+    try:
+        return files.patiently(attempt)
+    except OctError:
+        raise
+    except OSError as error:
+        raise StoppedError(
+            f"{where} cannot be read: {error.strerror or error}. That says nothing about the scan, so it was not left "
+            "out: see that the disk can be read, then run the same command again."
+        ) from error
+    except MemoryError:
+        raise StoppedError(
+            f"there is too little memory for {where}. That says nothing about the scan, so it was not left out: run "
+            "the same command again with fewer --workers, or with more memory."
+        ) from None
+    except Exception as error:
+        raise StoppedError(
+            f"{where} made octprep fail ({type(error).__name__}: {path_to_text(str(error))}). This is a mistake in "
+            "octprep: please report it. What was prepared is kept; without that file the same command goes on."
+        ) from error
 
 
 def inspect(task: tuple[Path, Sequence[Named]]) -> list[Scan | Rejection]:
     """Read and decode some B-scans, keeping only what they are."""
     src, batch = task
-    return [found if isinstance(found, Rejection) else found[0] for found in (read(src, named) for named in batch)]
+    found = (carefully(src, named, read) for named in batch)
+    return [one if isinstance(one, Rejection) else one[0] for one in found]
+
+
+def facts(scan: Scan) -> dict[str, object]:
+    """What a scan is, by field, for other programs: without what depends on the disk that it lies on."""
+    return {name: value for name, value in vars(scan).items() if name not in ("changed", "linked")}
 
 
 def count(scans: Iterable[Named]) -> dict[str, dict[str, int]]:
@@ -214,59 +305,216 @@ def published_version(scans: Iterable[Named]) -> Version | None:
     return min(versions)[-1] if versions else None
 
 
-def _walk(src: Path) -> tuple[list[tuple[str, int]], list[Rejection]]:
-    """All regular files below src as (path, bytes), and everything else with a reason."""
-    files: list[tuple[str, int]] = []
-    rejections: list[Rejection] = []
-    home = src.resolve()
+@dataclass(frozen=True)
+class _File:
+    """A regular file that was found."""
 
-    def relative(path: str) -> str:
-        return Path(path).relative_to(src).as_posix()
+    key: str
+    bytes: int
+    changed: int  # ns
+    linked: bool
+    real: str  # its path without links
 
-    def unreadable(error: OSError) -> None:
-        if Path(error.filename) == src:
-            raise SourceError(f"--src {src} cannot be read: {error.strerror}.")
-        rejections.append(Rejection(relative(error.filename), f"folder cannot be read: {error.strerror}"))
 
-    for folder, subfolders, names in os.walk(src, onerror=unreadable):
-        for name in subfolders:
-            path = str(Path(folder, name))
-            if os.path.islink(path):  # noqa: PTH114 (os.walk's own test)
-                rejections.append(Rejection(relative(path), "link to a folder, not followed"))
-        for name in names:
-            path = str(Path(folder, name))
-            key = relative(path)
-            if not _is_text(key):
-                rejections.append(
-                    Rejection(
-                        key.encode(errors="surrogateescape").decode(errors="backslashreplace"), "name is not UTF-8"
-                    )
-                )
-                continue
+@dataclass(frozen=True)
+class _Passed:
+    """A link that was not followed, or a folder or file that cannot be read."""
+
+    key: str
+    reason: str
+    is_file: bool  # False: a folder, or nothing is known of what it is
+    target: str = ""  # of a link: its real path
+
+
+class _Walk:
+    """Everything below a source folder: regular files, and the rest with a reason."""
+
+    def __init__(self, src: Path, follow_links: bool) -> None:
+        self.src = src
+        self.follow_links = follow_links
+        self.home = os.path.realpath(src)
+        self.files: list[_File] = []
+        self.rejections: list[Rejection] = []
+        self.passed: list[_Passed] = []
+        self.targets: list[tuple[str, str]] = []  # of followed links: key, real path
+        # Folders still to list: the path below src, and the real paths of those that led there through links and of it.
+        self.waiting: list[tuple[str, tuple[str, ...]]] = [("", (self.home,))]
+        while self.waiting:
+            folder, reals = self.waiting.pop()
             try:
-                if os.path.islink(path) and not Path(path).resolve(strict=True).is_relative_to(home):  # noqa: PTH114
-                    rejections.append(Rejection(key, "link out of the source, not followed"))
-                    continue
-                status = Path(path).stat()
-            except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-                rejections.append(Rejection(key, f"cannot be read: {getattr(error, 'strerror', None) or error}"))
+                entries = files.patiently(partial(_entries, src / folder))
+            except OSError as error:
+                self._fail(folder, error, is_file=False)
                 continue
-            if stat.S_ISREG(status.st_mode):
-                files.append((key, status.st_size))
-            else:
-                rejections.append(Rejection(key, "not a regular file"))
-    return files, rejections
+            if isinstance(entries, PermissionError):
+                self._fail(folder, entries, is_file=False)
+                continue
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    self._take(entry, path, reals)
+                except OSError as error:
+                    self._fail(path, error, is_file=True)
+        self.passed.sort(key=lambda one: one.key)
+
+    def _take(self, entry: os.DirEntry[str], path: str, reals: tuple[str, ...]) -> None:
+        key, real, linked = path_to_text(path), str(Path(reals[-1], entry.name)), len(reals) > 1
+        if entry.is_symlink():
+            real, linked = os.path.realpath(entry.path), True
+            if not self.follow_links:
+                try:
+                    is_file = not stat.S_ISDIR(Path(entry.path).stat().st_mode)
+                except OSError:
+                    is_file = False
+                self.passed.append(_Passed(key, "link, not followed", is_file, real))
+                return
+            try:
+                status = Path(entry.path).stat()
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                self.passed.append(_Passed(key, "link that leads nowhere", False, real))
+                return
+            if stat.S_ISDIR(status.st_mode):
+                if any(Path(one).is_relative_to(real) for one in reals):
+                    self.passed.append(_Passed(key, "link back to a folder above it", False, real))
+                elif len(reals) > _MOST_HOPS:
+                    self.passed.append(_Passed(key, f"link behind {_MOST_HOPS} others", False, real))
+                else:
+                    self.targets.append((key, real))
+                    self.waiting.append((path, (*reals, real)))
+                return
+            self.targets.append((key, real))
+        elif entry.is_dir(follow_symlinks=False):
+            self.waiting.append((path, (*reals[:-1], real)))
+            return
+        else:
+            status = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            self.files.append(_File(key, status.st_size, status.st_mtime_ns, linked, real))
+        else:
+            self.rejections.append(Rejection(key, "not a regular file"))
+
+    def _fail(self, path: str, error: OSError, *, is_file: bool) -> None:
+        """Keep what may not be read, or went away, to be judged by its place; raise SourceError for a failing disk."""
+        key, why = path_to_text(path), error.strerror or str(error)
+        if path and error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR):
+            self.passed.append(_Passed(key, f"cannot be read: {why}", is_file))
+            return
+        where = f"--src {path_to_text(str(self.src))}" + (f": {key}" if key else "")
+        raise SourceError(f"{where} cannot be read: {why}. Run the same command again when it can be.") from None
 
 
-def _is_text(name: str) -> bool:
+def _entries(folder: Path) -> list[os.DirEntry[str]] | PermissionError:
+    """What is in a folder, or why it may not be listed, which waiting would not change."""
     try:
-        name.encode()
-    except UnicodeEncodeError:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as error:
+        return error
+
+
+def _stands(src: Path, path: Path, status: os.stat_result) -> bool:
+    """Whether a file that was opened is the one at its path, with no link on the way from the source to it."""
+    if os.path.realpath(path.parent) != str(Path(os.path.realpath(src), path.parent.relative_to(src))):
         return False
-    return True
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _find_root(src: Path, paths: Sequence[str]) -> str:
+def _other(src: Path, named: Named, what: str) -> StoppedError:
+    where = path_to_text(str(src / text_to_path(named.path)))
+    return StoppedError(
+        f"{where} {what}, so it is not the file that was listed when this run began. When the source is whole and "
+        "nothing writes there, run the same command again; it goes on with what was prepared."
+    )
+
+
+def _check_target(src: Path, key: str, target: str, keep_out: Sequence[Path]) -> None:
+    """Raise SourceError if a followed link leads to where something is to be written, or that lies behind it."""
+    for place in keep_out:
+        written, behind = place.resolve(), Path(target)
+        if written.is_relative_to(behind) or behind.is_relative_to(written):
+            raise SourceError(
+                f"--src {path_to_text(str(src))}: the link {key} leads to {path_to_text(target)}, which is only read, "
+                f"but {path_to_text(str(place))} is to be written there; name another place to write to."
+            )
+
+
+def _check_passed(walk: _Walk, root: str, named: Sequence[Named]) -> None:
+    """Raise SourceError if scans may be missing because a link was not followed or a folder cannot be read."""
+    labels = {*KERMANY_CLASSES, *(one.label for one in named)}
+    has_splits = any(one.folder for one in named)
+    missed = [one for one in walk.passed if _is_missed(walk, one, root, labels, has_splits)]
+    if not missed:
+        return
+    src = path_to_text(str(walk.src))
+    if any(one.target for one in missed) and not walk.follow_links:
+        missed = [one for one in missed if one.target]
+        raise SourceError(
+            f"--src {src} has {_links(missed)} where scans or their folders should be, and links are not followed, so "
+            "what is behind would be missing. Give --follow-links to take it, or put the files themselves there."
+        )
+    raise SourceError(
+        f"--src {src}: {_some([f'{one.key} ({one.reason})' for one in missed])} would be missing, where scans or their "
+        "folders should be. Mend or remove what is named, then run the same command again."
+    )
+
+
+def _is_missed(walk: _Walk, one: _Passed, root: str, labels: set[str], has_splits: bool) -> bool:
+    """Whether a scan, a class folder, a split folder or a data set may be missing, by the name and place."""
+    path = PurePosixPath(one.key)
+    if path.name.startswith(".") or "__MACOSX" in path.parts:
+        return False
+    if isinstance(read_name(one.key, 0, root), Named):
+        return True
+    if one.is_file:
+        return False
+    if not root or path.is_relative_to(root):
+        *above, name = path.relative_to(root).parts
+        label = name.strip().upper()
+        in_split = len(above) == 1 and above[0].lower() in SPLIT_FOLDERS
+        if not above and name.lower() in SPLIT_FOLDERS:
+            return True
+        # Beside train and test, only what is called like a known class is taken for one.
+        if (in_split or not above) and (label in labels or (_LABEL.fullmatch(label) and (in_split or not has_splits))):
+            return True
+    if not one.target or Path(one.target).is_relative_to(walk.home) or Path(walk.home).is_relative_to(one.target):
+        return False
+    return _shows_scans(walk.src / text_to_path(one.key))
+
+
+def _shows_scans(folder: Path) -> bool:
+    """Whether a folder has scans by their names and places, as far as its first thousands of names show."""
+    seen = 0
+    for path, folders, names in os.walk(folder):
+        label = Path(path).name.strip().upper()
+        if any((match := _NAME.fullmatch(name)) and match["label"].upper() == label for name in names):
+            return True
+        seen += len(folders) + len(names)
+        if seen > 10_000:
+            break
+    return False
+
+
+def _each_once(named: Sequence[Named], real: Mapping[str, str]) -> tuple[list[Named], list[Rejection]]:
+    """Files that links show several times as the same scan are taken once; under another class or split they stay.
+
+    real: the path without links, by key.
+    """
+    first: dict[tuple[str, ...], Named] = {}
+    rejections: list[Rejection] = []
+    for one in sorted(named, key=lambda one: (one.linked, one.path)):
+        of = first.setdefault((real[one.path], one.folder, one.label, one.patient), one)
+        if of is not one:
+            rejections.append(Rejection(one.path, f"link to a scan that is there by another name: {of.path}"))
+    return list(first.values()), rejections
+
+
+def _find_root(src: Path, paths: Sequence[str], passed: Sequence[_Passed], follow_links: bool) -> str:
     """The folder, relative to src, below which class folders stand, directly or under train, val and test."""
     roots = set()
     for path in paths:
@@ -277,17 +525,25 @@ def _find_root(src: Path, paths: Sequence[str]) -> str:
         above = folders[:-2] if len(folders) > 1 and folders[-2].lower() in SPLIT_FOLDERS else folders[:-1]
         if "__MACOSX" not in above:
             roots.add("/".join(above))
+    shown = path_to_text(str(src))
     if not roots:
+        links = [one for one in passed if one.target]
+        more = "" if not passed else f" Not read: {_some([f'{one.key} ({one.reason})' for one in passed])}."
+        if links and not follow_links:
+            more = f" It has {_links(links)}, and links are not followed; give --follow-links to take what is behind."
         raise SourceError(
-            f"--src {src} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
-            f"such as train/CNV/CNV-1016042-1.jpeg; found {_sample(paths)}."
+            f"--src {shown} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
+            f"such as train/CNV/CNV-1016042-1.jpeg; found {_some(sorted(paths)) or 'no regular file'}.{more}"
         )
     if len(roots) > 1:
-        listed = ", ".join(repr(root or ".") for root in sorted(roots)[:5])
-        raise SourceError(f"--src {src} holds {len(roots)} data sets ({listed}); give one of these folders as --src.")
+        listed = ", ".join(f"'{root or '.'}'" for root in sorted(roots)[:5])
+        raise SourceError(f"--src {shown} holds {len(roots)} data sets ({listed}); give one of these folders as --src.")
     return roots.pop()
 
 
-def _sample(paths: Sequence[str]) -> str:
-    shown = ", ".join(sorted(paths)[:3]) or "no regular file"
-    return shown + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+def _links(links: Sequence[_Passed]) -> str:
+    return f"{len(links):,} link{'s' * (len(links) != 1)} ({_some([one.key for one in links])})"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

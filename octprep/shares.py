@@ -1,14 +1,20 @@
-"""How near the splits that were dealt came to the wanted shares of every class, as images.csv tells."""
+"""How near the splits came to the wanted shares of every class, and which hold too few patients, as images.csv says."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from octprep.images import Row
 from octprep.plan import SURPLUS
 from octprep.schema import BuildConfig
 from octprep.split import capped, furthest, wanted_shares
+
+FEW = 5  # patients of a class in a split below which it is named
+_MEANING = {
+    "train": "a model learns these patients rather than the class",
+    "val": "which epoch is best is chosen by these patients",
+}
 
 
 def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
@@ -41,3 +47,36 @@ def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
             f"{', '.join(wanted)} is further off"
         )
     return clauses
+
+
+def scarce(rows: Iterable[Row]) -> list[str]:
+    """A sentence for every split that has fewer than FEW patients of a class, with the numbers, and for a lone class.
+
+    rows: of images.csv. Ids that are taken for one person's count as one patient; files that are in no shard do not
+    count. [] if there is enough of everything, and for a table without an image.
+    """
+    people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in rows:
+        if row["shard"] and row["split"]:
+            people[row["split"]][row["class"]].add(row["group"] or row["patient"])
+    return few({split: {label: len(ids) for label, ids in classes.items()} for split, classes in people.items()})
+
+
+def few(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The sentences of `scarce`. patients: how many of each class there are, by split; a class that is absent has 0."""
+    labels = sorted({label for classes in patients.values() for label in classes})
+    sentences = []
+    if len(labels) == 1:
+        sentences.append(f"There is only one class, {labels[0]}: a model has nothing to tell apart.")
+    for split, classes in sorted(patients.items(), key=lambda item: _rank(item[0])):
+        lacking = {label: classes.get(label, 0) for label in labels if classes.get(label, 0) < FEW}
+        if lacking:
+            counted = ", ".join(f"{number:,} of {label}" for label, number in lacking.items())
+            meaning = _MEANING.get(split, "a result on so few says little about others")
+            sentences.append(f"{split} has few patients ({counted}): {meaning}.")
+    return sentences
+
+
+def _rank(split: str) -> tuple[int, str]:
+    """train, val, then folds by number, then test."""
+    return {"train": 0, "val": 1, "test": 3}.get(split, 2), split.rjust(8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +84,24 @@ class Survey:
             "equal_contents": self.equal_contents,
             "reasons": self.reasons,
             "rejections": [dataclasses.asdict(rejection) for rejection in self.rejections],
-            "scans": [dataclasses.asdict(found) for found in self.scans],
+            "scans": [scan.facts(found) for found in self.scans],
         }
         return json.dumps(whole, indent=1) + "\n"
 
 
-def survey(src: Path, *, workers: int | None = None, progress: Progress = silent) -> Survey:
-    """Read and decode everything under a source folder. Raises SourceError if it is not one."""
-    source = scan.find(src)
+def survey(
+    src: Path,
+    *,
+    follow_links: bool = False,
+    keep_out: Sequence[Path] = (),
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Survey:
+    """Read and decode everything under a source folder; for follow_links and keep_out see `scan.find`.
+
+    Raises SourceError if it is no such folder, StoppedError if a file that is listed cannot be read.
+    """
+    source = scan.find(src, follow_links=follow_links, keep_out=keep_out)
     tasks = [(src, source.named[start : start + _BATCH]) for start in range(0, len(source.named), _BATCH)]
     scans: list[Scan] = []
     rejections = list(source.rejections)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images, likeness, shares
+from octprep import images, likeness, schema, shares
 from octprep.audit import Audit, words
+from octprep.files import path_to_text
 from octprep.joined import Joins
 from octprep.report.text import visible
 from octprep.scan import MACOS, kind
@@ -25,6 +26,7 @@ from octprep.survey import Survey
 from octprep.verify import LAWS, Verdict
 
 _MOST = 12  # lines of a list before it is cut
+_MOST_FAULTS = 100  # of one law that verify prints
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -44,18 +46,15 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     try:
         rows = images.read((out / IMAGES_NAME).read_bytes())
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{out / IMAGES_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
+        raise ManifestError(
+            f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
+        ) from None
     people: dict[str, set[str]] = defaultdict(set)
-    persons: dict[tuple[str, str], set[str]] = defaultdict(set)  # by split and class
     kept: Counter[str] = Counter()
     for row in rows:
         if row["shard"]:
             people[row["split"]].add(row["patient"])
-            persons[row["split"], row["class"]].add(row["group"])
             kept[row["split"]] += 1
-    numbers = {
-        split: {label: len(persons[split, label]) for label in manifest.class_names} for split in manifest.splits
-    }
     lines = [["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]]
     body = [
         [name, *manifest.per_class(name).values(), manifest.records(name), kept[name], len(people[name]), len(shards),
@@ -68,30 +67,12 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *scarce_lines(numbers)]),
-        f"{'wrote' if fresh else 'there are'} {out / MANIFEST_NAME}, {out / IMAGES_NAME} and {out / REPORT_NAME}; "
-        f"dataset digest {manifest.digest[:16]}\n"
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *shares.scarce(rows)]),
+        f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
+        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
-    return "\n\n".join(parts)
-
-
-def scarce_lines(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """What is too little to learn from or to judge by; patients: how many there are, by split and class."""
-    lines = []
-    labels = sorted({label for counts in patients.values() for label in counts})
-    if len(labels) == 1:
-        lines.append(f"too little: {labels[0]} is the only class, so there is nothing to tell apart")
-    for split, counts in patients.items():
-        few = []
-        for number in (0, 1):
-            if short := [label for label in labels if counts[label] == number]:
-                each = " each" * (len(short) > 1)
-                few.append(f"{words.number(number, 'patient')}{each} of {words.listed(short)}")
-        if few:
-            what = "nothing general can be learnt from" if split == "train" else "no class can be judged by"
-            lines.append(f"too little: {split} has {words.listed(few)}; {what} so few")
-    return lines
+    return _printable("\n\n".join(parts))
 
 
 def join_lines(out: Path, manifest: Manifest) -> list[str]:
@@ -105,9 +86,11 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
             f"are too few to tell patients apart ({likeness.SMALLEST:,} are enough)"
         )
     try:
-        joins = Joins.from_json((out / JOINS_NAME).read_bytes()).joins
+        joins = Joins.from_json(schema.read_part(out / JOINS_NAME)).joins
     except (OSError, ValueError) as error:
-        raise ManifestError(f"{out / JOINS_NAME} cannot be read ({error}). Run `octprep verify {out}`.") from None
+        raise ManifestError(
+            f"{_path(out / JOINS_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
+        ) from None
     if not joins:
         return lines or ["no scans under different patient ids show the same"]
     kinds = Counter(join.reason for join in joins)
@@ -115,7 +98,10 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
     return [
         *lines,
         f"joined across patient ids, each pair as one person's: {told} (all in {JOINS_NAME})",
-        _lines(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}" for join in joins),
+        _lines(
+            visible(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}")
+            for join in joins
+        ),
     ]
 
 
@@ -131,7 +117,7 @@ def leak_line(manifest: Manifest) -> str:
         [f"{words.number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
     ]
     told = words.listed([text for part in found for text in part])
-    return f"LEAKY: in two splits: {told}. Results on these shards will look better than they are."
+    return f"LEAKY: in two splits: {visible(told)}. Results on these shards will look better than they are."
 
 
 def surveyed(src: Path, found: Survey) -> str:
@@ -149,7 +135,7 @@ def surveyed(src: Path, found: Survey) -> str:
         )
     sizes = [f"{size} {number:,}" for size, number in found.sizes.items()]
     parts = [
-        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.scans), 'scan')}, "
+        f"{words.number(found.files, 'file')} in {_in(src, found.root)}: {words.number(len(found.scans), 'scan')}, "
         f"{len(found.rejections):,} unusable",
         table(rows),
         f"published version: {found.version or 'the counts match none that is known'}",
@@ -173,7 +159,7 @@ def surveyed(src: Path, found: Survey) -> str:
         f"scans with equal bytes: {sum(map(len, same)):,} in {len(same):,} sets"
         + (f"\n{_lines('  ' + ' = '.join(paths) for paths in same)}" if same else "")
     )
-    return "\n\n".join(parts)
+    return _printable("\n\n".join(parts))
 
 
 def audited(src: Path, found: Audit) -> str:
@@ -186,9 +172,10 @@ def audited(src: Path, found: Audit) -> str:
     what, test = found.findings, found.shortcuts
     parts = [
         words.headline(found),
-        f"{words.number(found.files, 'file')} in {src / found.root}: {words.number(len(found.read), 'scan')} of "
+        f"{words.number(found.files, 'file')} in {_in(src, found.root)}: {words.number(len(found.read), 'scan')} of "
         f"{words.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{words.version(found)}",
         table(rows),
+        "\n".join(words.scarce(found)),
         _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
     ]
     if found.has_folders:
@@ -212,7 +199,7 @@ def audited(src: Path, found: Audit) -> str:
         ]
         parts.append(f"shortcuts, on patients not seen before (mean over the classes):\n{table(lines)}")
     parts += ["\n".join(words.shortcuts(test)), words.closing(found)]
-    return "\n\n".join("\n".join(map(visible, part.split("\n"))) for part in parts if part)
+    return _printable("\n\n".join(part for part in parts if part))
 
 
 def certificate(verdict: Verdict) -> str:
@@ -223,37 +210,55 @@ def certificate(verdict: Verdict) -> str:
         for split, count in verdict.counts.items()
     ]
     images = sum(count.images for count in verdict.counts.values())
-    apart = "patients and file contents"
+    apart = "patients, file contents and stored pixels"
     if manifest.config.near_duplicates and verdict.too_small < images:
         but = f" (but for {verdict.too_small:,} images too small to compare)" if verdict.too_small else ""
         apart = f"patients, file contents and near-identical scans{but}"
-    return (
+    return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
         f"disjoint across splits, re-derived from {verdict.records:,} records."
     )
 
 
 def verified(folder: Path, verdict: Verdict) -> str:
-    """What `octprep verify` prints: each law with its verdict, each fault with its place."""
+    """What `octprep verify` prints: each law with its verdict, each fault with its place, and what was not checked.
+
+    Law 5 comes first where it is broken: what the records say cannot be trusted then.
+    """
     by_law: dict[int, list[str]] = {law: [] for law in LAWS}
     for fault in verdict.faults:
         by_law[fault.law].append(f"  {fault.where}: {fault.what}")
     lines = []
-    for law, faults in by_law.items():
-        lines.append(f"law {law} {'BROKEN' if faults else 'holds '}: {_what(law, verdict)}")
-        lines += faults
+    for law in sorted(LAWS, key=lambda law: (law != 5 or not by_law[5], law)):
+        faults = by_law[law]
+        state = "BROKEN" if faults else "open  " if law < 5 and verdict.unread else "holds "
+        lines.append(f"law {law} {state}: {_what(law, verdict)}")
+        lines += faults[:_MOST_FAULTS]
+        if more := len(faults) - _MOST_FAULTS:
+            lines += [f"  and {more:,} more"] * (more > 0)
+    if verdict.unread:
+        lines.append(f"not checked: whatever needs {_some(verdict.unread)}, which could not be read whole")
+        if verdict.lost_rows:
+            lines[-1] += f"; {words.number(verdict.lost_rows, 'row')} of {IMAGES_NAME} point there"
+    lines.append(
+        "in no record, so only looked at for what is possible: bytes, border, confidence and note in "
+        f"{IMAGES_NAME}, what it says of files left out, and settings that leave no trace, such as the seed"
+    )
     digest = verdict.manifest.digest
     if verdict.faults:
-        lines.append(f"{folder}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
+        lines.append(f"{_path(folder)}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
     else:
-        lines.append(f"{folder}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
-    return "\n".join(lines)
+        lines.append(f"{_path(folder)}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
+    return _printable("\n".join(lines))
 
 
 def _what(law: int, verdict: Verdict) -> str:
     """A law in words, less what was not looked at."""
     if law == 1 and not verdict.manifest.config.near_duplicates:
-        return "no patient and no content is in two splits; near-identical scans were not looked for"
+        return (
+            "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not looked "
+            "for"
+        )
     if law == 1 and verdict.too_small:
         return f"{LAWS[law]}; {words.number(verdict.too_small, 'image')} too small to be compared with others"
     return LAWS[law]
@@ -270,6 +275,21 @@ def _two_classes(two: Mapping[str, Sequence[str]]) -> str:
         return ""
     listed = [f"{patient}: {' and '.join(labels)}" for patient, labels in two.items()]
     return f" ({_some(listed)})"
+
+
+def _path(path: Path) -> str:
+    """A path of this machine on one line, whatever bytes its name has."""
+    return path_to_text(str(path))
+
+
+def _in(src: Path, root: str) -> str:
+    """A folder in the source; root is text already."""
+    return f"{_path(src)}/{root}" if root else _path(src)
+
+
+def _printable(text: str) -> str:
+    """The lines of a text without what a terminal would obey or hide."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def _some(names: Sequence[str], most: int = _MOST) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from octtrain import interrupts  # first: it watches for Ctrl-C while the rest is imported
+
+# isort: split
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from octprep.schema import OctError
+from octprep import terminal
+from octprep.schema import Manifest, OctError
 
 
 class Interrupted(OctError):
-    """The user pressed Ctrl-C."""
+    """The user pressed Ctrl-C, or the program was ended by SIGTERM."""
 
     exit_code = 130
 
@@ -27,11 +31,15 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        interrupts.command_runs()
         try:
-            return super().invoke(ctx)
+            with terminal.quiet_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted.") from None
+            raise Interrupted(interrupts.sentence()) from None
 
+
+Model = Literal["octnet-s", "octnet-m", "mobilenetv3-small", "efficientnetv2-b0", "inceptionv3"]
 
 app = typer.Typer(
     name="octtrain",
@@ -43,8 +51,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, made by `octtrain fit`.")]
-
 
 class MissingTensorFlow(OctError):
     """The packages that training needs are not installed."""
@@ -53,13 +59,17 @@ class MissingTensorFlow(OctError):
 @app.command()
 def fit(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    run: Annotated[Path, typer.Option(help="New folder for the run, or with --resume one to go on with.")],
-    model: Annotated[
-        str | None,
+    run: Annotated[
+        Path | None,
         typer.Option(
-            help="octnet-s (default), octnet-m, mobilenetv3-small, efficientnetv2-b0 or inceptionv3.",
+            help="New folder for the run, or with --resume one to go on with; by default "
+            "runs/SHARDS-MODEL-NUMBER here, or with --resume the latest run on these shards in runs/.",
             show_default=False,
         ),
+    ] = None,
+    model: Annotated[
+        Model | None,
+        typer.Option(help="The network (octnet-s).", show_default=False),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many (12).", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step (32).", show_default=False)] = None,
@@ -68,7 +78,7 @@ def fit(
         int | None, typer.Option(help="Decides weights, order and augmentation (0).", show_default=False)
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To start from: none (default), imagenet or a file.", show_default=False)
+        str | None, typer.Option(metavar="none|imagenet|FILE", help="To start from (none).", show_default=False)
     ] = None,
     fold: Annotated[
         int | None, typer.Option(help="The fold to validate on, for shards in folds.", show_default=False)
@@ -80,13 +90,19 @@ def fit(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch, with the run's own settings.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on after the last finished epoch, with the run's own settings; --epochs and --patience may be "
+            "given again.",
+        ),
     ] = False,
 ) -> None:
     """Train a model on shards; keep the epoch with the best balanced accuracy on val."""
+    interrupts.advise(f"nothing was trained yet, and the same command {'goes on' if resume else 'begins again'}")
     with heavy_imports():
         from octtrain import fit as fitting
-        from octtrain.run import resolve
+        from octtrain.run import latest_run, resolve
 
     given = {
         "model": model,
@@ -98,54 +114,87 @@ def fit(
         "fold": fold,
         "patience": patience,
     }
+    if resume and run is None:
+        run = latest_run(digest=Manifest.load(shards).digest)
+        say(f"resuming {run}, the latest run on these shards")
     config = resolve(run, {name: value for name, value in given.items() if value is not None}, resume=resume)
-    try:
-        fitting.fit(shards, run, config, resume=resume, say=say)
-    except KeyboardInterrupt:
-        typer.echo(
-            "octtrain: interrupted; the same command with --resume goes on after the last finished epoch.", err=True
-        )
-        raise typer.Exit(130) from None
+    fitting.fit(shards, run, config, resume=resume, say=say)
 
 
 @app.command()
 def evaluate(
-    run: RunFolder,
-    split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="What to measure on: test, val or a fold.")] = "test",
     shards: Annotated[
         Path | None,
-        typer.Option(help="Where the shards are now, or others of the same classes and recipe.", show_default=False),
+        typer.Option(metavar="DIR", help="Where the shards that the run was trained on are now.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Other shards to measure on, of the same classes and recipe.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the results; by default the run's.", show_default=False),
     ] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on if the model has seen these patients, and mark the result.")
     ] = False,
 ) -> None:
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
+    interrupts.advise("nothing was written")
     with heavy_imports():
         from octtrain import evaluate as evaluation
+        from octtrain.run import latest_run
 
-    evaluation.evaluate(run, split, shards, allow_leaks=allow_leaks, say=say)
+    if run is None:
+        run = latest_run()
+        warn(f"the latest run: {run}")
+    evaluation.evaluate(run, split, shards, dataset=dataset, out=out, allow_leaks=allow_leaks, say=say)
 
 
 @app.command()
 def predict(
-    run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...|DIR", help="B-scans, or folders of them.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] IMAGE...|DIR",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is taken.",
+        ),
+    ],
     csv: Annotated[
-        Path | None, typer.Option(help="File for all probabilities and what was skipped.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For all probabilities and what was skipped; grows as it goes, and one of this run is gone on with.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
+    interrupts.advise("no file was classified yet")
     with heavy_imports():
         from octtrain import predict as prediction
 
-    prediction.predict(run, images, csv, say=say, warn=lambda line: typer.echo(line, err=True))
+    run, images, chosen = prediction.choose_run(inputs)
+    if chosen:
+        warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, say=say, warn=warn)
 
 
 @app.command()
 def leakage(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    model: Annotated[str, typer.Option(help="As for fit.")] = "octnet-s",
+    model: Annotated[Model, typer.Option(help="The network.")] = "octnet-s",
     epochs: Annotated[int, typer.Option(help="Of every training.")] = 12,
     repeats: Annotated[int, typer.Option(help="Pairs of trainings.")] = 5,
     folds: Annotated[int, typer.Option(help="One of so many parts is held out, another one in each repeat.")] = 5,
@@ -156,17 +205,14 @@ def leakage(
     json: Annotated[Path | None, typer.Option(help="File for everything measured.", show_default=False)] = None,
 ) -> None:
     """Show how much better a model looks on a split by image than by patient (Tampu et al. 2022)."""
+    interrupts.advise("not all repeats were done, so nothing was written")
     with heavy_imports():
         from octtrain import leakage as experiment
         from octtrain.run import FitConfig
 
     fit_config = FitConfig(model=model, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=0)
     config = experiment.LeakageConfig(fit=fit_config, repeats=repeats, folds=folds, max_images=max_images)
-    try:
-        experiment.leakage(shards, config, json, say=say)
-    except KeyboardInterrupt:
-        typer.echo("octtrain: interrupted before all repeats were done, so nothing was written.", err=True)
-        raise typer.Exit(130) from None
+    experiment.leakage(shards, config, json, say=say)
 
 
 def say(line: str) -> None:
@@ -175,15 +221,24 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def warn(line: str) -> None:
+    """Print one line to standard error."""
+    typer.echo(terminal.printable(line), err=True)
+
+
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Import TensorFlow and Keras without their chatter; say what to install if they are missing.
+    """Import TensorFlow and Keras without their chatter, with the settings that octtrain needs; say what to install if
+    they are missing.
 
     With TF_CPP_MIN_LOG_LEVEL at 0 everything is shown. At 1 not: JAX leaves that in the environment of every program
     that imports it, for the programs that it starts.
     """
+    from octtrain.runtime import prepare_keras
+
     try:
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+            prepare_keras()
             yield
             return
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in (None, "1"):
@@ -191,6 +246,7 @@ def heavy_imports() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         with _quiet_stderr():
+            prepare_keras()
             yield
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch"):
@@ -203,8 +259,12 @@ def heavy_imports() -> Iterator[None]:
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
     """Drop what C++ libraries write to standard error while they load, before they read any log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (OSError, AttributeError, ValueError):  # there is none
+        yield
+        return
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -217,14 +277,26 @@ def _quiet_stderr() -> Iterator[None]:
 
 def main(args: list[str] | None = None) -> Any:
     """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
+    terminal.prepare()
+    if args is None:
+        interrupts.watch()
     try:
         return app(args)
-    except OctError as error:
-        typer.echo(f"octtrain: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        typer.echo(f"octtrain: {error}", err=True)
-        sys.exit(1)
+    except BaseException as error:
+        if number := interrupts.caught():  # whatever a library made of the interruption
+            if isinstance(error, SystemExit) and isinstance(error.code, int):  # a command has said it itself
+                interrupts.leave("", error.code)
+            interrupts.leave(interrupts.sentence(), 128 + number)
+        if isinstance(error, OctError):
+            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
+            sys.exit(error.exit_code)
+        if isinstance(error, BrokenPipeError):  # whoever read the output has gone
+            terminal.drop_output()
+            sys.exit(terminal.PIPE_CLOSED)
+        if isinstance(error, OSError):
+            warn(f"octtrain: {error}")
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ from typing import Any
 import tensorflow as tf
 
 from octprep.schema import IMAGE, LABEL, PATIENT, SCAN, Manifest, ManifestError
+from octprep.seeding import derived_seed
+from octtrain import runtime
+
+if runtime.wanted_backend() == "jax":  # before TensorFlow looks for devices
+    runtime.keep_tensorflow_off_the_gpu()
 
 # Of serialized records, in the shuffle buffer. Records come already mixed within a shard and from several shards at a
 # time, so a modest buffer is enough; four times as much read at a third of the speed (caches, page faults).
@@ -44,14 +49,13 @@ def training_batches(
     `readable`, which turns what a damaged shard raises into ManifestError.
     """
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.cast(seed, tf.int64) * 100_003 + epoch
+    def one_epoch(shards_seed: tf.Tensor, records_seed: tf.Tensor) -> tf.data.Dataset:
         # Only in the graph of this function: the order is to depend on nothing else, and tf.data fails on a seed that
         # is a tensor if the global seed, which it mixes in, is 0.
         tf.compat.v1.set_random_seed(1)
         return (
             tf.data.Dataset.from_tensor_slices(files)
-            .shuffle(len(files), seed=order)  # shards in another order each epoch ...
+            .shuffle(len(files), seed=shards_seed)  # shards in another order each epoch ...
             .interleave(  # ... and several at a time, so that one batch mixes many shards
                 tf.data.TFRecordDataset,
                 cycle_length=min(READ_AT_ONCE, len(files)),
@@ -59,7 +63,7 @@ def training_batches(
                 deterministic=True,
             )
             .apply(tf.data.experimental.assert_cardinality(count))  # before anything is dropped
-            .shuffle(buffer, seed=order)  # while serialized: decoded images would take more memory
+            .shuffle(buffer, seed=records_seed)  # while serialized: decoded images would take more memory
             .batch(batch, drop_remainder=True)  # a partial batch would compile the training step twice
         )
 
@@ -67,8 +71,9 @@ def training_batches(
     count = _records(manifest, splits)
     batch = min(batch_size, count)
     buffer = max(1, min(count, SHUFFLE_BYTES // _record_bytes(manifest, splits)))
+    seeds = [[derived_seed(seed, what, epoch) for epoch in epochs] for what in ("shard order", "image order")]
     return (
-        tf.data.Dataset.range(epochs.start, epochs.stop)
+        tf.data.Dataset.from_tensor_slices(tuple(tf.constant(column, tf.int64) for column in seeds))
         .flat_map(one_epoch)
         .apply(tf.data.experimental.assert_cardinality(len(epochs) * steps(manifest, splits, batch_size)))
         .map(_parser(manifest, (IMAGE, LABEL)), num_parallel_calls=tf.data.AUTOTUNE)  # after batch: one parse a batch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,9 +15,21 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.schema import LeakError, Leaks, Manifest, ManifestError, Recipe, SourceError, write_whole
-from octtrain import data, seen
-from octtrain.metrics import Report, measure, table
+from octprep.files import path_to_text
+from octprep.schema import (
+    LeakError,
+    Leaks,
+    Manifest,
+    ManifestError,
+    OutputError,
+    Recipe,
+    SettingError,
+    SourceError,
+    write_whole,
+)
+from octtrain import data, interrupts, seen
+from octtrain.answers import answer
+from octtrain.metrics import Report, doubts, measure, table
 from octtrain.run import Run
 
 BATCH = 64  # images; more is hardly faster and takes more memory
@@ -80,56 +94,92 @@ def evaluate(
     split: str = "test",
     shards: Path | None = None,
     *,
+    dataset: Path | None = None,
+    out: Path | None = None,
     allow_leaks: bool = False,
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Measure a run's best model on a split; print it, and write evaluate-SPLIT.json and predictions-SPLIT.csv there.
+    """Measure a run's best model on a split; print it, and write evaluate-SPLIT.json and predictions-SPLIT.csv.
 
-    shards: another dataset of the same classes and recipe, whose first eight digits are then in the files' names; or
-    where the run's own dataset is now, if not where it was. With allow_leaks also where the model has seen patients or
+    shards: where the run's own dataset is now, if not where it was.  dataset: another dataset of the same classes and
+    recipe to measure on instead; the first eight digits of its digest are then in the files' names.  out: the folder
+    for these files, made if need be; by default the run's. With allow_leaks also where the model has seen patients or
     images of the split, and what is printed and written says so.
 
-    Raises SourceError if the folder is no run or the shards are not there; ManifestError if they are damaged, have no
-    such split or an empty one, or differ from the run's in what a model depends on; LeakError if the model has seen
-    patients or images of the split.
+    Raises SourceError if the folder is no run or the shards are not there; ManifestError if they are damaged, are not
+    those that were asked for, have no such split or an empty one, or differ from the run's in what a model depends on,
+    and if the model is damaged; LeakError if the model has seen patients or images of the split; OutputError, before
+    anything is computed, if the results cannot be written.
     """
+    if shards and dataset:
+        raise SettingError(
+            f"--shards {shards} says where the run's own shards are and --dataset {dataset} names others to measure "
+            "on, so give one of them"
+        )
     run = Run.load(folder)
-    trial = meet(run, split, shards or run.shards)
+    trial = meet(run, split, shards, dataset)
     if trial.known and not allow_leaks:
         raise LeakError(_refusal(trial))
+    target = _target(trial, out)
     trial.manifest.check_files(trial.shards, (split,))
     predictions = predict_split(run.model(), trial.manifest, trial.shards, split)
     report = measure(predictions.truth, predictions.probabilities, trial.manifest.class_names)
+    weak = doubts(report, _patients(predictions, trial.manifest.class_names), split)
 
+    failure = None
+    try:  # before anything is said, which may end at a closed pipe
+        written = _write(trial, target, predictions, report, weak)
+        interrupts.advise("the results were written")
+    except OutputError as error:
+        failure = error
     patients = len(set(predictions.patients))
-    where = split if trial.own else f"{split} of {trial.shards} (another dataset, {trial.manifest.digest[:8]})"
-    say(f"{folder} on {where}: {len(predictions.scans):,} images of {patients:,} patients")
-    for line in filter(None, [trial.leaky, *trial.remarks]):
+    what = "" if trial.own else f", not the run's own ({run.manifest.digest[:12]})"
+    say(
+        f"{_shown(folder)} on {split} of {_shown(trial.shards)} (dataset {trial.manifest.digest[:12]}{what}): "
+        f"{len(predictions.scans):,} images of {patients:,} patients"
+    )
+    for line in filter(None, [trial.leaky, *trial.remarks, *weak]):
         say(line)
     say("")
     say(table(report))
-    _write_json(trial, patients, report)
-    _write_csv(trial, predictions)
+    if failure:
+        raise failure
+    say("")
+    say(f"wrote {' and '.join(map(_shown, written))}; classify B-scans by `octtrain predict {_shown(folder)} IMAGE...`")
     return report
 
 
-def meet(run: Run, split: str, shards: Path) -> Trial:
-    """A dataset's split and what of it the run's model has seen. Raises SourceError and ManifestError as `evaluate`."""
-    if not shards.is_dir():
-        raise SourceError(f"the shards {shards} are not there; say where they are now by --shards DIR.")
-    manifest = Manifest.load(shards)
-    check_alike(run, manifest, shards)
+def meet(run: Run, split: str, shards: Path | None = None, dataset: Path | None = None) -> Trial:
+    """A dataset's split and what of it the run's model has seen.
+
+    shards: where the run's own dataset is, by default where it was.  dataset: another one, meant on purpose. Raises
+    SourceError and ManifestError as `evaluate`.
+    """
+    place = dataset or shards or run.shards
+    if not place.is_dir():
+        raise SourceError(
+            f"the {'dataset' if dataset else 'shards'} {place} {'is' if dataset else 'are'} not there"
+            + ("." if dataset else "; say where they are now by --shards DIR.")
+        )
+    manifest = Manifest.load(place)
+    if not dataset and manifest.digest != run.manifest.digest:
+        raise ManifestError(
+            f"{place} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
+            f"({run.manifest.digest[:12]}). Say where that one is now by --shards DIR, or give --dataset {place} to "
+            "measure on this one instead."
+        )
+    check_alike(run, manifest, place)
     if split not in manifest.splits:
-        raise ManifestError(f"{shards} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+        raise ManifestError(f"{place} has no split {split!r}; it has {', '.join(manifest.splits)}.")
     if not manifest.records(split):
-        raise ManifestError(f"Split {split!r} of {shards} holds no images, so there is nothing to measure.")
-    judged = seen.sights(seen.images(shards, manifest), (split,))
+        raise ManifestError(f"Split {split!r} of {place} holds no images, so there is nothing to measure.")
+    judged = seen.sights(seen.images(place, manifest), (split,))
     sights = run.seen().sights
     if manifest.digest == run.manifest.digest and split in run.origin.chosen_by:
         sights = tuple(sight for sight in sights if sight.split != split)  # that it chose the epoch is a remark
     patients = len({sight.patient for sight in judged})
     known = seen.overlap(sights, judged)
-    return Trial(run=run, manifest=manifest, shards=shards, split=split, known=known, patients=patients)
+    return Trial(run=run, manifest=manifest, shards=place, split=split, known=known, patients=patients)
 
 
 def check_alike(run: Run, manifest: Manifest, shards: Path) -> None:
@@ -147,7 +197,7 @@ def check_alike(run: Run, manifest: Manifest, shards: Path) -> None:
         raise ManifestError(
             f"{shards} is another dataset (digest {here.digest[:12]}) than the one {run.folder} was trained on "
             f"({there.digest[:12]}), and the model cannot be used on it: {'; '.join(differ)}. Build it with the "
-            "settings of the run's dataset, or give that one by --shards DIR."
+            "settings of the run's dataset."
         )
 
 
@@ -172,35 +222,110 @@ def _shares(trial: Trial) -> str:
 
 
 def predict_split(model: keras.Model, manifest: Manifest, shards: Path, split: str) -> Predictions:
-    """Run a model over every image of a split, once and in order. Raises ManifestError for damaged shards."""
+    """Run a model over every image of a split, once and in order.
+
+    Raises ManifestError for damaged shards or a damaged model, StoppedError if there is too little memory.
+    """
     scans: list[str] = []
     patients: list[str] = []
     truth, probabilities = [], []
+    classes = len(manifest.class_names)
     with data.readable(shards):
         for images, labels, patient_ids, keys in data.batches(shards, manifest, (split,), BATCH, keys=True):
-            probabilities.append(np.asarray(model.predict_on_batch(images.numpy())))
+            probabilities.append(answer(model, images.numpy(), classes))
             truth.append(labels.numpy())
-            patients += [patient.decode() for patient in patient_ids.numpy()]
-            scans += [key.decode() for key in keys.numpy()]
-    return Predictions(scans, patients, np.concatenate(truth), np.concatenate(probabilities))
+            patients += [patient.decode(errors="backslashreplace") for patient in patient_ids.numpy()]
+            scans += [key.decode(errors="backslashreplace") for key in keys.numpy()]
+    labels = np.concatenate(truth)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ManifestError(
+            f"{split} of {shards} has labels from {labels.min()} to {labels.max()}, but its manifest names {classes} "
+            "classes, so it is not what was built. Copy it again or rebuild it with `octprep build --overwrite`."
+        )
+    return Predictions(scans, patients, labels, np.concatenate(probabilities))
 
 
-def _write_json(trial: Trial, patients: int, report: Report) -> None:
+def _patients(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str, int]:
+    """Patients of each class."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for label, patient in zip(predictions.truth.tolist(), predictions.patients, strict=True):
+        found[label].add(patient)
+    return {name: len(found[label]) for label, name in enumerate(class_names)}
+
+
+def _target(trial: Trial, out: Path | None) -> Path:
+    """The folder for the results, made if need be and tried. Raises OutputError if they cannot be written there."""
+    folder = out or trial.run.folder
+    try:
+        if out:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = f"--out {folder}" if out else f"the run {folder}"
+        raise OutputError(
+            f"{what} cannot be written to ({error.strerror or error}); name {'another' if out else 'a'} folder for the "
+            "results by --out DIR."
+        ) from None
+    for path in _names(trial, folder):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, where a file of results is to be; remove it or give another --out.")
+    path = _names(trial, folder)[0]
+    if out and path.exists() and (other := _run_of(path)) != _home(trial):
+        raise OutputError(
+            f"{path} holds the results of {other or 'something else'}; give another --out, so that they are not lost."
+        )
+    return folder
+
+
+def _names(trial: Trial, folder: Path) -> tuple[Path, Path]:
+    return folder / f"evaluate-{trial.name}.json", folder / f"predictions-{trial.name}.csv"
+
+
+def _home(trial: Trial) -> str:
+    """The run, as it stands in the results."""
+    return _shown(trial.run.folder.resolve())
+
+
+def _run_of(path: Path) -> str | None:
+    """The run that a file of results is of, or None if it does not say."""
+    try:
+        raw = json.loads(path.read_bytes())
+        return str(raw["run"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _write(trial: Trial, target: Path, predictions: Predictions, report: Report, weak: list[str]) -> tuple[Path, Path]:
+    """Write both files of results, and return their paths. Raises OutputError if that fails."""
+    paths = _names(trial, target)
+    try:
+        write_whole(paths[0], _json(trial, len(set(predictions.patients)), report, weak))
+        write_whole(paths[1], _csv(trial, predictions))
+    except OSError as error:
+        raise OutputError(
+            f"the results cannot be written to {target} ({error.strerror or error}); mend that, or name another folder "
+            "by --out DIR, and run the command again."
+        ) from None
+    return paths
+
+
+def _json(trial: Trial, patients: int, report: Report, weak: list[str]) -> bytes:
     content = {
         "split": trial.split,
+        "run": _home(trial),
         "digest": trial.manifest.digest,
         "trained_on": trial.run.manifest.digest,
         "leaky": trial.leaky,
         "known": {"patients": len(trial.known.patients), "images": len(trial.known.contents)},
-        "remarks": trial.remarks,
+        "remarks": [*trial.remarks, *weak],
         "patients": patients,
         **report.as_json(),
     }
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_whole(trial.run.folder / f"evaluate-{trial.name}.json", (text + "\n").encode())
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _write_csv(trial: Trial, predictions: Predictions) -> None:
+def _csv(trial: Trial, predictions: Predictions) -> bytes:
     names = trial.manifest.class_names
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -209,4 +334,8 @@ def _write_csv(trial: Trial, predictions: Predictions) -> None:
     for scan, patient, truth, probabilities in rows:
         shown = [f"{p:.6f}" for p in probabilities]
         writer.writerow([scan, patient, names[truth], names[int(probabilities.argmax())], *shown])
-    write_whole(trial.run.folder / f"predictions-{trial.name}.csv", out.getvalue().encode())
+    return out.getvalue().encode(errors="backslashreplace")
+
+
+def _shown(path: Path) -> str:
+    return path_to_text(path.as_posix())

@@ -12,9 +12,9 @@ a plain t ignores. Such an interval speaks of other splits and trainings of thes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+import os
 import random
 import statistics
 from collections import Counter, defaultdict
@@ -28,11 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.schema import Manifest, ManifestError, OutputError, SettingError, write_whole
+from octprep.seeding import derived_seed, seeded_hash
 from octtrain import data, seen
 from octtrain.fit import compiled, even_weights, seed_noise
 from octtrain.metrics import balanced_accuracy, confusion, mcc
 from octtrain.models import build_model
 from octtrain.run import FitConfig
+from octtrain.runtime import describe_device
 
 BATCH = 64  # images read or predicted at a time
 
@@ -52,7 +54,7 @@ class LeakageConfig:
     """How the experiment is made. Raises SettingError at birth if a value is outside its range."""
 
     fit: FitConfig = field(default_factory=FitConfig)  # model, epochs, batch size, learning rate and seed of all arms
-    repeats: int = 5  # pairs of trainings; each holds out another fold, and after the last one they are dealt anew
+    repeats: int = 5  # pairs of trainings; each holds out another fold, after the last one come other folds
     folds: int = 5  # one of so many is held out
     max_images: int = 2000  # of the pool; whole patients are left out beyond
 
@@ -144,6 +146,8 @@ def leakage(
         raise OutputError(f"the folder of --json {json_file} does not exist; make it first.")
     if json_file and json_file.is_dir():
         raise OutputError(f"--json {json_file} is a folder; name a file.")
+    if json_file and not os.access(json_file.absolute().parent, os.W_OK):
+        raise OutputError(f"the folder of --json {json_file} cannot be written to; give a file elsewhere.")
     manifest = Manifest.load(shards)
     manifest.check_files(shards, tuple(manifest.splits))
     pool = read_pool(shards, manifest, config)
@@ -158,6 +162,8 @@ def leakage(
         say("No patient has several images, so nothing can leak and no inflation is to be expected.")
 
     arena = Arena(manifest, pool, config)
+    for line in describe_device():
+        say(line)
     repeats: list[Repeat] = []
     for number in range(config.repeats):
         repeats.append(arena.repeat(number))
@@ -193,7 +199,7 @@ class Arena:
     def __init__(self, manifest: Manifest, pool: Pool, config: LeakageConfig) -> None:
         self.pool, self.config, self.classes = pool, config, len(manifest.class_names)
         self.rounds = [
-            deal_patients(pool, manifest.class_names, config.folds, config.fit.seed + turn)
+            deal_patients(pool, manifest.class_names, config.folds, derived_seed(config.fit.seed, "folds", turn))
             for turn in range(math.ceil(config.repeats / config.folds))
         ]
         # As many steps, and so the same learning rates, in every training, whichever fold is largest.
@@ -206,7 +212,7 @@ class Arena:
     def repeat(self, number: int) -> Repeat:
         """Hold out one fold by patient, and as many images of each class by image."""
         turn, fold = divmod(number, self.config.folds)
-        seed = self.config.fit.seed + turn
+        seed = derived_seed(self.config.fit.seed, "folds", turn)
         by_patient = self.rounds[turn]
         by_image = deal_images(self.pool.labels, by_patient, seed)
         train, test = self._sides(by_image[fold])
@@ -224,8 +230,8 @@ class Arena:
 
     def _score(self, held_out: Picks, number: int) -> Score:
         """Train on all but these images, and measure on them. Both arms of a repeat begin with the same weights."""
-        seed = (self.config.fit.seed + number) % 2**32
-        self._begin_anew(seed)
+        seed = derived_seed(self.config.fit.seed, "training", number)
+        self._begin_again(seed)
         train, test = self._sides(held_out)
         self._train(train, seed)
         pieces = [self.pool.pixels[test[i : i + BATCH]] for i in range(0, len(test), BATCH)]
@@ -234,11 +240,11 @@ class Arena:
         # A model that calls everything the same has no correlation with the truth: 0, as is the custom
         return Score(balanced_accuracy(counts) or 0.0, mcc(counts) or 0.0)
 
-    def _begin_anew(self, seed: int) -> None:
+    def _begin_again(self, seed: int) -> None:
         """Fresh weights and an optimizer that remembers nothing, without compiling again."""
         # Keras' initializers get their seeds from here. keras.utils.set_random_seed sets this too, but makes TensorFlow
         # drop what it has compiled, which takes longer than a small training.
-        random.seed(seed)
+        random.seed(derived_seed(seed, "weights"))
         fresh = build_model(self.config.fit.model, self.model.input_shape[1:], self.classes)
         self.model.set_weights(fresh.get_weights())
         for variable in self.training.optimizer.variables:
@@ -247,7 +253,7 @@ class Arena:
     def _train(self, train: Picks, seed: int) -> None:
         labels = self.pool.labels
         weights = even_weights(np.bincount(labels[train], minlength=self.classes).tolist())
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(derived_seed(seed, "image order"))
         for epoch in range(self.config.fit.epochs):
             seed_noise(self.training, seed, epoch)
             order = rng.permutation(train)[: self.steps * self.batch].reshape(self.steps, self.batch)
@@ -301,7 +307,7 @@ def sample(rows: Sequence[Mapping[str, str]], most: int, seed: int) -> list[Mapp
     for row in rows:
         scans[row["group"]][row["class"]] += 1
     taken = set()
-    for patient in sorted(scans, key=lambda patient: _rank(patient, seed)):
+    for patient in sorted(scans, key=lambda patient: seeded_hash(patient, seed)):
         if all(count <= room[name] for name, count in scans[patient].items()):
             taken.add(patient)
             for name, count in scans[patient].items():
@@ -324,7 +330,7 @@ def deal_patients(pool: Pool, class_names: Sequence[str], folds: int, seed: int)
     totals = np.bincount(pool.labels, minlength=classes)
     filled = np.zeros((folds, classes))  # share of each class
     dealt: list[list[int]] = [[] for _ in range(folds)]
-    order = sorted(members, key=lambda patient: (-len(members[patient]).bit_length(), _rank(patient, seed)))
+    order = sorted(members, key=lambda patient: (-len(members[patient]).bit_length(), seeded_hash(patient, seed)))
     for patient in order:
         share = np.bincount(pool.labels[members[patient]], minlength=classes) / np.maximum(totals, 1)
         costs: list[float] = (
@@ -341,7 +347,7 @@ def deal_patients(pool: Pool, class_names: Sequence[str], folds: int, seed: int)
 
 def deal_images(labels: NDArray[np.int64], like: Sequence[Picks], seed: int) -> list[Picks]:
     """The indexes of each fold: images at random, as many of each class as in the folds `like`."""
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng(derived_seed(seed, "images by class"))
     dealt: list[list[int]] = [[] for _ in like]
     for label in np.unique(labels):
         cuts = np.cumsum([(labels[fold] == label).sum() for fold in like])[:-1]
@@ -428,8 +434,3 @@ def _check_patients(pool: Pool, class_names: Sequence[str], folds: int) -> None:
             f"{', '.join(f'{name} has {count}' for name, count in few.items())}; {way}use shards of more patients or "
             "a higher --max-images"
         )
-
-
-def _rank(patient: str, seed: int) -> bytes:
-    """A place for a patient that depends on the patient and the seed alone."""
-    return hashlib.blake2b(patient.encode(), key=seed.to_bytes(8, "big"), digest_size=16).digest()

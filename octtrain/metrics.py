@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FEW = 5  # patients of a class below which what is measured on them is said to mean little
 URGENT = ("CNV", "DME")  # who must see a specialist at once (Kermany et al. 2018)
 
 # Kermany et al., Cell 172 (2018), Fig. S4A: truth -> prediction -> cost.
@@ -108,6 +109,57 @@ def measure(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_
         macro_auc=_mean(found.auc for found in per_class.values()),
         urgent=_urgent(truth, probabilities, counts, class_names),
         weighted_error=weighted_error(counts, class_names),
+    )
+
+
+def doubts(report: Report, patients: Mapping[str, int], split: str = "test") -> list[str]:
+    """Why a report says little, each with its numbers: classes with few patients or none, a model at chance.
+
+    patients: of each class, by its name.  split: what to call it.
+    """
+    there = {name: count for name, count in patients.items() if count}
+    missing = [name for name in report.class_names if name not in there]
+    lines = []
+    if missing:
+        lines.append(
+            f"{split} has no image of {', '.join(missing)}: how well {'it is' if len(missing) == 1 else 'they are'} "
+            f"recognised cannot be said, and the means are over {len(there)} of {len(report.class_names)} classes"
+        )
+    if len(there) == 1:
+        lines.append(
+            f"{split} has one class alone, {next(iter(there))}: nothing here shows that the model tells any apart"
+        )
+    few = [f"{name} {count}" for name, count in there.items() if count < FEW]
+    if few:
+        lines.append(f"few patients in {split} ({', '.join(few)}): what is measured on them says little about others")
+    called = [name for name, count in zip(report.class_names, report.confusion.sum(axis=0), strict=True) if count]
+    if len(called) == 1:
+        lines.append(f"the model calls all {report.accuracy.of:,} images {called[0]}, so it tells no classes apart")
+    elif len(there) > 1 and (found := _at_chance(report, there)):
+        lines.append(found)
+    return lines
+
+
+def _at_chance(report: Report, patients: Mapping[str, int]) -> str | None:
+    """What to say of a balanced accuracy that so many patients do not set apart from guessing.
+
+    Its standard error is taken as if every patient were one image, as the images of one patient are much alike, and
+    with two hits and two misses more for each class, without which few patients that agree would seem certain.
+    """
+    assert report.balanced_accuracy is not None
+    variance = 0.0
+    for name, count in patients.items():
+        value = report.per_class[name].sensitivity.value
+        assert value is not None
+        value = (value * count + 2) / (count + 4)
+        variance += value * (1 - value) / (count + 4)
+    error = variance**0.5 / len(patients)
+    chance = 1 / len(patients)
+    if report.balanced_accuracy - 1.96 * error > chance:
+        return None
+    return (
+        f"balanced accuracy {report.balanced_accuracy:.3f} with an error of {1.96 * error:.3f} (95 %) from "
+        f"{sum(patients.values()):,} patients is not set apart from guessing, {chance:.3f}"
     )
 
 

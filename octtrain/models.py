@@ -16,6 +16,8 @@ import keras
 from keras import layers, ops
 
 from octprep.schema import SettingError
+from octtrain.origin import check_weights
+from octtrain.runtime import prepare_keras
 
 # Batch statistics are averaged over the last few tens of steps: a small dataset has not many more in an epoch.
 _MOMENTUM = 0.9
@@ -28,8 +30,8 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     this same architecture, or for a network of keras.applications the backbone's `..._notop.h5` that Keras publishes.
     Raises SettingError for an unknown name, an image too small for the network, or weights that do not fit it.
     """
-    if name not in BUILDERS:
-        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
+    check_name(name)
+    prepare_keras()
     pixels = keras.Input(image_shape, name="pixels", dtype="uint8")  # (n, h, w, 1), 0..255
     features = BUILDERS[name](pixels, weights)  # (n, features)
     features = layers.Dropout(0.2)(features)
@@ -39,6 +41,12 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
     if weights.endswith((".keras", ".weights.h5")):
         _take_weights(model, Path(weights))
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise SettingError unless there is a model of this name."""
+    if name not in BUILDERS:
+        raise SettingError(f"no model called {name!r}; choose one of {', '.join(BUILDERS)}")
 
 
 def for_training(model: keras.Model, seed: int) -> keras.Model:
@@ -136,6 +144,8 @@ def _application(
     x = layers.Rescaling(1 / 127.5, offset=-1)(x) if unit_range else layers.Rescaling(1.0)(x)
     backbone_file = weights != "none" and not weights.endswith((".keras", ".weights.h5"))
     try:
+        if backbone_file:
+            check_weights(Path(weights))
         backbone = network(
             include_top=False,
             input_shape=(height, width, 3),
@@ -146,7 +156,7 @@ def _application(
     except Exception as error:
         if weights == "imagenet":
             raise SettingError(
-                f"the imagenet weights of {network.__name__} could not be downloaded ({_first_line(error)}). "
+                f"the imagenet weights of {network.__name__} could not be downloaded ({first_line(error)}). "
                 "Use --weights none, or download them elsewhere and give the file as --weights FILE."
             ) from None
         raise _misfit(weights, network.__name__, error) from None
@@ -154,14 +164,15 @@ def _application(
 
 
 def _take_weights(model: keras.Model, path: Path) -> None:
-    """Load all weights of a model of the same architecture."""
+    """Load all weights of a model of the same architecture. Only numbers are taken, none of the file's layers.
+
+    Raises SettingError if there is no such file, it is too large for a model's, or holds other weights.
+    """
     if not path.is_file():
         raise SettingError(f"--weights {path} is no file; give none, imagenet or a file of weights")
     try:
-        if path.suffix == ".keras":
-            model.set_weights(keras.saving.load_model(path, compile=False).get_weights())
-        else:
-            model.load_weights(path)
+        check_weights(path)
+        model.load_weights(path)
     except Exception as error:  # Keras raises what h5py, zipfile and its own layers happen to raise
         raise _misfit(str(path), model.name, error) from None
 
@@ -174,12 +185,11 @@ def _refuse_backbone_file(weights: str) -> None:
 
 
 def _misfit(weights: str, name: str, error: Exception) -> SettingError:
-    return SettingError(
-        f"--weights {weights} holds no weights for {name} ({_first_line(error)}); use a file made by it"
-    )
+    return SettingError(f"--weights {weights} holds no weights for {name} ({first_line(error)}); use a file made by it")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what a library says of a failure."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".: ")
 

@@ -1,11 +1,11 @@
 """One run folder: everything a training leaves behind, and all that evaluation and prediction need.
 
-config.json     settings, where the shards were, library versions
+config.json     settings, when the run was begun, where the shards were, library versions; written last: it makes a run
 manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
 seen.csv        whom the model has seen: patient, group, SHA-256 and split of every image trained on or validated on
 history.csv     one row per finished epoch; an epoch counts once its row is here
 model.keras     the best epoch's model: raw pixels to probabilities; octtrain.json in it says what it was trained on
-checkpoints/    weights and optimizer of the last finished epoch
+checkpoints/    weights and optimizer of the last finished epoch, and the checksums of what belongs to it
 logs/           for TensorBoard, where it is installed
 """
 
@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import glob
 import hashlib
 import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import keras
 
+from octprep.files import OWNER_NAME, NotReadable, clear_parts, locked, read_bytes, sync
 from octprep.schema import (
     MANIFEST_NAME,
     Manifest,
@@ -35,9 +38,10 @@ from octprep.schema import (
     OutputError,
     SettingError,
     SourceError,
+    StoppedError,
     write_whole,
 )
-from octtrain import origin, seen
+from octtrain import origin, runtime, seen
 from octtrain.origin import Origin
 from octtrain.seen import SEEN_NAME, Seen
 
@@ -45,8 +49,18 @@ RUN_VERSION = 2
 CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 MODEL_NAME = "model.keras"
+RUNS = Path("runs")  # in the working folder: where runs are made that are given no place of their own
+MOST_EPOCHS = 100_000  # of one run
+LIMIT = 64_000_000  # bytes of a config or a history that are read at most
+
+# Of history.csv, besides what Keras may have measured more: an epoch and what is measured in it.
+COLUMNS = ("epoch", "loss", "val_loss", "val_balanced_accuracy")
+RESUMABLE = ("epochs", "patience")  # settings that may change when a run is resumed: they only say when it ends
 
 Row = Mapping[str, float]  # of history.csv: what was measured in one epoch
+
+_OWN = re.compile(r"(?:epoch-(\d{4,})\.(?:weights\.h5|json)|best-(\d{4,})\.keras)")  # the files in checkpoints/
+_BEGUN = {SEEN_NAME, MANIFEST_NAME, OWNER_NAME, "lost+found"}  # all that a folder holds before its config.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +77,21 @@ class FitConfig:
     patience: int = 6  # epochs without a better balanced accuracy on val before training ends; 0: never
 
     def __post_init__(self) -> None:
+        for name, kind in (
+            ("model", str), ("weights", str), ("epochs", int), ("batch_size", int), ("seed", int), ("patience", int)
+        ):  # fmt: skip
+            if type(getattr(self, name)) is not kind:
+                what = "a whole number" if kind is int else "a name"
+                raise SettingError(f"{name.replace('_', '-')} must be {what}; got {getattr(self, name)!r}")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float):
+            raise SettingError(f"lr must be a number such as 0.001; got {self.lr!r}")
+        if self.fold is not None and type(self.fold) is not int:
+            raise SettingError(f"fold must be a whole number; got {self.fold!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
             if getattr(self, name) < least:
                 raise SettingError(f"{name.replace('_', '-')} must be at least {least}; got {getattr(self, name)}")
+        if self.epochs > MOST_EPOCHS:
+            raise SettingError(f"epochs must be at most {MOST_EPOCHS:,}; got {self.epochs:,}")
         if not (math.isfinite(self.lr) and 0 < self.lr <= 10):
             raise SettingError(f"lr must be above 0 and at most 10, such as 0.001; got {self.lr:g}")
         if not 0 <= self.seed < 2**32:
@@ -82,6 +108,7 @@ class Run:
     config: FitConfig
     manifest: Manifest
     shards: Path  # where the dataset was when the run began
+    libraries: Mapping[str, str] = field(default_factory=dict)  # name -> version, of those that the run began with
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -89,45 +116,56 @@ class Run:
 
         Raises SourceError if it is no run folder, ManifestError if it is of another version or was edited.
         """
-        if not (folder / CONFIG_NAME).is_file() or not (folder / MANIFEST_NAME).is_file():
-            what = "is no run folder" if folder.exists() else "does not exist"
-            raise SourceError(f"{folder} {what}; make one with `octtrain fit SHARDS --run {folder}`.")
+        raw = _read_config(folder)
         try:
-            raw = json.loads((folder / CONFIG_NAME).read_bytes())
             if raw["run_version"] == 1:
                 raise ManifestError(
                     f"{folder} is a run of version 1, which did not keep whom its model has seen, so no test with it "
-                    "can be trusted. Train anew with `octtrain fit`."
+                    "can be trusted. Train again with `octtrain fit`."
                 )
             if raw["run_version"] != RUN_VERSION:
                 raise ManifestError(
                     f"{folder / CONFIG_NAME} is of version {raw['run_version']}, but this program reads version "
-                    f"{RUN_VERSION}. Train anew with `octtrain fit`."
+                    f"{RUN_VERSION}. Train again with `octtrain fit`."
                 )
             config = FitConfig(**raw["config"])
-            shards = Path(os.path.normpath(folder / raw["shards"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            shards = Path(os.path.normpath(folder.resolve() / _text(raw["shards"])))
+            digest = _text(raw["digest"])
+            libraries = {_text(key): _text(value) for key, value in raw["libraries"].items()}
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise _odd_config(folder, error) from None
+        try:
+            manifest = Manifest.load(folder)
+        except ManifestError as error:
+            reason = str(error).split(". ")[0]
+            raise ManifestError(f"{reason}. Copy it from the shards into the run again, or train again.") from None
+        if manifest.digest != digest:
             raise ManifestError(
-                f"{folder / CONFIG_NAME} is not what `octtrain fit` wrote ({type(error).__name__}: {error}). "
-                "Restore it or train anew."
-            ) from None
-        return cls(folder=folder, config=config, manifest=Manifest.load(folder), shards=shards)
+                f"{folder / MANIFEST_NAME} is of the dataset {manifest.digest[:12]}, but {CONFIG_NAME} says that the "
+                f"run is of {digest[:12]}. Copy it from the shards into the run again, or train again."
+            )
+        return cls(folder=folder, config=config, manifest=manifest, shards=shards, libraries=libraries)
 
     def history(self) -> list[Row]:
-        """The finished epochs, first to last. Raises ManifestError if the file cannot be read."""
+        """The finished epochs, first to last; none if there is no such file yet.
+
+        Raises ManifestError if the file is not what was written.
+        """
         path = self.folder / HISTORY_NAME
         if not path.exists():
             return []
         try:
-            with path.open(newline="") as file:
-                return [
-                    {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-                    for row in csv.DictReader(file)
-                ]
-        except (OSError, TypeError, ValueError) as error:
+            text = read_bytes(path, LIMIT)[0].decode()
+            history: list[Row] = [
+                {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)
+            ]
+            _check_history(history)
+        except (OSError, NotReadable, TypeError, ValueError, csv.Error) as error:
             raise ManifestError(
-                f"{path} is not what `octtrain fit` wrote ({error}). Restore it or train anew."
+                f"{path} is not what `octtrain fit` wrote ({error}). Restore it or train again."
             ) from None
+        return history
 
     @property
     def origin(self) -> Origin:
@@ -150,53 +188,64 @@ class Run:
         if not path.is_file():
             raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
         found = origin.read(path)
+        try:
+            origin.check_weights(path)
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path} cannot be loaded ({error}). Restore it or train again.") from None
         if found != self.origin:
             raise ManifestError(
                 f"{path} is of another run ({found}) than the one that {self.folder} describes ({self.origin}). "
-                "Put back the model that belongs there, or train anew."
+                "Put back the model that belongs there, or train again."
             )
+        runtime.prepare_keras()
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:  # Keras raises whatever zipfile, h5py, json and its layers happen to raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train anew.") from None
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            writer = origin.keras_version(path)
+            if writer != keras.__version__:
+                raise ManifestError(
+                    f"{path} was written by Keras {writer} and cannot be loaded by Keras {keras.__version__}, which is "
+                    f"installed here ({reason}). Install Keras {writer}, or train again."
+                ) from None
+            raise ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train again.") from None
 
     def seen(self) -> Seen:
         """Whom the model has seen. Raises ManifestError if seen.csv is missing or not what was written."""
         path = self.folder / SEEN_NAME
+        raw = _read_config(self.folder)
         try:
-            raw = json.loads((self.folder / CONFIG_NAME).read_bytes())
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != raw["seen_sha256"]:
                 raise ValueError(f"its SHA-256 is not the one in {CONFIG_NAME}")
             return Seen(seen.decode(content), bool(raw["seen_complete"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise ManifestError(
                 f"{path} is not what `octtrain fit` wrote ({error}), so nobody knows whom the model has seen. "
-                "Restore it or train anew."
+                "Restore it or train again."
             ) from None
 
     def claim(self, resume: bool) -> list[Row]:
-        """The epochs already finished: none in a new run. Writes nothing.
+        """The epochs already finished: none in a new run. Writes nothing; call it while holding the folder's lock.
 
-        Raises OutputError if the folder is taken, or is to be resumed with other settings or on other shards.
+        Raises OutputError if the folder is taken, is no run, or is to be resumed with other settings or on other
+        shards; ManifestError if what is to be resumed from is damaged or missing.
         """
-        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
+        if is_vacant(self.folder):
+            if resume:
+                raise nothing_to_resume(self.folder)
             return []
-        if not self.folder.is_dir() or not (self.folder / CONFIG_NAME).exists():
+        if not (self.folder / CONFIG_NAME).is_file():
             raise OutputError(f"{self.folder} exists and is no run folder; give another --run.")
-        if not resume and (self.folder / HISTORY_NAME).exists():
+        if not resume:
             raise OutputError(f"{self.folder} holds a run already; go on with it by --resume, or give another --run.")
-        if not (self.folder / HISTORY_NAME).exists():
-            return []  # stopped before its first epoch was finished, so there is nothing to lose or to go on with
         old = Run.load(self.folder)
-        if old.config != self.config:
-            names = [field.name for field in dataclasses.fields(FitConfig)]
-            changes = [
-                f"{name.replace('_', '-')} {getattr(old.config, name)} there, {getattr(self.config, name)} now"
-                for name in names
-                if getattr(old.config, name) != getattr(self.config, name)
-            ]
+        changes = [
+            f"{name.replace('_', '-')} {before} there, {getattr(self.config, name)} now"
+            for name, before in dataclasses.asdict(old.config).items()
+            if name not in RESUMABLE and getattr(self.config, name) != before
+        ]
+        if changes:
             raise OutputError(
                 f"{self.folder} was begun with other settings ({'; '.join(changes)}); "
                 "resume it without these options, or give another --run."
@@ -206,27 +255,58 @@ class Run:
                 f"{self.folder} was begun on other shards (digest {old.manifest.digest[:12]} there, "
                 f"{self.manifest.digest[:12]} in {self.shards}); give those, or another --run."
             )
-        return old.history()
+        history = old.history()
+        self._check_epoch(history)
+        return history
 
-    def begin(self) -> None:
-        """Make the folder in one step, with config, manifest and whom the model will see; finished epochs that are
-        there stay. Raises ManifestError if the shards do not say who is in them.
-        """
-        if (self.folder / CONFIG_NAME).exists():
-            history = self.history()
-            if not history:  # begun, perhaps with other settings, and stopped before anything was learnt
-                self._describe(self.folder, self._to_see())
-            self._publish(history)
+    def _check_epoch(self, history: Sequence[Row]) -> None:
+        """Raise ManifestError unless the last finished epoch's files are those that were written with it."""
+        other = "give another --run to begin again"
+        if not history:
+            numbers = [_number(path) for path in self._own_files()]
+            # The first epoch's files may be there before its row, if it was killed in between.
+            if (self.folder / MODEL_NAME).exists() or any(number > 1 for number in numbers):
+                raise ManifestError(
+                    f"{self.folder / HISTORY_NAME} is missing, but epochs were finished here; "
+                    f"put it back to go on, or {other}."
+                )
             return
-        to_see = self._to_see()
-        part = self.folder.with_name(f".{self.folder.name}.part-{os.getpid()}")
-        part.mkdir(parents=True)
-        try:
-            self._describe(part, to_see)
-            part.replace(self.folder)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        state = self._state(len(history))
+        best = self._candidate(best_epoch(history))
+        for path, name in (
+            (self.folder / HISTORY_NAME, "history"),
+            (self.checkpoint(len(history)), "checkpoint"),
+            (best if best.exists() else self.folder / MODEL_NAME, "model"),
+        ):
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                fault = None if found == state[name] else "is damaged: it is not what was written after"
+            except OSError as error:
+                fault = f"cannot be read ({error.strerror or error}), which was written after"
+            if fault:
+                raise ManifestError(f"{path} {fault} epoch {len(history)}; put it back to go on, or {other}.")
+
+    def begin(self, history: Sequence[Row]) -> None:
+        """Make the run: config, manifest and whom the model will see. In one that is there already put the last
+        finished epoch's files in their places. Call it while holding the folder's lock.
+
+        Raises ManifestError if the shards do not say who is in them, OutputError if a run that was only begun would
+        now be begun from weights that have seen others.
+        """
+        for folder in (self.folder, self.folder / "checkpoints"):
+            clear_parts(folder)
+        if not (self.folder / CONFIG_NAME).exists():
+            self._describe(self._to_see())
+            return
+        if not history and self._to_see() != self.seen():
+            raise OutputError(
+                f"{self.folder} was begun from other weights than {self.config.weights} holds now; give another --run."
+            )
+        raw = _read_config(self.folder)
+        if raw["config"] != dataclasses.asdict(self.config):
+            self._write_config({**raw, "config": dataclasses.asdict(self.config)})
+        self.publish(history)
 
     def _to_see(self) -> Seen:
         """Whom this training's model will have seen, those that its first weights have seen included."""
@@ -234,13 +314,14 @@ class Run:
         before = inherited(self.config.weights)
         return Seen((*own, *before.sights), before.complete)
 
-    def _describe(self, folder: Path, to_see: Seen) -> None:
-        self.manifest.save(folder)
+    def _describe(self, to_see: Seen) -> None:
         sights = seen.encode(to_see.sights)
-        write_whole(folder / SEEN_NAME, sights)
-        text = json.dumps(
+        write_whole(self.folder / SEEN_NAME, sights)
+        self.manifest.save(self.folder)
+        self._write_config(
             {
                 "run_version": RUN_VERSION,
+                "begun": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "shards": _relative(self.shards, self.folder),
                 "digest": self.manifest.digest,
                 "leaky": bool(self.manifest.leaks),
@@ -248,37 +329,52 @@ class Run:
                 "seen_complete": to_see.complete,
                 "config": dataclasses.asdict(self.config),
                 "backend": keras.backend.backend(),
-                "libraries": _versions("octprep", "keras", keras.backend.backend(), "numpy"),
-            },
-            indent=1,
+                "libraries": runtime.versions(),
+            }
         )
-        write_whole(folder / CONFIG_NAME, (text + "\n").encode())
+
+    def _write_config(self, raw: Mapping[str, Any]) -> None:
+        write_whole(self.folder / CONFIG_NAME, (json.dumps(raw, indent=1) + "\n").encode())
 
     def keep(self, history: Sequence[Row], training: keras.Model, model: keras.Model) -> None:
         """Store a finished epoch, the last row of history. Whenever this is interrupted, a resumed run finds either
-        the state before or all of the state after.
+        the state before or all of the state after. Raises StoppedError if the disk does not take it.
         """
-        folder = self.folder / "checkpoints"
-        folder.mkdir(exist_ok=True)
         epoch = len(history)
-        _save(training.save_weights, self.checkpoint(epoch))
-        if best_epoch(history) == epoch:
-            self.save_model(model, self._candidate(epoch))
         out = io.StringIO()
         writer = csv.DictWriter(out, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        write_whole(self.folder / HISTORY_NAME, out.getvalue().encode())  # from here on the epoch counts
-        self._publish(history)
+        rows = out.getvalue().encode()
+        try:
+            self.checkpoint(1).parent.mkdir(exist_ok=True)
+            weights = _in_memory(training.save_weights, ".weights.h5")
+            write_whole(self.checkpoint(epoch), weights)
+            if best_epoch(history) == epoch:
+                model_sha256 = self.save_model(model, self._candidate(epoch))
+            else:
+                model_sha256 = self._state(epoch - 1)["model"]
+            state = {
+                "checkpoint": hashlib.sha256(weights).hexdigest(),
+                "history": hashlib.sha256(rows).hexdigest(),
+                "model": model_sha256,
+            }
+            write_whole(self._state_file(epoch), (json.dumps(state, indent=1) + "\n").encode())
+            write_whole(self.folder / HISTORY_NAME, rows)  # from here on the epoch counts
+            self.publish(history)
+        except OSError as error:
+            raise StoppedError(
+                f"epoch {epoch} cannot be kept in {self.folder} ({error.strerror or error}). What was finished before "
+                "is safe: make room there, and the same command with --resume goes on."
+            ) from None
 
-    def save_model(self, model: keras.Model, path: Path) -> None:
-        """Write a model of this run and what it was trained on into one file, whole or not at all."""
-
-        def save(part: Path) -> None:
-            model.save(part)
-            origin.stamp(part, self.origin)
-
-        _save(save, path)
+    def save_model(self, model: keras.Model, path: Path) -> str:
+        """Write a model of this run and what it was trained on into one file, whole or not at all; its SHA-256."""
+        memory = _Memory(_in_memory(model.save, ".keras"))
+        origin.stamp(memory, self.origin)
+        data = memory.getvalue()
+        write_whole(path, data)
+        return hashlib.sha256(data).hexdigest()
 
     def checkpoint(self, epoch: int) -> Path:
         """Weights and optimizer after an epoch, the first being 1."""
@@ -287,22 +383,199 @@ class Run:
     def _candidate(self, epoch: int) -> Path:
         return self.folder / "checkpoints" / f"best-{epoch:04d}.keras"
 
-    def _publish(self, history: Sequence[Row]) -> None:
+    def _state_file(self, epoch: int) -> Path:
+        return self.folder / "checkpoints" / f"epoch-{epoch:04d}.json"
+
+    def _state(self, epoch: int) -> dict[str, str]:
+        """The checksums of what was written after an epoch. Raises ManifestError if they are not there."""
+        path = self._state_file(epoch)
+        try:
+            raw = json.loads(read_bytes(path, LIMIT)[0])
+            return {name: _text(raw[name]) for name in ("checkpoint", "history", "model")}
+        except (OSError, NotReadable, KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ManifestError(
+                f"{path} cannot be read ({reason}), which holds the checksums of epoch {epoch}; put it back to go on, "
+                "or give another --run to begin again."
+            ) from None
+
+    def _own_files(self) -> list[Path]:
+        """The files in checkpoints/ that this program names."""
+        folder = self.folder / "checkpoints"
+        return [path for path in sorted(folder.iterdir()) if _OWN.fullmatch(path.name)] if folder.is_dir() else []
+
+    def publish(self, history: Sequence[Row]) -> None:
         """Put the best epoch's model in its place and drop what no resumed run will ask for."""
-        if history and (candidate := self._candidate(best_epoch(history))).exists():
+        if not history:
+            return
+        if (candidate := self._candidate(best_epoch(history))).exists():
             candidate.replace(self.folder / MODEL_NAME)
-        for path in sorted((self.folder / "checkpoints").glob("*")):
-            if path != self.checkpoint(len(history)):
+            sync(self.folder)
+        for path in self._own_files():
+            if path not in (self.checkpoint(len(history)), self._state_file(len(history))):
                 path.unlink()
 
 
-def resolve(folder: Path, given: Mapping[str, Any], *, resume: bool) -> FitConfig:
+class _Memory(io.BytesIO):
+    """A file in memory with an ending, by which Keras knows what to write. HDF5 on a full disk ends the process."""
+
+    ending = ".keras"
+
+    def __str__(self) -> str:
+        return f"memory{self.ending}"
+
+
+def _in_memory(save: Callable[[Any], None], ending: str) -> bytes:
+    """What Keras writes into a file."""
+    memory = _Memory()
+    memory.ending = ending
+    save(memory)
+    return memory.getvalue()
+
+
+def _number(path: Path) -> int:
+    """The epoch that a file in checkpoints/ is of."""
+    found = _OWN.fullmatch(path.name)
+    assert found
+    return int(found[1] or found[2])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A run's config.json as it is. Raises SourceError if there is none, ManifestError if it is no JSON object."""
+    if not (folder / CONFIG_NAME).is_file() or not (folder / MANIFEST_NAME).is_file():
+        what = "is no run folder" if folder.exists() else "does not exist"
+        raise SourceError(f"{folder} {what}; make one with `octtrain fit SHARDS --run {folder}`.")
+    try:
+        raw = json.loads(read_bytes(folder / CONFIG_NAME, LIMIT)[0])
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, NotReadable, ValueError, RecursionError) as error:
+        raise _odd_config(folder, error) from None
+    return raw
+
+
+def _odd_config(folder: Path, error: Exception) -> ManifestError:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else error
+    return ManifestError(
+        f"{folder / CONFIG_NAME} is not what `octtrain fit` wrote ({reason}). Restore it or train again."
+    )
+
+
+def _check_history(history: Sequence[Row]) -> None:
+    """Raise ValueError for rows that no training writes."""
+    if not history:
+        raise ValueError("it holds no epoch")
+    if missing := [name for name in COLUMNS if name not in history[0]]:
+        raise ValueError(f"it has no column {missing[0]}")
+    for number, row in enumerate(history, start=1):
+        if row["epoch"] != number:
+            raise ValueError(f"epoch {row['epoch']} stands where {number} belongs")
+        if not 0 <= row["val_balanced_accuracy"] <= 1 or not math.isfinite(row["loss"]):
+            raise ValueError(f"the numbers of epoch {number} are none that can be measured")
+
+
+def nothing_to_resume(folder: Path | None) -> SourceError:
+    """The error of a folder that is to be resumed and holds no run."""
+    if folder is None:
+        return SourceError("name the run to resume by --run DIR.")
+    what = "holds no run" if folder.exists() else "does not exist"
+    return SourceError(
+        f"{folder} {what}, so there is nothing to resume; look at the name given as --run, or leave --resume out to "
+        "begin a run there."
+    )
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a run may be made in a folder: one that is not there, is empty, or holds what a killed start left."""
+    if not folder.is_dir():
+        return not folder.exists() and not folder.is_symlink()
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".part-")}
+    return names <= _BEGUN and (SEEN_NAME in names or MANIFEST_NAME not in names)
+
+
+@contextmanager
+def held(folder: Path, *, fresh: bool = False) -> Iterator[None]:
+    """Keep every other training out of a run folder, which is made if it is missing.
+
+    One that was made here, or is `fresh` from `new_run`, is removed if it stays empty. Raises OutputError if it
+    cannot be made, or another training has it.
+    """
+    made = [folder, folder.parent] if fresh else [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(folder, "octtrain fit"))
+            except OSError as error:
+                raise OutputError(
+                    f"--run {folder} cannot be used as a folder to write to ({error.strerror or error}); give another."
+                ) from None
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def new_run(shards: Path, model: str, runs: Path = RUNS) -> Path:
+    """Make an empty folder for a run: NAME-MODEL-NUMBER in the folder of runs, by the shards' name and the next number.
+
+    Two that ask at the same time get two folders. Raises OutputError if none can be made.
+    """
+    stem = f"{shards.resolve().name or 'shards'}-{model}"
+    try:
+        runs.mkdir(exist_ok=True)
+        taken = [path.name.removeprefix(f"{stem}-") for path in runs.glob(f"{glob.escape(stem)}-*")]
+        number = max((int(name) for name in taken if name.isascii() and name.isdigit()), default=0)
+        while True:
+            number += 1
+            with suppress(FileExistsError):
+                (runs / f"{stem}-{number}").mkdir()
+                return runs / f"{stem}-{number}"
+    except OSError as error:
+        raise OutputError(
+            f"no run can be made in the folder {runs.absolute()} ({error.strerror or error}); say where by --run DIR."
+        ) from None
+
+
+def latest_run(runs: Path = RUNS, digest: str | None = None) -> Path:
+    """The run in a folder of runs that was begun last; with a digest, of those trained on that dataset.
+
+    Raises SourceError if there is none.
+    """
+    found: list[tuple[str, str, Path]] = []
+    with suppress(OSError):
+        for config in runs.glob(f"*/{CONFIG_NAME}"):
+            with suppress(OSError, NotReadable, ValueError, TypeError, KeyError, RecursionError):
+                raw = json.loads(read_bytes(config, LIMIT)[0])
+                if digest is None or raw["digest"] == digest:
+                    begun = raw.get("begun") or datetime.fromtimestamp(config.stat().st_mtime, UTC).isoformat()
+                    found.append((str(begun), config.parent.name, config.parent))
+    if not found:
+        where = f"the folder {runs}" if runs.is_dir() else f"{runs}, which is no folder here,"
+        raise SourceError(
+            f"{where} holds no run{' on these shards' * (digest is not None)}; make one with `octtrain fit SHARDS`, "
+            "or give the folder of one that lies elsewhere."
+        )
+    return max(found)[2]
+
+
+def resolve(folder: Path | None, given: Mapping[str, Any], *, resume: bool) -> FitConfig:
     """The settings given, and for the rest the defaults, or with `resume` those that the run was begun with.
 
     Raises SettingError for values out of range, and what `Run.load` does.
     """
-    begun = resume and (folder / HISTORY_NAME).exists()
-    return dataclasses.replace(Run.load(folder).config if begun else FitConfig(), **given)
+    if not resume:
+        return FitConfig(**given)
+    if folder is None or not (folder / CONFIG_NAME).exists():
+        raise nothing_to_resume(folder)
+    return dataclasses.replace(Run.load(folder).config, **given)
 
 
 def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -348,15 +621,9 @@ def inherited(weights: str) -> Seen:
 
 def best_epoch(history: Sequence[Row]) -> int:
     """The epoch, the first being 1, with the highest balanced accuracy on val; among equals the lowest loss there."""
-    ranks = [(row["val_balanced_accuracy"], -row["val_loss"]) for row in history]
+    losses = [math.inf if math.isnan(row["val_loss"]) else row["val_loss"] for row in history]
+    ranks = [(row["val_balanced_accuracy"], -loss) for row, loss in zip(history, losses, strict=True)]
     return 1 + max(range(len(ranks)), key=ranks.__getitem__)
-
-
-def _save(save: Any, path: Path) -> None:
-    """Have Keras write a file so that it is there whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
-    save(part)
-    part.replace(path)
 
 
 def _relative(shards: Path, folder: Path) -> str:
@@ -365,13 +632,3 @@ def _relative(shards: Path, folder: Path) -> str:
         return Path(os.path.relpath(shards.resolve(), folder.resolve())).as_posix()
     except ValueError:  # another drive
         return str(shards.resolve())
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

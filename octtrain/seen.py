@@ -52,7 +52,18 @@ def images(shards: Path, manifest: Manifest) -> list[Row]:
             f"{path} has SHA-256 {found[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
             "not what was built. Copy the folder again or rebuild it with `octprep build --overwrite`."
         )
-    return [row for row in csv.DictReader(io.StringIO(content.decode(), newline="")) if row["split"]]
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
+        if missing := {*Sight._fields} - {*(rows[0] if rows else Sight._fields)}:
+            raise ValueError(f"no column {', '.join(sorted(missing))}")
+        if any(row[name] is None for row in rows for name in Sight._fields):
+            raise ValueError("a row that is too short")
+    except (ValueError, csv.Error) as error:
+        raise ManifestError(
+            f"{path} is not a table that octprep wrote ({error}). Copy the folder again or rebuild it with "
+            "`octprep build --overwrite`."
+        ) from None
+    return [row for row in rows if row["split"]]
 
 
 def sights(rows: Iterable[Row], splits: Sequence[str]) -> tuple[Sight, ...]:
@@ -82,7 +93,10 @@ def encode(seen: Iterable[Sight]) -> bytes:
 
 def decode(data: bytes) -> tuple[Sight, ...]:
     """What `encode` made `data` of. Raises ValueError or TypeError if it did not."""
-    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    try:
+        header, *rows = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
     if tuple(header) != Sight._fields:
         raise ValueError(f"its columns are not {', '.join(Sight._fields)}")
     return tuple(Sight(*row) for row in rows)

@@ -160,5 +160,18 @@ def write_images(folder: Path, manifest: Manifest, table: Sequence[Mapping[str, 
     return manifest
 
 
+def untrained_run(folder: Path, manifest: Manifest, shards: Path) -> Any:
+    """A run whose model was never trained."""
+    from octtrain.models import build_model
+    from octtrain.run import FitConfig, Run
+
+    run = Run(folder=folder, config=FitConfig(), manifest=manifest, shards=shards)
+    folder.mkdir(parents=True)
+    run.begin([])
+    shape = (manifest.recipe.height, manifest.recipe.width, 1)
+    run.save_model(build_model("octnet-s", shape, len(manifest.class_names)), folder / "model.keras")
+    return run
+
+
 def patient_of(scan: str) -> str:
     return scan.split("-")[-2]

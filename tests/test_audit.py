@@ -18,7 +18,7 @@ from octprep.patients import Join
 from octprep.phantom import draw
 from octprep.phantom.faults import near_duplicate
 from octprep.scan import PUBLISHED, Scan, Version
-from octprep.schema import OutputError, SettingError, SourceError
+from octprep.schema import OutputError, SettingError, SourceError, StoppedError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<img src=x onerror=alert(1)>.jpeg"
@@ -329,7 +329,7 @@ def test_a_file_that_changes_meanwhile_is_a_sentence(tmp_path):
     scan = write_scan(tmp_path / "CNV" / "CNV-1-1.jpeg")
     known = audit(tmp_path, workers=1).read[0].scan
     scan.write_bytes(cv2.imencode(".jpeg", draw_scan("other"))[1].tobytes())
-    with pytest.raises(SourceError, match=r"CNV-1-1.jpeg was changed or removed while it was audited"):
+    with pytest.raises(StoppedError, match=r"CNV-1-1.jpeg .* so it is not the file that was listed"):
         stored_pixels(tmp_path, known)
 
 

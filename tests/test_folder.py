@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from world import archive, files_of, write_folder, write_scan
 
-from octprep import files, images, joined, pipeline, prepared, schema, tables, workplace
+from octprep import files, images, joined, pipeline, prepared, schema, shares, tables, workplace
 from octprep.errors import Notice
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, OutputError, Recipe, SourceError, StoppedError
@@ -368,30 +368,11 @@ def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeyp
         build(source, tmp_path / "out", CONFIG, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("patients", "lines"),
-    [
-        ({"train": {"A": 5, "B": 2}, "test": {"A": 2, "B": 3}}, []),
-        (
-            {"train": {"A": 5, "B": 1}, "val": {"A": 1, "B": 1}, "test": {"A": 0, "B": 1}},
-            [
-                "too little: train has 1 patient of B; nothing general can be learnt from so few",
-                "too little: val has 1 patient each of A and B; no class can be judged by so few",
-                "too little: test has 0 patients of A and 1 patient of B; no class can be judged by so few",
-            ],
-        ),
-        ({"train": {"A": 5}, "test": {"A": 2}}, ["too little: A is the only class, so there is nothing to tell apart"]),
-    ],
-)
-def test_splits_that_hold_too_little_are_named_with_their_numbers(patients, lines):
-    assert tables.scarce_lines(patients) == lines
-
-
-def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards, tmp_path):
+def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
     rows = images.read((shards / schema.IMAGES_NAME).read_bytes())
-    val = {row["patient"] for row in rows if row["split"] == "val" and row["class"] == "CNV"}
     closing = tables.built(shards, Manifest.load(shards))
-    assert ("too little: val has 1 patient each of" in closing) == (len(val) == 1)
+    assert shares.scarce(rows)
+    assert all(line in closing for line in shares.scarce(rows))
     assert closing.endswith(f"\nnext: octprep verify {shards}, then octtrain fit {shards}")
 
 

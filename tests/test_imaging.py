@@ -12,6 +12,7 @@ import pytest
 from world import SAMPLE, archive, draw_scan, write_folder
 
 from octprep import imaging
+from octprep.imaging import preparation
 from octprep.phantom import scans
 from octprep.phantom.faults import QUALITY
 from octprep.schema import DENOISERS, ManifestError, Recipe, UnreadableImage
@@ -304,6 +305,26 @@ def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
         moved = imaging.column_shift(ready.affine, ready.bend, ready.crop, size[1])
         found[1] += np.interp(where[0], np.arange(size[1]), moved)
         assert np.abs(found - (column, row)).max() < 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 90), (600, 1000)], ids=["shrunk", "enlarged"])
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_the_shift_says_exactly_by_how_much_columns_were_moved(fit, height, width):
+    gray, _, _ = layered(90, 0)
+    recipe = Recipe(height=height, width=width, flatten=True, fit=fit, clean=False)
+    ready = imaging.prepare(gray, recipe)
+    top, bottom, left, right = ready.crop
+    # The rows of the source that come to lie in the crop, resized as the pixels are: where each stored pixel is from.
+    before = preparation._rows_before(ready.bend, top, bottom, right - left).astype(np.float64)
+    shown = preparation._room(bottom - top, right - left, recipe)
+    above, beside = (height - shown[0]) // 2, (width - shown[1]) // 2
+    truth = preparation._scaled(before, *shown)
+    shift = imaging.column_shift(ready.affine, ready.bend, ready.crop, width)
+    rows = ready.affine[4] * (np.arange(shown[0]) + above) + ready.affine[5]
+    said = rows[:, None] + shift[None, beside : beside + shown[1]]
+    assert np.abs(truth - said)[8:-8].max() < 0.05  # OpenCV leaves out what covers under a thousandth
+    assert not shift[:beside].any()
+    assert np.ptp(shift) > 20
 
 
 @pytest.mark.parametrize("denoiser", DENOISERS)

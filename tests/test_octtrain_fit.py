@@ -1,10 +1,13 @@
 import csv
 import dataclasses
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 pytest.importorskip("tensorflow")
 import keras
 import numpy as np
-from octtrain_world import CLASSES, READ_COLUMNS, write_images, write_shards
+from octtrain_world import CLASSES, READ_COLUMNS, picture, write_folder, write_images, write_shards
 
 from octprep.images import COLUMNS
 from octprep.schema import LeakError, Leaks, Manifest, ManifestError, OutputError, SettingError, SourceError
@@ -24,7 +27,7 @@ from octtrain.run import FitConfig, Run, best_epoch
 from octtrain.seen import Sight, overlap
 
 ROOT = Path(__file__).parents[1]
-CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0)
+CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0, seed=2)
 
 
 def quiet(line):
@@ -106,41 +109,163 @@ def test_an_interrupted_training_ends_with_the_same_history_as_an_unbroken_one(t
     assert "Nothing left to do" in lines[0]
 
 
-def start(*arguments):
+def start(*arguments, cwd, **env):
     """The program as a process of its own, as a terminal starts it: in the background of a shell, Ctrl-C is ignored."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", code + "from octtrain.cli import main; main()", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**{key: value for key, value in os.environ.items() if key != "HOME"}, "PYTHONPATH": path, **env},
+    )  # fmt: skip
 
 
-def end(process, how):
-    """Wait for the first epoch's line, send the signal; returns what was still said on standard error."""
+def end(process, word, how):
+    """Wait for a line that begins with the word, send the signal; returns what was said."""
+    lines = []
     for line in process.stdout:
-        if line.startswith("epoch"):
+        lines.append(line.rstrip("\n"))
+        if line.startswith(word):
             break
     process.send_signal(how)
-    return process.communicate(timeout=120)[1]
+    return lines, process.communicate(timeout=120)[1]
 
 
 def test_a_killed_training_goes_on_and_an_interrupted_one_says_how_to(shards, tmp_path):
-    run = tmp_path / "run"
-    process = start("fit", shards, "--run", run, "--epochs", 500, "--patience", 0)
-    end(process, signal.SIGKILL)
+    """Also where Keras' own settings ask for other numbers and other images, and there is no home."""
+    keras_json = {"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow", "epsilon": 0.1}
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "keras.json").write_text(json.dumps(keras_json))
+    settings = {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+    process = start("fit", f"{shards}/", "--epochs", 500, "--patience", 0, "--seed", 3, cwd=tmp_path, **settings)
+    said, _ = end(process, "class weights", signal.SIGKILL)  # in the first epoch
     assert process.returncode == -signal.SIGKILL
-    before = len(measured(run))
-    assert before >= 1
+    assert said[0] == "run: runs/shards-octnet-s-1"
+    assert re.fullmatch(r"computing with tensorflow [\d.]+ on .* in float32; Keras [\d.]+", said[1])
+    run = tmp_path / "runs" / "shards-octnet-s-1"
+    assert not (run / "history.csv").exists()
 
-    process = start("fit", shards, "--run", run, "--resume")  # with the settings that the run was begun with
-    said = end(process, signal.SIGINT)
+    process = start(
+        "fit", shards, "--resume", cwd=tmp_path, **settings
+    )  # with the settings that the run was begun with
+    said, err = end(process, "epoch   2", signal.SIGINT)
     assert process.returncode == 130
-    assert said == "octtrain: interrupted; the same command with --resume goes on after the last finished epoch.\n"
+    assert said[0] == "resuming runs/shards-octnet-s-1, the latest run on these shards"
+    assert err == (
+        "octtrain: interrupted; go on after the last finished epoch with "
+        f"`octtrain fit {shards} --run runs/shards-octnet-s-1 --resume`.\n"
+    )
     after = measured(run)
-    assert len(after) > before
     assert [int(row["epoch"]) for row in after] == list(range(1, len(after) + 1))
     found = Run.load(run)
-    assert (found.config.epochs, found.config.patience) == (500, 0)
+    assert (found.config.epochs, found.config.patience, found.config.seed) == (500, 0, 3)
     assert found.checkpoint(len(after)).is_file()
-    found.model()
+    layers = [layer.get_config() for layer in found.model().layers]
+    assert {config.get("data_format", "channels_last") for config in layers} == {"channels_last"}
+    assert all(
+        config["dtype"]["config"]["name"] == "float32" for config in layers if isinstance(config.get("dtype"), dict)
+    )
+
+
+def ended_early(*arguments, after=None, **env):
+    """What the program says that ends before it has imported TensorFlow, and its exit code."""
+    process = start("fit", *arguments, cwd=ROOT, **env)
+    if after is not None:
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (out, err.count("\n")) == ("", 1)
+    return process.returncode, err
+
+
+def test_a_backend_that_octtrain_does_not_run_on_is_refused_in_one_sentence(shards, tmp_path):
+    code, err = ended_early(shards, "--run", tmp_path / "run", KERAS_BACKEND="torch")
+    assert (code, err) == (
+        2,
+        "octtrain: KERAS_BACKEND chooses the backend 'torch', but octtrain runs on TensorFlow or JAX; set the variable "
+        "KERAS_BACKEND to tensorflow or jax.\n",
+    )
+    (tmp_path / "keras.json").write_text('{"backend": "nonsense"}')
+    code, err = ended_early(shards, "--run", tmp_path / "run", KERAS_HOME=str(tmp_path), KERAS_BACKEND="")
+    assert code == 2
+    assert err.startswith(f"octtrain: {tmp_path / 'keras.json'} chooses the backend 'nonsense', but octtrain runs on")
+    (tmp_path / "keras.json").write_text('{"floatx": "float128"}')
+    code, err = ended_early(shards, "--run", tmp_path / "run", KERAS_HOME=str(tmp_path))
+    assert code == 2
+    assert err.startswith("octtrain: Keras cannot start (Invalid `floatx` configuration.")
+    assert f"mend or delete {tmp_path / 'keras.json'}" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interruption_while_libraries_are_imported_is_a_sentence(shards, tmp_path):
+    code, err = ended_early(shards, "--run", tmp_path / "run", after=1.5)
+    assert code == 130
+    assert err == "octtrain: interrupted; nothing was trained yet, and the same command begins again.\n"
+    assert not (tmp_path / "run").exists()
+
+
+FULL = """
+cd "$1"; shift; unset HOME
+mount -t tmpfs -o size=1M tmpfs ro; mkdir ro/vol; mount -t tmpfs -o size=13M tmpfs ro/vol; mount -o remount,ro ro
+"$@" --run ro/vol --epochs 2 --batch-size 16 --patience 0; echo "exit $?"
+find ro/vol -type f -not -path '*/logs/*' | sort; wc -l < ro/vol/history.csv
+mount -o remount,size=64M ro/vol
+"$@" --run ro/vol --resume; echo "exit $?"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root mounts disks")
+def test_a_full_disk_is_a_sentence_and_the_training_goes_on_once_there_is_room(shards, tmp_path):
+    """The run is an empty mounted volume in a folder that cannot be written to."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mounts of one's own here")
+    (tmp_path / "ro").mkdir()
+    command = [sys.executable, "-c", "from octtrain.cli import main; main()", "fit", str(shards)]
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", FULL, "bash", str(tmp_path), *command],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stderr == (
+        "octtrain: epoch 2 cannot be kept in ro/vol (No space left on device). What was finished before is safe: "
+        "make room there, and the same command with --resume goes on.\n"
+    )
+    lines = done.stdout.splitlines()
+    first = lines.index("exit 1")
+    kept = [f"ro/vol/{name}" for name in (
+        "checkpoints/epoch-0001.json", "checkpoints/epoch-0001.weights.h5", "config.json", "history.csv",
+        "manifest.json", "model.keras", "seen.csv",
+    )]  # fmt: skip
+    assert lines[first + 1 : first + 9] == [*kept, "2"]
+    assert "going on after epoch 1" in lines
+    assert lines[-1] == "exit 0"
+
+
+def test_weights_of_classes_reach_the_training_and_the_held_out_split_is_what_is_validated_on(tmp_path):
+    """The classes of val are named wrongly, so a model that learns must fail there."""
+    rng = np.random.default_rng(0)
+    counts = (24, 6, 12, 18)
+    train = [(f"train/{CLASSES[k]}/{CLASSES[k]}-{100 * k + i}-1.jpeg", k, picture(k, rng))
+             for k in range(4) for i in range(counts[k])]  # fmt: skip
+    val = [(f"val/{CLASSES[k]}/{CLASSES[k]}-{900 + 10 * k + i}-1.jpeg", k, picture((k + 1) % 4, rng))
+           for k in range(4) for i in range(6)]  # fmt: skip
+    rows = {"train": [train[i] for i in rng.permutation(len(train))], "val": val}
+    for balance in ("none", "oversample"):
+        write_folder(tmp_path / balance, rows, balance=balance)
+    config = dataclasses.replace(CONFIG, epochs=4)
+    lines = []
+    run = fit(tmp_path / "none", tmp_path / "run", config, say=lines.append)
+    last = run.history()[-1]
+    assert last["balanced_accuracy"] > 0.9
+    assert last["val_balanced_accuracy"] < 0.5
+
+    def until_one_epoch(line):
+        if line.startswith("epoch"):
+            raise Stopped
+
+    with pytest.raises(Stopped):  # the same images, said to be balanced by the shards, and so without weights
+        fit(tmp_path / "oversample", tmp_path / "other", config, say=until_one_epoch)
+    assert abs(run.history()[0]["loss"] - Run.load(tmp_path / "other").history()[0]["loss"]) > 0.01
+    assert any(line.startswith("WARNING: that is not above chance") for line in lines)
 
 
 def test_an_epoch_that_was_not_recorded_leaves_no_trace(trained, shards, tmp_path):
@@ -149,7 +274,7 @@ def test_an_epoch_that_was_not_recorded_leaves_no_trace(trained, shards, tmp_pat
     stale = tmp_path / "run" / "checkpoints" / "best-0004.keras"
     stale.write_bytes(b"of an epoch that was killed before its row was written")
     model = (tmp_path / "run" / "model.keras").read_bytes()
-    dataclasses.replace(trained[0], folder=tmp_path / "run").begin()
+    dataclasses.replace(trained[0], folder=tmp_path / "run").begin(history)
     assert not stale.exists()
     assert (tmp_path / "run" / "model.keras").read_bytes() == model
     assert Run.load(tmp_path / "run").history() == history
@@ -171,8 +296,11 @@ def test_a_run_is_not_overwritten_nor_resumed_as_something_else(trained, shards,
             fit(shards, tmp_path / "mine", CONFIG, resume=resume, say=quiet)
 
 
-def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path):
-    for change in ({"model": "resnet"}, {"weights": "missing.keras"}, {"fold": 1}):
+def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for change in ({"model": "../resnet"}, {"weights": "missing.keras"}, {"fold": 1}):
+        with pytest.raises(SettingError):
+            fit(shards, None, dataclasses.replace(CONFIG, **change), say=quiet)
         with pytest.raises(SettingError):
             fit(shards, tmp_path / "runs" / "a", dataclasses.replace(CONFIG, **change), say=quiet)
     shutil.copytree(shards, tmp_path / "shards")
@@ -181,17 +309,6 @@ def test_a_failed_start_leaves_nothing_in_the_way(shards, tmp_path):
     with pytest.raises(ManifestError, match="bytes where the manifest says"):
         fit(tmp_path / "shards", tmp_path / "runs" / "a", CONFIG, say=quiet)
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_run_without_a_finished_epoch_may_be_begun_anew(shards, tmp_path):
-    run = Run(folder=tmp_path / "run", config=CONFIG, manifest=Manifest.load(shards), shards=shards)
-    run.begin()
-    with pytest.raises(SourceError, match=r"no model.keras yet.*--resume"):
-        Run.load(tmp_path / "run").model()
-    other = dataclasses.replace(run, config=dataclasses.replace(CONFIG, lr=0.1))
-    assert other.claim(resume=False) == []
-    other.begin()
-    assert Run.load(tmp_path / "run").config.lr == 0.1
 
 
 def test_what_is_no_run_is_refused_in_one_sentence(trained, tmp_path):
@@ -225,9 +342,11 @@ def test_the_shards_are_found_again_and_others_keep_their_own_results(trained, s
     evaluate(moved, shards=shards, say=quiet)
     mine = (moved / "evaluate-test.json").read_bytes()
     other, _ = write_shards(tmp_path / "other", {"test": 4}, seed=1, first_patient=50_000)
+    with pytest.raises(ManifestError, match=rf"{other.digest[:12]}.*\({run.manifest.digest[:12]}\).*--dataset"):
+        evaluate(moved, shards=tmp_path / "other", say=quiet)
     lines = []
-    assert evaluate(moved, shards=tmp_path / "other", say=lines.append).accuracy.of == 16
-    assert f"(another dataset, {other.digest[:8]})" in lines[0]
+    assert evaluate(moved, dataset=tmp_path / "other", say=lines.append).accuracy.of == 16
+    assert f"(dataset {other.digest[:12]}, not the run's own ({run.manifest.digest[:12]}))" in lines[0]
     assert not any("LEAKY" in line for line in lines)
     assert (moved / "evaluate-test.json").read_bytes() == mine
     stored = json.loads((moved / f"evaluate-test-{other.digest[:8]}.json").read_text())
@@ -242,12 +361,12 @@ def test_shards_that_mean_something_else_are_refused_by_what_differs(trained, tm
     run, *_ = trained
     write_shards(tmp_path / "size", {"test": 1}, height=40, first_patient=50_000)
     with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 there, 40 here\. Build it"):
-        evaluate(run.folder, shards=tmp_path / "size", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "size", say=quiet)
     write_shards(tmp_path / "names", {"test": 1}, classes=CLASSES[::-1], first_patient=50_000)
     with pytest.raises(
         ManifestError, match="class names CNV, DME, DRUSEN, NORMAL there, NORMAL, DRUSEN, DME, CNV here"
     ):
-        evaluate(run.folder, shards=tmp_path / "names", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "names", say=quiet)
 
 
 def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained, tmp_path):
@@ -256,14 +375,14 @@ def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained,
     with pytest.raises(
         LeakError, match=r"chosen by 24 of the 30 patients .*: patients 0, 1, 10, .* and 4 more"
     ) as caught:
-        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "other", say=quiet)
     assert caught.value.exit_code == 1
     assert "--allow-leaks" in str(caught.value)
     assert not list(run.folder.glob(f"*{other.digest[:8]}*"))
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     lines = []
-    evaluate(copy, shards=tmp_path / "other", allow_leaks=True, say=lines.append)
+    evaluate(copy, dataset=tmp_path / "other", allow_leaks=True, say=lines.append)
     assert lines[1].startswith("LEAKY: the model has seen 24 of the 30 patients")
     stored = json.loads((copy / f"evaluate-test-{other.digest[:8]}.json").read_text())
     assert stored["leaky"] == lines[1]
@@ -278,7 +397,7 @@ def test_an_image_is_known_again_under_another_patients_number(trained, tmp_path
     rows[0]["sha256"] = run.seen().sights[0].sha256
     write_images(tmp_path / "other", other, rows)
     with pytest.raises(LeakError, match="chosen by 1 image of test, under other patient numbers"):
-        evaluate(run.folder, shards=tmp_path / "other", say=quiet)
+        evaluate(run.folder, dataset=tmp_path / "other", say=quiet)
 
 
 def test_the_split_trained_on_is_refused_and_the_one_that_chose_the_epoch_is_remarked(trained, shards, tmp_path):
@@ -355,7 +474,7 @@ def until_the_first_step(run, shards, config):
 
 
 def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, shards, tmp_path):
-    write_shards(tmp_path / "other", {"train": 4, "val": 2, "test": 2}, seed=1, first_patient=50_000)
+    write_shards(tmp_path / "other", {"train": 5, "val": 5, "test": 5}, seed=1, first_patient=50_000)
     config = dataclasses.replace(CONFIG, weights=str(trained[0].folder / "model.keras"))
     lines = until_the_first_step(tmp_path / "a", tmp_path / "other", config)
     assert not any(line.startswith("WARNING") for line in lines)
@@ -363,7 +482,7 @@ def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, s
     run.save_model(trained[0].model(), run.folder / "model.keras")
     assert {sight.split for sight in run.seen().sights} == {"train", "val", "weights"}
     with pytest.raises(LeakError, match="24 of the 24 patients"):
-        evaluate(tmp_path / "a", "train", shards, say=quiet)
+        evaluate(tmp_path / "a", "train", dataset=shards, say=quiet)
 
     write_shards(tmp_path / "same people", {"val": 3, "train": 3, "test": 3}, seed=2)
     lines = until_the_first_step(tmp_path / "b", tmp_path / "same people", config)
@@ -481,6 +600,7 @@ def test_balanced_accuracy_counts_every_class_the_same_and_absent_ones_not():
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"epochs": 10**9}, "epochs must be at most 100,000; got 1,000,000,000"),
         ({"batch_size": 0}, "batch-size must be at least 1"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"lr": -1.0}, "lr must be above 0"),

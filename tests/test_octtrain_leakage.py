@@ -117,7 +117,7 @@ def test_both_arms_begin_alike_and_repeats_do_not(worlds):
     arena = Arena(manifest, read_pool(worlds / "alike", manifest, config), config)
 
     def first_weights(seed):
-        arena._begin_anew(seed)
+        arena._begin_again(seed)
         return np.concatenate([weight.ravel() for weight in arena.model.get_weights()])
 
     one, other = first_weights(0), first_weights(1)
@@ -233,7 +233,7 @@ def test_an_interruption_is_a_sentence(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.main(["leakage", str(tmp_path)])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == ("octtrain: interrupted before all repeats were done, so nothing was written.\n")
+    assert capsys.readouterr().err == "octtrain: interrupted; not all repeats were done, so nothing was written.\n"
 
 
 def test_the_program_takes_too_few_patients_as_one_line(tmp_path, capsys):

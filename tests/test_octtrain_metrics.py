@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from octtrain.metrics import COSTS, Rate, auc, confusion, mcc, measure, table, weighted_error
+from octtrain.metrics import COSTS, Rate, auc, confusion, doubts, mcc, measure, table, weighted_error
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
@@ -104,3 +104,34 @@ def test_equal_scores_count_half():
     assert auc(np.array([True, False]), np.array([0.5, 0.5])) == 0.5
     assert auc(np.array([True, True, False]), np.array([0.9, 0.5, 0.5])) == 0.75
     assert auc(np.array([True, True]), np.array([0.9, 0.5])) is None
+
+
+def judged(counts, patients):
+    """What is doubted of a table of counts with so many patients in each class."""
+    classes = CLASSES[: len(counts)]
+    pairs = [(t, p) for t, row in enumerate(counts) for p, n in enumerate(row) for _ in range(n)]
+    truth, decided = (np.array(side) for side in zip(*pairs, strict=True))
+    return doubts(measure(truth, np.eye(len(classes))[decided], classes), dict(zip(classes, patients, strict=True)))
+
+
+def test_a_good_model_on_enough_patients_is_not_doubted():
+    assert judged([[90, 10], [20, 80]], [50, 50]) == []
+
+
+def test_what_too_little_was_measured_on_is_said_with_the_numbers():
+    (few,) = judged([[90, 10], [5, 95]], [1, 50])
+    assert few.startswith("few patients in test (CNV 1):")
+    missing, few, alone = judged([[8, 2], [0, 0]], [10, 0])[0], *judged([[8, 2], [0, 0]], [2, 0])[1:][::-1]
+    assert missing.startswith("test has no image of DME")
+    assert "over 1 of 2 classes" in missing
+    assert "(CNV 2)" in few
+    assert alone.startswith("test has one class alone, CNV")
+
+
+def test_a_model_at_chance_is_called_so():
+    (line,) = judged([[26, 24], [25, 25]], [50, 50])
+    assert line.startswith("balanced accuracy 0.510 with an error of 0.09")
+    assert line.endswith("from 100 patients is not set apart from guessing, 0.500")
+    assert judged([[260, 240], [250, 250]], [50, 50]) == [line]  # images are not patients
+    (line,) = judged([[50, 0], [50, 0]], [50, 50])
+    assert line == "the model calls all 100 images CNV, so it tells no classes apart"

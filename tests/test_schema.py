@@ -1,5 +1,6 @@
 """The contract: settings refuse nonsense, a manifest is what was written or is refused."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,17 +17,21 @@ from octprep.schema import (
     Recipe,
     SettingError,
     Shard,
+    version_differences,
 )
 
 
 def manifest():
-    shard = Shard(name="train/00000-of-00001.tfrecord", records=4, per_class=(2, 2), bytes=10, sha256="ab" * 32)
+    one, two = (
+        Shard(name=f"train/{n:05d}-of-00002.tfrecord", records=4, per_class=(2, 2), bytes=10, sha256="ab" * 32)
+        for n in range(2)
+    )
     return Manifest(
         class_names=("CNV", "NORMAL"),
         config=BuildConfig(split="grouped"),
-        splits={"train": (shard, shard), "test": ()},
+        splits={"train": (one, two), "test": ()},
         leaks=Leaks(patients=("12",)),
-        source={"found": 5, "kept": 4, "left_out": 1, "listing": "00"},
+        source={"found": 5, "kept": 4, "left_out": 1, "listing": "00" * 32},
         images_sha256="cd" * 32,
         joins_sha256="ef" * 32,
         libraries={"numpy": "2"},
@@ -126,7 +131,7 @@ def test_files_are_held_against_the_manifest(tmp_path):
         manifest().check_files(tmp_path, ("train",))
     with pytest.raises(ManifestError, match="has no split 'val'; it has train, test"):
         manifest().check_files(tmp_path, ("val",))
-    path = tmp_path / "train" / "00000-of-00001.tfrecord"
+    path = tmp_path / "train" / "00000-of-00002.tfrecord"
     path.parent.mkdir()
     path.write_bytes(b"123")
     with pytest.raises(ManifestError, match="has 3 bytes where the manifest says 10"):
@@ -148,3 +153,13 @@ def test_the_contract_needs_only_the_standard_library():
 def test_every_error_is_one_that_the_command_lines_catch():
     codes = {error.exit_code for error in OctError.__subclasses__() if error.__name__ != "Interrupted"}
     assert codes <= {1, 2}  # and 130 for Ctrl-C, which the command lines add themselves
+
+
+def test_other_versions_of_what_makes_the_pixels_are_named_with_both():
+    made = dataclasses.replace(manifest(), libraries={"octprep": "1.0", "opencv": "4.1", "numpy": "2"})
+    assert version_differences(made, {"octprep": "1.0", "opencv": "4.1", "numpy": "3"}) == []
+    assert version_differences(made, {"octprep": "1.1", "opencv": "4.2"}) == [
+        "octprep 1.0 made the shards, 1.1 is installed",
+        "OpenCV 4.1 made the shards, 4.2 is installed",
+    ]
+    assert version_differences(made, {"pywavelets": "1"}) == []

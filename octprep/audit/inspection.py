@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,7 @@ class Audit:
                 "most_alike_not_joined": [dataclasses.asdict(join) for join in near.apart],
                 "correlations_one_patient": near.same,
                 "correlations_two_patients": near.different,
+                "pairs_of_neighbours": near.same_of,
                 "descriptor_distances": dataclasses.asdict(near.distances),
             },
             "shortcuts": dataclasses.asdict(self.shortcuts),
@@ -99,15 +100,24 @@ class Audit:
         return (json.dumps(whole, indent=1) + "\n").encode()
 
 
-def audit(src: Path, *, workers: int | None = None, seed: int = 0, progress: Progress = silent) -> Audit:
-    """Look at a source folder as it is; nothing is written.
+def audit(
+    src: Path,
+    *,
+    follow_links: bool = False,
+    keep_out: Sequence[Path] = (),
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Audit:
+    """Look at a source folder as it is; nothing is written. For follow_links and keep_out see `scan.find`.
 
     The result does not depend on workers. The seed draws the pairs that show how alike scans are, and the folds of the
-    shortcut test. Raises SourceError if there is nothing to read, SettingError for a negative seed.
+    shortcut test. Raises SourceError if there is nothing to read, StoppedError if a file that is listed cannot be read,
+    SettingError for a negative seed.
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
-    source = scan.find(src)
+    source = scan.find(src, follow_links=follow_links, keep_out=keep_out)
     read, rejections = reading.read_all(src, source, workers, progress)
     if not read:
         raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
@@ -139,4 +149,4 @@ def _copies(copies: Copies) -> dict[str, object]:
 
 def _scan(item: Read, group_key: str) -> dict[str, object]:
     numbers = ("border", "mean", "deviation", "stored_mean", "stored_deviation")
-    return vars(item.scan) | {"group": group_key} | {name: getattr(item, name) for name in numbers}
+    return scan.facts(item.scan) | {"group": group_key} | {name: getattr(item, name) for name in numbers}

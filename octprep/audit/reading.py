@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from octprep import engine, imaging, likeness, scan
 from octprep.engine import Progress
 from octprep.prepared import MOST_FILL
 from octprep.scan import Named, Rejection, Scan, Source
-from octprep.schema import Recipe, SourceError
+from octprep.schema import Recipe, StoppedError
 
 Gray = NDArray[np.uint8]
 
@@ -54,19 +55,23 @@ def read_all(
 
 
 def stored_pixels(src: Path, known: Scan) -> Gray:
-    """The stored pixels of a scan that was read before. Raises SourceError if its file is another one now."""
-    found = scan.read(src, Named(*(getattr(known, field.name) for field in dataclasses.fields(Named))))
-    if isinstance(found, Rejection) or found[0].sha256 != known.sha256:
-        raise SourceError(
-            f"{known.path} was changed or removed while it was audited; run the audit again when nothing writes there."
+    """The stored pixels of a scan that was read before. Raises StoppedError if its file is another one now."""
+    named = Named(**{field.name: getattr(known, field.name) for field in dataclasses.fields(Named)})
+    return scan.carefully(src, named, partial(_pixels_again, known.sha256))
+
+
+def _pixels_again(sha256: str, src: Path, named: Named) -> Gray:
+    found = scan.read(src, named)
+    if isinstance(found, Rejection) or found[0].sha256 != sha256:
+        raise StoppedError(
+            f"{named.path} was changed while it was audited; run the audit again when nothing writes there."
         )
     return imaging.prepare(found[1], RECIPE).pixels
 
 
 def _read_batch(task: tuple[Path, Sequence[Named]]) -> list[Read | Rejection]:
-    cv2.setNumThreads(1)  # one process a core is the better use of many cores
     src, batch = task
-    return [_read_one(src, named) for named in batch]
+    return [scan.carefully(src, named, _read_one) for named in batch]
 
 
 def _read_one(src: Path, named: Named) -> Read | Rejection:

@@ -52,20 +52,15 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
             "libraries, or rebuild the shards."
         )
     cut = clean_and_crop(gray, recipe)
-    rows, columns = cut.pixels.shape
-    height, width = _room(rows, columns, recipe)
-    above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
-    pixels = _resized(denoise(cut.pixels, recipe), height, width)
-    mean, deviation, sharpness = _describe(pixels)
-    if (height, width) != (recipe.height, recipe.width):
-        bars = (above, recipe.height - height - above, beside, recipe.width - width - beside)
+    (above, below, beside, aside), affine = place(cut.crop, recipe)
+    pixels = _resized(denoise(cut.pixels, recipe), below - above, aside - beside)
+    mean, deviation, sharpness = measure(pixels)
+    if pixels.shape != (recipe.height, recipe.width):
+        bars = (above, recipe.height - below, beside, recipe.width - aside)
         pixels = np.asarray(cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=[0.0]), np.uint8)
-    x, y = columns / width, rows / height
-    top, _, left, _ = cut.crop
     return Prepared(
         pixels=pixels,
-        # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
-        affine=(x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top),
+        affine=affine,
         bend=cut.bend,
         border=cut.border,
         crop=cut.crop,
@@ -75,6 +70,23 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
         deviation=deviation,
         sharpness=sharpness,
     )
+
+
+def place(
+    crop: tuple[int, int, int, int], recipe: Recipe
+) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float, float, float]]:
+    """Where a crop comes to lie in the stored image, and the way back: `affine` of Prepared.
+
+    crop: as in Prepared. The place is top, bottom, left, right in stored pixels, half open: all of the image but for
+    the bars of --fit pad.
+    """
+    top, bottom, left, right = crop
+    height, width = _room(bottom - top, right - left, recipe)
+    above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
+    x, y = (right - left) / width, (bottom - top) / height
+    # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
+    affine = (x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top)
+    return (above, above + height, beside, beside + width), affine
 
 
 @dataclass(frozen=True)
@@ -132,11 +144,17 @@ def column_shift(
 ) -> NDArray[np.float64]:
     """What to add, in each column of a stored image, to the source row that the affine gives: (width,), in rows.
 
-    affine, bend and crop are those of Prepared; zeros if the scan was not flattened.
+    It is what was applied: every column of the source was moved by whole rows, and a stored column has the mean of
+    those that the resize made it of. Zeros in the bars of --fit pad, and if the scan was not flattened. affine, bend
+    and crop are those of Prepared.
     """
-    _, _, left, right = crop
-    columns = affine[0] * np.arange(width, dtype=np.float64) + affine[2] - left
-    return shift(bend, columns, right - left) if bend else np.zeros(width)
+    applied = np.zeros(width)
+    if bend:
+        _, _, left, right = crop
+        shown = round((right - left) / affine[0])
+        beside = round(0.5 - (affine[2] + 0.5 - left) / affine[0])
+        applied[beside : beside + shown] = _scaled(_whole_rows(bend, right - left)[None], 1, shown)[0]
+    return applied
 
 
 def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
@@ -161,7 +179,12 @@ def _rows_before(bend: tuple[float, ...], top: int, bottom: int, columns: int) -
     rows = np.arange(top, bottom)[:, None]
     if not bend:
         return rows
-    return rows + np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns)).astype(np.intp)
+    return rows + _whole_rows(bend, columns).astype(np.intp)
+
+
+def _whole_rows(bend: tuple[float, ...], columns: int) -> NDArray[np.float64]:
+    """By how many rows each column of a scan is moved up: (columns,)."""
+    return np.rint(shift(bend, np.arange(columns, dtype=np.float64), columns))
 
 
 def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gray:
@@ -178,7 +201,7 @@ def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gr
     return np.asarray(part, np.uint8)
 
 
-def _describe(pixels: Gray) -> tuple[float, float, float]:
+def measure(pixels: Gray) -> tuple[float, float, float]:
     """Mean, deviation and sharpness of stored pixels, as Prepared explains them; a sharpness of 0 for two rows or one.
 
     Speckle is smoothed away first, so that noise does not pass for sharpness.
@@ -202,11 +225,15 @@ def _room(rows: int, columns: int, recipe: Recipe) -> tuple[int, int]:
 
 
 def _resized(part: Gray, height: int, width: int) -> Gray:
+    return np.asarray(_scaled(part, height, width), np.uint8)
+
+
+def _scaled(part: Any, height: int, width: int) -> Any:
     rows, columns = part.shape
-    pixels: Any = part
+    pixels = part
     if height < rows or width < columns:
         # Shrink before anything is enlarged: OpenCV drops the area filter, and aliases, if one axis grows.
         pixels = cv2.resize(part, (min(width, columns), min(height, rows)), interpolation=cv2.INTER_AREA)
     if pixels.shape != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(pixels, np.uint8)
+    return pixels

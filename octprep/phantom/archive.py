@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-import cv2
 import numpy as np
 
 from octprep.engine import Engine
@@ -317,7 +316,6 @@ def _scans(volume: _Volume, seed: int, *, faults: bool) -> Iterator[tuple[str, P
 
 def _draw_volume(task: _Task) -> Counter[str]:
     """Write one patient's scans of one class; returns how many under `scans`, and the faults planted in them."""
-    cv2.setNumThreads(1)  # there is a process for each core already
     found: Counter[str] = Counter()
     truths: list[str] = []
     for place, phantom, fault in _scans(task.volume, task.seed, faults=task.faults):

@@ -17,14 +17,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import imaging, schema, tfrecord
+from octprep import files, imaging, schema, tfrecord
+from octprep.files import text_to_path
 from octprep.report.rows import Image, LeftOut
 from octprep.schema import IMAGING_REVISION, Recipe, UnreadableImage
+from octprep.stored import unpacked
 from octprep.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
 _QUALITY = 70  # of the JPEG
-_MOST_BYTES = 64_000_000  # of a source file that is opened
 _CROP = (0, 176, 255)  # amber, as OpenCV orders it: blue, green, red
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
 
@@ -68,11 +69,12 @@ class Source:
         self.strange: set[str] = set()  # those that have another, or cannot be read
 
     def read(self, path: str, sha256: str) -> Gray | str:
-        """The gray values of a file, or why it cannot be shown. Nothing outside the folder is opened.
+        """The gray values of a file, or why it cannot be shown. Outside the folder, where a link may lead, only the
+        file that was built from is shown.
 
         sha256: what the file must have, in hex; "" if it is not known.
         """
-        data = self._open(path)
+        data = self._open(path, known=bool(sha256))
         if sha256 and self.folder is not None:
             good = isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == sha256
             (self.known if good else self.strange).add(path)
@@ -84,20 +86,22 @@ class Source:
             return imaging.decode(data)
         except UnreadableImage as error:
             return f"no picture: {error}"
+        except (OSError, MemoryError):
+            return "no picture: the machine could not decode it"
 
-    def _open(self, path: str) -> bytes | str:
-        """The bytes of a file inside the folder, or why they cannot be had."""
+    def _open(self, path: str, *, known: bool) -> bytes | str:
+        """The bytes of a file inside the folder, or why they cannot be had; known: of any file, as its sum is known."""
         if self.folder is None:
             return _NO_SOURCE
         try:
-            file = (self.folder / path).resolve(strict=True)
-            if not file.is_relative_to(self.folder.resolve()):
+            inner = Path(text_to_path(path))
+            file = (self.folder / inner).resolve(strict=True)
+            outside = not known and not file.is_relative_to(self.folder.resolve())
+            if outside or inner.is_absolute() or ".." in inner.parts:
                 return "not shown: it is not inside the source"
-            if not file.is_file():
-                return "not shown: it is not a regular file"
-            if file.stat().st_size > _MOST_BYTES:
-                return "not shown: the file is too large"
-            return file.read_bytes()
+            return files.read_bytes(file, imaging.MAX_BYTES)[0]
+        except files.NotReadable as error:
+            return f"not shown: the file {error}"
         except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"
 
@@ -174,12 +178,9 @@ def _cleaned(image: Image, gray: Gray, recipe: Recipe, width: int) -> Picture:
 
 def _stored(example: Mapping[str, Any], recipe: Recipe) -> Stored:
     data = example[schema.IMAGE][0]
-    shape = (recipe.height, recipe.width)
-    if len(data) == shape[0] * shape[1]:
-        pixels: Any = np.frombuffer(data, np.uint8).reshape(shape)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None or pixels.shape != shape:
+    encoding = "raw" if len(data) == recipe.height * recipe.width else "png"
+    pixels = unpacked(data, recipe, encoding)
+    if pixels is None:
         raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
     affine = example[schema.AFFINE]
     columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]

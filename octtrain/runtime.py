@@ -1,0 +1,195 @@
+"""What Keras runs on: backend, device, and the settings that every model here needs, whatever keras.json says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from octprep.errors import SettingError
+
+BACKENDS = ("tensorflow", "jax")
+PROBE_SECONDS = 60  # for a second process to say why no GPU can be used
+
+UNSAID = "it does not say why; it may be installed without support for NVIDIA GPUs."
+
+# The start of a line of TensorFlow's or JAX's log: a level and numbers, or a date and a level, then file:line].
+_LOG = re.compile(r"^(\S*\d{4}[^\]]*?\.(cc|py|h):\d+\] ?|WARNING:\S*: ?)")
+
+
+def prepare_keras() -> None:
+    """Have Keras compute as the models here need it: images with their channels last, numbers in float32.
+
+    Whatever keras.json and the environment say of that is set aside, and so are their limits on epochs and steps. On
+    JAX, TensorFlow is kept off the GPU: it only reads. Raises SettingError if Keras is to run on another backend than
+    TensorFlow or JAX, on one that is not installed, or cannot start.
+    """
+    if sys.modules.get("keras") is None:
+        _check_backend(*_wanted_backend())
+    try:
+        import keras
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever Keras makes of a value that it does not know
+        raise SettingError(
+            f"Keras cannot start ({str(error).strip() or type(error).__name__}); mend or delete {_keras_json()}, and "
+            "look at the variables of the environment that begin with KERAS_."
+        ) from None
+    _check_backend(keras.config.backend(), "Keras")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_dtype_policy("float32")
+    for name in ("set_max_epochs", "set_max_steps_per_epoch"):
+        if hasattr(keras.config, name):
+            getattr(keras.config, name)(None)
+    if keras.config.backend() == "jax" and "tensorflow" in sys.modules:
+        keep_tensorflow_off_the_gpu()
+
+
+def keep_tensorflow_off_the_gpu() -> None:
+    """Leave the GPU's memory to JAX; TensorFlow reads shards, and would take all of it."""
+    import tensorflow as tf
+
+    with suppress(RuntimeError):  # TensorFlow runs already, on whatever it found
+        tf.config.set_visible_devices([], "GPU")
+
+
+def versions() -> dict[str, str]:
+    """Name and version of what a training depends on besides its settings."""
+    import keras
+
+    found = {}
+    for name in ("octprep", "keras", keras.config.backend(), "numpy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def describe_device() -> list[str]:
+    """What computes, as lines: backend, device and precision, and why an NVIDIA GPU that is there is not used."""
+    import keras
+
+    backend = keras.config.backend()
+    gpus = keras.distribution.list_devices("gpu") if _sees_gpu(backend) else []
+    names = sorted(_gpu_names(backend))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({cores} core{'s' * (cores != 1)})"
+    precision = keras.config.dtype_policy().name
+    lines = [f"computing with {backend} {_version(backend)} on {on} in {precision}; Keras {keras.__version__}"]
+    if not gpus and has_nvidia():
+        lines.append(f"WARNING: this machine has an NVIDIA GPU, but {backend} does not use it: {why_no_gpu(backend)}")
+    return lines
+
+
+def has_nvidia() -> bool:
+    """Whether the machine shows an NVIDIA driver."""
+    return (
+        Path("/proc/driver/nvidia").exists()
+        or any(Path("/dev").glob("nvidia[0-9]*"))
+        or shutil.which("nvidia-smi") is not None
+    )
+
+
+def why_no_gpu(backend: str) -> str:
+    """What a backend says of GPUs that it does not use, asked in a process of its own, where nothing is hidden."""
+    code = {
+        "tensorflow": "import tensorflow as tf; tf.config.list_physical_devices('GPU')",
+        "jax": "import jax; jax.devices()",
+    }[backend]
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", env=env,
+            timeout=PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return UNSAID
+    return reasons(done.stderr)
+
+
+def reasons(log: str) -> str:
+    """The lines of a log that speak of a GPU, each once, without their marks of time and place; four at most."""
+    lines = [_LOG.sub("", line).strip() for line in log.splitlines()]
+    useful = [line for line in dict.fromkeys(lines) if re.search("gpu|cuda|cudnn|nvidia|dlopen", line, re.IGNORECASE)]
+    return " ".join(useful[:4]) or UNSAID
+
+
+def _sees_gpu(backend: str) -> bool:
+    if backend == "jax":
+        import jax
+
+        return any(device.platform == "gpu" for device in jax.devices())
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _gpu_names(backend: str) -> set[str]:
+    """The makers' names of the GPUs, as far as the backend says them."""
+    if backend == "jax":
+        import jax
+
+        return {str(device.device_kind) for device in jax.devices() if device.platform == "gpu"}
+    import tensorflow as tf
+
+    names = set()
+    for device in tf.config.list_physical_devices("GPU"):
+        with suppress(Exception):  # an experimental call, and only a name
+            names.add(str(tf.config.experimental.get_device_details(device)["device_name"]))
+    return names
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _keras_json() -> Path:
+    """Where Keras looks for its settings."""
+    home = os.environ.get("KERAS_HOME")
+    if home is None:
+        user = Path("~").expanduser()
+        home = str((user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras")
+    return Path(home).expanduser() / "keras.json"
+
+
+def wanted_backend() -> str:
+    """The backend that Keras runs on, or would if it were imported now."""
+    keras = sys.modules.get("keras")
+    return str(keras.config.backend()) if keras else _wanted_backend()[0]
+
+
+def _wanted_backend() -> tuple[str, str]:
+    """The backend that Keras would take, and what says so."""
+    if name := os.environ.get("KERAS_BACKEND"):
+        return name, "KERAS_BACKEND"
+    path = _keras_json()
+    with suppress(OSError, ValueError, RecursionError):
+        raw = json.loads(path.read_bytes())
+        if isinstance(raw, Mapping) and isinstance(raw.get("backend", ""), str):
+            return raw.get("backend") or BACKENDS[0], str(path)
+    return BACKENDS[0], "Keras"
+
+
+def _check_backend(name: str, said_by: str) -> None:
+    way = "set the variable KERAS_BACKEND to tensorflow or jax"
+    if name not in BACKENDS:
+        raise SettingError(f"{said_by} chooses the backend {name!r}, but octtrain runs on TensorFlow or JAX; {way}.")
+    if sys.modules.get(name) is None and find_spec(name) is None:
+        if name == "tensorflow":
+            raise ModuleNotFoundError(name=name)
+        raise SettingError(
+            f'{said_by} chooses the backend {name}, which is not installed; run `pip install "octprep[{name}]"`, '
+            f"or {way}."
+        )
