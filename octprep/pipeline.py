@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -81,7 +80,7 @@ def build(
     try:
         _keep_apart(src, out)
         config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
-        stamps = [named.changed for named in source.named]
+        stamps = _stamps(src, source)
         with workplace.claimed(out) as work, Engine(workers) as engine:
             before = None
             if found := workplace.finished(out, config, source.listing, overwrite=overwrite):
@@ -114,7 +113,7 @@ def build(
             described = [item.descriptor for item in ready] if config.near_duplicates else None
             joins = joined.all_joins(scans, near, described, config.seed).to_json()
             write_whole(work / JOINS_NAME, joins)
-            workplace.stamp(work, source.listing, stamps)
+            workplace.stamp(work, max(stamps))
             manifest = Manifest(
                 class_names=class_names,
                 config=config,
@@ -150,6 +149,18 @@ def build(
     return Built(manifest, fresh=True)
 
 
+def _stamps(src: Path, source: Source) -> list[int]:
+    """When each file or its status was last changed, in nanoseconds; -1 where that cannot be said."""
+    stamps = []
+    for named in source.named:
+        try:
+            status = (src / text_to_path(named.path)).stat()
+            stamps.append(max(status.st_mtime_ns, status.st_ctime_ns))
+        except OSError:
+            stamps.append(-1)
+    return stamps
+
+
 def _changed(
     src: Path,
     out: Path,
@@ -161,13 +172,12 @@ def _changed(
 ) -> list[str]:
     """The paths of source files that have another content than the one that a finished folder was built from.
 
-    Only files whose time of change is another are read. If none of them has changed, as where the source was copied,
-    the new times are kept.
+    Only files that are newer than those were are read, or all where it is not known how new they were, as in a copy of
+    the folder. If none of them has changed, as where the source was copied, the new time is kept.
     """
-    known = workplace.stamped(out, source.listing)
-    if known is None or len(known) != len(stamps):
-        known = [-1] * len(stamps)
-    doubtful = [one for one, now, then in zip(source.named, stamps, known, strict=True) if now != then or now < 0]
+    newest = workplace.stamped(out)
+    known = newest in stamps
+    doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
     rows = {row["path"]: row for row in images.read((out / IMAGES_NAME).read_bytes())}
@@ -185,8 +195,7 @@ def _changed(
         changed += [item.scan.path for item in ready]
         changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
     if not changed:
-        with contextlib.suppress(OSError):  # a folder that is read-only
-            workplace.stamp(out, source.listing, stamps)
+        workplace.stamp(out, max(stamps))
     return sorted(changed)
 
 

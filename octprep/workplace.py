@@ -37,7 +37,6 @@ from octprep.schema import (
 )
 
 WORK_NAME = ".octprep-work"
-SOURCES_NAME = ".octprep-sources.json"  # when each source file was last changed; safe to delete
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
 _NOTHING = (OWNER_NAME, "lost+found")  # what may lie in a folder that holds nothing
 
@@ -165,21 +164,18 @@ def differences(there: BuildConfig, now: BuildConfig) -> str:
     )
 
 
-def stamped(out: Path, listing: str) -> Sequence[int] | None:
-    """When each source file was last changed, in the listing's order, as a finished folder has it; None if it does not.
+def stamped(out: Path) -> int:
+    """When the source's newest file was changed, as a finished folder has it, in nanoseconds: see `stamp`."""
+    return (out / IMAGES_NAME).stat().st_mtime_ns
 
-    Times of change in nanoseconds. They stand in a file of their own, as a copy of the source has other ones.
+
+def stamp(folder: Path, newest: int) -> None:
+    """Keep when the source's newest file was changed, in nanoseconds, as the time of images.csv.
+
+    Any file that is changed afterwards is newer. No file's content says it, as a copy of the source has other times.
     """
-    try:
-        raw = json.loads((out / SOURCES_NAME).read_bytes())
-        return [int(stamp) for stamp in raw["changed"]] if raw["listing"] == listing else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def stamp(folder: Path, listing: str, stamps: Iterable[int]) -> None:
-    """Write what `stamped` reads."""
-    write_whole(folder / SOURCES_NAME, json.dumps({"listing": listing, "changed": list(stamps)}).encode())
+    with suppress(OSError, OverflowError):  # a folder that is read-only: then its files are read again each time
+        os.utime(folder / IMAGES_NAME, ns=(newest, newest))
 
 
 def tidy(out: Path) -> None:
@@ -202,7 +198,7 @@ def seal(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> 
         with suppress(OSError):
             old.parent.rmdir()
     place(out, work, shards)
-    for name in (IMAGES_NAME, JOINS_NAME, REPORT_NAME, SOURCES_NAME):
+    for name in (IMAGES_NAME, JOINS_NAME, REPORT_NAME):
         (work / name).replace(out / name)
     sync(out)
     with suppress(OSError):  # it may not be readable

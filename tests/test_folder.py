@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from world import archive, dataset_of, files_of, write_folder, write_scan
+from world import archive, files_of, write_folder, write_scan
 
-from octprep import files, images, joined, pipeline, prepared, schema, tables, workplace
+from octprep import files, images, joined, pipeline, prepared, schema, shares, tables, workplace
 from octprep.errors import Notice
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, OutputError, Recipe, SourceError, StoppedError
@@ -234,7 +234,7 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
     assert built.fresh and built.manifest == Manifest.load(shards)
     (out / damaged[0].name).with_name("elsewhere").unlink(missing_ok=True)
     (out / damaged[1].name).with_name("elsewhere").unlink(missing_ok=True)
-    assert dataset_of(out) == dataset_of(shards)
+    assert files_of(out) == files_of(shards)
     kept = {path for path, inode in untouched.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(untouched) - 2
     assert not build(source, out, CONFIG, workers=1).fresh
@@ -260,7 +260,7 @@ def test_a_folder_with_a_damaged_table_is_built_again_to_the_same_dataset(source
     spoil(out / name, how)
     with pytest.warns(Notice, match=f"{out} was damaged: {name} "):
         assert build(source, out, CONFIG, workers=1).fresh
-    assert dataset_of(out) == dataset_of(shards)
+    assert files_of(out) == files_of(shards)
 
 
 def test_an_edited_manifest_is_written_again_and_an_unreadable_one_only_if_asked_for(source, shards, tmp_path):
@@ -269,20 +269,20 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_only_if_asked
     (out / schema.MANIFEST_NAME).write_text(text.replace('"found": ', '"found": 1'))
     with pytest.warns(Notice, match=r"was damaged: manifest.json was changed"):
         build(source, out, CONFIG, workers=1)
-    assert dataset_of(out) == dataset_of(shards)
+    assert files_of(out) == files_of(shards)
     for damage in ("empty", "missing"):
         spoil(out / schema.MANIFEST_NAME, damage)
         with pytest.raises(OutputError, match=r"se --overwrite"):
             build(source, out, CONFIG, workers=1)
         build(source, out, CONFIG, workers=1, overwrite=True)
-        assert dataset_of(out) == dataset_of(shards)
+        assert files_of(out) == files_of(shards)
 
 
-def test_a_finished_folder_may_be_read_only_and_without_its_time_stamps(source, shards, tmp_path):
-    out = Path(shutil.copytree(shards, tmp_path / "out"))
-    (out / workplace.SOURCES_NAME).unlink()
+def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path):
+    out = Path(shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile))
+    assert workplace.stamped(out) != workplace.stamped(shards)
     assert not build(source, out, CONFIG, workers=1).fresh
-    assert (out / workplace.SOURCES_NAME).read_bytes() == (shards / workplace.SOURCES_NAME).read_bytes()
+    assert workplace.stamped(out) == workplace.stamped(shards)
     mounted = subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a folder read-only needs root")
@@ -301,7 +301,7 @@ def test_files_that_were_only_touched_change_nothing_and_are_read_once(source, s
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
     assert not build(src, out, CONFIG, workers=1).fresh
-    assert dataset_of(out) == dataset_of(shards)
+    assert files_of(out) == files_of(shards)
     monkeypatch.setattr(pipeline, "_digests", None)  # nothing is read again
     assert not build(src, out, CONFIG, workers=1).fresh
 
@@ -314,7 +314,9 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     size = path.stat().st_size
     data = write_scan(tmp_path / "other.jpeg", quality=5).read_bytes()
     assert len(data) < size
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_bytes(data + b"\0" * (size - len(data)))
+    os.utime(path, ns=times)  # as copies have them
     with pytest.warns(Notice) as notices:
         built = build(src, out, CONFIG, workers=1)
     first, second = (str(notice.message) for notice in notices)
@@ -366,30 +368,11 @@ def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeyp
         build(source, tmp_path / "out", CONFIG, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("patients", "lines"),
-    [
-        ({"train": {"A": 5, "B": 2}, "test": {"A": 2, "B": 3}}, []),
-        (
-            {"train": {"A": 5, "B": 1}, "val": {"A": 1, "B": 1}, "test": {"A": 0, "B": 1}},
-            [
-                "too little: train has 1 patient of B; nothing general can be learnt from so few",
-                "too little: val has 1 patient each of A and B; no class can be judged by so few",
-                "too little: test has 0 patients of A and 1 patient of B; no class can be judged by so few",
-            ],
-        ),
-        ({"train": {"A": 5}, "test": {"A": 2}}, ["too little: A is the only class, so there is nothing to tell apart"]),
-    ],
-)
-def test_splits_that_hold_too_little_are_named_with_their_numbers(patients, lines):
-    assert tables.scarce_lines(patients) == lines
-
-
-def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards, tmp_path):
+def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
     rows = images.read((shards / schema.IMAGES_NAME).read_bytes())
-    val = {row["patient"] for row in rows if row["split"] == "val" and row["class"] == "CNV"}
     closing = tables.built(shards, Manifest.load(shards))
-    assert ("too little: val has 1 patient each of" in closing) == (len(val) == 1)
+    assert shares.scarce(rows)
+    assert all(line in closing for line in shares.scarce(rows))
     assert closing.endswith(f"\nnext: octprep verify {shards}, then octtrain fit {shards}")
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from world import SAMPLE, archive, dataset_of, files_of, write_folder, write_scan
+from world import SAMPLE, archive, files_of, write_folder, write_scan
 
-from octprep import assignment, images, imaging, schema, shares, tables, tfrecord, workplace
+from octprep import assignment, images, imaging, schema, shares, tables, tfrecord
 from octprep.pipeline import build
 from octprep.schema import (
     BuildConfig,
@@ -154,13 +154,13 @@ def test_order_of_files_times_and_place_do_not_change_a_byte(source, shards, tmp
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     build(copy, tmp_path / "out", CONFIG, workers=1)
-    assert dataset_of(tmp_path / "out") == dataset_of(shards)
+    assert files_of(tmp_path / "out") == files_of(shards)
 
 
 def test_a_finished_folder_holds_shards_table_report_and_manifest_and_nothing_else(shards):
     written = {shard.name for part in Manifest.load(shards).splits.values() for shard in part}
     named = {schema.IMAGES_NAME, schema.JOINS_NAME, schema.REPORT_NAME, schema.MANIFEST_NAME}
-    assert set(files_of(shards)) == {*written, *named, workplace.SOURCES_NAME}
+    assert set(files_of(shards)) == {*written, *named}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_kept_image_once(source, shards):
