@@ -287,13 +287,14 @@ class Run:
             if fault:
                 raise ManifestError(f"{path} {fault} epoch {len(history)}; put it back to go on, or {other}.")
 
-    def begin(self, history: Sequence[Row]) -> None:
+    def begin(self, history: Sequence[Row] = ()) -> None:
         """Make the run: config, manifest and whom the model will see. In one that is there already put the last
         finished epoch's files in their places. Call it while holding the folder's lock.
 
         Raises ManifestError if the shards do not say who is in them, OutputError if a run that was only begun would
         now be begun from weights that have seen others.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / "checkpoints"):
             clear_parts(folder)
         if not (self.folder / CONFIG_NAME).exists():
