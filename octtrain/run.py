@@ -298,7 +298,14 @@ class Run:
         for folder in (self.folder, self.folder / "checkpoints"):
             clear_parts(folder)
         if not (self.folder / CONFIG_NAME).exists():
-            self._describe(self._to_see())
+            to_see = self._to_see()
+            try:
+                self._describe(to_see)
+            except OSError as error:
+                raise StoppedError(
+                    f"no run can be begun in {self.folder} ({error.strerror or error}); make room there, or give "
+                    "another --run."
+                ) from None
             return
         if not history and self._to_see() != self.seen():
             raise OutputError(
