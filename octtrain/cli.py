@@ -216,8 +216,8 @@ def leakage(
 
 
 def say(line: str) -> None:
-    """Print at once, also into a file or a pipe."""
-    typer.echo(line)
+    """Print at once, also into a file or a pipe; control characters are shown as escapes, but for ends of lines."""
+    typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
     sys.stdout.flush()
 
 
@@ -293,6 +293,9 @@ def main(args: list[str] | None = None) -> Any:
         if isinstance(error, BrokenPipeError):  # whoever read the output has gone
             terminal.drop_output()
             sys.exit(terminal.PIPE_CLOSED)
+        if isinstance(error, MemoryError):
+            warn("octtrain: there is not enough memory; end other programs, then run the same command again.")
+            sys.exit(1)
         if isinstance(error, OSError):
             warn(f"octtrain: {error}")
             sys.exit(1)

@@ -326,9 +326,10 @@ def _closing(results: Sequence[Result], names: Sequence[str], csv_file: Path | N
     foreign = foreign_classes([result.path for result in classified], names)
     if foreign:
         listed = ", ".join(f"{label} {number:,}" for label, number in foreign.most_common(5))
+        number, more = foreign.total(), ", ..." * (len(foreign) > 5)
         yield (
-            f"{foreign.total():,} file{_s(foreign.total())} named or placed as of a class that the model does not know "
-            f"({listed}{', ...' if len(foreign) > 5 else ''}); if that is true, no answer about them can be right"
+            f"{number:,} file{_s(number)} named or placed as of a class that the model does not know ({listed}{more}); "
+            "if that is their class, no answer about them can be right"
         )
     counted = f"{len(classified):,} classified, {len(results) - len(classified):,} skipped"
     if csv_file:

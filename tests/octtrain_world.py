@@ -15,6 +15,7 @@ from octprep import tfrecord
 from octprep.schema import BuildConfig, Leaks, Manifest, Recipe, Shard
 
 READ_COLUMNS = ("path", "class", "patient", "group", "sha256", "split")  # of images.csv, by octtrain
+NOTHING = hashlib.sha256().hexdigest()
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
@@ -123,13 +124,13 @@ def write_folder(
         splits=splits,
         leaks=leaks or Leaks(),
         source={
-            "listing": "",
+            "listing": NOTHING,
             "found": sum(map(len, written.values())),
             "kept": sum(map(len, written.values())),
             "left_out": 0,
         },
-        images_sha256="",
-        joins_sha256="",
+        images_sha256=NOTHING,
+        joins_sha256=NOTHING,
         libraries={},
     )
     table = [
