@@ -123,13 +123,13 @@ def write_folder(
         splits=splits,
         leaks=leaks or Leaks(),
         source={
-            "listing": "",
+            "listing": "00" * 32,
             "found": sum(map(len, written.values())),
             "kept": sum(map(len, written.values())),
             "left_out": 0,
         },
-        images_sha256="",
-        joins_sha256="",
+        images_sha256="00" * 32,
+        joins_sha256="00" * 32,
         libraries={},
     )
     table = [
