@@ -97,7 +97,9 @@ def verify(folder: Path, *, workers: int | None = None, progress: Progress = sil
     if not manifest.untouched:
         faults.append(Fault(5, MANIFEST_NAME, "was changed after it was written: its digest does not match"))
     elif schema.read_part(folder / MANIFEST_NAME) != manifest.to_bytes():
-        faults.append(Fault(5, MANIFEST_NAME, "was written anew: it says the same, but in other bytes than octprep's"))
+        faults.append(
+            Fault(5, MANIFEST_NAME, "was rewritten: it says the same, but not in the bytes that octprep writes")
+        )
     rows = _beside(folder / IMAGES_NAME, manifest.images_sha256, images.read, faults)
     joins = _beside(folder / JOINS_NAME, manifest.joins_sha256, Joins.from_json, faults)
     crops = checks.crops(rows, manifest.recipe)

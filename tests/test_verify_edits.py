@@ -338,7 +338,7 @@ def test_a_manifest_with_the_same_content_in_other_bytes_is_named(shards):
     raw = json.loads((shards / "manifest.json").read_bytes())
     (shards / "manifest.json").write_text(json.dumps(raw))
     assert faults_of(shards) == [
-        (5, "manifest.json", "was written anew: it says the same, but in other bytes than octprep's")
+        (5, "manifest.json", "was rewritten: it says the same, but not in the bytes that octprep writes")
     ]
 
 
@@ -435,6 +435,24 @@ def test_equal_stored_pixels_in_two_splits_are_a_leak_without_a_search_for_near_
     assert "has the same stored pixels, in test, as" in what
     assert learnt["scan"][0].decode() in what
     assert "no equal stored pixels are in two splits" in tables.verified(tmp_path / "out", verdict)
+
+
+def test_leaks_that_a_build_was_allowed_must_be_those_there_are(tmp_path):
+    src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
+    recipe = Recipe(height=32, width=48)
+    build(src, tmp_path / "out", BuildConfig(recipe=recipe, split="official", allow_leaks=True), workers=1)
+    assert {law for law, _, _ in faults_of(tmp_path / "out")} == {1}
+    raw = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    raw["leaks"]["patients"] = ["51"]
+    digest_again(tmp_path / "out", raw)
+    assert {what for law, _, what in faults_of(tmp_path / "out") if law == 5} == {
+        "declares patient 51 in two splits, but the records show no such thing",
+        "does not declare patient 50, which is in two splits",
+    }
+    raw["leaks"]["patients"], raw["config"]["allow_leaks"] = ["50"], False
+    digest_again(tmp_path / "out", raw)
+    [what] = [what for law, _, what in faults_of(tmp_path / "out") if law == 5]
+    assert what == "are declared, but config.allow_leaks is false"
 
 
 def linked_shard(folder, name):
