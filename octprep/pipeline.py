@@ -251,7 +251,7 @@ def _notice_again(out: Path, damaged: Sequence[str], changed: Sequence[str]) -> 
         what = f"{len(changed):,} source file{'s' * (len(changed) != 1)} changed since {out} was built"
         text = f"{what}: {_some(changed)}. It is built again."
     else:
-        text = f"{out} was damaged: {_some(damaged)}. What was damaged is built again."
+        text = f"{out} was damaged: {_some(damaged)}; that is built again."
     warnings.warn(text, Notice, stacklevel=3)
 
 
