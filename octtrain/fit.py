@@ -52,8 +52,10 @@ def fit(
     except BrokenPipeError:  # of what is said, not of a file
         raise
     except OSError as error:
+        where = error.filename or folder
         raise StoppedError(
-            f"{folder} cannot be written to or {shards} not be read ({error}); see to that, then go on with --resume."
+            f"{where} cannot be used ({error.strerror or error}); see to that, then give the same command again, with "
+            "--resume if the run was begun."
         ) from None
 
 
@@ -334,12 +336,10 @@ def _resumed(run: Run, before: Run, done: int, steps: int) -> list[str]:
     """What is no longer as it was when the run was begun. done: steps so far."""
     lines = []
     if before.config.epochs != run.config.epochs:
-        rates = [
-            float(keras.ops.convert_to_numpy(_schedule(config, steps)(done))) for config in (before.config, run.config)
-        ]
+        old, new = (float(ops.convert_to_numpy(_schedule(each.config, steps)(done))) for each in (before, run))
         lines.append(
             f"--epochs was {before.config.epochs} and is {run.config.epochs}: the learning rate follows the cosine of "
-            f"{run.config.epochs} epochs from here on, and so changes from {rates[0]:.2g} to {rates[1]:.2g}"
+            f"{run.config.epochs} epochs from here on, so it is now {new:.2g} instead of {old:.2g}"
         )
     now = versions()
     changed = [

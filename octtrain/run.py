@@ -287,17 +287,25 @@ class Run:
             if fault:
                 raise ManifestError(f"{path} {fault} epoch {len(history)}; put it back to go on, or {other}.")
 
-    def begin(self, history: Sequence[Row]) -> None:
+    def begin(self, history: Sequence[Row] = ()) -> None:
         """Make the run: config, manifest and whom the model will see. In one that is there already put the last
         finished epoch's files in their places. Call it while holding the folder's lock.
 
         Raises ManifestError if the shards do not say who is in them, OutputError if a run that was only begun would
         now be begun from weights that have seen others.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / "checkpoints"):
             clear_parts(folder)
         if not (self.folder / CONFIG_NAME).exists():
-            self._describe(self._to_see())
+            to_see = self._to_see()
+            try:
+                self._describe(to_see)
+            except OSError as error:
+                raise StoppedError(
+                    f"no run can be begun in {self.folder} ({error.strerror or error}); make room there, or give "
+                    "another --run."
+                ) from None
             return
         if not history and self._to_see() != self.seen():
             raise OutputError(

@@ -638,13 +638,20 @@ while True:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent to a process")
 @pytest.mark.parametrize(
-    ("number", "said", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+    ("number", "said", "code", "times"),
+    [
+        (signal.SIGINT, "interrupted", 130, 1),
+        (signal.SIGTERM, "terminated", 143, 1),
+        (signal.SIGINT, "interrupted", 130, 2),
+    ],
 )
-def test_an_interruption_that_a_library_swallows_ends_the_program_all_the_same(number, said, code):
+def test_an_interruption_that_a_library_swallows_ends_the_program_all_the_same(number, said, code, times):
     process = subprocess.Popen(
         [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.1)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, f"octtrain: {said}; go on by hand.\n")
