@@ -3,55 +3,79 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.installed
 
-# Without SRC the pipeline draws synthetic scans and uses those.
+# With an NVIDIA driver the packages that let TensorFlow use the GPU are installed too; GPU=0 declines, GPU=1 insists.
+GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
+comma := ,
+EXTRAS := dev$(if $(filter 1,$(GPU)),$(comma)gpu)
+READY := $(VENV)/.installed$(if $(filter 1,$(GPU)),-gpu)
+
+# Without SRC the pipeline draws synthetic scans and uses those; everything it makes then lies under pipeline/.
 SRC ?=
+ifeq ($(strip $(SRC)),)
+OUT ?= pipeline/shards
+RUN ?= pipeline/run
+else
 OUT ?= shards
 RUN ?= runs/first
+endif
 MODEL ?= octnet-s
 EPOCHS ?= 12
 PATIENTS ?= 150
 SEED ?= 0
 BUILD_ARGS ?=
 FIT_ARGS ?=
-PHANTOMS := phantoms
+# The recipes read these from the environment, so that any character may stand in a path.
+export SRC OUT RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test lint format bench pictures clean
+.PHONY: help install pipeline test test-fast lint format bench pictures clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'make pipeline SRC=/data/OCT2017 OUT=shards RUN=runs/first EPOCHS=20   on the real archive'
+	@echo '. $(BIN)/activate   makes the commands octprep and octtrain known to this shell'
 
-install: $(READY) ## make .venv with both packages and all they need (with uv where present)
+install: $(READY) ## make .venv with both packages and all they need (with uv where present; GPU=0: without GPU support)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, but $(PYTHON) is `$(PYTHON) -V 2>&1`; run 'make install PYTHON=python3.11'."; exit 1; }
-	@echo "installing into $(VENV), once"
+	@echo "installing into $(VENV), once (extras: $(EXTRAS))"
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e '.[dev]'; \
+	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
 	else \
-	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
 	fi
 	@touch $@
 
-pipeline: $(READY) ## scans -> shards -> proof -> model -> judgement (synthetic scans unless SRC=DIR)
+pipeline: $(READY) ## scans -> shards -> verify -> model -> results (synthetic scans unless SRC=DIR)
 ifeq ($(strip $(SRC)),)
-	@test -d $(PHANTOMS) || $(BIN)/octprep phantom $(PHANTOMS) --patients $(PATIENTS) --seed $(SEED)
-	$(BIN)/octprep build --src $(PHANTOMS) --out $(OUT) --seed $(SEED) $(BUILD_ARGS)
+	@mkdir -p pipeline; drawn='$(PATIENTS) patients, seed $(SEED)'; \
+	if test -d pipeline/scans && test "`cat pipeline/drawn.txt`" != "$$drawn"; then \
+	  echo "pipeline/ holds scans of `cat pipeline/drawn.txt`, but $$drawn were asked for; run 'make clean' first."; exit 1; \
+	fi; \
+	echo "$$drawn" > pipeline/drawn.txt
+	@test -d pipeline/scans || $(BIN)/octprep phantom pipeline/scans --patients $(PATIENTS) --seed $(SEED)
+	$(BIN)/octprep build --src pipeline/scans --out "$$OUT" --seed $(SEED) $(BUILD_ARGS)
 else
-	$(BIN)/octprep build --src "$(SRC)" --out $(OUT) --seed $(SEED) $(BUILD_ARGS)
+	@for path in "$$OUT" "$$RUN"; do case "$$path/" in pipeline/* | ./pipeline/* | "$(CURDIR)"/pipeline/*) \
+	  echo "$$path lies under pipeline/, which 'make clean' removes; give other folders as OUT and RUN."; exit 1;; esac; done
+	$(BIN)/octprep build --src "$$SRC" --out "$$OUT" --seed $(SEED) $(BUILD_ARGS)
 endif
-	$(BIN)/octprep verify $(OUT)
-	@if test -e $(RUN)/config.json; then resume=--resume; fi; set -x; \
-	  $(BIN)/octtrain fit $(OUT) --run $(RUN) --model $(MODEL) --epochs $(EPOCHS) --seed $(SEED) $(FIT_ARGS) $$resume
-	$(BIN)/octtrain evaluate $(RUN)
+	$(BIN)/octprep verify "$$OUT"
+	@if test -e "$$RUN/config.json"; then resume=--resume; fi; set -x; \
+	  $(BIN)/octtrain fit "$$OUT" --run "$$RUN" --model $(MODEL) --epochs $(EPOCHS) --seed $(SEED) $(FIT_ARGS) $$resume
+	$(BIN)/octtrain evaluate "$$RUN"
+	@echo
+	@echo "The report on the shards: $$OUT/report.html. To use the commands yourself: . $(BIN)/activate"
 
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the quick tests alone, in about a minute
+	@$(BIN)/python -m pytest -m 'not slow'
 
 lint: $(READY) ## check style, types and the direction of the imports
 	@$(BIN)/ruff check .
@@ -69,8 +93,9 @@ bench: $(READY) ## measure cleaning, crop and denoisers, preparation and reading
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/input_rate.py
 
-pictures: $(READY) ## draw the pictures of README anew, from phantoms
+pictures: $(READY) ## draw the pictures of README from synthetic scans
 	$(BIN)/python docs/pictures.py
 
-clean: ## remove what the pipeline made, but neither .venv nor anything given as SRC
-	rm -rf $(PHANTOMS) shards runs
+clean: ## remove what `make pipeline` drew and built from synthetic scans, under pipeline/, and nothing else
+	@test ! -e pipeline/drawn.txt || rm -rf pipeline/scans pipeline/shards pipeline/run pipeline/drawn.txt
+	@rmdir pipeline 2>/dev/null || true

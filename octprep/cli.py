@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
-import typer
-from typer.core import TyperGroup
+from octprep.interruption import Watch
 
-from octprep import terminal
-from octprep.schema import DENOISERS, REPORT_NAME, OctError, SettingError, StoppedError
+
+def _advice() -> str:
+    """How to go on after an interruption, by the command that was given."""
+    return "the same command goes on from here" if "build" in sys.argv[1:2] else "run the same command again"
+
+
+_watch = Watch("octprep", _advice)
+if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
+    _watch.start()  # here, as the imports below take a while
+
+import typer  # noqa: E402
+from typer.core import TyperGroup  # noqa: E402
+
+from octprep import terminal  # noqa: E402
+from octprep.errors import Notice  # noqa: E402
+from octprep.schema import (  # noqa: E402
+    REPORT_NAME,
+    Balance,
+    Conflicts,
+    Crop,
+    Denoiser,
+    Encoding,
+    Fit,
+    OctError,
+    OutputError,
+    SettingError,
+    StoppedError,
+    Strategy,
+)
 
 if TYPE_CHECKING:
     from octprep.engine import Progress
 
 
 class Interrupted(StoppedError):
-    """The user pressed Ctrl-C."""
-
-    exit_code = 130
+    """The user pressed Ctrl-C, or the system asked the program to end; `_watch` knows which."""
 
 
 class Commands(TyperGroup):
@@ -33,8 +59,7 @@ class Commands(TyperGroup):
             with terminal.quiet_pipe():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            more = "; the same command goes on from here" if ctx.invoked_subcommand == "build" else ""
-            raise Interrupted(f"interrupted{more}.") from None
+            raise Interrupted from None
 
 
 app = typer.Typer(
@@ -47,7 +72,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Src = Annotated[Path, typer.Option(help="Folder of B-scans: [train|val|test/]CLASS/CLASS-patientID-number.jpeg.")]
+Src = Annotated[
+    Path,
+    typer.Option(help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/."),
+]
 FollowLinks = Annotated[
     bool,
     typer.Option("--follow-links", help="Take what is behind links in --src too; without it they are an error."),
@@ -62,14 +90,16 @@ def build(
     src: Src,
     out: Annotated[Path, typer.Option(help="New folder for the shards, or one to go on with.")],
     split: Annotated[
-        str,
+        Strategy,
         typer.Option(
             help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
             "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
             "kfold: test as in repaired, the rest in folds. file: as --splits says."
         ),
     ] = "auto",
-    fractions: Annotated[str, typer.Option(help="Wanted shares of train, val and test.")] = "0.8,0.1,0.1",
+    fractions: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Wanted shares of train, val and test.")
+    ] = "0.8,0.1,0.1",
     folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
     splits: Annotated[
         Path | None,
@@ -80,11 +110,11 @@ def build(
         ),
     ] = None,
     near_duplicates: Annotated[
-        str,
+        Literal["on", "off"],
         typer.Option(help="on: scans under different ids that show the same pixels count as one patient's. off: not."),
     ] = "on",
     conflicts: Annotated[
-        str,
+        Conflicts,
         typer.Option(
             help="Copies of one scan under different classes: drop all, keep one of each class, or stop with an error."
         ),
@@ -96,11 +126,13 @@ def build(
         bool, typer.Option("--allow-leaks", help="Build splits as given although patients are on two sides.")
     ] = False,
     balance: Annotated[
-        str | None,
-        typer.Option(help="oversample (default), undersample or none.", show_default=False),
+        Balance | None,
+        typer.Option(help="Of the classes in train: oversample by default, none for folds.", show_default=False),
     ] = None,
-    size: Annotated[str, typer.Option(help="Stored image: side of a square, or HxW, in pixels.")] = "224",
-    denoise: Annotated[str, typer.Option(help=f"One of {', '.join(DENOISERS)}; nlm is slow.")] = "median",
+    size: Annotated[
+        str, typer.Option(metavar="SIDE|HxW", help="Stored image: side of a square, or HxW, in pixels.")
+    ] = "224",
+    denoise: Annotated[Denoiser, typer.Option(help="Applied after the crop; nlm is slow.")] = "median",
     strength: Annotated[
         float | None,
         typer.Option(
@@ -108,15 +140,15 @@ def build(
             show_default=False,
         ),
     ] = None,
-    crop: Annotated[str, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
+    crop: Annotated[Crop, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
     flatten: Annotated[
         bool, typer.Option("--flatten", help="Straighten the retina along the pigment epithelium.")
     ] = False,
     field: Annotated[
         float, typer.Option(help="Degrees about the middle to cut wider scans to, such as 20; 0: all of the width.")
     ] = 0.0,
-    fit: Annotated[str, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
-    encoding: Annotated[str, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
+    fit: Annotated[Fit, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
+    encoding: Annotated[Encoding, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
     shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
     follow_links: FollowLinks = False,
     workers: Workers = None,
@@ -151,7 +183,7 @@ def build(
         fractions=_parse_fractions(fractions),
         folds=folds,
         splits_sha256=assigned.sha256 if assigned else "",
-        near_duplicates=_parse_switch("--near-duplicates", near_duplicates),
+        near_duplicates=near_duplicates == "on",
         conflicts=conflicts,
         max_per_patient=max_per_patient,
         allow_leaks=allow_leaks,
@@ -173,8 +205,8 @@ def build(
         )
     if not built.fresh:
         what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
-        typer.echo(f"{out} is finished already, from this source and with these settings; {what}.")
-    typer.echo(tables.built(out, built.manifest, fresh=built.fresh))
+        _say(f"{out} is finished already, from this source and with these settings; {what}.")
+    _say(tables.built(out, built.manifest, fresh=built.fresh))
 
 
 @app.command()
@@ -196,7 +228,7 @@ def scan(
         found = survey.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
     if json_file is not None:
         outputs.write("--json", json_file, found.to_json().encode())
-    typer.echo(tables.surveyed(src, found))
+    _say(tables.surveyed(src, found))
 
 
 @app.command()
@@ -235,9 +267,9 @@ def audit(
         )
     for option, path in targets.items():
         outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
-    typer.echo(tables.audited(src, found))
+    _say(tables.audited(src, found))
     for path in targets.values():
-        typer.echo(f"wrote {path}")
+        _say(f"wrote {path}")
 
 
 @app.command()
@@ -251,7 +283,7 @@ def verify(
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    typer.echo(tables.verified(folder, verdict))
+    _say(tables.verified(folder, verdict))
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -268,9 +300,9 @@ def certify(
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     if verdict.faults:
-        typer.echo(tables.verified(folder, verdict))
+        _say(tables.verified(folder, verdict))
         raise typer.Exit(1)
-    typer.echo(tables.certificate(verdict))
+    _say(tables.certificate(verdict))
 
 
 @app.command()
@@ -280,18 +312,34 @@ def report(
         Path | None,
         typer.Option(help="What it was built from; without it, only stored pixels are shown.", show_default=False),
     ] = None,
+    without_source: Annotated[
+        bool, typer.Option("--without-source", help="Replace a page that shows the source by one that does not.")
+    ] = False,
 ) -> None:
-    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page."""
+    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page.
+
+    The exit code is 1 if images.csv or joins.json could not be read; the page then says so.
+    """
     from octprep.report import write
 
-    written = write(folder, src)
-    typer.echo(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
+    if src is not None and without_source:
+        raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
+    written = write(folder, src, without_source=without_source)
+    _say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
     if written.strange:
-        typer.echo(
+        _say(
             f"octprep: {written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
             f"not those that {folder} was built from; the page says so in their places.",
             err=True,
         )
+    for what in written.lost:
+        typer.echo(
+            f"octprep: {what}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
+            "the file again, or rebuild the folder.",
+            err=True,
+        )
+    if written.lost:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -320,22 +368,67 @@ def phantom(
             workers=workers,
             progress=_counting("drawing phantoms", progress),
         )
-    typer.echo(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
+    _say(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
     for kind, number in drawn.faults.items():
-        typer.echo(f"  {number:>3}  {kind}")
+        _say(f"  {number:>3}  {kind}")
+    _say(f"next: octprep build --src {shlex.quote(str(out))} --out DIR")
 
 
 def main() -> None:
     """Run the command line; an error that the user can mend is one sentence and an exit code."""
     terminal.prepare()
+    warnings.showwarning = _show
+    _watch.start()
     try:
         app()
-    except OctError as error:
-        print(terminal.printable(f"octprep: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+    except BaseException as error:
+        if _watch.number:  # whatever it was taken for on its way here
+            _watch.say()
+            sys.exit(_watch.exit_code)
+        if isinstance(error, MemoryError):
+            error = StoppedError(
+                "memory ran out; close other programs, or use fewer --workers, and run the same command again."
+            )
+        if not isinstance(error, OctError | OSError):
+            raise
+        _tell(error)
+        sys.exit(getattr(error, "exit_code", OctError.exit_code))
+    finally:
+        _watch.end()
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, Notice):
+        _tell(message)
+    else:
+        _show_others(message, category, filename, lineno, file, line)
+
+
+_show_others = warnings.showwarning
+
+
+def _tell(what: object) -> None:
+    """A sentence on standard error."""
+    with suppress(OSError):
+        print(terminal.printable(f"octprep: {what}"), file=sys.stderr, flush=True)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """A result on standard output; where nobody reads on, as with `| head`, the work is no less done."""
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:
+        terminal.drop_output()
     except OSError as error:
-        print(terminal.printable(f"octprep: {error}"), file=sys.stderr)
-        sys.exit(OctError.exit_code)
+        terminal.drop_output()
+        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
 
 
 def _parse_size(text: str) -> tuple[int, int]:
@@ -345,12 +438,6 @@ def _parse_size(text: str) -> tuple[int, int]:
             f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
         )
     return int(parts[0]), int(parts[-1])
-
-
-def _parse_switch(option: str, text: str) -> bool:
-    if text not in ("on", "off"):
-        raise SettingError(f"{option} must be on or off; got {text!r}")
-    return text == "on"
 
 
 def _parse_fractions(text: str) -> tuple[float, float, float]:

@@ -43,3 +43,7 @@ class StoppedError(OctError):
 
 class UnreadableImage(OctError):
     """One image file cannot be used; the message is the reason, without the path."""
+
+
+class Notice(UserWarning):
+    """What a user should know while the work goes on: one or two sentences."""

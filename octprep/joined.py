@@ -6,17 +6,21 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import likeness, patients
+from octprep import likeness, patients, schema
 from octprep.likeness import Distances
-from octprep.patients import NEAR_IDENTICAL, Join
+from octprep.patients import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, Join
 from octprep.scan import Scan
 
 Gray = NDArray[np.uint8]
+
+
+REASONS = (SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL)
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,13 @@ class Joins:
 
     joins: tuple[Join, ...]
     distances: Distances | None  # None where near-identical scans were not looked for
+    threshold: float = likeness.THRESHOLD  # correlation from which two scans were taken for one
 
     def to_json(self) -> bytes:
         """The bytes of joins.json."""
         text = json.dumps(
             {
-                "threshold": likeness.THRESHOLD,
+                "threshold": self.threshold,
                 "joins": [dataclasses.asdict(join) for join in self.joins],
                 "distances": dataclasses.asdict(self.distances) if self.distances else None,
             },
@@ -40,14 +45,57 @@ class Joins:
 
     @classmethod
     def from_json(cls, data: bytes) -> Joins:
-        """What `to_json` wrote. Raises ValueError if data are something else."""
+        """What `to_json` wrote. Raises ValueError if it cannot have written the data."""
+        raw = schema.read_json(data)
         try:
-            raw: Any = json.loads(data)
             found = raw["distances"]
-            distances = Distances(**{key: tuple(value) for key, value in found.items()}) if found else None
-            return cls(tuple(Join(**join) for join in raw["joins"]), distances)
+            joins = tuple(Join(**join) for join in raw["joins"])
+            distances = None if found is None else _distances(found)
+            threshold = raw["threshold"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
+        if not all(map(_can_be, joins)):
+            raise ValueError("it has a join that cannot be")
+        if distances is not None and not _counts(distances):
+            raise ValueError("it has distances that cannot be")
+        if not _number(threshold, 0, 1):
+            raise ValueError("it has a threshold that cannot be")
+        return cls(joins, distances, threshold)
+
+
+def _distances(found: Any) -> Distances:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    return Distances(**fields)
+
+
+def _can_be(join: Join) -> bool:
+    """Whether a build can have written this."""
+    paths = isinstance(join.first, str) and isinstance(join.second, str)
+    return paths and isinstance(join.reason, str) and join.reason in REASONS and _number(join.correlation, -1, 1)
+
+
+def _counts(found: Distances) -> bool:
+    """Whether these are edges that rise, and a count for each bin between them, of no more pairs than there are."""
+    if not all(isinstance(part, tuple) for part in (found.edges, found.same, found.different)):
+        return False
+    edges: Sequence[float] = found.edges
+    bins = len(edges) - 1
+    return (
+        bins > 0
+        and all(_number(edge, 0, 1e6) for edge in edges)
+        and all(low < high for low, high in pairwise(edges))
+        and len(found.same) == len(found.different) == bins
+        and all(type(count) is int and 0 <= count < 2**53 for count in (*found.same, *found.different))
+        and all(
+            type(total) is int and (total == -1 or sum(part) <= total < 2**53)
+            for part, total in ((found.same, found.same_of), (found.different, found.different_of))
+        )
+    )
+
+
+def _number(value: object, low: float, high: float) -> bool:
+    """Whether it is a number in this range; JSON may hold anything, but NaN is in no range."""
+    return type(value) in (int, float) and isinstance(value, int | float) and low <= value <= high
 
 
 def find_near(

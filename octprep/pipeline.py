@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
+import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
+
 from octprep import images, imaging, joined, plan, prepared, report, scan, shards, split, workplace
 from octprep.assignment import Assignment
 from octprep.engine import Engine, Progress, silent
+from octprep.errors import Notice
+from octprep.files import NotReadable, read_bytes, text_to_path
 from octprep.patients import Join
 from octprep.plan import ShardPlan
 from octprep.prepared import PreparedScan
-from octprep.scan import Rejection, Scan, Source
+from octprep.scan import Named, Rejection, Scan, Source
 from octprep.schema import (
     IMAGES_NAME,
     JOINS_NAME,
     REPORT_NAME,
     BuildConfig,
     Manifest,
+    OctError,
     OutputError,
     Recipe,
     SettingError,
@@ -36,13 +44,15 @@ from octprep.split import Splits
 # What a record takes besides its image: keys, framing and the other features, with a path of usual length.
 _RECORD_OVERHEAD = 330
 
+_MOST = 5  # names that a sentence lists
+
 
 @dataclass(frozen=True)
 class Built:
     """A finished folder of shards."""
 
     manifest: Manifest
-    fresh: bool  # False if everything, but perhaps the report, was there already
+    fresh: bool  # False if everything, but perhaps the report, was there already and whole
     reported: bool = True  # whether the report was written
 
 
@@ -61,30 +71,42 @@ def build(
 
     For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
     links in the source is taken too (`scan.find`).
-    What an interrupted build with the same settings left is used. Raises SourceError, OutputError, LeakError or
-    SettingError if it cannot be done, and leaves nothing behind then; StoppedError if the machine ended the work, which
-    the same call continues.
+    What an interrupted build with the same settings left is used. A finished folder is looked at again: shards that are
+    damaged are built again, and all of it where a table is, or a source file that has another content now; a Notice
+    (a warning) says which. Raises SourceError, OutputError, LeakError or SettingError if it cannot be done, and
+    StoppedError if the machine ended the work, which the same call continues. What was prepared is kept, whatever the
+    reason; before anything is, nothing is left behind.
     """
     source = scan.find(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
         config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
-        done = workplace.finished(out, config, source.listing, overwrite=overwrite)
-        if done is not None:
-            missing = not (out / REPORT_NAME).exists()
-            if missing:
-                report.write(out, src)
-            return Built(done, fresh=False, reported=missing)
-        imaging.libraries(config.recipe)  # one that is missing is told before anything is read
-        _rehearse(source, config, assignment)
-        with workplace.claimed(out, config, overwrite=overwrite) as work, Engine(workers) as engine:
-            ready, unreadable = _prepare(src, work, source, config, engine, progress)
+        stamps = [named.changed for named in source.named]
+        with workplace.claimed(out) as work, Engine(workers) as engine:
+            before = None
+            if found := workplace.finished(out, config, source.listing, overwrite=overwrite):
+                before, damaged = found
+                changed: list[str] = []
+                shards_alone = all("/" in fault.partition(" ")[0] for fault in damaged)
+                if shards_alone:
+                    changed = _changed(src, out, source, stamps, config, engine, progress)
+                if damaged or changed:
+                    _notice_again(out, damaged, changed)
+                if not changed and (not damaged or (shards_alone and _mend(src, out, work, source, before, engine))):
+                    workplace.tidy(out)
+                    missing = not (out / REPORT_NAME).exists()
+                    if missing:
+                        report.write(out, src)
+                    return Built(before, fresh=bool(damaged), reported=missing)
+            imaging.libraries(config.recipe)  # one that is missing is said before anything is read
+            _rehearse(source, config, assignment)
+            workplace.begin(work, config)
+            ready, unreadable = _prepare(src, work / "prepared", source.named, config, engine, progress)
             if not ready:
                 raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
-            splits, near = _split(work, ready, config, assignment, engine.workers, progress)
-            plans, surplus = _plan(splits, ready, config)
+            splits, near, plans, surplus = _split(work, ready, config, assignment, engine.workers, progress)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
-            written = _write_shards(work, plans, ready, class_names, config.recipe, engine, progress)
+            written = _write_shards(work, "prepared", plans, ready, class_names, config.recipe, engine, progress)
             left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
             scans = [item.scan for item in ready]
             table = images.table(ready, splits.groups, plans, left_out)
@@ -92,6 +114,7 @@ def build(
             described = [item.descriptor for item in ready] if config.near_duplicates else None
             joins = joined.all_joins(scans, near, described, config.seed).to_json()
             write_whole(work / JOINS_NAME, joins)
+            workplace.stamp(work, source.listing, stamps)
             manifest = Manifest(
                 class_names=class_names,
                 config=config,
@@ -113,7 +136,129 @@ def build(
             workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
         raise _explain(error, out) from error
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
+            raise
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        raise StoppedError(
+            "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
+            "command again to go on."
+        ) from error
+    if before is not None and before.untouched and before.digest != manifest.digest:
+        _notice_other(out, before, manifest)
     return Built(manifest, fresh=True)
+
+
+def _changed(
+    src: Path,
+    out: Path,
+    source: Source,
+    stamps: Sequence[int],
+    config: BuildConfig,
+    engine: Engine,
+    progress: Progress,
+) -> list[str]:
+    """The paths of source files that have another content than the one that a finished folder was built from.
+
+    Only files whose time of change is another are read. If none of them has changed, as where the source was copied,
+    the new times are kept.
+    """
+    known = workplace.stamped(out, source.listing)
+    if known is None or len(known) != len(stamps):
+        known = [-1] * len(stamps)
+    doubtful = [one for one, now, then in zip(source.named, stamps, known, strict=True) if now != then or now < 0]
+    if not doubtful:
+        return []
+    rows = {row["path"]: row for row in images.read((out / IMAGES_NAME).read_bytes())}
+    changed = [named.path for named in doubtful if named.path not in rows]
+    doubtful = [named for named in doubtful if named.path in rows]
+    hashed = [named for named in doubtful if rows[named.path]["sha256"]]
+    progress("reading changed files", 0, len(hashed))
+    batches = [hashed[start : start + prepared.BATCH] for start in range(0, len(hashed), prepared.BATCH)]
+    for batch, digests in engine.run(_digests, [(src, batch) for batch in batches]):
+        progress("reading changed files", len(batch), len(hashed))
+        changed += [path for path, digest in zip(batch, digests, strict=True) if digest != rows[path]["sha256"]]
+    if refused := [named for named in doubtful if not rows[named.path]["sha256"]]:  # no scans when they were read
+        with tempfile.TemporaryDirectory() as folder:
+            ready, unreadable = _prepare(src, Path(folder), refused, config, engine, progress)
+        changed += [item.scan.path for item in ready]
+        changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
+    if not changed:
+        with contextlib.suppress(OSError):  # a folder that is read-only
+            workplace.stamp(out, source.listing, stamps)
+    return sorted(changed)
+
+
+def _digests(task: tuple[Path, Sequence[Named]]) -> tuple[list[str], list[str]]:
+    """The paths and SHA-256, in hex, of some files; "" for one that is no regular file of its size any more."""
+    src, batch = task
+    digests = []
+    for named in batch:
+        try:
+            path = src / text_to_path(named.path)
+            digests.append(hashlib.sha256(read_bytes(path, named.bytes)[0]).hexdigest())
+        except NotReadable:
+            digests.append("")
+    return [named.path for named in batch], digests
+
+
+def _mend(src: Path, out: Path, work: Path, source: Source, manifest: Manifest, engine: Engine) -> bool:
+    """Build the damaged shards of a finished folder again, from their scans alone; whether that was possible.
+
+    images.csv must be whole: it says which scans they hold.
+    """
+    members: dict[str, list[Scan]] = {name: [] for name in manifest.splits}
+    for row in images.read((out / IMAGES_NAME).read_bytes()):
+        name = "train" if row["left_out"] == plan.SURPLUS else row["split"]
+        if name:
+            numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}
+            texts = {key: row[key] for key in ("path", "patient", "folder", "sha256")}
+            members[name].append(Scan(label=row["class"], **texts, **numbers))  # type: ignore[arg-type]
+    damaged = {fault.partition(" ")[0] for fault in workplace.damage(out, manifest)}
+    plans: dict[str, list[ShardPlan]] = {}
+    for name, part in manifest.splits.items():
+        balance = manifest.config.balance if name == "train" else "none"
+        planned, _ = plan.plan_split(name, members[name], balance, 1, 1, manifest.config.seed, shards=len(part))
+        plans[name] = [one for one in planned if one.name in damaged]
+    wanted = {one.path for part in plans.values() for planned in part for one, _ in planned.items}
+    work.mkdir(exist_ok=True)
+    named = [one for one in source.named if one.path in wanted]
+    ready, _ = _prepare(src, work / "again", named, manifest.config, engine, silent)
+    if {item.scan.path for item in ready} != wanted:
+        return False
+    written = _write_shards(work, "again", plans, ready, manifest.class_names, manifest.recipe, engine, silent)
+    there = {shard for part in manifest.splits.values() for shard in part}
+    made = [shard for part in written.values() for shard in part]
+    if {shard.name for shard in made} != damaged or not there.issuperset(made):
+        return False
+    workplace.place(out, work, made)
+    return True
+
+
+def _notice_again(out: Path, damaged: Sequence[str], changed: Sequence[str]) -> None:
+    """Say why a finished folder is worked on again."""
+    if changed:
+        what = f"{len(changed):,} source file{'s' * (len(changed) != 1)} changed since {out} was built"
+        text = f"{what}: {_some(changed)}. It is built again."
+    else:
+        text = f"{out} was damaged: {_some(damaged)}. What was damaged is built again."
+    warnings.warn(text, Notice, stacklevel=3)
+
+
+def _notice_other(out: Path, before: Manifest, now: Manifest) -> None:
+    """Say that a folder holds another dataset than before, and which libraries differ."""
+    libraries = [
+        f"{name} {before.libraries.get(name, 'absent')} then, {number} now"
+        for name, number in now.libraries.items()
+        if before.libraries.get(name) != number
+    ]
+    text = f"{out} holds another dataset than before: digest {before.digest[:16]} then, {now.digest[:16]} now"
+    warnings.warn(f"{'; '.join([text, *libraries])}.", Notice, stacklevel=3)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST:,} more" if len(names) > _MOST else "")
 
 
 def _split(
@@ -123,11 +268,12 @@ def _split(
     assignment: Assignment | None,
     workers: int,
     progress: Progress,
-) -> tuple[Splits, list[Join]]:
-    """Who is in which split, and the near-identical scans that were joined for it."""
+) -> tuple[Splits, list[Join], dict[str, list[ShardPlan]], list[Rejection]]:
+    """Who is in which split, the near-identical scans that were joined for it, the shards, and what is in none."""
     scans = [item.scan for item in ready]
     if not config.near_duplicates:
-        return split.split(scans, config, assignment=assignment), []
+        splits = split.split(scans, config, assignment=assignment)
+        return splits, [], *_plan(splits, ready, config)
 
     def near_among(items: Sequence[PreparedScan]) -> list[Join]:
         return joined.find_near(
@@ -139,23 +285,29 @@ def _split(
 
     progress("comparing scans", 0, len(ready))
     near = near_among(ready)
+    compared = {item.scan.path for item in ready}
     while True:
         splits = split.split(scans, config, near=near, assignment=assignment)
-        kept = {scan.path for members in splits.members.values() for scan in members}
-        if len(kept) == len(ready):
+        plans, surplus = _plan(splits, ready, config)
+        kept = {scan.path for part in plans.values() for planned in part for scan, _ in planned.items}
+        if kept == compared:
             break
         # What is compared with what depends a little on who is there. Whoever checks the shards has these alone.
+        compared = kept
         more = set(near_among([item for item in ready if item.scan.path in kept])) - set(near)
         if not more:
             break
         near = sorted({*near, *more})
     progress("comparing scans", len(ready), len(ready))
-    return splits, near
+    return splits, near, plans, surplus
 
 
 def _keep_apart(src: Path, out: Path) -> None:
     """The source is read-only, and shards among the scans would be taken for scans."""
-    source, target = src.resolve(), out.resolve()
+    try:
+        source, target = src.resolve(), out.resolve()
+    except RuntimeError:
+        raise OutputError(f"--out {out} is a link that leads to itself; give a new folder.") from None
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
@@ -174,15 +326,14 @@ def _rehearse(source: Source, config: BuildConfig, assignment: Assignment | None
 
 
 def _prepare(
-    src: Path, work: Path, source: Source, config: BuildConfig, engine: Engine, progress: Progress
+    src: Path, folder: Path, named: Sequence[Named], config: BuildConfig, engine: Engine, progress: Progress
 ) -> tuple[list[PreparedScan], list[Rejection]]:
-    """Read, decode and prepare every scan, once; sorted by path."""
-    folder = work / "prepared"
+    """Read, decode and prepare scans, each once; sorted by path."""
     folder.mkdir(exist_ok=True)
-    tasks = prepared.batch_tasks(src, folder, source.named, config.recipe, config.encoding)
+    tasks = prepared.batch_tasks(src, folder, named, config.recipe, config.encoding)
     ready: list[PreparedScan] = []
     unreadable: list[Rejection] = []
-    progress("preparing scans", 0, len(source.named))
+    progress("preparing scans", 0, len(named))
     for name in engine.run(prepared.prepare_batch, tasks):
         results = prepared.results(folder, name)
         for result in results:
@@ -190,7 +341,7 @@ def _prepare(
                 unreadable.append(result)
             else:
                 ready.append(result)
-        progress("preparing scans", len(results), len(source.named))
+        progress("preparing scans", len(results), len(named))
     return sorted(ready, key=lambda item: item.scan.path), unreadable
 
 
@@ -212,6 +363,7 @@ def _plan(
 
 def _write_shards(
     work: Path,
+    batches: str,
     plans: Mapping[str, Sequence[ShardPlan]],
     ready: Sequence[PreparedScan],
     class_names: tuple[str, ...],
@@ -223,7 +375,7 @@ def _write_shards(
     tasks = [
         shards.ShardTask(
             folder=work / "shards",
-            batches=work / "prepared",
+            batches=work / batches,
             name=planned.name,
             class_names=class_names,
             recipe=recipe,
@@ -241,12 +393,29 @@ def _write_shards(
     return {name: tuple(written[planned.name] for planned in part) for name, part in plans.items()}
 
 
-def _explain(error: OSError, out: Path) -> Exception:
-    """A disk or permission error as a sentence."""
+def _explain(error: OSError, out: Path) -> OctError:
+    """What the system refused, as a sentence."""
+    kept = "What is done is kept"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoppedError(
-            f"the disk of --out {out} is full. What is done is kept: free some space (at most twice what the shards "
+            f"the disk of --out {out} is full. {kept}: free some space (at most twice what the shards "
             "will take is needed while they are made) and run the same command again to go on."
         )
-    where = f" ({error.filename})" if error.filename else ""
-    return OutputError(f"--out {out} cannot be written: {error.strerror or error}{where}.")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StoppedError(
+            f"no more files can be opened ({error.strerror}). {kept}: allow more with `ulimit -n`, or use fewer "
+            "--workers, and run the same command again to go on."
+        )
+    if error.errno in (errno.ENOMEM, errno.EAGAIN):
+        return StoppedError(
+            f"the system gives no more memory or processes ({error.strerror}). {kept}: close other programs, or use "
+            "fewer --workers, and run the same command again to go on."
+        )
+    where = Path(error.filename).absolute() if isinstance(error.filename, str) else None
+    ours = out.absolute()
+    if where is not None and not where.is_relative_to(ours) and not ours.is_relative_to(where):
+        return StoppedError(
+            f"{error.filename}: {error.strerror or error}. {kept}: mend that and run the same command again to go on."
+        )
+    file = f" ({error.filename})" if error.filename else ""
+    return OutputError(f"--out {out} cannot be written: {error.strerror or error}{file}.")

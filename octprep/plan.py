@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,41 +22,49 @@ class ShardPlan:
 
 
 def plan_split(
-    split: str, scans: Sequence[Scan], balance: str, record_bytes: float, shard_bytes: float, seed: int
+    split: str,
+    scans: Sequence[Scan],
+    balance: str,
+    record_bytes: float,
+    shard_bytes: float,
+    seed: int,
+    shards: int | None = None,
 ) -> tuple[list[ShardPlan], list[Rejection]]:
     """Lay the scans of one split out in shards.
 
-    balance: `oversample` repeats scans of the smaller classes so that each class has the same count in every shard, and
-    every scan stands in one at least once; `undersample` leaves scans of the larger classes out to the same end; `none`
-    takes each scan once and gives every shard the same mix of classes, to within one scan.
+    balance: `oversample` repeats scans of the smaller classes so that in every shard each class has the same count, and
+    every scan stands in one at least once, those of the largest class exactly once; `undersample` leaves scans of the
+    larger classes out to the same end, and none of the smallest; `none` takes each scan once and gives every shard the
+    same mix of classes, to within one scan. The counts of one class in two shards differ by one at most.
 
-    record_bytes is what one record takes on average, shard_bytes the wanted size of a shard.
+    record_bytes is what one record takes on average, shard_bytes the wanted size of a shard. shards: how many there
+    are, where that is known already.
     """
     columns = _columns(scans, seed)
+    sizes = [len(column) for column in columns]
+    most = {"none": sum(sizes), "undersample": min(sizes, default=0), "oversample": max(sizes, default=0)}[balance]
+    if shards is None:
+        records = most if balance == "none" else most * len(columns)
+        shards = max(1, min(round(records * record_bytes / shard_bytes), most, MAX_SHARDS))
+    rejections: list[Rejection] = []
     if balance == "none":
-        total = sum(map(len, columns))
-        shards = _shard_count(total, record_bytes, shard_bytes, total)
         dealt: list[list[Scan]] = [[] for _ in range(shards)]
         for place, scan in enumerate(scan for column in columns for scan in column):
             dealt[place % shards].append(scan)  # class after class, so that no shard has more than one scan too many
-        rejections: list[Rejection] = []
-    elif balance == "undersample":
-        least = min(map(len, columns))
-        shards = _shard_count(least * len(columns), record_bytes, shard_bytes, least)
-        quota = least // shards
-        dealt = [
-            [scan for column in columns for scan in column[shard * quota : (shard + 1) * quota]]
-            for shard in range(shards)
-        ]
-        rejections = [Rejection(scan.path, SURPLUS) for column in columns for scan in column[shards * quota :]]
     else:
-        most = max(map(len, columns))
-        shards = _shard_count(most * len(columns), record_bytes, shard_bytes, most)
-        quota = math.ceil(most / shards)
-        dealt = [
-            [scan for column in columns for scan in _fill(column, shard, shards, quota)] for shard in range(shards)
-        ]
-        rejections = []
+        quotas = [most // shards + (shard < most % shards) for shard in range(shards)]
+        if balance == "undersample":
+            starts = [sum(quotas[:shard]) for shard in range(shards)]
+            dealt = [
+                [scan for column in columns for scan in column[start : start + quota]]
+                for start, quota in zip(starts, quotas, strict=True)
+            ]
+            rejections = [Rejection(scan.path, SURPLUS) for column in columns for scan in column[most:]]
+        else:
+            dealt = [
+                [scan for column in columns for scan in _fill(column, shard, shards, quota)]
+                for shard, quota in enumerate(quotas)
+            ]
     copies: Counter[str] = Counter()
     plans = []
     for shard, members in enumerate(dealt):
@@ -91,7 +98,3 @@ def _fill(column: Sequence[Scan], shard: int, shards: int, quota: int) -> list[S
     """
     own = column[shard::shards] or [column[shard % len(column)]]
     return [own[place % len(own)] for place in range(quota)]
-
-
-def _shard_count(records: int, record_bytes: float, shard_bytes: float, most: int) -> int:
-    return max(1, min(round(records * record_bytes / shard_bytes), most, MAX_SHARDS))

@@ -11,10 +11,10 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import imaging, likeness
+from octprep.files import saving
 from octprep.scan import Named, Rejection, Scan, carefully, read
-from octprep.schema import Recipe, write_whole
+from octprep.schema import Recipe, StoppedError, write_whole
 
 Gray = NDArray[np.uint8]
 
@@ -93,22 +94,15 @@ def prepare_batch(task: BatchTask) -> str:
     if _is_done(receipt, pixels, key):
         return task.name
     found: list[PreparedScan | Rejection] = []
-    part = pixels.with_name(f".{pixels.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            for named in task.files:
-                match carefully(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
-                    case Rejection() as rejection:
-                        found.append(rejection)
-                    case ready, data:
-                        found.append(dataclasses.replace(ready, file=pixels.name, offset=file.tell()))
-                        file.write(data)
-        part.replace(pixels)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    rows = [_fields(result) for result in found]
-    write_whole(receipt, json.dumps({"key": key, "bytes": pixels.stat().st_size, "rows": rows}).encode(), lasting=False)
+    with saving(pixels, durable=False) as part, part.open("wb") as file:
+        for named in task.files:
+            match carefully(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
+                case Rejection() as rejection:
+                    found.append(rejection)
+                case ready, data:
+                    found.append(dataclasses.replace(ready, file=pixels.name, offset=file.tell()))
+                    file.write(data)
+    _write_receipt(receipt, key, found)
     return task.name
 
 
@@ -143,8 +137,14 @@ def _prepare_one(recipe: Recipe, encoding: str, src: Path, named: Named) -> tupl
 
 
 def results(folder: Path, name: str) -> list[PreparedScan | Rejection]:
-    """What a batch that is done holds."""
-    return [_row(row) for row in json.loads((folder / f"{name}.json").read_bytes())["rows"]]
+    """What a batch that is done holds. Raises StoppedError if its receipt was damaged since."""
+    try:
+        return _read_receipt(folder / f"{name}.json")[1]
+    except ValueError:
+        raise StoppedError(
+            f"{folder / name}.json was damaged after it was written. "
+            "Run the same command again: it is made anew, and the work goes on from there."
+        ) from None
 
 
 def stored_pixels(folder: Path, item: PreparedScan, recipe: Recipe, encoding: str) -> Gray:
@@ -165,23 +165,46 @@ def encode_pixels(pixels: Gray, encoding: str) -> bytes:
 
 
 def _key(task: BatchTask) -> str:
-    """A digest of all that the batch depends on, with each file's time of change."""
-    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {imaging.libraries(task.recipe)}".encode())
+    """A digest of all that the batch depends on, with each file's time of change, and of what its receipt holds."""
+    versions = {"octprep": version("octprep"), **imaging.libraries(task.recipe)}
+    layout = [field.name for kind in (PreparedScan, Scan, Rejection) for field in dataclasses.fields(kind)]
+    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {versions} {layout}\n".encode())
     for named in task.files:
-        try:
-            changed = (task.src / named.path).stat().st_mtime_ns
-        except OSError:
-            changed = -1
-        digest.update(f"{named} {changed}\n".encode())
+        digest.update(f"{named}\n".encode())
     return digest.hexdigest()
 
 
 def _is_done(receipt: Path, pixels: Path, key: str) -> bool:
+    """Whether a batch is there whole: its receipt as it was written, for this key, and the pixels that it names."""
     try:
-        raw = json.loads(receipt.read_bytes())
-        return bool(raw["key"] == key and raw["bytes"] == pixels.stat().st_size)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # absent or cut short: prepare the batch again
+        written, found = _read_receipt(receipt)
+        if written != key:
+            return False
+        with pixels.open("rb") as file:
+            ready = [item for item in found if isinstance(item, PreparedScan)]
+            return all(google_crc32c.value(file.read(item.length)) == item.crc for item in ready) and not file.read(1)
+    except (OSError, ValueError):
+        return False  # absent, cut short, damaged or of another version: prepare the batch again
+
+
+def _write_receipt(receipt: Path, key: str, found: Sequence[PreparedScan | Rejection]) -> None:
+    """A line of what the batch depends on and the SHA-256 of it and the rest; then what was found."""
+    rows = json.dumps([_fields(result) for result in found]).encode()
+    head = json.dumps({"key": key, "sha256": hashlib.sha256(key.encode() + rows).hexdigest()}).encode()
+    write_whole(receipt, head + b"\n" + rows, lasting=False)
+
+
+def _read_receipt(receipt: Path) -> tuple[str, list[PreparedScan | Rejection]]:
+    """A batch's key and what was found. Raises ValueError if that is not what `_write_receipt` wrote."""
+    head, _, rows = receipt.read_bytes().partition(b"\n")
+    try:
+        written = json.loads(head)
+        key = str(written["key"])
+        if hashlib.sha256(key.encode() + rows).hexdigest() != written["sha256"]:
+            raise ValueError("was changed after it was written")
+        return key, [_row(row) for row in json.loads(rows)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _fields(result: PreparedScan | Rejection) -> dict[str, Any]:

@@ -346,6 +346,9 @@ class _Walk:
             except OSError as error:
                 self._fail(folder, error, is_file=False)
                 continue
+            if isinstance(entries, PermissionError):
+                self._fail(folder, entries, is_file=False)
+                continue
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 try:
@@ -402,9 +405,13 @@ class _Walk:
         raise SourceError(f"{where} cannot be read: {why}. Run the same command again when it can be.") from None
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+def _entries(folder: Path) -> list[os.DirEntry[str]] | PermissionError:
+    """What is in a folder, or why it may not be listed, which waiting would not change."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as error:
+        return error
 
 
 def _stands(src: Path, path: Path, status: os.stat_result) -> bool:

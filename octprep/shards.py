@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import google_crc32c
 
 from octprep import imaging, schema, tfrecord
+from octprep.files import saving
 from octprep.prepared import PreparedScan
 from octprep.schema import Recipe, Shard, StoppedError, write_whole
 
@@ -34,31 +34,19 @@ def write_shard(task: ShardTask) -> Shard:
     path = task.folder / task.name
     receipt = path.with_suffix(".receipt.json")
     key = _key(task)
-    if found := _from_receipt(receipt, path, key):
+    if found := _from_receipt(task, receipt, path, key):
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
     digest = hashlib.sha256()
-    try:
-        with part.open("wb") as file:
-            for item, copy in task.items:
-                framed = tfrecord.frame(encode_record(item, _pixels(task, item), task.class_names, task.recipe, copy))
-                digest.update(framed)
-                file.write(framed)
-            size = file.tell()
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    counts = Counter(item.scan.label for item, _ in task.items)
-    shard = Shard(
-        name=task.name,
-        records=len(task.items),
-        per_class=tuple(counts[name] for name in task.class_names),
-        bytes=size,
-        sha256=digest.hexdigest(),
-    )
-    write_whole(receipt, json.dumps({"key": key, "shard": dataclasses.asdict(shard)}).encode(), lasting=False)
+    with saving(path) as part, part.open("wb") as file:
+        for item, copy in task.items:
+            framed = tfrecord.frame(encode_record(item, _pixels(task, item), task.class_names, task.recipe, copy))
+            digest.update(framed)
+            file.write(framed)
+        size = file.tell()
+    shard = _shard(task, size, digest.hexdigest())
+    said = json.dumps({"key": key, "bytes": shard.bytes, "sha256": shard.sha256})
+    write_whole(receipt, said.encode(), lasting=False)
     return shard
 
 
@@ -88,22 +76,33 @@ def _pixels(task: ShardTask, item: PreparedScan) -> bytes:
     if google_crc32c.value(data) != item.crc:
         raise StoppedError(
             f"{task.batches / item.file} was damaged after it was written. "
-            "Delete that file and run the same command again to go on."
+            "Run the same command again: it is made anew, and the work goes on from there."
         )
     return data
 
 
 def _key(task: ShardTask) -> str:
-    digest = hashlib.sha256(f"{schema.FORMAT_VERSION} {task.class_names} {task.recipe}\n".encode())
+    digest = hashlib.sha256(f"{version('octprep')} {schema.FORMAT_VERSION} {task.class_names} {task.recipe}\n".encode())
     for item, copy in task.items:
         digest.update(f"{item.scan} {item.affine} {item.bend} {item.length} {item.crc} {copy}\n".encode())
     return digest.hexdigest()
 
 
-def _from_receipt(receipt: Path, path: Path, key: str) -> Shard | None:
+def _shard(task: ShardTask, size: int, sha256: str) -> Shard:
+    counts = Counter(item.scan.label for item, _ in task.items)
+    return Shard(
+        name=task.name,
+        records=len(task.items),
+        per_class=tuple(counts[name] for name in task.class_names),
+        bytes=size,
+        sha256=sha256,
+    )
+
+
+def _from_receipt(task: ShardTask, receipt: Path, path: Path, key: str) -> Shard | None:
     try:
         raw = json.loads(receipt.read_bytes())
-        shard = Shard(**{**raw["shard"], "per_class": tuple(raw["shard"]["per_class"])})
+        shard = _shard(task, raw["bytes"], raw["sha256"])
         return shard if raw["key"] == key and schema.file_fault(path, shard) is None else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or cut short: write the shard again
+        return None  # absent, cut short or of another version: write the shard again

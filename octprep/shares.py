@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from octprep.images import Row
 from octprep.plan import SURPLUS
@@ -59,14 +59,19 @@ def scarce(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         if row["shard"] and row["split"]:
             people[row["split"]][row["class"]].add(row["group"] or row["patient"])
-    labels = sorted({label for classes in people.values() for label in classes})
+    return few({split: {label: len(ids) for label, ids in classes.items()} for split, classes in people.items()})
+
+
+def few(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The sentences of `scarce`. patients: how many of each class there are, by split; a class that is absent has 0."""
+    labels = sorted({label for classes in patients.values() for label in classes})
     sentences = []
     if len(labels) == 1:
         sentences.append(f"There is only one class, {labels[0]}: a model has nothing to tell apart.")
-    for split, classes in sorted(people.items(), key=lambda item: _rank(item[0])):
-        few = {label: len(classes[label]) for label in labels if len(classes[label]) < FEW}
-        if few:
-            counted = ", ".join(f"{number} of {label}" for label, number in few.items())
+    for split, classes in sorted(patients.items(), key=lambda item: _rank(item[0])):
+        lacking = {label: classes.get(label, 0) for label in labels if classes.get(label, 0) < FEW}
+        if lacking:
+            counted = ", ".join(f"{number:,} of {label}" for label, number in lacking.items())
             meaning = _MEANING.get(split, "a result on so few says little about others")
             sentences.append(f"{split} has few patients ({counted}): {meaning}.")
     return sentences

@@ -57,7 +57,7 @@ def split(
     if given:
         parts, rejections = _by_file(scans, assignment) if config.split == "file" else _by_folder(scans)
         groups = group(scans, near)
-        leaks = _leaks(parts, groups, near)
+        leaks = parted(parts, groups, near)
         if leaks and not config.allow_leaks:
             raise LeakError(_leak(config.split, leaks))
         kept, contradictory = settle_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
@@ -82,11 +82,11 @@ def split(
         rejections += [Rejection(scan.path, reason) for scan in part if scan.path not in spared]
         members[name] = tuple(sorted(thinned, key=lambda scan: scan.path))
     # Where groups were dealt whole, nobody can be parted by a scan left out.
-    leaks = _leaks(members, groups, near) if given else find_leaks(list(members.values()), near)
+    leaks = parted(members, groups, near) if given else find_leaks(list(members.values()), near)
     return Splits(members, tuple(sorted(rejections)), leaks, tuple(groups))
 
 
-def _leaks(parts: Mapping[str, Sequence[Scan]], groups: Iterable[Group], near: Sequence[Join]) -> Leaks:
+def parted(parts: Mapping[str, Sequence[Scan]], groups: Iterable[Group], near: Sequence[Join]) -> Leaks:
     """What is in two splits, and the patients who are one person only through a scan that is in none."""
     found = find_leaks(list(parts.values()), near)
     home = {scan.path: name for name, part in parts.items() for scan in part}

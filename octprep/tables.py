@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from octprep import images, likeness, shares
+from octprep import images, likeness, schema, shares
 from octprep.audit import Audit, words
 from octprep.files import path_to_text
 from octprep.joined import Joins
@@ -25,6 +26,7 @@ from octprep.survey import Survey
 from octprep.verify import LAWS, Verdict
 
 _MOST = 12  # lines of a list before it is cut
+_MOST_FAULTS = 100  # of one law that verify prints
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -65,9 +67,10 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt]),
+        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *shares.scarce(rows)]),
         f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
-        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}",
+        f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
+        f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
     return _printable("\n\n".join(parts))
 
@@ -83,7 +86,7 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
             f"are too few to tell patients apart ({likeness.SMALLEST:,} are enough)"
         )
     try:
-        joins = Joins.from_json((out / JOINS_NAME).read_bytes()).joins
+        joins = Joins.from_json(schema.read_part(out / JOINS_NAME)).joins
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / JOINS_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
@@ -95,7 +98,10 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
     return [
         *lines,
         f"joined across patient ids, each pair as one person's: {told} (all in {JOINS_NAME})",
-        _lines(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}" for join in joins),
+        _lines(
+            visible(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}")
+            for join in joins
+        ),
     ]
 
 
@@ -111,7 +117,7 @@ def leak_line(manifest: Manifest) -> str:
         [f"{words.number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
     ]
     told = words.listed([text for part in found for text in part])
-    return f"LEAKY: in two splits: {told}. Results on these shards will look better than they are."
+    return f"LEAKY: in two splits: {visible(told)}. Results on these shards will look better than they are."
 
 
 def surveyed(src: Path, found: Survey) -> str:
@@ -169,6 +175,7 @@ def audited(src: Path, found: Audit) -> str:
         f"{words.number(found.files, 'file')} in {_in(src, found.root)}: {words.number(len(found.read), 'scan')} of "
         f"{words.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{words.version(found)}",
         table(rows),
+        "\n".join(words.scarce(found)),
         _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
     ]
     if found.has_folders:
@@ -203,25 +210,40 @@ def certificate(verdict: Verdict) -> str:
         for split, count in verdict.counts.items()
     ]
     images = sum(count.images for count in verdict.counts.values())
-    apart = "patients and file contents"
+    apart = "patients, file contents and stored pixels"
     if manifest.config.near_duplicates and verdict.too_small < images:
         but = f" (but for {verdict.too_small:,} images too small to compare)" if verdict.too_small else ""
         apart = f"patients, file contents and near-identical scans{but}"
-    return (
+    return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
         f"disjoint across splits, re-derived from {verdict.records:,} records."
     )
 
 
 def verified(folder: Path, verdict: Verdict) -> str:
-    """What `octprep verify` prints: each law with its verdict, each fault with its place."""
+    """What `octprep verify` prints: each law with its verdict, each fault with its place, and what was not checked.
+
+    Law 5 comes first where it is broken: what the records say cannot be trusted then.
+    """
     by_law: dict[int, list[str]] = {law: [] for law in LAWS}
     for fault in verdict.faults:
         by_law[fault.law].append(f"  {fault.where}: {fault.what}")
     lines = []
-    for law, faults in by_law.items():
-        lines.append(f"law {law} {'BROKEN' if faults else 'holds '}: {_what(law, verdict)}")
-        lines += faults
+    for law in sorted(LAWS, key=lambda law: (law != 5 or not by_law[5], law)):
+        faults = by_law[law]
+        state = "BROKEN" if faults else "open  " if law < 5 and verdict.unread else "holds "
+        lines.append(f"law {law} {state}: {_what(law, verdict)}")
+        lines += faults[:_MOST_FAULTS]
+        if more := len(faults) - _MOST_FAULTS:
+            lines += [f"  and {more:,} more"] * (more > 0)
+    if verdict.unread:
+        lines.append(f"not checked: whatever needs {_some(verdict.unread)}, which could not be read whole")
+        if verdict.lost_rows:
+            lines[-1] += f"; {words.number(verdict.lost_rows, 'row')} of {IMAGES_NAME} point there"
+    lines.append(
+        "in no record, so only looked at for what is possible: bytes, border, confidence and note in "
+        f"{IMAGES_NAME}, what it says of files left out, and settings that leave no trace, such as the seed"
+    )
     digest = verdict.manifest.digest
     if verdict.faults:
         lines.append(f"{_path(folder)}: {words.number(len(verdict.faults), 'fault')} in {verdict.records:,} records")
@@ -233,7 +255,10 @@ def verified(folder: Path, verdict: Verdict) -> str:
 def _what(law: int, verdict: Verdict) -> str:
     """A law in words, less what was not looked at."""
     if law == 1 and not verdict.manifest.config.near_duplicates:
-        return "no patient and no content is in two splits; near-identical scans were not looked for"
+        return (
+            "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not looked "
+            "for"
+        )
     if law == 1 and verdict.too_small:
         return f"{LAWS[law]}; {words.number(verdict.too_small, 'image')} too small to be compared with others"
     return LAWS[law]

@@ -8,12 +8,15 @@ TensorFlow's deterministic serialization does, so equal features give equal byte
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
+
+from octprep import schema
 
 Value = bytes | Sequence[int] | Sequence[float]
 Example = dict[str, list[bytes] | list[int] | list[float]]
@@ -47,19 +50,40 @@ def frame(data: bytes) -> bytes:
 def read(path: Path) -> Iterator[bytes]:
     """The records of a TFRecord file, every CRC checked.
 
-    Raises RecordError with the record's index and offset at the first frame that is cut short or fails its CRC.
+    Raises RecordError with the record's index and offset at the first frame that is cut short or fails its CRC, and
+    for a path that is a link, a pipe or anything but a file in a folder.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         yield from _frames(file)
 
 
 def read_at(path: Path, offset: int) -> bytes:
     """The record whose frame begins at an offset. Raises RecordError as `read` does, or if the file ends there."""
-    with path.open("rb") as file:
+    with _opened(path) as file:
         file.seek(offset)
         for data in _frames(file):
             return data
     raise RecordError(f"no record at byte {offset}")
+
+
+def offsets(path: Path) -> list[int]:
+    """Where each record's frame begins, in bytes, for `read_at`; only the lengths are read.
+
+    Raises RecordError if a length fails its CRC, or the file ends inside a record.
+    """
+    found: list[int] = []
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < size:
+            where = f"record {len(found)} at byte {at}"
+            header = file.read(_HEADER.size)
+            length = _length(header, where)
+            found.append(at)
+            at = file.seek(length + _FOOTER.size, 1)
+            if at > size:
+                raise RecordError(f"{where}: the file ends inside the record")
+    return found
 
 
 def framed_size(data: bytes) -> int:
@@ -67,17 +91,23 @@ def framed_size(data: bytes) -> int:
     return _HEADER.size + len(data) + _FOOTER.size
 
 
-def _frames(file: BinaryIO) -> Iterator[bytes]:
-    index = offset = 0
+def _opened(path: Path) -> io.BufferedReader:
+    try:
+        return schema.open_shard(path)
+    except OSError:
+        raise
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+
+
+def _frames(file: io.BufferedReader) -> Iterator[bytes]:
+    size = os.fstat(file.fileno()).st_size
+    index, offset = 0, file.tell()
     while header := file.read(_HEADER.size):
         where = f"record {index} at byte {offset}"
-        if len(header) < _HEADER.size:
-            raise RecordError(f"{where}: the file ends inside a header")
-        length, length_crc = _HEADER.unpack(header)
-        if masked_crc(header[:8]) != length_crc:
-            raise RecordError(f"{where}: the length fails its CRC")
-        if length > _MAX_RECORD:
-            raise RecordError(f"{where}: a length of {length:,} bytes is more than a record can hold")
+        length = _length(header, where)
+        if length > size - offset - _HEADER.size:  # before as much memory is asked for
+            raise RecordError(f"{where}: the file ends inside the record")
         data = file.read(length)
         footer = file.read(_FOOTER.size)
         if len(data) < length or len(footer) < _FOOTER.size:
@@ -87,6 +117,18 @@ def _frames(file: BinaryIO) -> Iterator[bytes]:
         yield data
         index += 1
         offset += _HEADER.size + length + _FOOTER.size
+
+
+def _length(header: bytes, where: str) -> int:
+    """The length of a record's data, bytes. Raises RecordError if the header is cut short or damaged."""
+    if len(header) < _HEADER.size:
+        raise RecordError(f"{where}: the file ends inside a header")
+    length, length_crc = _HEADER.unpack(header)
+    if masked_crc(header[:8]) != length_crc:
+        raise RecordError(f"{where}: the length fails its CRC")
+    if length > _MAX_RECORD:
+        raise RecordError(f"{where}: a length of {length:,} bytes is more than a record can hold")
+    return int(length)
 
 
 def encode(features: Mapping[str, Value]) -> bytes:

@@ -1,21 +1,26 @@
-"""The folder to write to: fresh, unfinished, finished or somebody else's, and the corner of it where work goes on.
+"""The folder to write to: fresh, unfinished, finished or not ours, and the corner of it where work goes on.
 
 Everything unfinished stands under OUT/.octprep-work, a name that no reader takes for shards. What is finished moves to
 its place in the end, the manifest last; so an interrupted build never looks done, and a finished folder that is built
-anew with --overwrite stays whole until its successor is.
+again stays whole until its successor is. Nothing in the folder is believed or changed without its lock.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from octprep.files import OWNER_NAME, clear_parts, locked, sync
 from octprep.schema import (
     IMAGES_NAME,
     JOINS_NAME,
@@ -27,58 +32,128 @@ from octprep.schema import (
     OutputError,
     SettingError,
     Shard,
-    StoppedError,
+    file_fault,
     write_whole,
 )
 
 WORK_NAME = ".octprep-work"
+SOURCES_NAME = ".octprep-sources.json"  # when each source file was last changed; safe to delete
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there two builds into one folder are not kept apart
-    fcntl = None  # type: ignore[assignment]
+_NOTHING = (OWNER_NAME, "lost+found")  # what may lie in a folder that holds nothing
 
 
-def finished(out: Path, config: BuildConfig, listing: str, *, overwrite: bool) -> Manifest | None:
-    """The manifest of a folder that already holds just this build, or None if there is something to do.
+@contextmanager
+def claimed(out: Path) -> Iterator[Path]:
+    """The work folder of a build, in a folder to write to that is made if need be and that no other build has.
 
-    Raises OutputError if the folder is not ours, or was begun or finished with other settings or from another source
-    and overwrite is not given.
+    If the block fails before anything was prepared, whatever this call created is removed; prepared work is kept,
+    whatever the reason. Raises OutputError if the path cannot be a folder, or another build has it.
     """
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        raise OutputError(f"--out {out} is a file; give a new folder.")
+    if fault := _path_fault(out):
+        raise OutputError(f"--out {out} {fault}; give a new folder.")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    work = out / WORK_NAME
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(out, "octprep build"))
+            except OSError:
+                # A disk that has no locks and is read-only: what is finished there can still be looked at.
+                if not (out / MANIFEST_NAME).exists() or os.access(out, os.W_OK):
+                    raise
+            try:
+                yield work
+            except BaseException:
+                if not _holds_prepared(work):
+                    shutil.rmtree(work, ignore_errors=True)
+                raise
+    except BaseException:
+        for folder in made:  # those that are empty
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def begin(work: Path, config: BuildConfig) -> None:
+    """Make the work folder, or take over what an interrupted build left: its receipts say what of it can be used."""
+    work.mkdir(exist_ok=True)
+    clear_parts(work.parent)
+    for folder in work.glob("**/"):
+        clear_parts(folder)
+    if not (work.parent / MANIFEST_NAME).exists():
+        for path in _shards(work.parent):  # moved to their place by a build that was killed then
+            kept = work / "shards" / path.parent.name / path.name
+            if kept.with_suffix(".receipt.json").exists() and not kept.exists():
+                path.replace(kept)
+    write_whole(work / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode())
+
+
+def finished(out: Path, config: BuildConfig, listing: str, *, overwrite: bool) -> tuple[Manifest, list[str]] | None:
+    """The manifest of a folder that holds just this build, and what is damaged in it; None if all is to be done.
+
+    What is damaged is named in words. Contents are hashed where that is quick: the tables, and every shard that was
+    written to after the manifest; of the other shards the sizes are looked at. Raises OutputError if the folder is not
+    ours, or was begun or finished with other settings or from another source and overwrite is not given.
+    """
     if (out / MANIFEST_NAME).exists():
         if overwrite:
             return None
         try:
-            manifest = Manifest.load(out)
+            manifest = Manifest.load(out, trusting=True)
         except ManifestError as error:
-            raise OutputError(f"--out {out} cannot be continued: {error} Or give another --out.") from None
+            raise OutputError(
+                f"--out {out} cannot be continued: {error} Use --overwrite to build here all the same, or give "
+                "another --out."
+            ) from None
         changes = differences(manifest.config, config)
         if not changes and manifest.source["listing"] != listing:
             changes = "another list of source files"
         if changes:
             raise OutputError(
                 f"--out {out} is finished, but with other settings: {changes}. "
-                "Use --overwrite to build it anew, or give another --out."
+                "Use --overwrite to build with these, or give another --out."
             )
-        return manifest
+        found = damage(out, manifest)
+        if not found:
+            with suppress(OSError):
+                os.utime(out / MANIFEST_NAME)  # what was hashed, as all of a copied folder is, need not be again
+        return manifest, found
     if (out / WORK_NAME).is_dir():
         begun = _begun_with(out)
         if begun is not None and not overwrite and (changes := differences(begun, config)):
             raise OutputError(
-                f"--out {out} holds an unfinished build with other settings: {changes}. "
-                "Use the same settings to go on with it, --overwrite to start anew, or give another --out."
+                f"--out {out} holds an unfinished build with other settings: {changes}. Use the same settings to go "
+                "on with it, --overwrite to go on with these, or give another --out."
             )
         return None
-    if any(out.iterdir()):
+    if (out / IMAGES_NAME).exists() and any(_shards(out)):
+        if not overwrite:
+            raise OutputError(
+                f"--out {out} holds shards, but their {MANIFEST_NAME} is missing. Restore it, use --overwrite to build "
+                "here all the same, or give another --out."
+            )
+        return None
+    if any(entry.name not in _NOTHING for entry in out.iterdir()):
         raise OutputError(
             f"--out {out} is not empty and holds nothing that octprep built, so it is left alone; give a new folder."
         )
     return None
+
+
+def damage(out: Path, manifest: Manifest) -> list[str]:
+    """What a finished folder lacks of what its manifest says, in words: each begins with the file's name."""
+    found = [] if manifest.untouched else [f"{MANIFEST_NAME} was changed after it was written"]
+    for name, digest in ((IMAGES_NAME, manifest.images_sha256), (JOINS_NAME, manifest.joins_sha256)):
+        try:
+            if hashlib.sha256((out / name).read_bytes()).hexdigest() != digest:
+                found.append(f"{name} was changed after it was written")
+        except FileNotFoundError:
+            found.append(f"{name} is missing")
+    written = (out / MANIFEST_NAME).stat().st_mtime_ns
+    shards = [shard for part in manifest.splits.values() for shard in part]
+    found += [f"{shard.name} {fault}" for shard in shards if (fault := _shard_fault(out / shard.name, shard, written))]
+    return found
 
 
 def differences(there: BuildConfig, now: BuildConfig) -> str:
@@ -90,56 +165,90 @@ def differences(there: BuildConfig, now: BuildConfig) -> str:
     )
 
 
-@contextmanager
-def claimed(out: Path, config: BuildConfig, *, overwrite: bool) -> Iterator[Path]:
-    """The work folder of a build, which nobody else writes to meanwhile.
+def stamped(out: Path, listing: str) -> Sequence[int] | None:
+    """When each source file was last changed, in the listing's order, as a finished folder has it; None if it does not.
 
-    What an interrupted build with the same settings left is kept, anything else cleared. If the block fails for another
-    reason than that the machine stopped it, what this call created is removed again.
+    Times of change in nanoseconds. They stand in a file of their own, as a copy of the source has other ones.
     """
-    made_out = not out.exists()
-    work = out / WORK_NAME
-    made_work = not work.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise OutputError(
-                    f"another octprep build is writing to {out}; wait for it or give another --out."
-                ) from None
-        if overwrite and _begun_with(out) != config:
-            _empty(work)
-        write_whole(work / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode())
-        try:
-            yield work
-        except (StoppedError, KeyboardInterrupt, OSError):
-            raise  # what is done is kept: the same command goes on from here
-        except BaseException:
-            if made_work:
-                shutil.rmtree(work, ignore_errors=True)
-            if made_out:
-                with suppress(OSError):
-                    out.rmdir()
-            raise
+    try:
+        raw = json.loads((out / SOURCES_NAME).read_bytes())
+        return [int(stamp) for stamp in raw["changed"]] if raw["listing"] == listing else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def seal(out: Path, work: Path, shards: list[Shard], manifest: Manifest) -> None:
-    """Move what is finished to its place: shards, table, report, and last the manifest. Then drop the work folder."""
+def stamp(folder: Path, listing: str, stamps: Iterable[int]) -> None:
+    """Write what `stamped` reads."""
+    write_whole(folder / SOURCES_NAME, json.dumps({"listing": listing, "changed": list(stamps)}).encode())
+
+
+def tidy(out: Path) -> None:
+    """Remove what a build left that was killed after all else was done. What cannot be removed stays."""
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
+    clear_parts(out)
+    for split in {shard.parent for shard in _shards(out)}:
+        clear_parts(split)
+
+
+def seal(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:
+    """Move what is finished to its place: shards, tables, report, and last the manifest. Then drop the work folder.
+
+    Every file is on the disk before the manifest names it, also after a power failure.
+    """
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for old in out.glob("*/*.tfrecord"):
-        if _SHARD_NAME.fullmatch(old.name):
-            old.unlink()
-            with suppress(OSError):
-                old.parent.rmdir()
+    sync(out)
+    for old in _shards(out):
+        old.unlink()
+        with suppress(OSError):
+            old.parent.rmdir()
+    place(out, work, shards)
+    for name in (IMAGES_NAME, JOINS_NAME, REPORT_NAME, SOURCES_NAME):
+        (work / name).replace(out / name)
+    sync(out)
+    with suppress(OSError):  # it may not be readable
+        sync(out.absolute().parent)
+    manifest.save(out)
+    tidy(out)
+
+
+def place(out: Path, work: Path, shards: Iterable[Shard]) -> None:
+    """Move finished shards to their place, and put the folders' lists of names on the disk."""
+    folders = set()
     for shard in shards:
         (out / shard.name).parent.mkdir(exist_ok=True)
         (work / "shards" / shard.name).replace(out / shard.name)
-    for name in (IMAGES_NAME, JOINS_NAME, REPORT_NAME):
-        (work / name).replace(out / name)
-    manifest.save(out)
-    shutil.rmtree(work, ignore_errors=True)
+        folders.add((out / shard.name).parent)
+    for folder in (*folders, out):
+        sync(folder)
+
+
+def _path_fault(out: Path) -> str | None:
+    """Why a path can never be a folder to write to."""
+    try:
+        return None if stat.S_ISDIR(out.stat().st_mode) else "is a file"
+    except FileNotFoundError:
+        return "is a link to nothing" if out.is_symlink() else None
+    except OSError as error:
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else None  # said where it is made
+
+
+def _shard_fault(path: Path, shard: Shard, written: int) -> str | None:
+    """What is wrong with a shard by its size, and by its content if it was written to after the manifest."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    return file_fault(path, shard) if status.st_size != shard.bytes or status.st_mtime_ns > written else None
+
+
+def _shards(out: Path) -> list[Path]:
+    return [path for path in out.glob("*/*.tfrecord") if _SHARD_NAME.fullmatch(path.name)]
+
+
+def _holds_prepared(work: Path) -> bool:
+    return any(path.stat().st_size for path in work.glob("*/*.bin"))
 
 
 def _begun_with(out: Path) -> BuildConfig | None:
@@ -147,14 +256,6 @@ def _begun_with(out: Path) -> BuildConfig | None:
         return BuildConfig.from_json(json.loads((out / WORK_NAME / "config.json").read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, SettingError):
         return None
-
-
-def _empty(work: Path) -> None:
-    for entry in work.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != "lock":
-            entry.unlink()
 
 
 def _flat(config: BuildConfig) -> list[tuple[str, Any]]:

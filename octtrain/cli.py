@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -38,6 +38,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             raise Interrupted(interrupts.sentence()) from None
 
+
+Model = Literal["octnet-s", "octnet-m", "mobilenetv3-small", "efficientnetv2-b0", "inceptionv3"]
 
 app = typer.Typer(
     name="octtrain",
@@ -66,11 +68,8 @@ def fit(
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="octnet-s (default), octnet-m, mobilenetv3-small, efficientnetv2-b0 or inceptionv3.",
-            show_default=False,
-        ),
+        Model | None,
+        typer.Option(help="The network (octnet-s).", show_default=False),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most this many (12).", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step (32).", show_default=False)] = None,
@@ -79,7 +78,7 @@ def fit(
         int | None, typer.Option(help="Decides weights, order and augmentation (0).", show_default=False)
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To start from: none (default), imagenet or a file.", show_default=False)
+        str | None, typer.Option(metavar="none|imagenet|FILE", help="To start from (none).", show_default=False)
     ] = None,
     fold: Annotated[
         int | None, typer.Option(help="The fold to validate on, for shards in folds.", show_default=False)
@@ -132,7 +131,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="What to measure on.")] = "test",
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="What to measure on: test, val or a fold.")] = "test",
     shards: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the shards that the run was trained on are now.", show_default=False),
@@ -195,7 +194,7 @@ def predict(
 @app.command()
 def leakage(
     shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    model: Annotated[str, typer.Option(help="As for fit.")] = "octnet-s",
+    model: Annotated[Model, typer.Option(help="The network.")] = "octnet-s",
     epochs: Annotated[int, typer.Option(help="Of every training.")] = 12,
     repeats: Annotated[int, typer.Option(help="Pairs of trainings.")] = 5,
     folds: Annotated[int, typer.Option(help="One of so many parts is held out, another one in each repeat.")] = 5,

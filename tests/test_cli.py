@@ -5,19 +5,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from world import archive, files_of, write_folder
 
+from octprep import schema
+from octtrain.cli import Model
+
+MODELS = get_args(Model)
+
 HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
 
 
-def run(*words, program="octprep", block=()):
+def run(*words, program="octprep", block=(), env=None):
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({list(block)})); sys.argv = {[program, *map(str, words)]}; "
         f"from {program}.cli import main; main()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **(env or {})}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,11 @@ def test_scan_build_verify_and_again(source, tmp_path):
     assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
     assert done.stdout.count("\n") == 1
     assert (out / "report.html").read_bytes() == written
-    assert run("report", out).returncode == 0
+    refused = run("report", out)
+    assert refused.returncode == 2
+    assert "was left alone" in refused.stderr
+    assert (out / "report.html").read_bytes() == written
+    assert run("report", out, "--without-source").returncode == 0
     assert b"Made without the source" in (out / "report.html").read_bytes()
     again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
     assert "nothing was done" in again
@@ -105,7 +117,6 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "0"], 2, "workers must be 1 or more"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--denoise", "x"], 2, "denoise must be one of"),
         (
             ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
             2,
@@ -179,7 +190,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
     ("program", "command", "sentence"),
     [
         ("octprep", "build", "interrupted; the same command goes on from here."),
-        ("octprep", "scan", "interrupted."),
+        ("octprep", "scan", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],
 )
@@ -201,3 +212,32 @@ def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
     )  # not getrusage: its peak is inherited from the process that starts this one
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "choices"),
+    [
+        ("octprep", "build", [schema.STRATEGIES, schema.CROPS, schema.FITS, schema.BALANCES, tuple(schema.DENOISERS)]),
+        ("octtrain", "fit", [MODELS]),
+    ],
+)
+def test_help_lists_the_choices_of_an_option_and_hides_no_brackets(program, command, choices):
+    done = run(command, "--help", program=program, env={"COLUMNS": "300"})
+    assert done.returncode == 0, done.stderr
+    for allowed in choices:
+        assert f"<{'|'.join(allowed)}>" in done.stdout
+    assert "<str>" not in done.stdout
+    if program == "octprep":
+        assert "CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/" in done.stdout
+
+
+def test_a_choice_that_there_is_not_is_refused_with_those_there_are(source, tmp_path):
+    done = run("build", "--src", source, "--out", tmp_path / "out", "--denoise", "x", env={"COLUMNS": "300"})
+    assert done.returncode == 2
+    assert all(f"'{name}'" in done.stderr for name in ("x", *schema.DENOISERS))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_that_help_lists_are_those_there_are():
+    models = pytest.importorskip("octtrain.models", reason="Keras is not here")
+    assert tuple(models.BUILDERS) == MODELS

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from world import SAMPLE, archive, files_of, write_folder, write_scan
+from world import SAMPLE, archive, dataset_of, files_of, write_folder, write_scan
 
-from octprep import assignment, images, imaging, schema, shares, tables, tfrecord
+from octprep import assignment, images, imaging, schema, shares, tables, tfrecord, workplace
 from octprep.pipeline import build
 from octprep.schema import (
     BuildConfig,
@@ -154,13 +154,13 @@ def test_order_of_files_times_and_place_do_not_change_a_byte(source, shards, tmp
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     build(copy, tmp_path / "out", CONFIG, workers=1)
-    assert files_of(tmp_path / "out") == files_of(shards)
+    assert dataset_of(tmp_path / "out") == dataset_of(shards)
 
 
 def test_a_finished_folder_holds_shards_table_report_and_manifest_and_nothing_else(shards):
     written = {shard.name for part in Manifest.load(shards).splits.values() for shard in part}
     named = {schema.IMAGES_NAME, schema.JOINS_NAME, schema.REPORT_NAME, schema.MANIFEST_NAME}
-    assert set(files_of(shards)) == {*written, *named}
+    assert set(files_of(shards)) == {*written, *named, workplace.SOURCES_NAME}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_kept_image_once(source, shards):
@@ -224,18 +224,19 @@ def test_out_is_never_inside_the_source_nor_the_source_inside_out(source, tmp_pa
     assert files_of(source) == before
 
 
-def test_what_cannot_be_split_leaves_nothing_behind(tmp_path):
+def test_what_cannot_be_split_by_names_leaves_nothing_behind_and_by_content_what_was_prepared(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     with pytest.raises(LeakError, match="patient 50 stand"):
         build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official"))
     lonely = write_folder(tmp_path / "lonely", [f"CNV-{n}-1" for n in range(5)] + ["DME-9-1", "DME-9-2"])
     with pytest.raises(SourceError, match="class DME has 1 patient"):
         build(lonely, tmp_path / "out", CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lonely", "src"]
     for path in (src / "train" / "DME").iterdir():  # by their names they would do, by their content they do not
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="DME"):
         build(src, tmp_path / "out", CONFIG)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lonely", "src"]
+    assert (tmp_path / "out" / ".octprep-work" / "prepared" / "000000.bin").stat().st_size, "the work was thrown away"
 
 
 def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):

@@ -34,10 +34,14 @@ def test_oversampling_gives_every_shard_the_same_count_of_every_class_and_loses_
     classes = {one.label for one in scans}
     assert not rejections
     assert all(set(labels(planned)) == classes and len(set(labels(planned).values())) == 1 for planned in plans)
-    assert len({len(planned.items) for planned in plans}) == 1
     items = [item for planned in plans for item in planned.items]
     copies = Counter(one.path for one, _ in items)
     assert set(copies) == {one.path for one in scans}
+    counts = Counter(one.label for one in scans)
+    largest = {one.path for one in scans if counts[one.label] == max(counts.values())}
+    assert {copies[path] for path in largest} == {1}
+    per_class = [len(planned.items) // len(classes) for planned in plans]
+    assert sum(per_class) == max(counts.values()) and max(per_class) - min(per_class) <= 1
     assert sorted((one.path, copy) for one, copy in items) == sorted(
         (path, copy) for path, number in copies.items() for copy in range(number)
     )
@@ -57,7 +61,9 @@ def test_undersampling_balances_every_shard_without_repeats_and_says_what_it_lea
     assert len(kept) == len(set(kept)) == sum(len(planned.items) for planned in plans)
     assert sorted(kept + [rejection.path for rejection in rejections]) == sorted(one.path for one in scans)
     smallest = min(Counter(one.label for one in scans).values())
-    assert len(kept) > len(classes) * (smallest - len(plans))
+    assert len(kept) == len(classes) * smallest
+    per_class = [len(planned.items) // len(classes) for planned in plans]
+    assert max(per_class) - min(per_class) <= 1
 
 
 @settings(max_examples=150, deadline=None)
@@ -85,6 +91,16 @@ def test_the_plan_depends_on_who_is_there_and_the_seed_not_on_the_order(balance)
     plan = plan_split("train", scans, balance, 100, 1000, 0)
     assert plan_split("train", scans[::-1], balance, 100, 1000, 0) == plan
     assert plan_split("train", scans, balance, 100, 1000, 1) != plan
+
+
+@pytest.mark.parametrize("balance", ["oversample", "undersample", "none"])
+def test_a_plan_of_a_known_number_of_shards_is_the_one_that_has_it(balance):
+    scans = [
+        scan(f"train/{label}/{label}-{patient}-{n}.jpeg") for label in CLASSES for patient in range(9) for n in (1, 2)
+    ]
+    plans, _ = plan_split("train", scans, balance, 100, 1500, 0)
+    assert len(plans) > 1
+    assert plan_split("train", scans, balance, 1, 1, 0, shards=len(plans))[0] == plans
 
 
 def test_undersampling_keeps_as_many_patients_as_it_can():

@@ -20,6 +20,7 @@ import pytest
 from world import archive, draw_scan, files_of, path_of, write_folder, write_scan
 
 from octprep import assignment, files, images, imaging, scan
+from octprep.engine import Engine
 from octprep.files import path_to_text, text_to_path
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, Recipe, SourceError, StoppedError, UnreadableImage
@@ -158,7 +159,8 @@ def test_a_lack_of_memory_in_preparing_is_none_of_the_scan_either(source):
 
 def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
     true = imaging.prepare
-    bad = imaging.decode((source / ONE).read_bytes())
+    last = scan.find(source).named[-1].path  # of the second batch
+    bad = imaging.decode((source / last).read_bytes())
 
     def mistaken(gray, recipe):
         if gray.shape == bad.shape and (gray == bad).all():
@@ -166,11 +168,28 @@ def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, m
         return true(gray, recipe)
 
     monkeypatch.setattr(imaging, "prepare", mistaken)
-    with pytest.raises(StoppedError, match=rf"{ONE} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
+    with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert (tmp_path / "out" / ".octprep-work").is_dir()
+    assert len(list((tmp_path / "out" / ".octprep-work" / "prepared").glob("*.json"))) == 1
     monkeypatch.undo()
     assert build(source, tmp_path / "out", CONFIG, workers=1).fresh
+
+
+def threads(_):
+    return cv2.getNumThreads()
+
+
+def test_opencv_works_on_one_core_in_workers_and_stays_as_it_was_in_the_caller(source, tmp_path):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        with Engine(2) as engine:
+            assert list(engine.run(threads, [1, 2, 3])) == [1, 1, 1]
+        build(source, tmp_path / "out", CONFIG, workers=1)
+        survey(source, workers=1)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 # A source that changes

@@ -4,7 +4,9 @@ import base64
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,7 +23,8 @@ from typer.testing import CliRunner
 from world import SAMPLE, archive, files_of, write_folder, write_scan
 
 from octprep import assignment, cli, images, likeness, report
-from octprep.joined import Joins
+from octprep.files import path_to_text
+from octprep.joined import REASONS, Joins
 from octprep.likeness import Distances
 from octprep.patients import Join
 from octprep.phantom import draw
@@ -197,7 +200,7 @@ def test_the_page_names_no_folder_of_this_machine(source, built):
 
 
 def test_without_the_source_only_stored_pixels_are_shown_and_the_page_says_so(built, shards):
-    report.write(shards)
+    report.write(shards, without_source=True)
     page = Page(shards)
     assert "Made without the source" in page.text
     assert "octprep report DIR --src SRC" in page.text
@@ -205,6 +208,69 @@ def test_without_the_source_only_stored_pixels_are_shown_and_the_page_says_so(bu
     assert all("as stored" in picture["alt"] for picture in page.pictures)
     assert len(page.pictures) < len(Page(built).pictures)
     assert "Made without" not in Page(built).text
+
+
+def test_a_page_that_shows_the_source_is_not_replaced_by_one_that_does_not_unless_that_is_wanted(source, shards):
+    before = files_of(shards)
+    with pytest.raises(OutputError, match=r"was left alone\. Give --src SRC, .* or --without-source"):
+        report.write(shards)
+    done = CliRunner().invoke(cli.app, ["report", str(shards), "--src", str(source), "--without-source"])
+    assert "exclude each other" in str(done.exception)
+    assert files_of(shards) == before
+    done = CliRunner().invoke(cli.app, ["report", str(shards), "--without-source"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "Made without the source" in Page(shards).text
+    report.write(shards)  # nothing is lost now
+    report.write(shards, source)
+    assert files_of(shards) == before
+
+
+@pytest.mark.parametrize("content", [None, b"path\nx\n", b"\xff", b'"', b"[" * 100_000, "pipe"])
+@pytest.mark.parametrize("name", ["images.csv", JOINS_NAME])
+def test_a_page_without_its_table_says_so_on_it_and_beside_it(source, shards, name, content):
+    (shards / name).unlink()
+    if content == "pipe":
+        os.mkfifo(shards / name)
+    elif content is not None:
+        (shards / name).write_bytes(content)
+    done = CliRunner().invoke(cli.app, ["report", str(shards), "--src", str(source)])
+    assert done.exit_code == 1
+    assert re.fullmatch(
+        rf"octprep: .*{re.escape(name)} (is missing|cannot be read \(.+\)), so the page holds nothing from it\. .*\n",
+        done.stderr,
+    )
+    page = Page(shards)
+    if name == JOINS_NAME:
+        assert "it is not known here" in page.text
+        return
+    assert "images.csv could not be read, so no image is accounted for." in page.text
+    assert "By the manifest" in page.text
+    assert "Not known: images.csv is missing or cannot be read." in page.text
+    assert "None." not in page.text
+    assert not re.search(r"\b0 (images|patients|rows)\b", page.text)
+    assert "has no image of" not in page.text
+
+
+def test_too_few_patients_are_named_with_their_number_near_the_verdict(built):
+    header = Page(built).html.partition("</header>")[0]
+    assert re.search(r"test has few patients \([0-9] of CNV, 2 of DME, 2 of DRUSEN, 2 of NORMAL\)", header)
+    assert "a result on so few says little about others." in header
+
+
+def test_the_page_says_whom_it_names(built):
+    footer = Page(built).html.partition("<footer>")[2]
+    assert "This page names patient ids and files as the source has them" in footer
+    assert "before you share" in footer
+
+
+def test_shards_that_are_links_are_not_followed_for_pictures(shards, tmp_path):
+    for path in shards.glob("train/*.tfrecord"):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    report.write(shards, without_source=True)
+    text = Page(shards).text
+    assert "is a link, not a file" in text
+    assert "the record cannot be read from its shard" in text
 
 
 def test_a_source_file_that_changed_is_not_shown_for_the_one_that_was_built_from(source, shards, tmp_path):
@@ -276,7 +342,7 @@ def test_a_content_put_on_two_sides_is_named(shards):
         rows_of(rows, "test")[0]["sha256"] = rows_of(rows, "train")[0]["sha256"] = "0123456789abcdef" * 4
 
     edit(shards, copy)
-    report.write(shards)
+    report.write(shards, without_source=True)
     page = Page(shards)
     assert "LEAKY" in re.search(r"<h1[^>]*>(.*?)</h1>", page.html)[1]
     assert "In more than one split: 1 file content." in page.text
@@ -335,7 +401,7 @@ def test_shards_that_are_gone_or_of_another_size_are_named(shards):
     gone, short = (part[0] for part in (manifest.splits["test"], manifest.splits["train"]))
     (shards / gone.name).unlink()
     (shards / short.name).write_bytes(b"x")
-    report.write(shards)
+    report.write(shards, without_source=True)
     page = Page(shards)
     assert "INCOMPLETE; otherwise leak-free and balanced" in re.search(r"<h1[^>]*>(.*?)</h1>", page.html)[1]
     number = sum(map(len, manifest.splits.values()))
@@ -371,7 +437,7 @@ def test_shards_that_are_gone_or_of_another_size_are_named(shards):
 )
 def test_every_edit_of_the_table_changes_the_verdict(shards, change, word, detail):
     edit(shards, change)
-    report.write(shards)
+    report.write(shards, without_source=True)
     page = Page(shards)
     assert word in re.search(r"<h1[^>]*>(.*?)</h1>", page.html)[1]
     assert "EDITED" in page.text
@@ -571,7 +637,7 @@ def test_the_axis_of_file_sizes_can_be_read(built, low, ratio):
 
 def test_an_empty_world_reads_well(shards):
     edit(shards, lambda rows: [row.update(left_out="taken out", shard="", split="", copies="0") for row in rows])
-    report.write(shards)
+    report.write(shards, without_source=True)
     page = Page(shards)
     assert page.text.count("None.") >= 6
     assert "taken out" in page.text
@@ -596,7 +662,7 @@ def test_what_cannot_be_seen_is_spelled_out(text, shown):
 def test_names_that_mean_harm_stay_names(built):
     page = Page(built)
     assert HOSTILE in page.text
-    assert "\"'&amp;<script>alert(2)<!--\\n\\u202egpj.jpeg" in page.text
+    assert "\"'&amp;<script>alert(2)<!--\\x0a\\u202egpj.jpeg" in page.text
     assert page.html.count("<script>") == 1
     assert "<img src=x" not in page.html
     assert "\u202e" not in page.html
@@ -696,6 +762,17 @@ def test_scans_taken_for_one_person_are_named_and_pictured_side_by_side(copied, 
     assert "absent" not in part
 
 
+def test_the_pairs_that_the_page_counts_are_those_there_are(copied, joined):
+    table = images.read((joined / "images.csv").read_bytes())
+    ids = [row["patient"] for row in table if row["mean"]]
+    same = sum(one == other for one, other in itertools.combinations(ids, 2))
+    every = len(ids) * (len(ids) - 1) // 2
+    found = Joins.from_json((joined / JOINS_NAME).read_bytes()).distances
+    assert (found.same_of, found.different_of) == (same, every - same)
+    assert sum(found.same) == same
+    assert f"all {same:,} pairs of scans of one patient" in Page(joined).text
+
+
 def test_joined_scans_read_well_without_the_source(joined):
     part, alts = joined_part(rendered(joined).decode())
     assert alts
@@ -736,7 +813,7 @@ def test_joins_that_are_not_the_ones_built_are_told(joined, change, word, told):
 
 def test_joins_that_are_missing_do_not_stop_the_report(shards):
     (shards / JOINS_NAME).unlink()
-    report.write(shards)
+    report.write(shards, without_source=True)
     assert "joins.json is missing or cannot be read." in Page(shards).text
 
 
@@ -748,7 +825,7 @@ THINGS = st.recursive(
 A_JOIN = {
     "first": st.sampled_from(["../x", HOSTILE, SCRIPT, "\ud800"]) | THINGS,
     "second": st.text(max_size=5) | THINGS,
-    "reason": st.sampled_from(persons.REASONS) | THINGS,
+    "reason": st.sampled_from(REASONS) | THINGS,
     "correlation": st.floats() | THINGS,
 }
 SOME_COUNTS = st.lists(st.integers(0, 3) | THINGS, min_size=2, max_size=2) | THINGS
@@ -776,7 +853,7 @@ def test_any_joins_give_a_page(source, built, found):
 
 
 def test_names_that_mean_harm_stay_names_among_joined_scans(source, built):
-    first, second = (f"train/DME/{name}" for name in (HOSTILE, SCRIPT))
+    first, second = (f"train/DME/{path_to_text(name)}" for name in (HOSTILE, SCRIPT))
     joins = [Join(first, second, "near-identical", 0.9), Join("../../etc/passwd", "\u202egpj.jpeg", "same bytes")]
     part, alts = joined_part(rendered(built, source, joins=Joins(tuple(joins), None).to_json()).decode())
     assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in part
@@ -823,11 +900,16 @@ def test_whether_near_identical_scans_were_looked_for_is_said(copied, built, tmp
 
 
 def test_the_distances_of_pairs_have_their_medians():
-    found = Distances(edges=(0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3))
+    found = Distances((0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3), same_of=4, different_of=9)
     drawn = figures.distances("far", "Far", "distance", found)
     assert "same patient: median 0.75; different patients: median 1.67" in drawn
     assert drawn.count('class="bars') == 2
     assert ">4 pairs<" in drawn
+    assert ">4 drawn<" in drawn
+    told = "Compared were all 4 pairs of scans of one patient and 4 of the 9 pairs of scans of two patients"
+    assert persons.sampled(found) == f"{told}, drawn at random."
+    old = dataclasses.replace(found, same_of=-1, different_of=-1)
+    assert "4 draws, in which a pair may come again, of scans of two patients" in persons.sampled(old)
     one = dataclasses.replace(found, same=(0, 0, 0, 0), different=(0, 0, 0, 1))
     assert figures.distances("far", "Far", "distance", one).count('class="bars') == 1
     assert figures.distances("far", "Far", "distance", dataclasses.replace(one, different=one.same)) == ""

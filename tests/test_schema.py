@@ -22,13 +22,16 @@ from octprep.schema import (
 
 
 def manifest():
-    shard = Shard(name="train/00000-of-00001.tfrecord", records=4, per_class=(2, 2), bytes=10, sha256="ab" * 32)
+    one, two = (
+        Shard(name=f"train/{n:05d}-of-00002.tfrecord", records=4, per_class=(2, 2), bytes=10, sha256="ab" * 32)
+        for n in range(2)
+    )
     return Manifest(
         class_names=("CNV", "NORMAL"),
         config=BuildConfig(split="grouped"),
-        splits={"train": (shard, shard), "test": ()},
+        splits={"train": (one, two), "test": ()},
         leaks=Leaks(patients=("12",)),
-        source={"found": 5, "kept": 4, "left_out": 1, "listing": "00"},
+        source={"found": 5, "kept": 4, "left_out": 1, "listing": "00" * 32},
         images_sha256="cd" * 32,
         joins_sha256="ef" * 32,
         libraries={"numpy": "2"},
@@ -128,7 +131,7 @@ def test_files_are_held_against_the_manifest(tmp_path):
         manifest().check_files(tmp_path, ("train",))
     with pytest.raises(ManifestError, match="has no split 'val'; it has train, test"):
         manifest().check_files(tmp_path, ("val",))
-    path = tmp_path / "train" / "00000-of-00001.tfrecord"
+    path = tmp_path / "train" / "00000-of-00002.tfrecord"
     path.parent.mkdir()
     path.write_bytes(b"123")
     with pytest.raises(ManifestError, match="has 3 bytes where the manifest says 10"):

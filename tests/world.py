@@ -66,3 +66,8 @@ def scan(path: str, *, content: str | None = None) -> Scan:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file under a folder with its content."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def dataset_of(folder: Path) -> dict[str, bytes]:
+    """The files of a finished folder, without the one that says when the source's files were last changed."""
+    return {name: data for name, data in files_of(folder).items() if name != ".octprep-sources.json"}

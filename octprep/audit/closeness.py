@@ -38,6 +38,8 @@ class Closeness:
     distances: Distances  # of descriptors, pairs of ids drawn at random
     same: tuple[float, ...]  # correlations of neighbouring scans of one patient, drawn, sorted
     different: tuple[float, ...]  # correlations of scans of two persons, drawn, sorted
+    same_of: int  # how many pairs of neighbouring scans there are
+    persons: int  # between whom the pairs of two were drawn
 
 
 def compare(src: Path, read: Sequence[Read], workers: int | None = None) -> tuple[Join, ...]:
@@ -72,7 +74,8 @@ def measure(
     person = {one.path: group.key for group in groups for one in group.scans}
     owners = [item.scan.patient for item in read]
     distances = likeness.distances(joined.stacked([item.descriptor for item in read]), owners, seed)
-    same, different = neighbours((item.scan for item in read), seed), strangers(groups, seed)
+    next_to = neighbours([item.scan for item in read])
+    same, different = drawn(next_to, seed), strangers(groups, seed)
     tasks = [
         (src, kind, pairs[start : start + _CHUNK])
         for kind, pairs in enumerate((same, different))
@@ -89,19 +92,25 @@ def measure(
         distances=distances,
         same=tuple(sorted(found[0])),
         different=tuple(sorted(found[1])),
+        same_of=len(next_to),
+        persons=len(groups),
     )
 
 
-def neighbours(scans: Iterable[Scan], seed: int) -> list[ScanPair]:
-    """Pairs of one patient's scans of one class that follow each other by number and are not copies."""
+def neighbours(scans: Iterable[Scan]) -> list[ScanPair]:
+    """All pairs of one patient's scans of one class that follow each other by number and are not copies."""
     ordered = sorted(scans, key=lambda one: (one.patient, one.label, one.number, one.path))
-    pairs = [
+    return [
         (first, second)
         for first, second in pairwise(ordered)
         if (first.patient, first.label) == (second.patient, second.label)
         and first.pixels != second.pixels
         and first.number != second.number
     ]
+
+
+def drawn(pairs: Iterable[ScanPair], seed: int) -> list[ScanPair]:
+    """Some of the pairs of `neighbours`, of one patient no more than a few."""
     taken: dict[str, list[ScanPair]] = {}
     for pair in sorted(pairs, key=lambda pair: seeded_hash(pair[0].path, seed)):
         own = taken.setdefault(pair[0].patient, [])

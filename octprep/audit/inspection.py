@@ -88,6 +88,7 @@ class Audit:
                 "most_alike_not_joined": [dataclasses.asdict(join) for join in near.apart],
                 "correlations_one_patient": near.same,
                 "correlations_two_patients": near.different,
+                "pairs_of_neighbours": near.same_of,
                 "descriptor_distances": dataclasses.asdict(near.distances),
             },
             "shortcuts": dataclasses.asdict(self.shortcuts),

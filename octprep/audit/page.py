@@ -14,7 +14,7 @@ from octprep.audit.closeness import NEAR_ENOUGH, THRESHOLD, Closeness
 from octprep.audit.figures import Interval, Row
 from octprep.audit.inspection import Audit
 from octprep.patients import Join
-from octprep.report import frame, pictures
+from octprep.report import frame, persons, pictures
 from octprep.report.pictures import Picture, Source
 from octprep.scan import MACOS, Scan
 
@@ -61,6 +61,7 @@ def render(src: Path, audit: Audit) -> bytes:
             version=f"{words.version(audit)}.",
             checks=words.checks(audit),
             closing=words.closing(audit),
+            scarce=words.scarce(audit),
             counts=_counts(audit),
             shared=words.shared(audit),
             leaks=_lines([words.leak(leak) for leak in found.leaks]),
@@ -71,6 +72,8 @@ def render(src: Path, audit: Audit) -> bytes:
             two_classes=_lines([f"{key}: {words.listed(labels)}" for key, labels in found.two_classes.items()]),
             unusable=_lines([f"{one.path}: {one.reason}" for one in audit.rejections if one.reason != MACOS]),
             threshold=words.threshold(audit.closeness),
+            drawn=words.drawn(audit.closeness),
+            sampled=persons.sampled(audit.closeness.distances),
             near_distance=NEAR_ENOUGH,
             shortcuts=words.shortcuts(audit.shortcuts),
             **_galleries(src, audit),
@@ -169,12 +172,15 @@ def _correlations(found: Closeness) -> Markup:
 
 def _distances(found: Closeness) -> Markup:
     apart = found.distances
-    rows = [("two ids", apart.different, 0), ("one id", apart.same, 1)]
+    rows = [("two ids", apart.different, apart.different_of, 0), ("one id", apart.same, apart.same_of, 1)]
     return figures.distribution(
         "distances",
         "Distance of descriptors in pairs of scans",
         "distance of descriptors",
-        [Row(name, words.number(sum(part), "pair"), part, colour) for name, part, colour in rows],
+        [
+            Row(name, words.number(total, "pair") if sum(part) == total else f"{sum(part):,} drawn", part, colour)
+            for name, part, total, colour in rows
+        ],
         apart.edges,
         NEAR_ENOUGH,
         "looked at",

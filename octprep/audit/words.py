@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octprep import shares
 from octprep.audit.closeness import THRESHOLD, Closeness
 from octprep.audit.findings import Copies, Gathered, Leak
 from octprep.audit.inspection import Audit
@@ -141,6 +143,15 @@ def shared(audit: Audit) -> list[str]:
     ]
 
 
+def scarce(audit: Audit) -> list[str]:
+    """In sentences, which folders have too few patients to say much; ids that count as one person's count once."""
+    people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for item in audit.read:
+        name = item.scan.folder or ("the source" if not audit.has_folders else "no folder")
+        people[name][item.scan.label].add(audit.persons[item.scan.path])
+    return shares.few({name: {label: len(ids) for label, ids in found.items()} for name, found in people.items()})
+
+
 def leak(found: Leak) -> str:
     """Such as `53018: test 1, train 2 (CNV and DRUSEN)`."""
     folders = ", ".join(f"{folder or 'no folder'} {scans:,}" for folder, scans in found.scans.items())
@@ -172,11 +183,15 @@ def threshold(found: Closeness) -> list[str]:
         f"{THRESHOLD:.2f} on, scans under different ids count as one person's."
     ]
     if found.different:
-        told.append(f"Scans of two patients, drawn at random, correlate at {max(found.different):.2f} at most.")
-    if found.same:
         told.append(
-            f"Neighbouring scans of one patient correlate at {found.same[len(found.same) // 2]:.2f} in the middle and "
-            f"at {max(found.same):.2f} at most."
+            f"{number(len(found.different), 'pair')} of scans of two persons, drawn at random among "
+            f"{found.persons:,}, correlate at {max(found.different):.2f} at most."
+        )
+    if found.same:
+        of = f", {len(found.same):,} drawn of {found.same_of:,} pairs," if len(found.same) < found.same_of else ""
+        told.append(
+            f"Neighbouring scans of one patient{of} correlate at {found.same[len(found.same) // 2]:.2f} in the middle "
+            f"and at {max(found.same):.2f} at most."
         )
     if found.joined:
         told.append(f"The least alike pair that was joined correlates at {found.joined[-1].correlation:.2f}.")
@@ -188,6 +203,14 @@ def threshold(found: Closeness) -> list[str]:
     else:
         told.append("No other pair came near enough to be compared so.")
     return told
+
+
+def drawn(found: Closeness) -> str:
+    """How many pairs of neighbours, and of two persons, were compared on pixels, of how many."""
+    return (
+        f"Drawn were {len(found.same):,} of {number(found.same_of, 'pair')} of neighbours, and "
+        f"{number(len(found.different), 'pair')} between {number(found.persons, 'person')}, no person in more than two."
+    )
 
 
 def told_by(guess: Guess, chance: float) -> str:

@@ -10,7 +10,7 @@ from octprep.imaging.border import Border, find_border
 from octprep.imaging.denoising import denoise, libraries
 from octprep.imaging.jpeg import MAX_BYTES, decode, memory_errors, read_image
 from octprep.imaging.painting import clean
-from octprep.imaging.preparation import Prepared, clean_and_crop, column_shift, prepare
+from octprep.imaging.preparation import Prepared, clean_and_crop, column_shift, measure, place, prepare
 from octprep.imaging.retina import Retina, find_retina, shift
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "find_border",
     "find_retina",
     "libraries",
+    "measure",
     "memory_errors",
+    "place",
     "prepare",
     "read_image",
     "shift",

@@ -52,20 +52,15 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
             "libraries, or rebuild the shards."
         )
     cut = clean_and_crop(gray, recipe)
-    rows, columns = cut.pixels.shape
-    height, width = _room(rows, columns, recipe)
-    above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
-    pixels = _resized(denoise(cut.pixels, recipe), height, width)
-    mean, deviation, sharpness = _describe(pixels)
-    if (height, width) != (recipe.height, recipe.width):
-        bars = (above, recipe.height - height - above, beside, recipe.width - width - beside)
+    (above, below, beside, aside), affine = place(cut.crop, recipe)
+    pixels = _resized(denoise(cut.pixels, recipe), below - above, aside - beside)
+    mean, deviation, sharpness = measure(pixels)
+    if pixels.shape != (recipe.height, recipe.width):
+        bars = (above, recipe.height - below, beside, recipe.width - aside)
         pixels = np.asarray(cv2.copyMakeBorder(pixels, *bars, cv2.BORDER_CONSTANT, value=[0.0]), np.uint8)
-    x, y = columns / width, rows / height
-    top, _, left, _ = cut.crop
     return Prepared(
         pixels=pixels,
-        # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
-        affine=(x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top),
+        affine=affine,
         bend=cut.bend,
         border=cut.border,
         crop=cut.crop,
@@ -75,6 +70,23 @@ def prepare(gray: Gray, recipe: Recipe) -> Prepared:
         deviation=deviation,
         sharpness=sharpness,
     )
+
+
+def place(
+    crop: tuple[int, int, int, int], recipe: Recipe
+) -> tuple[tuple[int, int, int, int], tuple[float, float, float, float, float, float]]:
+    """Where a crop comes to lie in the stored image, and the way back: `affine` of Prepared.
+
+    crop: as in Prepared. The place is top, bottom, left, right in stored pixels, half open: all of the image but for
+    the bars of --fit pad.
+    """
+    top, bottom, left, right = crop
+    height, width = _room(bottom - top, right - left, recipe)
+    above, beside = (recipe.height - height) // 2, (recipe.width - width) // 2
+    x, y = (right - left) / width, (bottom - top) / height
+    # Pixel centres: stored s covers source s*x to (s+1)*x, so its centre is (s + 0.5) * x - 0.5.
+    affine = (x, 0.0, (0.5 - beside) * x - 0.5 + left, 0.0, y, (0.5 - above) * y - 0.5 + top)
+    return (above, above + height, beside, beside + width), affine
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,7 @@ def _straightened(gray: Gray, before: NDArray[np.intp], fill: Gray | None) -> Gr
     return np.asarray(part, np.uint8)
 
 
-def _describe(pixels: Gray) -> tuple[float, float, float]:
+def measure(pixels: Gray) -> tuple[float, float, float]:
     """Mean, deviation and sharpness of stored pixels, as Prepared explains them; a sharpness of 0 for two rows or one.
 
     Speckle is smoothed away first, so that noise does not pass for sharpness.

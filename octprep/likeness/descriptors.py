@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,11 +33,15 @@ _FITTED = 1 << 12  # pairs worked on at a time
 
 @dataclass(frozen=True)
 class Distances:
-    """How far apart the descriptors of scans are: counts of pairs drawn at random."""
+    """How far apart the descriptors of scans are: counts of pairs, each taken once."""
 
     edges: tuple[float, ...]  # of the bins; the last holds everything above its lower edge
     same: tuple[int, ...]  # pairs of one patient, for each bin
     different: tuple[int, ...]  # pairs of two patients
+    # How many pairs there are of one patient and of two: more than were counted where a part was drawn at random. -1
+    # in files of earlier versions, which drew pairs with repetition.
+    same_of: int = -1
+    different_of: int = -1
 
 
 def describe(pixels: Gray) -> bytes:
@@ -59,34 +64,34 @@ def describe(pixels: Gray) -> bytes:
 def distances(
     descriptors: Gray, patients: Sequence[str] | NDArray[np.integer], seed: int = 0, draws: int = 20_000
 ) -> Distances:
-    """How far apart scans of one patient and of two are, by up to so many pairs of each drawn at random.
+    """How far apart scans of one patient and of two are: all pairs of each, or so many drawn at random, none twice.
 
     descriptors, patients: as for `near_identical`. The distance is the part of two descriptors that differs once a
     shift and a stretch are fitted: 0 for equal ones, towards 2 for scans that have nothing in common.
     """
     edges = np.linspace(0, 2, 41)
-    counts = []
-    for pairs in _drawn(np.unique(np.asarray(patients), return_inverse=True)[1], np.random.default_rng(seed), draws):
-        apart = distance(descriptors, *pairs)
-        counts.append(np.histogram(np.minimum(apart, edges[-1]), edges)[0])
-    same, different = (tuple(int(count) for count in histogram) for histogram in counts)
-    return Distances(tuple(round(float(edge), 2) for edge in edges), same, different)
+    counts: list[tuple[int, ...]] = []
+    totals: list[int] = []
+    for (one, other), total in _drawn(np.asarray(patients), np.random.default_rng(seed), draws):
+        apart = np.minimum(distance(descriptors, one, other), edges[-1])
+        counts.append(tuple(int(count) for count in np.histogram(apart, edges)[0]))
+        totals.append(total)
+    return Distances(tuple(round(float(edge), 2) for edge in edges), counts[0], counts[1], totals[0], totals[1])
 
 
-def _drawn(owners: Ints, rng: np.random.Generator, draws: int) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
-    """Pairs of scans of one patient, and of two; (pairs,) first and second scans each."""
-    nothing = np.zeros(0, np.int64)
-    if owners.size < 2:
-        return (nothing, nothing), (nothing, nothing)
+def _drawn(patients: NDArray[Any], rng: np.random.Generator, draws: int) -> Iterator[tuple[tuple[Ints, Ints], int]]:
+    """Different pairs of scans of one patient, then of two: (pairs,) first and second scans, and how many there are."""
+    owners = np.unique(patients, return_inverse=True)[1]
     order = np.argsort(owners, kind="stable")
-    starts = np.searchsorted(owners[order], owners)
-    counts = np.bincount(owners)[owners]
-    several = np.flatnonzero(counts > 1)
-    first = rng.choice(several, draws) if several.size else nothing
-    mates = order[starts[first] + rng.integers(0, counts[first])]
-    one, other = rng.integers(0, owners.size, (2, draws))
-    near, far = first != mates, owners[one] != owners[other]
-    return (first[near], mates[near]), (one[far], other[far])
+    place = np.arange(owners.size)
+    ends = np.searchsorted(owners[order], owners[order], side="right")  # where the next patient's scans begin
+    for first_mate, last in ((place + 1, ends), (ends, np.full(owners.size, owners.size))):
+        behind = np.cumsum(last - first_mate)  # pairs of the scans up to each, with those behind them in the order
+        total = int(behind[-1]) if behind.size else 0
+        number = np.arange(total) if total <= draws else np.sort(rng.choice(total, draws, replace=False))
+        one = np.searchsorted(behind, number, side="right")
+        other = last[one] - (behind[one] - number)
+        yield (order[one], order[other]), total
 
 
 def distance(descriptors: Gray, one: Ints, other: Ints) -> Float:

@@ -89,8 +89,10 @@ def _registered(one: Gray, other: Gray, there: Float, side: int) -> Float:
     units = np.array([[1, 1, min(template.shape) / min(one.shape)]], np.float32)
     try:
         found = cv2.findTransformECC(template, image, there * units, cv2.MOTION_AFFINE, _CRITERIA)[1]
-    except cv2.error:  # nothing in common that it could follow
-        return there
+    except cv2.error as error:
+        if getattr(error, "code", None) == cv2.Error.StsNoMem:
+            raise MemoryError(str(error)) from None
+        return there  # nothing in common that it could follow
     return np.asarray(found / units, np.float32)
 
 

@@ -6,25 +6,30 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from octprep import engine
+from octprep.engine import Engine
+from octprep.errors import OutputError, SettingError
+from octprep.files import OWNER_NAME, locked, saving
 from octprep.phantom.anatomy import Rng, draw_look
 from octprep.phantom.bscan import Phantom, draw_scan
 from octprep.phantom.disease import CLASSES, draw_disease
 from octprep.phantom.faults import encode, misalign, plant
-from octprep.schema import SPLIT_FOLDERS, OutputError, SettingError
+from octprep.schema import SPLIT_FOLDERS
 
 _SHARES = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NORMAL": 0.31}  # of the patients, near the archive's of images
 _LEAST = 6  # patients of a class: two in test, one in val, three in train
 MIN_PATIENTS = _LEAST * len(CLASSES)
+_PART_NAME = ".octprep-phantom"  # where an empty folder is filled from
+_MOVED_NAME = "moved.json"  # in it: what moves up in the end
 _VAL_SCANS = 4  # of each class
 _LARGEST = 225  # training scans of the one patient who has most, as CNV-1016042 has in the archive
 _LONG = 150  # training scans of any other patient, at most
@@ -105,8 +110,8 @@ def draw(
             _Task(volume=v, out=part, seed=seed, faults=faults, truth=notes / f"{i:07d}" if truth is not None else None)
             for i, v in enumerate(volumes)
         ]
-        with _all_of(engine.run(_draw_volume, tasks, workers)) as drawn:
-            for found in drawn:
+        with Engine(workers) as engine:
+            for found in engine.run(_draw_volume, tasks):
                 done += found.pop("scans")
                 planted += found
                 if progress is not None:
@@ -134,6 +139,8 @@ def _check_truth(truth: Path, out: Path) -> None:
         above = next(folder for folder in truth.absolute().parents if folder.exists())
         if not above.is_dir() or not os.access(truth if truth.exists() else above, os.W_OK):
             raise OutputError(f"--truth {truth} cannot be written; name a file where you may write.")
+    except RuntimeError:
+        raise OutputError(f"--truth {truth} is a link that leads to itself; name another file.") from None
     except OSError as error:
         raise OutputError(f"--truth {truth} cannot be written: {error.strerror or error}; name another file.") from None
 
@@ -142,7 +149,7 @@ def _gather(notes: Path, truth: Path) -> None:
     """One file of all the notes, and the notes removed."""
     try:
         truth.parent.mkdir(parents=True, exist_ok=True)
-        with truth.open("wb") as file:
+        with saving(truth, durable=False) as part, part.open("wb") as file:
             for note in sorted(notes.iterdir()):
                 file.write(note.read_bytes())
     except OSError as error:
@@ -157,40 +164,66 @@ def _patients_in(folder: Path) -> set[str]:
 
 @contextlib.contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its name when all went well, and is removed when not."""
-    goal = out.resolve()  # a link to an empty folder stays, and its target is filled
-    part = goal.parent / f".{goal.name}.part-{os.getpid()}"
-    missing: list[Path] = []  # folders above, made on the way
+    """A folder to draw in, whose content is that of `out` when all went well, and which is removed when not.
+
+    It lies beside a new folder, and takes its name in one step; an empty one, which may be a mounted disk, is filled
+    from within. What a killed process left in either way is removed.
+    """
+    missing: list[Path] = []  # folders made on the way
+    part = None
     try:
-        if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
-            what = "is not empty" if goal.is_dir() else "is a file"
-            raise OutputError(f"{out} {what}, but phantoms need a new or empty folder: name another or remove it.")
-        missing += [folder for folder in (goal.parent, *goal.parent.parents) if not folder.exists()]
-        shutil.rmtree(part, ignore_errors=True)  # of a dead process that had the same number
-        part.mkdir(parents=True)
-        yield part
-        if goal.exists():
+        goal = out.resolve()  # a link to an empty folder stays, and its target is filled
+        if goal.exists() and not goal.is_dir():
+            raise OutputError(f"{out} is a file, but phantoms need a new or empty folder: name another or remove it.")
+        missing += [folder for folder in (goal, *goal.parents) if not folder.exists()]
+        is_new = goal in missing
+        goal.mkdir(parents=True, exist_ok=True)
+        with locked(goal, "octprep phantom"):
+            _clear(goal)
+            if any(entry.name not in (OWNER_NAME, "lost+found") for entry in goal.iterdir()):
+                raise OutputError(
+                    f"{out} is not empty, but phantoms need a new or empty folder: name another or remove it."
+                )
+            part = goal.parent / f".{goal.name}.part-{os.getpid()}" if is_new else goal / _PART_NAME
+            part.mkdir()
+            yield part
+            if not is_new:
+                names = [entry.name for entry in part.iterdir()]
+                (part / _MOVED_NAME).write_text(json.dumps(names))
+                for name in names:
+                    (part / name).rename(goal / name)
+                shutil.rmtree(part)
+        if is_new:
             goal.rmdir()
-        part.rename(goal)
+            part.rename(goal)
     except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            _clear(goal)
+            shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             for folder in missing:
                 folder.rmdir()
+        if isinstance(error, RuntimeError) and "loop" in str(error):
+            raise OutputError(f"{out} is a link that leads to itself; name another folder.") from None
         if isinstance(error, OSError):
             reason = error.strerror or error
             raise OutputError(f"{out} cannot be written ({reason}); name a folder where you may write.") from error
         raise
 
 
-@contextlib.contextmanager
-def _all_of(results: Iterator[Counter[str]]) -> Iterator[Iterator[Counter[str]]]:
-    """Close the engine on the way out, so that no worker writes any more when the folder is removed."""
-    try:
-        yield results
-    finally:
-        if isinstance(results, Generator):
-            results.close()
+def _clear(goal: Path) -> None:
+    """Remove what an unfinished drawing left in or beside a folder."""
+    part = goal / _PART_NAME
+    if part.is_dir():
+        with contextlib.suppress(OSError, ValueError):
+            for name in json.loads((part / _MOVED_NAME).read_bytes()):
+                shutil.rmtree(goal / name, ignore_errors=True)
+                (goal / name).unlink(missing_ok=True)
+        shutil.rmtree(part)
+    with contextlib.suppress(OSError):
+        for beside in goal.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(goal.name)}\.part-\d+", beside.name):
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 def _population(patients: int, seed: int, *, faults: bool) -> list[_Volume]:

@@ -69,16 +69,20 @@ def shares(key: str, title: str, mix: dict[str, tuple[float, ...]], labels: Sequ
 
 
 def distances(key: str, title: str, axis: str, found: Distances) -> Markup:
-    """One row of bars for pairs of one patient's scans and one for those of two, on one scale. Empty without a pair."""
+    """One row of bars for pairs of one patient's scans and one for those of two, on one scale. Empty without a pair.
+
+    Below a row's name is how many pairs there are, or how many of them were drawn.
+    """
     bins = len(found.same)
     rows, told = [], []
-    for (label, colour), counts in zip(_PAIRS, (found.same, found.different), strict=True):
+    parts = ((found.same, found.same_of), (found.different, found.different_of))
+    for (label, colour), (counts, all_pairs) in zip(_PAIRS, parts, strict=True):
         if total := sum(counts):
             middle = _middle(counts)
             at = min(int(middle), bins - 1)
             value = found.edges[at] + (middle - at) * (found.edges[at + 1] - found.edges[at])
             told.append(f"{label} patient{'s' * (label != 'same')}: median {value:.2f}")
-            number = f"{total:,} pair{'s' * (total != 1)}"
+            number = f"{total:,} pair{'s' * (total != 1)}" if total == all_pairs else f"{total:,} drawn"
             rows.append(Row(label, number, [count / total for count in counts], colour, middle))
     ticks = tuple((float(at), f"{found.edges[at]:g}") for at in range(0, bins + 1, max(bins // 4, 1)))
     return _draw(key, title, "; ".join(told), axis, rows, (), ticks, written=False)

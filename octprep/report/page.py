@@ -11,9 +11,9 @@ import jinja2
 from markupsafe import Markup
 
 from octprep import likeness
+from octprep.joined import Joins
 from octprep.patients import Join
 from octprep.report import command, figures, frame, persons, pictures, recipe, rows, summary, verdict
-from octprep.report.persons import Found
 from octprep.report.pictures import Picture, Source, Steps
 from octprep.report.rows import Image, LeftOut, Rows
 from octprep.report.summary import Histogram, Reason
@@ -93,6 +93,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
             manifest=manifest,
             labels=manifest.class_names,
             rows=found,
+            readable=readable,
             verdict=verdict.judge(
                 found,
                 table if readable else None,
@@ -100,7 +101,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
                 manifest,
                 verdict.missing_shards(shards, manifest),
             ),
-            **_numbers(found, manifest),
+            **_numbers(found, manifest, readable),
             **_joined(found, together, manifest),
             **_pictures(found, together, manifest, shards, source),
             recipe=recipe.lines(manifest.config),
@@ -111,10 +112,12 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
     return text.encode()
 
 
-def _numbers(found: Rows, manifest: Manifest) -> dict[str, object]:
-    """Everything counted, and its figures."""
+def _numbers(found: Rows, manifest: Manifest, readable: bool) -> dict[str, object]:
+    """Everything counted, and its figures; of an images.csv that is not readable only what the manifest says."""
     kept, labels = found.kept, manifest.class_names
     counted = summary.counts(kept, manifest)
+    if not readable:
+        counted = tuple(line for line in counted if line.what == "records")
     title, axis = "Images per patient, by class", "images of one patient"
     return {
         "patients": len({image.patient for image in kept}),
@@ -128,17 +131,19 @@ def _numbers(found: Rows, manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _joined(found: Rows, together: Found | None, manifest: Manifest) -> dict[str, object]:
+def _joined(found: Rows, together: Joins | None, manifest: Manifest) -> dict[str, object]:
     """What there is to say about scans that are taken for one person's."""
     apart = together.distances if together else None
     ids, people = persons.people(found)
     return {
         "together": together,
+        "numbers": persons.numbers(together) if together else {},
         "looked": manifest.config.near_duplicates,
         "too_small": manifest.recipe.height * manifest.recipe.width < likeness.SMALLEST,
         "smallest": likeness.SMALLEST,
         "joined_ids": ids,
         "joined_people": people,
+        "sampled": persons.sampled(apart) if apart else "",
         "distances": figures.distances(
             "distances", "Distances of descriptors within and between patients", "distance of two descriptors", apart
         )
@@ -148,7 +153,7 @@ def _joined(found: Rows, together: Found | None, manifest: Manifest) -> dict[str
 
 
 def _pictures(
-    found: Rows, together: Found | None, manifest: Manifest, shards: Path, source: Source
+    found: Rows, together: Joins | None, manifest: Manifest, shards: Path, source: Source
 ) -> dict[str, object]:
     """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
     joins = persons.shown(together.joins) if together else ()
@@ -200,10 +205,10 @@ def _read(table: bytes | None, manifest: Manifest) -> tuple[Rows, bool]:
     return Rows((), (), (), 0), False
 
 
-def _read_joins(joins: bytes | None) -> Found | None:
+def _read_joins(joins: bytes | None) -> Joins | None:
     """What joins.json holds, or None if it cannot be read."""
     try:
-        return None if joins is None else persons.read(joins)
+        return None if joins is None else Joins.from_json(joins)
     except ValueError:
         return None
 

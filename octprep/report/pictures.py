@@ -21,6 +21,7 @@ from octprep import files, imaging, schema, tfrecord
 from octprep.files import text_to_path
 from octprep.report.rows import Image, LeftOut
 from octprep.schema import IMAGING_REVISION, Recipe, UnreadableImage
+from octprep.stored import unpacked
 from octprep.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
@@ -93,8 +94,10 @@ class Source:
         if self.folder is None:
             return _NO_SOURCE
         try:
-            file = (self.folder / text_to_path(path)).resolve(strict=True)
-            if not known and not file.is_relative_to(self.folder.resolve()):
+            inner = Path(text_to_path(path))
+            file = (self.folder / inner).resolve(strict=True)
+            outside = not known and not file.is_relative_to(self.folder.resolve())
+            if outside or inner.is_absolute() or ".." in inner.parts:
                 return "not shown: it is not inside the source"
             return files.read_bytes(file, imaging.MAX_BYTES)[0]
         except files.NotReadable as error:
@@ -175,12 +178,9 @@ def _cleaned(image: Image, gray: Gray, recipe: Recipe, width: int) -> Picture:
 
 def _stored(example: Mapping[str, Any], recipe: Recipe) -> Stored:
     data = example[schema.IMAGE][0]
-    shape = (recipe.height, recipe.width)
-    if len(data) == shape[0] * shape[1]:
-        pixels: Any = np.frombuffer(data, np.uint8).reshape(shape)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None or pixels.shape != shape:
+    encoding = "raw" if len(data) == recipe.height * recipe.width else "png"
+    pixels = unpacked(data, recipe, encoding)
+    if pixels is None:
         raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
     affine = example[schema.AFFINE]
     columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]

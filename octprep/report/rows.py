@@ -57,6 +57,7 @@ class Rows:
     faults: tuple[str, ...]  # of single rows, in words
     number: int  # of rows
     shares: tuple[str, ...] = ()  # how near each deal came to what was wanted, in words
+    scarce: tuple[str, ...] = ()  # in sentences, where there are too few patients to say much
 
 
 def read(data: bytes, manifest: Manifest) -> Rows:
@@ -70,10 +71,12 @@ def read(data: bytes, manifest: Manifest) -> Rows:
     kept: list[Image] = []
     left_out: list[LeftOut] = []
     faults: list[str] = []
+    placed: list[Row] = []
     for row in table:
         match _sort(row, shards, classes):
             case Image() as image:
                 kept.append(image)
+                placed.append(row)
             case LeftOut() as out:
                 left_out.append(out)
             case str() as what:
@@ -81,7 +84,7 @@ def read(data: bytes, manifest: Manifest) -> Rows:
     paths = Counter(row["path"] for row in table)
     faults += [f"{path} has {number} rows" for path, number in paths.items() if number > 1]
     dealt = tuple(shares.told(table, manifest.config))
-    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table), dealt)
+    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table), dealt, tuple(shares.scarce(placed)))
 
 
 def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | LeftOut | str:

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import stat
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from octprep import schema
 from octprep.report.rows import Image, Rows
 from octprep.schema import IMAGES_NAME, JOINS_NAME, Manifest
 
@@ -57,9 +58,9 @@ def judge(rows: Rows, table: bytes | None, joins: bytes | None, manifest: Manife
     joins: the bytes of joins.json, None if it could not be read. lost: in words, the shards that are not there as the
     manifest says.
     """
-    wrong = disagreements(rows, manifest)
+    wrong = None if table is None else disagreements(rows, manifest)
     leaking, repeating = leaks(rows.kept, manifest), repeats(rows.kept, manifest)
-    if table is None or wrong:  # a row that is not there could have broken these laws
+    if wrong != []:  # a row that is not there could have broken these laws
         leaking, repeating = _unknown(leaking), _unknown(repeating)
     return Verdict(
         (
@@ -201,36 +202,39 @@ def disagreements(rows: Rows, manifest: Manifest) -> list[str]:
 
 
 def missing_shards(folder: Path, manifest: Manifest) -> list[str]:
-    """In words, the shards that are not in the folder with the size that the manifest says; none is opened."""
+    """In words, the shards that are not in the folder with the size that the manifest says; none is read."""
     lost = []
     for shard in (shard for part in manifest.splits.values() for shard in part):
         try:
-            status = (folder / shard.name).stat()
-        except FileNotFoundError:
+            with schema.open_shard(folder / shard.name) as file:
+                status = os.fstat(file.fileno())
+        except (FileNotFoundError, NotADirectoryError):
             lost.append(f"{shard.name} is missing")
         except OSError as error:
-            lost.append(f"{shard.name} cannot be looked at: {error.strerror or error}")
+            lost.append(f"{shard.name} cannot be opened: {error.strerror or error}")
+        except ValueError as error:
+            lost.append(f"{shard.name} {error}")
         else:
-            if not stat.S_ISREG(status.st_mode):
-                lost.append(f"{shard.name} is no file")
-            elif status.st_size != shard.bytes:
+            if status.st_size != shard.bytes:
                 lost.append(f"{shard.name} has {status.st_size:,} bytes, where the manifest says {shard.bytes:,}")
     return lost
 
 
-def complete(wrong: Sequence[str], lost: Sequence[str], manifest: Manifest) -> Check:
+def complete(wrong: Sequence[str] | None, lost: Sequence[str], manifest: Manifest) -> Check:
     """Whether every file found is in images.csv once, in a shard or with a reason, and every shard is there.
 
-    wrong: from `disagreements`. lost: from `missing_shards`.
+    wrong: from `disagreements`, or None if images.csv could not be read. lost: from `missing_shards`.
     """
     number = sum(map(len, manifest.splits.values()))
     sentences = []
     if lost:
         sentences.append(f"Not there as the manifest says: {len(lost):,} of {_count(number, 'shard')}.")
-    if wrong:
+    if wrong is None:
+        sentences.append(f"{IMAGES_NAME} could not be read, so no image is accounted for.")
+    elif wrong:
         sentences.append(f"{IMAGES_NAME} and the manifest do not agree.")
     if sentences:
-        return Check("Completeness", BROKEN, "INCOMPLETE", " ".join(sentences), (*_cut(lost), *_cut(wrong)))
+        return Check("Completeness", BROKEN, "INCOMPLETE", " ".join(sentences), (*_cut(lost), *_cut(wrong or [])))
     source = manifest.source
     return Check(
         "Completeness",
