@@ -203,6 +203,11 @@ def test_a_failure_to_read_is_no_bad_image_and_is_tried_again(run, tmp_path):
     said.clear()
     predict(run, [folder], tmp_path / "o.csv", say=said.append, warn=warned.append)
     assert [line.split("  ")[0] for line in said[1:-1]] == [f"{folder}/b.jpeg"]  # a.jpeg is kept
+    rows = (tmp_path / "o.csv").read_text().splitlines(keepends=True)
+    path, *_, size, modified, model = rows[1].split(",")
+    rows[1] = f"{path}{',' * 6}could not be read: Input/output error,{size},{modified},{model}"  # a disk that was ill
+    (tmp_path / "o.csv").write_text("".join(rows))
+    predict(run, [folder], tmp_path / "o.csv", say=said.append, warn=warned.append)
     assert all(row["prediction"] for row in table(tmp_path / "o.csv").values())
 
 
