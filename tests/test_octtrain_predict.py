@@ -470,7 +470,6 @@ def test_the_program_predicts_and_keeps_reasons_apart(run, tmp_path, capsys):
         (["evaluate", "{run}", "--split", "train"], 1, "patient 0. Measure on patients it has not seen"),
         (["predict", "{run}", "{tmp}/none.jpeg"], 2, "does not exist"),
         (["fit", "{tmp}", "--run", "{tmp}/r"], 1, "has no manifest.json"),
-        (["fit", "{shards}", "--run", "{tmp}/r", "--model", "vgg"], 2, "no model called 'vgg'"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--lr", "0"], 2, "lr must be above 0"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--fold", "0"], 2, "leave --fold out"),
     ],
@@ -482,6 +481,14 @@ def test_what_a_user_can_mend_is_one_line_and_an_exit_code(run, tmp_path, capsys
     assert err.startswith("octtrain: ")
     assert message in err
     assert len(err.splitlines()) == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_model_that_is_not_there_is_named_beside_those_that_are(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, err = program(capsys, "fit", run.parent / "shards", "--run", tmp_path / "r", "--model", "vgg")
+    assert (code, out) == (2, "")
+    assert "'vgg' is not one of 'octnet-s'" in err
     assert not (tmp_path / "r").exists()
 
 
