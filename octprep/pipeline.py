@@ -36,6 +36,7 @@ from octprep.schema import (
     Shard,
     SourceError,
     StoppedError,
+    read_part,
     write_whole,
 )
 from octprep.split import Splits
@@ -180,7 +181,7 @@ def _changed(
     doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
-    rows = {row["path"]: row for row in images.read((out / IMAGES_NAME).read_bytes())}
+    rows = {row["path"]: row for row in images.read(read_part(out / IMAGES_NAME))}
     changed = [named.path for named in doubtful if named.path not in rows]
     doubtful = [named for named in doubtful if named.path in rows]
     hashed = [named for named in doubtful if rows[named.path]["sha256"]]
@@ -218,7 +219,7 @@ def _mend(src: Path, out: Path, work: Path, source: Source, manifest: Manifest, 
     images.csv must be whole: it says which scans they hold.
     """
     members: dict[str, list[Scan]] = {name: [] for name in manifest.splits}
-    for row in images.read((out / IMAGES_NAME).read_bytes()):
+    for row in images.read(read_part(out / IMAGES_NAME)):
         name = "train" if row["left_out"] == plan.SURPLUS else row["split"]
         if name:
             numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}

@@ -44,7 +44,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     """The closing words of `octprep build`; fresh: what they speak of was written just now."""
     try:
-        rows = images.read((out / IMAGES_NAME).read_bytes())
+        rows = images.read(schema.read_part(out / IMAGES_NAME))
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."

@@ -26,6 +26,7 @@ from octprep.schema import (
     JOINS_NAME,
     MANIFEST_NAME,
     REPORT_NAME,
+    WORK_NAME,
     BuildConfig,
     Manifest,
     ManifestError,
@@ -33,10 +34,10 @@ from octprep.schema import (
     SettingError,
     Shard,
     file_fault,
+    read_part,
     write_whole,
 )
 
-WORK_NAME = ".octprep-work"
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
 _NOTHING = (OWNER_NAME, "lost+found")  # what may lie in a folder that holds nothing
 
@@ -145,8 +146,10 @@ def damage(out: Path, manifest: Manifest) -> list[str]:
     found = [] if manifest.untouched else [f"{MANIFEST_NAME} was changed after it was written"]
     for name, digest in ((IMAGES_NAME, manifest.images_sha256), (JOINS_NAME, manifest.joins_sha256)):
         try:
-            if hashlib.sha256((out / name).read_bytes()).hexdigest() != digest:
+            if hashlib.sha256(read_part(out / name)).hexdigest() != digest:
                 found.append(f"{name} was changed after it was written")
+        except ValueError as error:
+            found.append(f"{name} cannot be read: {error}")
         except FileNotFoundError:
             found.append(f"{name} is missing")
     written = (out / MANIFEST_NAME).stat().st_mtime_ns

@@ -39,6 +39,7 @@ from octprep.schema import (
     SettingError,
     SourceError,
     StoppedError,
+    read_part,
     write_whole,
 )
 from octtrain import origin, runtime, seen
@@ -215,7 +216,7 @@ class Run:
         path = self.folder / SEEN_NAME
         raw = _read_config(self.folder)
         try:
-            content = path.read_bytes()
+            content = read_part(path)
             if hashlib.sha256(content).hexdigest() != raw["seen_sha256"]:
                 raise ValueError(f"its SHA-256 is not the one in {CONFIG_NAME}")
             return Seen(seen.decode(content), bool(raw["seen_complete"]))

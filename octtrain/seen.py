@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from octprep.schema import IMAGES_NAME, Leaks, Manifest, ManifestError
+from octprep.schema import IMAGES_NAME, Leaks, Manifest, ManifestError, read_part
 
 SEEN_NAME = "seen.csv"
 INHERITED = "weights"  # in place of a split: seen by the model whose weights this one was begun from
@@ -40,10 +40,10 @@ def images(shards: Path, manifest: Manifest) -> list[Row]:
     """
     path = shards / IMAGES_NAME
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_part(path)
+    except (OSError, ValueError) as error:
         raise ManifestError(
-            f"{path} cannot be read ({error.strerror or error}), but it says which patients are in which split. "
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), but it says which patients are in which split. "
             "Copy the folder again or rebuild it with `octprep build --overwrite`."
         ) from None
     found = hashlib.sha256(content).hexdigest()
