@@ -42,8 +42,9 @@ def images(shards: Path, manifest: Manifest) -> list[Row]:
     try:
         content = read_part(path)
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ManifestError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}), but it says which patients are in which split. "
+            f"{path} cannot be read ({reason}), but it says which patients are in which split. "
             "Copy the folder again or rebuild it with `octprep build --overwrite`."
         ) from None
     found = hashlib.sha256(content).hexdigest()
