@@ -28,16 +28,19 @@ from octprep.schema import (
     REPORT_NAME,
     WORK_NAME,
     BuildConfig,
+    LeakError,
     Manifest,
     ManifestError,
     OutputError,
     SettingError,
     Shard,
+    SourceError,
     file_fault,
     read_part,
     write_whole,
 )
 
+_CONFIG_NAME = "config.json"  # in the work folder: the settings of an unfinished build
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
 _NOTHING = (OWNER_NAME, "lost+found")  # what may lie in a folder that holds nothing
 
@@ -64,9 +67,12 @@ def claimed(out: Path) -> Iterator[Path]:
                     raise
             try:
                 yield work
-            except BaseException:
+            except BaseException as error:
                 if not _holds_prepared(work):
                     shutil.rmtree(work, ignore_errors=True)
+                elif isinstance(error, LeakError | SettingError | SourceError):
+                    with suppress(OSError):  # other settings are the way on, and can use what was prepared
+                        (work / _CONFIG_NAME).unlink()
                 raise
     except BaseException:
         for folder in made:  # those that are empty
@@ -86,7 +92,7 @@ def begin(work: Path, config: BuildConfig) -> None:
             kept = work / "shards" / path.parent.name / path.name
             if kept.with_suffix(".receipt.json").exists() and not kept.exists():
                 path.replace(kept)
-    write_whole(work / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode())
+    write_whole(work / _CONFIG_NAME, json.dumps(dataclasses.asdict(config), indent=1).encode())
 
 
 def finished(out: Path, config: BuildConfig, listing: str, *, overwrite: bool) -> tuple[Manifest, list[str]] | None:
@@ -252,7 +258,7 @@ def _holds_prepared(work: Path) -> bool:
 
 def _begun_with(out: Path) -> BuildConfig | None:
     try:
-        return BuildConfig.from_json(json.loads((out / WORK_NAME / "config.json").read_bytes()))
+        return BuildConfig.from_json(json.loads((out / WORK_NAME / _CONFIG_NAME).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, SettingError):
         return None
 

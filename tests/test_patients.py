@@ -178,7 +178,7 @@ def test_verify_names_an_edited_or_missing_joins_file(shards, tmp_path):
     (folder / JOINS_NAME).write_text(json.dumps(raw))
     assert any(fault.where == JOINS_NAME and "changed" in fault.what for fault in verify(folder, workers=1).faults)
     (folder / JOINS_NAME).unlink()
-    assert any(fault.where == JOINS_NAME and "cannot be read" in fault.what for fault in verify(folder).faults)
+    assert any(fault.where == JOINS_NAME and "missing" in fault.what for fault in verify(folder).faults)
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
