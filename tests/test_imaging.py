@@ -121,8 +121,8 @@ def test_tilted_and_bowed_retinas_with_wedges_are_inside_the_crop(tilt, bow, wid
 
 @pytest.fixture(scope="module")
 def phantoms():
-    """Some 500 synthetic scans with the archive's faults, as JPEG gives them back, and the truth about each."""
-    drawn = itertools.islice(scans(160, seed=5), 0, None, 4)
+    """Some 420 synthetic scans with the archive's faults, as JPEG gives them back, and the truth about each."""
+    drawn = itertools.islice(scans(100, seed=5), 0, None, 3)
     return [(imaging.decode(jpeg(phantom.pixels, QUALITY)), phantom) for _, phantom in drawn]
 
 
