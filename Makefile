@@ -72,10 +72,10 @@ endif
 	@echo "The report on the shards: $$OUT/report.html. To use the commands yourself: . $(BIN)/activate"
 
 test: $(READY) ## run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY) ## run the quick tests alone, in about a minute
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 lint: $(READY) ## check style, types and the direction of the imports
 	@$(BIN)/ruff check .

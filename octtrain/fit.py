@@ -117,10 +117,15 @@ def compiled(manifest: Manifest, config: FitConfig, steps: int) -> tuple[keras.M
     training.compile(
         _optimizer(config, steps),
         loss="sparse_categorical_crossentropy",
-        metrics=["accuracy", BalancedAccuracy(len(manifest.class_names))],
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            BalancedAccuracy(len(manifest.class_names)),
+        ],
         # XLA's convolutions are slower than TensorFlow's own on a CPU
         jit_compile=keras.backend.backend() != "tensorflow" or bool(keras.distribution.list_devices("gpu")),
     )
+    # TensorFlow traces a step twice if it makes variables the first time.
+    training.optimizer.build(training.trainable_variables)
     return model, training
 
 

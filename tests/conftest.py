@@ -12,3 +12,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Modules that take long first: where several processes share the modules out, none is left alone with one."""
+    first = (
+        "octtrain_fit",
+        "octtrain_leakage",
+        "octtrain_jax",
+        "octtrain_predict",
+        "cli",
+        "process",
+        "pipeline",
+        "report",
+    )
+    rank = {f"test_{name}.py": i - len(first) for i, name in enumerate(first)}
+    items.sort(key=lambda item: rank.get(item.path.name, 0))

@@ -21,6 +21,8 @@ from octprep.phantom.faults import near_duplicate
 from octprep.scan import PUBLISHED, Scan, Version
 from octprep.schema import OutputError, SettingError, SourceError, StoppedError
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<img src=x onerror=alert(1)>.jpeg"
 EVIL = "OCT <b onmouseover=alert(3)>\u202e"  # a folder above the classes, so part of every path

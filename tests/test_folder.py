@@ -19,6 +19,8 @@ from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, OutputError, Recipe, SourceError, StoppedError
 from octprep.verify import verify
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BuildConfig(recipe=Recipe(height=32, width=48), shard_mb=0.02)
 OLDER = dataclasses.replace(CONFIG, seed=1)
 

@@ -17,6 +17,8 @@ from octprep.phantom import CLASSES, draw_disease, draw_look, draw_scan
 from octprep.phantom.faults import encode, misalign, near_duplicate
 from tests.world import SAMPLE
 
+pytestmark = pytest.mark.slow
+
 COPIES = 60
 
 
@@ -165,7 +167,7 @@ def picture(seed: int, shape: tuple[int, int] = (120, 130)) -> np.ndarray:
     return np.clip(90 + 40 * coarse + 60 * noise, 0, 255).astype(np.uint8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 2**32 - 1), st.tuples(st.integers(16, 300), st.integers(16, 300)), st.sampled_from([0, 20, 128, 255])
 )

@@ -130,13 +130,6 @@ def test_an_error_of_the_model_is_not_blamed_on_the_shards(tmp_path):
         tf.reshape(tf.zeros(3), (2, 2))
 
 
-def test_training_imports_without_the_preparations_packages():
-    absent = ["cv2", "google_crc32c", "PIL"]
-    modules = "octtrain.data, octtrain.models, octtrain.fit, octtrain.evaluate, octtrain.leakage"
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
 def test_the_command_line_imports_nothing_heavy():
     absent = ["tensorflow", "keras", "numpy", "cv2", "google_crc32c"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octtrain.cli as c; c.main(['--help'])"

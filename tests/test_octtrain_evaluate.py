@@ -20,6 +20,8 @@ from octprep.schema import Manifest, ManifestError, OutputError, SettingError
 from octtrain.evaluate import evaluate
 from octtrain.run import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 RESULTS = {"evaluate-test.json", "predictions-test.csv"}
 

@@ -26,6 +26,8 @@ from octtrain.models import build_model
 from octtrain.run import FitConfig, Run, best_epoch
 from octtrain.seen import Sight, overlap
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0, seed=2)
 

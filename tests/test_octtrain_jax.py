@@ -13,7 +13,7 @@ pytest.importorskip("tensorflow")
 import numpy as np
 from octtrain_world import CLASSES, write_shards
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not here")]
 
 
 def octtrain(*words, backend="jax"):

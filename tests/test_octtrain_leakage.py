@@ -29,6 +29,8 @@ from octtrain.leakage import (
 )
 from octtrain.run import FitConfig
 
+pytestmark = pytest.mark.slow
+
 SIDE = 32
 PATIENTS, SCANS = 64, 5
 # Small batches and a high rate: in so few epochs no others tell so many patients apart.

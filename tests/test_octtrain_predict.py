@@ -24,6 +24,8 @@ from octtrain.models import build_model
 from octtrain.predict import Classified, Skipped, choose_run, load, predict
 from octtrain.run import FitConfig, Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -31,6 +31,8 @@ from octtrain.fit import Journal, chance_remarks, compiled, few_remarks, fit, se
 from octtrain.models import build_model
 from octtrain.run import FitConfig, Run, held, latest_run, new_run, resolve
 
+pytestmark = pytest.mark.slow
+
 CONFIG = FitConfig(model="octnet-s", epochs=500, batch_size=16, patience=0)
 
 

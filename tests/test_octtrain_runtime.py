@@ -11,6 +11,8 @@ import keras
 from octtrain import runtime
 from octtrain.models import build_model
 
+pytestmark = pytest.mark.slow
+
 LOG = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1795634773.893388    5006 cpu_feature_guard.cc:227] This TensorFlow binary is optimized to use AVX2.

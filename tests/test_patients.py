@@ -20,6 +20,8 @@ from octprep.pipeline import build
 from octprep.schema import JOINS_NAME, BuildConfig, LeakError, Manifest, Recipe, SourceError
 from octprep.verify import verify
 
+pytestmark = pytest.mark.slow
+
 
 def pixels(one, digest):
     return dataclasses.replace(one, pixels=digest)

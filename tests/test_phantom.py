@@ -21,6 +21,8 @@ from octprep.phantom import scans as phantom_scans
 from octprep.phantom.faults import encode, misalign, near_duplicate
 from octprep.schema import OutputError, SettingError
 
+pytestmark = pytest.mark.slow
+
 NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpeg")
 TIMES = np.linspace(0, 1, 7)
 

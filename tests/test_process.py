@@ -20,6 +20,8 @@ from octprep.phantom import archive as drawing
 from octprep.pipeline import build
 from octprep.schema import BuildConfig, OutputError, Recipe
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["--size", "32x48", "--shard-mb", "0.02"]
 CONFIG = BuildConfig(recipe=Recipe(height=32, width=48), shard_mb=0.02)
 GOES_ON = "the same command goes on from here.\n"

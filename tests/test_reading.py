@@ -27,6 +27,8 @@ from octprep.schema import BuildConfig, Manifest, Recipe, SourceError, StoppedEr
 from octprep.survey import survey
 from octprep.verify import verify
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(height=96, width=96)
 CONFIG = BuildConfig(recipe=RECIPE, near_duplicates=False)
 ONE = path_of("test/CNV-50-1")

@@ -43,6 +43,8 @@ from octprep.schema import (
     SourceError,
 )
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<img src=x onerror=alert(1)>.jpeg"
 SCRIPT = "\"'&amp;<script>alert(2)<!--\n\u202egpj.jpeg"
 SMALL = Recipe(height=32, width=48)
@@ -448,7 +450,7 @@ WORDS = ["", " ", "\0", "/", "train", "test"]
 NUMBERS = ["0", "-1", "1", "2", "1e-320", "1e308", "inf", "nan", "2147483647", "9" * 400]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_edit_of_any_cell_gives_a_page(source, built, data):
     number = images.read((built / "images.csv").read_bytes())
@@ -472,7 +474,7 @@ def test_any_edit_of_any_cell_gives_a_page(source, built, data):
     crop=st.tuples(*[st.integers(1 - 2**31, 2**31 - 1)] * 2, st.integers(0, 150), st.integers(0, 150)),
     bent=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_crop_that_a_row_may_tell_can_be_framed(built, source, crop, bent):
     image = dataclasses.replace(an_image(built), width=150, crop=(*sorted(crop[:2]), *sorted(crop[2:])))
     shift = np.linspace(-9.0, 9.0, 48) if bent else np.zeros(48)
@@ -831,7 +833,7 @@ A_JOIN = {
 SOME_COUNTS = st.lists(st.integers(0, 3) | THINGS, min_size=2, max_size=2) | THINGS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     found=st.fixed_dictionaries(
         {

@@ -22,7 +22,9 @@ from octprep.pipeline import build
 from octprep.schema import BuildConfig, Manifest, ManifestError, Recipe
 from octprep.verify import verify
 
-QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+pytestmark = pytest.mark.slow
+
+QUICK = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SUMS = "was changed after it was written"
 # Columns of which a record, a path or joins.json shows every cell of a kept row.
 SHOWN = [column for column in images.COLUMNS if column not in ("bytes", "border", "confidence", "note")]
@@ -141,7 +143,7 @@ def test_any_edit_of_any_cell_is_named(good, shards, data):
         restore(good, shards)
 
 
-@settings(QUICK, max_examples=50)
+@settings(QUICK, max_examples=25)
 @given(data=st.data())
 def test_an_edit_of_any_cell_that_records_show_is_named_though_all_sums_fit(good, shards, data):
     rows = images.read((good / "images.csv").read_bytes())
