@@ -47,6 +47,7 @@ def test_help_needs_nothing_heavy(program):
     assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_preparation_never_imports_tensorflow(source, tmp_path):
     block = ["tensorflow", "keras", "octtrain"]
     done = run("build", "--src", source, "--out", tmp_path / "out", "--size", "32", "--workers", 1, block=block)
@@ -54,6 +55,7 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
     assert run("verify", tmp_path / "out", "--workers", 1, block=block).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
@@ -68,6 +70,7 @@ def test_each_side_imports_without_the_others_dependencies(module, absent):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_scan_build_verify_and_again(source, tmp_path):
     out = tmp_path / "out"
     done = run("scan", "--src", source, "--json", tmp_path / "scan.json")

@@ -126,6 +126,7 @@ def phantoms():
     return [(imaging.decode(jpeg(phantom.pixels, QUALITY)), phantom) for _, phantom in drawn]
 
 
+@pytest.mark.slow
 def test_fill_is_found_where_it_truly_is(phantoms):
     right = found = there = 0
     for gray, phantom in phantoms:
@@ -136,6 +137,7 @@ def test_fill_is_found_where_it_truly_is(phantoms):
     assert right / there >= 0.98  # recall
 
 
+@pytest.mark.slow
 def test_the_crop_holds_the_whole_retina_and_little_else(phantoms):
     whole, heights = [], []
     for gray, phantom in phantoms:
@@ -148,6 +150,7 @@ def test_the_crop_holds_the_whole_retina_and_little_else(phantoms):
     assert np.median(heights) <= 1.25
 
 
+@pytest.mark.slow
 def test_flattening_levels_the_pigment_epithelium_and_still_keeps_the_whole_retina(phantoms):
     off, whole = [], []
     for gray, phantom in phantoms:
@@ -236,6 +239,7 @@ def test_haze_beside_fill_goes_on_beyond_its_edge(fill):
     assert abs(above - below) < 2
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_cut_from_the_cleaned_scan(phantoms):
     plain = Recipe(denoise="none")
     filled = 0
@@ -250,6 +254,7 @@ def test_what_is_stored_is_cut_from_the_cleaned_scan(phantoms):
     assert filled > 20
 
 
+@pytest.mark.slow
 def test_a_blurred_scan_is_less_sharp_whatever_its_noise(phantoms):
     clear = [gray for gray, phantom in phantoms if not phantom.border.any()][::3]
     sharp = [imaging.prepare(gray, Recipe()).sharpness for gray in clear]

@@ -137,6 +137,7 @@ def test_the_command_line_imports_nothing_heavy():
     assert all(command in shown for command in ("fit", "evaluate", "predict", "leakage"))
 
 
+@pytest.mark.slow
 def test_only_data_speaks_tensorflow():
     for path in sorted((ROOT / "octtrain").rglob("*.py")):
         names = set()

@@ -269,6 +269,7 @@ def large_source(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("large"), archive(4, images))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_path):
     build(large_source, tmp_path / "whole", CONFIG)
@@ -300,6 +301,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_p
     assert files_of(killed) == files_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finding the workers needs Linux")
 def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     out = tmp_path / "out"
@@ -324,6 +326,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert verify(out).faults == ()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
@@ -342,6 +345,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_pa
         subprocess.run(["umount", mount], check=True)
 
 
+@pytest.mark.slow
 def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
     process = start_build(large_source, tmp_path / "out", "--workers", "1")
     while process.poll() is None and not (tmp_path / "out" / ".octprep-work" / "config.json").exists():
@@ -353,6 +357,7 @@ def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
     assert verify(tmp_path / "out").faults == ()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest

@@ -244,6 +244,7 @@ def digests(number, seed=0):
     return [seeded_hash(str(key), seed) for key in range(number)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "folds"),
     [([0.2] * 5, 5), ([1 / 3] * 3, 3), ([0.8, 0.1, 0.1], 10), ([0.6, 0.2, 0.2], 5), ([8 / 9, 1 / 9], 9)],
