@@ -371,7 +371,7 @@ class Manifest:
                 if fault:
                     raise ManifestError(
                         f"{folder / shard.name} {fault}, so {folder} is not what was built. "
-                        "Copy the folder again or rebuild it with `octprep build --overwrite`."
+                        "Copy the folder again, or repair it by the `octprep build` that made it."
                     )
 
 

@@ -116,7 +116,7 @@ def readable(folder: Path) -> Iterator[None]:
             raise
         raise ManifestError(
             f"The shards in {folder} are damaged or not those of its manifest ({_reason(error)}). "
-            "See which with `octprep verify`, then copy the folder again or rebuild it by `octprep build --overwrite`."
+            "`octprep verify` says which; copy the folder again, or repair it by the `octprep build` that made it."
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -145,7 +146,8 @@ def evaluate(
     if failure:
         raise failure
     say("")
-    say(f"wrote {' and '.join(map(_shown, written))}; classify B-scans by `octtrain predict {_shown(folder)} IMAGE...`")
+    predict = f"octtrain predict {shlex.quote(_shown(folder))} IMAGE..."
+    say(f"wrote {' and '.join(map(_shown, written))}; classify B-scans by `{predict}`")
     return report
 
 
@@ -240,7 +242,7 @@ def predict_split(model: keras.Model, manifest: Manifest, shards: Path, split: s
     if labels.min() < 0 or labels.max() >= classes:
         raise ManifestError(
             f"{split} of {shards} has labels from {labels.min()} to {labels.max()}, but its manifest names {classes} "
-            "classes, so it is not what was built. Copy it again or rebuild it with `octprep build --overwrite`."
+            "classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that made it."
         )
     return Predictions(scans, patients, labels, np.concatenate(probabilities))
 

@@ -289,7 +289,7 @@ def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
     if (labels < 0).any():
         raise ManifestError(
             f"{shards} lacks {chosen[int((labels < 0).argmax())]['path']}, which images.csv says it holds. "
-            "Rebuild it with `octprep build --overwrite`."
+            "Repair it by the `octprep build` that made it."
         )
     return Pool(pixels=pixels, labels=labels, patients=patients)
 

@@ -45,13 +45,13 @@ def images(shards: Path, manifest: Manifest) -> list[Row]:
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(
             f"{path} cannot be read ({reason}), but it says which patients are in which split. "
-            "Copy the folder again or rebuild it with `octprep build --overwrite`."
+            "Copy the folder again, or repair it by the `octprep build` that made it."
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != manifest.images_sha256:
         raise ManifestError(
             f"{path} has SHA-256 {found[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
-            "not what was built. Copy the folder again or rebuild it with `octprep build --overwrite`."
+            "not what was built. Copy the folder again, or repair it by the `octprep build` that made it."
         )
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
@@ -61,8 +61,8 @@ def images(shards: Path, manifest: Manifest) -> list[Row]:
             raise ValueError("a row that is too short")
     except (ValueError, csv.Error) as error:
         raise ManifestError(
-            f"{path} is not a table that octprep wrote ({error}). Copy the folder again or rebuild it with "
-            "`octprep build --overwrite`."
+            f"{path} is not a table that octprep wrote ({error}). Copy the folder again, or repair it by the "
+            "`octprep build` that made it."
         ) from None
     return [row for row in rows if row["split"]]
 

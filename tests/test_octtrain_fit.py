@@ -504,7 +504,7 @@ def test_a_model_has_seen_what_the_weights_it_was_begun_from_had_seen(trained, s
 def test_a_training_needs_to_know_who_is_in_the_shards(tmp_path):
     write_shards(tmp_path / "s", {"train": 2, "val": 1})
     (tmp_path / "s" / "images.csv").write_text("path\n")
-    with pytest.raises(ManifestError, match=r"images\.csv has SHA-256 .*octprep build --overwrite"):
+    with pytest.raises(ManifestError, match=r"images\.csv has SHA-256 .*`octprep build` that made it"):
         fit(tmp_path / "s", tmp_path / "runs" / "a", CONFIG, say=quiet)
     (tmp_path / "s" / "images.csv").unlink()
     with pytest.raises(ManifestError, match=r"images\.csv cannot be read"):
