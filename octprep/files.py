@@ -28,7 +28,6 @@ except ImportError:  # Windows
 HAS_FLOCK = fcntl is not None
 OWNER_NAME = ".writing.json"  # says who writes to a folder, where the file system has no locks
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
-_CHUNK = 1 << 20
 _PAUSES = (0.1, 0.4, 1.5)  # seconds before something is tried again
 
 Result = TypeVar("Result")
@@ -250,7 +249,7 @@ def _runs(owner: dict[str, object]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, so that another one that got its number is told apart; "" where nothing says so."""
+    """When a process was started, as another one may have got its number since; "" where nothing says so."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

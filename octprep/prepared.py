@@ -143,7 +143,7 @@ def results(folder: Path, name: str) -> list[PreparedScan | Rejection]:
     except ValueError:
         raise StoppedError(
             f"{folder / name}.json was damaged after it was written. "
-            "Run the same command again: it is made anew, and the work goes on from there."
+            "Run the same command again: it is made again, and the work goes on from there."
         ) from None
 
 

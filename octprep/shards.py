@@ -76,7 +76,7 @@ def _pixels(task: ShardTask, item: PreparedScan) -> bytes:
     if google_crc32c.value(data) != item.crc:
         raise StoppedError(
             f"{task.batches / item.file} was damaged after it was written. "
-            "Run the same command again: it is made anew, and the work goes on from there."
+            "Run the same command again: it is made again, and the work goes on from there."
         )
     return data
 

@@ -293,7 +293,6 @@ def _schedule(config: FitConfig, steps: int) -> Any:
 
 def _restore(training: keras.Model, checkpoint: Path) -> None:
     """Weights, optimizer and random states of the last finished epoch."""
-    training.optimizer.build(training.trainable_variables)
     try:
         training.load_weights(checkpoint)
     except Exception as error:  # Keras raises whatever h5py and its layers happen to raise

@@ -207,7 +207,6 @@ class Arena:
         self.batch = min(config.fit.batch_size, least)
         self.steps = least // self.batch
         self.model, self.training = compiled(manifest, config.fit, self.steps)
-        self.training.optimizer.build(self.training.trainable_variables)
 
     def repeat(self, number: int) -> Repeat:
         """Hold out one fold by patient, and as many images of each class by image."""
