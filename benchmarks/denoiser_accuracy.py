@@ -20,18 +20,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import imaging
-from octprep.phantom import CLASSES, scans
-from octprep.phantom.faults import encode
-from octprep.schema import DENOISERS, Recipe
+from octprep import preprocessing
+from octprep.format.config import DENOISERS, Preprocessing
+from octprep.synthetic import CLASSES, scans
+from octprep.synthetic.faults import encode
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 
-def prepared(data: bytes, recipe: Recipe) -> NDArray[np.uint8]:
+def prepared(data: bytes, recipe: Preprocessing) -> NDArray[np.uint8]:
     cv2.setNumThreads(1)
-    return imaging.prepare(imaging.decode(data), recipe).pixels
+    return preprocessing.prepare(preprocessing.decode(data), recipe).pixels
 
 
 def population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.int64], list[str]]:
@@ -52,11 +52,11 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, see
     """A network that has seen these images; each class weighs the same."""
     import keras
 
-    from octtrain.models import build_model, for_training
+    from octtrain.models import build_model, with_augmentation
 
     keras.utils.set_random_seed(seed)
     model = build_model("octnet-s", (SIDE, SIDE, 1), len(CLASSES))
-    training = for_training(model, seed)
+    training = with_augmentation(model, seed)
     steps = epochs * -(-len(pixels) // BATCH)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     training.compile(keras.optimizers.AdamW(rate), "sparse_categorical_crossentropy")
@@ -98,7 +98,7 @@ def main() -> None:
     right: dict[str, NDArray[np.float64]] = {}
     singles: dict[str, list[float]] = {}
     for name in options.denoisers:
-        recipe = Recipe(height=SIDE, width=SIDE, denoise=name)
+        recipe = Preprocessing(height=SIDE, width=SIDE, denoise=name)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             pixels = np.stack(list(pool.map(partial(prepared, recipe=recipe), files, chunksize=16)))[..., None]
         answers = []

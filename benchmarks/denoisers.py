@@ -15,15 +15,15 @@ import time
 import cv2
 import numpy as np
 
-from octprep import imaging
-from octprep.phantom import Phantom, scans
-from octprep.phantom.faults import encode
-from octprep.schema import DENOISERS, Recipe
+from octprep import preprocessing
+from octprep.format.config import DENOISERS, Preprocessing
+from octprep.synthetic import Phantom, scans
+from octprep.synthetic.faults import encode
 
 PATCH = 12  # pixels a side
 
 
-def looks(gray: imaging.border.Gray, phantom: Phantom) -> list[float]:
+def looks(gray: preprocessing.border.Gray, phantom: Phantom) -> list[float]:
     """The equivalent number of looks of each patch of vitreous well above the retina."""
     bottom = int(phantom.ilm.min()) - 20
     patches = itertools.product(range(8, bottom - PATCH, PATCH), range(0, gray.shape[1] - PATCH, PATCH))
@@ -31,7 +31,7 @@ def looks(gray: imaging.border.Gray, phantom: Phantom) -> list[float]:
     return [float(part.mean() ** 2 / max(part.var(), 1e-9)) for part in parts]
 
 
-def step(gray: imaging.border.Gray, phantom: Phantom) -> float:
+def step(gray: preprocessing.border.Gray, phantom: Phantom) -> float:
     """Mean gray levels by which it gets darker across the lower edge of the flat epithelium."""
     columns = np.flatnonzero(phantom.bruch - phantom.rpe < 0.5)
     at = phantom.bruch[columns].round().astype(np.intp)
@@ -46,16 +46,16 @@ def main() -> None:
     cv2.setNumThreads(1)
     drawn = itertools.islice(scans(100, seed=8, faults=False), 0, 20 * options.scans, 20)
     phantoms = [phantom for _, phantom in drawn]
-    grays = [imaging.decode(encode(phantom.pixels)) for phantom in phantoms]
+    grays = [preprocessing.decode(encode(phantom.pixels)) for phantom in phantoms]
     plain = sum(step(gray, phantom) for gray, phantom in zip(grays, phantoms, strict=True))
     print(f"{len(grays)} phantoms")
     print("| denoiser | strength | ms a scan | ENL | edge |\n|---|---|---|---|---|")
     for name, strength in DENOISERS.items():
-        recipe = Recipe(denoise=name, strength=strength)
+        recipe = Preprocessing(denoise=name, strength=strength)
         cost, enl, kept = 0.0, [], 0.0
         for gray, phantom in zip(grays, phantoms, strict=True):
             start = time.perf_counter()
-            quiet = imaging.denoise(gray, recipe)
+            quiet = preprocessing.denoise(gray, recipe)
             cost += time.perf_counter() - start
             enl += looks(quiet, phantom)
             kept += step(quiet, phantom)

@@ -19,10 +19,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from octprep import imaging
-from octprep.phantom import scans
-from octprep.phantom.faults import encode
-from octprep.schema import Recipe
+from octprep import preprocessing
+from octprep.format.config import Preprocessing
+from octprep.synthetic import scans
+from octprep.synthetic.faults import encode
 
 TIMED = 300  # scans whose cost is measured
 
@@ -38,9 +38,9 @@ def seconds(work: Callable[[Any], Any], items: Iterable[Any]) -> float:
     return min(passes)
 
 
-def cleaned_cropped_denoised(gray: imaging.border.Gray) -> None:
+def cleaned_cropped_denoised(gray: preprocessing.border.Gray) -> None:
     """What `imaging.prepare` does before it resizes."""
-    imaging.denoise(imaging.clean_and_crop(gray, Recipe()).pixels, Recipe())
+    preprocessing.denoise(preprocessing.clean_and_crop(gray, Preprocessing()).pixels, Preprocessing())
 
 
 def main() -> None:
@@ -55,16 +55,16 @@ def main() -> None:
     files, off, bent = [], [], 0
     for _, phantom in itertools.islice(scans(max(options.scans // 12, 24), options.seed), options.scans):
         files.append(encode(phantom.pixels))
-        gray = imaging.decode(files[-1])
-        border, truth = imaging.find_border(gray), phantom.border > 0
+        gray = preprocessing.decode(files[-1])
+        border, truth = preprocessing.find_border(gray), phantom.border > 0
         mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
         right, found, there = right + int((mask & truth).sum()), found + int(mask.sum()), there + int(truth.sum())
         for flatten, measured in crops.items():
-            ready = imaging.prepare(gray, Recipe(flatten=flatten))
+            ready = preprocessing.prepare(gray, Preprocessing(flatten=flatten))
             top, bottom, left, stop = ready.crop
             ilm, rpe, bruch = (line[left:stop] for line in (phantom.ilm, phantom.rpe, phantom.bruch))
             if ready.bend:
-                moved = imaging.shift(ready.bend, np.arange(stop - left, dtype=np.float64), stop - left)
+                moved = preprocessing.shift(ready.bend, np.arange(stop - left, dtype=np.float64), stop - left)
                 ilm, rpe, bruch = ilm - moved, rpe - moved, bruch - moved
             upper, lower = float(ilm.min()), float(bruch.max())
             measured.append((top <= upper and lower <= bottom - 1, (bottom - top) / (lower - upper)))
@@ -88,8 +88,8 @@ def main() -> None:
     if options.src:
         files = [path.read_bytes() for path in sorted(options.src.rglob("*.jpeg"))]
     files = files[:: max(len(files) // TIMED, 1)][:TIMED]
-    grays = [imaging.decode(data) for data in files]
-    usual = seconds(imaging.decode, files)
+    grays = [preprocessing.decode(data) for data in files]
+    usual = seconds(preprocessing.decode, files)
     usual += seconds(lambda gray: cv2.resize(gray, (224, 224), interpolation=cv2.INTER_AREA), grays)
     ours = seconds(cleaned_cropped_denoised, grays)
     print(

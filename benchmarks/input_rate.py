@@ -53,8 +53,8 @@ def main() -> None:
 
         import keras
 
-        from octprep.schema import Manifest
-        from octtrain.data import steps, training_batches
+        from octprep.format.manifest import Manifest
+        from octtrain.data.stream import steps, training_batches
 
         usual = keras.utils.image_dataset_from_directory(
             src / "train", color_mode="grayscale", image_size=(224, 224), batch_size=BATCH, shuffle=True, seed=0

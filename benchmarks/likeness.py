@@ -26,45 +26,45 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import imaging, likeness
-from octprep.engine import default_workers
-from octprep.likeness.descriptors import STEPS, frequencies
-from octprep.phantom import scans
-from octprep.phantom.faults import encode, near_duplicate
-from octprep.schema import Recipe
+from octprep import duplicates, preprocessing
+from octprep.duplicates.descriptors import STEPS, frequencies
+from octprep.format.config import Preprocessing
+from octprep.synthetic import scans
+from octprep.synthetic.faults import encode, near_duplicate
+from octprep.workers import default_workers
 
 RECIPES = {
-    "default": Recipe(),
-    "crop-none": Recipe(crop="none"),
-    "size-96": Recipe(height=96, width=96),
-    "pad": Recipe(fit="pad"),
-    "flatten": Recipe(flatten=True),
+    "default": Preprocessing(),
+    "crop-none": Preprocessing(crop="none"),
+    "size-96": Preprocessing(height=96, width=96),
+    "pad": Preprocessing(fit="pad"),
+    "flatten": Preprocessing(flatten=True),
 }
 ARCHIVE, LARGEST, MILLION = 84_484, 225, 1_000_000
 
 Gray = NDArray[np.uint8]
 
 
-def prepared(count: int, planted: int, seed: int, recipe: Recipe) -> Iterator[tuple[Gray, str, int]]:
+def prepared(count: int, planted: int, seed: int, recipe: Preprocessing) -> Iterator[tuple[Gray, str, int]]:
     """Stored pixels, patient and, for a copy, the number of its original (else -1); copies last."""
     rng = np.random.default_rng(seed)
     chosen = {int(number): turn for turn, number in enumerate(rng.choice(count, planted, replace=False))}
     copies = []
     drawn = itertools.islice(scans(max(count // 11, 24), seed), count)
     for number, (place, phantom) in enumerate(drawn):
-        gray = imaging.decode(encode(phantom.pixels))
-        yield imaging.prepare(gray, recipe).pixels, place.split("-")[1], -1
+        gray = preprocessing.decode(encode(phantom.pixels))
+        yield preprocessing.prepare(gray, recipe).pixels, place.split("-")[1], -1
         if number in chosen:
-            copy = imaging.decode(near_duplicate(gray, rng))
-            copies.append((imaging.prepare(copy, recipe).pixels, f"copy {chosen[number]}", number))
+            copy = preprocessing.decode(near_duplicate(gray, rng))
+            copies.append((preprocessing.prepare(copy, recipe).pixels, f"copy {chosen[number]}", number))
     yield from copies
 
 
 def described(pictures: list[Gray]) -> tuple[Gray, float]:
     start = time.perf_counter()
-    rows = [likeness.describe(pixels) for pixels in pictures]
+    rows = [duplicates.describe(pixels) for pixels in pictures]
     took = time.perf_counter() - start
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, likeness.DESCRIPTOR), took
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, duplicates.DESCRIPTOR), took
 
 
 def find_planted(options: argparse.Namespace) -> tuple[Gray, list[Gray], list[str]]:
@@ -72,7 +72,7 @@ def find_planted(options: argparse.Namespace) -> tuple[Gray, list[Gray], list[st
     pictures, owners, originals = map(list, zip(*drawn, strict=True))
     descriptors, took = described(pictures)
     start, work = time.perf_counter(), time.process_time()
-    pairs = likeness.near_identical(descriptors, owners, pictures.__getitem__)
+    pairs = duplicates.near_identical(descriptors, owners, pictures.__getitem__)
     seconds, work = time.perf_counter() - start, time.process_time() - work
     whose = [owners[origin] if origin >= 0 else owner for owner, origin in zip(owners, originals, strict=True)]
     true = [pair for pair in pairs if whose[pair.first] == whose[pair.second]]
@@ -88,7 +88,7 @@ def find_planted(options: argparse.Namespace) -> tuple[Gray, list[Gray], list[st
         f"  described in {1000 * took / len(pictures):.3f} ms each, "
         f"searched in {seconds:.1f} s on {default_workers()} cores, busy for {work:.1f} s"
     )
-    told = likeness.distances(descriptors, owners)
+    told = duplicates.distances(descriptors, owners)
     for name, counts in (("one patient", told.same), ("two patients", told.different)):
         held = [f"{edge:.2f}: {n}" for edge, n in zip(told.edges, counts, strict=False) if n]
         print(f"  distances of {sum(counts):,} pairs of {name}, from: {', '.join(held)}")
@@ -122,7 +122,7 @@ def audit_archive(base: Gray, pictures: list[Gray], owners: list[str]) -> None:
         return pictures[(7919 * index) % len(pictures)]
 
     start, work = time.perf_counter(), time.process_time()
-    likeness.near_identical(rows, whose, pixels)
+    duplicates.near_identical(rows, whose, pixels)
     took, work = time.perf_counter() - start, time.process_time() - work
     print(
         f"{len(rows):,} descriptors of {whose.max() + 1:,} patients: {took:.1f} s on {default_workers()} cores, "
@@ -133,12 +133,12 @@ def audit_archive(base: Gray, pictures: list[Gray], owners: list[str]) -> None:
 def audit_million(spread: NDArray[np.float32]) -> None:
     cv2.setNumThreads(1)
     rng = np.random.default_rng(2)
-    rows = np.empty((MILLION, likeness.DESCRIPTOR), np.uint8)
+    rows = np.empty((MILLION, duplicates.DESCRIPTOR), np.uint8)
     for part in np.array_split(np.arange(MILLION), 50):
-        drawn = rng.standard_normal((part.size, likeness.DESCRIPTOR), np.float32) * spread
+        drawn = rng.standard_normal((part.size, duplicates.DESCRIPTOR), np.float32) * spread
         rows[part] = np.clip(np.rint(drawn), -127, 127).astype(np.int8).view(np.uint8)
     start = time.perf_counter()
-    found = likeness.near_identical(rows, np.arange(MILLION) // 13, lambda _: np.zeros((224, 224), np.uint8))
+    found = duplicates.near_identical(rows, np.arange(MILLION) // 13, lambda _: np.zeros((224, 224), np.uint8))
     took = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     print(f"{MILLION:,} descriptors: peak {peak:,.0f} MB, {took:.0f} s, {len(found)} pairs", flush=True)

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import dealing
-from octprep.plan import plan_split
-from octprep.scan import KERMANY_CLASSES, PUBLISHED, Scan
-from octprep.schema import BuildConfig
-from octprep.seeding import seeded_hash
-from octprep.split import split
+from octprep.format.config import BuildConfig
+from octprep.format.seeding import seeded_hash
+from octprep.shards.plan import plan_split
+from octprep.source.files import KERMANY_CLASSES, PUBLISHED, Scan
+from octprep.splits import stratify
+from octprep.splits.strategies import split
 
 ENTRIES = 84_484
 KAGGLE = PUBLISHED["Kaggle kermany2018"]
@@ -119,12 +119,12 @@ def stability() -> None:
         counts = population(scale, 0)
         keys = digests(2 * len(counts))
         for name, (wanted, folds) in DEALS.items():
-            before = dealing.assign(counts, keys[: len(counts)], wanted)
+            before = stratify.assign(counts, keys[: len(counts)], wanted)
             rival = stratified(counts, folds)
             told = []
             for share in (0.01, 0.1):
                 more = np.vstack([counts, population(scale * share, 1)])
-                after = dealing.assign(more, keys[: len(more)], wanted)[: len(counts)]
+                after = stratify.assign(more, keys[: len(more)], wanted)[: len(counts)]
                 theirs = merged(stratified(more, folds)[: len(counts)], wanted) != merged(rival, wanted)
                 told.append(f"{share:.0%} new scans move {(after != before).mean():.2%} ({theirs.mean():.0%})")
             print(f"{len(counts):>6,} patients, {name:8}  {', '.join(told)}")
@@ -166,27 +166,27 @@ def comparison(populations: int) -> None:
     for name, (wanted, folds) in DEALS.items():
         rng = np.random.default_rng(0)
         nearer = equal = further = lacking = refused = 0
-        ratios, furthest = [], []
+        ratios, largest_deviation = [], []
         while nearer + equal + further + lacking + refused < populations:
             counts = crowd(rng)
             if counts.shape[1] < 2 or counts.sum(axis=0).max() < folds:
                 continue
             theirs = merged(stratified(counts, folds), wanted)
             try:
-                ours = dealing.assign(counts, digests(len(counts)), wanted)
-            except dealing.CannotCover:
+                ours = stratify.assign(counts, digests(len(counts)), wanted)
+            except stratify.NoFeasibleSplit:
                 refused += 1
                 continue
             if not all((counts[theirs == part] > 0).any(axis=0).all() for part in range(len(wanted))):
                 lacking += 1
                 continue
-            mine, rival = (dealing.distance(counts, places, wanted) for places in (ours, theirs))
+            mine, rival = (stratify.distance(counts, places, wanted) for places in (ours, theirs))
             nearer += mine < rival - NEAR
             equal += abs(mine - rival) <= NEAR
             further += mine > rival + NEAR
             ratios.append(np.sqrt(mine / rival) if rival else 1)
-            furthest.append((off(counts, ours, wanted), off(counts, theirs, wanted)))
-        mine_off, rival_off = np.median(furthest, axis=0)
+            largest_deviation.append((off(counts, ours, wanted), off(counts, theirs, wanted)))
+        mine_off, rival_off = np.median(largest_deviation, axis=0)
         print(
             f"{populations} populations, {name:8}  nearer {nearer}, equal {equal}, further {further}; not compared: "
             f"{lacking} where StratifiedGroupKFold leaves a split without a class, {refused} that we refuse. "

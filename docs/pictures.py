@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from octprep import imaging
-from octprep.phantom import CLASSES, scans
-from octprep.phantom.faults import encode
-from octprep.schema import DENOISERS, Recipe
+from octprep import preprocessing
+from octprep.format.config import DENOISERS, Preprocessing
+from octprep.synthetic import CLASSES, scans
+from octprep.synthetic.faults import encode
 
 HERE = Path(__file__).parent
 GAP, TITLE, INK, PAPER = 6, 24, (40, 44, 52), (255, 255, 255)
@@ -29,7 +29,7 @@ Gray = NDArray[np.uint8]
 
 
 def main() -> None:
-    drawn = [(phantom, imaging.decode(encode(phantom.pixels))) for _, phantom in scans(60, seed=3)]
+    drawn = [(phantom, preprocessing.decode(encode(phantom.pixels))) for _, phantom in scans(60, seed=3)]
     rows = []
     for label in CLASSES:
         of_class = [(phantom, gray) for phantom, gray in drawn if phantom.label == label]
@@ -40,10 +40,10 @@ def main() -> None:
     save(sheet(titles, CLASSES, rows), "preparation.jpg")
 
     _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].border.any())
-    middle = imaging.prepare(gray, Recipe()).crop
+    middle = preprocessing.prepare(gray, Preprocessing()).crop
     part = np.s_[middle[0] : middle[1], gray.shape[1] // 3 : gray.shape[1] // 3 + 220]
     names = sorted(DENOISERS, key=lambda name: name != "none")
-    calm = [enlarged(imaging.denoise(gray, Recipe(denoise=name))[part], 2) for name in names]
+    calm = [enlarged(preprocessing.denoise(gray, Preprocessing(denoise=name))[part], 2) for name in names]
     half = len(calm) // 2
     save(
         np.vstack([sheet(names[:half], [""], [calm[:half]]), sheet(names[half:], [""], [calm[half:]])]), "denoisers.jpg"
@@ -57,9 +57,9 @@ def main() -> None:
 
 def before_and_after(gray: Gray) -> list[Gray]:
     """Four pictures of equal height."""
-    plain, flat = imaging.prepare(gray, Recipe()), imaging.prepare(gray, Recipe(flatten=True))
-    border = imaging.find_border(gray)
-    cleaned = gray if border is None else imaging.clean(gray, border, border.mask())
+    plain, flat = preprocessing.prepare(gray, Preprocessing()), preprocessing.prepare(gray, Preprocessing(flatten=True))
+    border = preprocessing.find_border(gray)
+    cleaned = gray if border is None else preprocessing.clean(gray, border, border.mask())
     top, bottom, left, right = plain.crop
     marked = np.stack([gray] * 3, axis=-1)
     cv2.rectangle(marked, (left, top), (right - 1, bottom - 1), (255, 176, 0), max(gray.shape[1] // 200, 2))

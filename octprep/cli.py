@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
 
-from octprep.interruption import Watch
+from octprep.terminal.interrupts import Watch
 
 
 def _advice() -> str:
@@ -26,24 +26,12 @@ import typer  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
 from octprep import terminal  # noqa: E402
-from octprep.errors import Notice  # noqa: E402
-from octprep.schema import (  # noqa: E402
-    REPORT_NAME,
-    Balance,
-    Conflicts,
-    Crop,
-    Denoiser,
-    Encoding,
-    Fit,
-    OctError,
-    OutputError,
-    SettingError,
-    StoppedError,
-    Strategy,
-)
+from octprep.format.config import Balance, Conflicts, Crop, Denoiser, Encoding, Fit, Strategy  # noqa: E402
+from octprep.format.errors import Notice, OctError, OutputError, SettingError, StoppedError  # noqa: E402
+from octprep.format.manifest import REPORT_NAME  # noqa: E402
 
 if TYPE_CHECKING:
-    from octprep.engine import Progress
+    from octprep.workers import Progress
 
 
 class Interrupted(StoppedError):
@@ -161,15 +149,17 @@ def build(
 
     The same command goes on with what an interrupted one left.
     """
-    from octprep import assignment, pipeline, tables
-    from octprep.schema import BuildConfig, Recipe
+    from octprep import console as console
+    from octprep import pipeline
+    from octprep.format.config import BuildConfig, Preprocessing
+    from octprep.splits import split_file
 
     height, width = _parse_size(size)
     if splits is not None and split not in ("auto", "file"):
         raise SettingError(f"--splits {splits} says who is where, so --split {split} cannot too; give one of them")
-    assigned = None if splits is None else assignment.load(splits)
+    assigned = None if splits is None else split_file.load(splits)
     config = BuildConfig(
-        recipe=Recipe(
+        recipe=Preprocessing(
             height=height,
             width=width,
             denoise=denoise,
@@ -206,7 +196,7 @@ def build(
     if not built.fresh:
         what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
         _say(f"{out} is finished already, from this source and with these settings; {what}.")
-    _say(tables.built(out, built.manifest, fresh=built.fresh))
+    _say(console.built(out, built.manifest, fresh=built.fresh))
 
 
 @app.command()
@@ -219,16 +209,18 @@ def scan(
     workers: Workers = None,
 ) -> None:
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
-    from octprep import outputs, survey, tables
+    from octprep import console as console
+    from octprep.format import outputs
+    from octprep.inspection import quick
 
     if json_file is not None:
         outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
         keep_out = [] if json_file is None else [json_file]
-        found = survey.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
+        found = quick.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
     if json_file is not None:
         outputs.write("--json", json_file, found.to_json().encode())
-    _say(tables.surveyed(src, found))
+    _say(console.surveyed(src, found))
 
 
 @app.command()
@@ -247,9 +239,10 @@ def audit(
     seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
 ) -> None:
     """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
-    from octprep import outputs, tables
-    from octprep.audit import audit as look
-    from octprep.audit import page
+    from octprep import console as console
+    from octprep.format import outputs
+    from octprep.inspection import audit as look
+    from octprep.inspection import page
 
     targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
     for option, path in targets.items():
@@ -267,7 +260,7 @@ def audit(
         )
     for option, path in targets.items():
         outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
-    _say(tables.audited(src, found))
+    _say(console.audited(src, found))
     for path in targets.values():
         _say(f"wrote {path}")
 
@@ -278,12 +271,12 @@ def verify(
     workers: Workers = None,
 ) -> None:
     """Re-read every record and prove the laws; exit code 1 if one is broken."""
-    from octprep import tables
-    from octprep.verify import verify as prove
+    from octprep import console as console
+    from octprep.verification import verify as prove
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    _say(tables.verified(folder, verdict))
+    _say(console.verified(folder, verdict))
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -294,15 +287,15 @@ def certify(
     workers: Workers = None,
 ) -> None:
     """Prove the laws from the shards alone, and print one line for a paper; exit code 1 if a law is broken."""
-    from octprep import tables
-    from octprep.verify import verify as prove
+    from octprep import console as console
+    from octprep.verification import verify as prove
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     if verdict.faults:
-        _say(tables.verified(folder, verdict))
+        _say(console.verified(folder, verdict))
         raise typer.Exit(1)
-    _say(tables.certificate(verdict))
+    _say(console.certificate(verdict))
 
 
 @app.command()
@@ -318,7 +311,7 @@ def report(
 ) -> None:
     """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page.
 
-    The exit code is 1 if images.csv or joins.json could not be read; the page then says so.
+    The exit code is 1 if images.csv or duplicates.json could not be read; the page then says so.
     """
     from octprep.report import write
 
@@ -356,7 +349,7 @@ def phantom(
     workers: Workers = None,
 ) -> None:
     """Draw an OCT2017-shaped folder of synthetic B-scans."""
-    from octprep.phantom import draw
+    from octprep.synthetic import draw
 
     with _progress("img") as progress:
         drawn = draw(

@@ -14,32 +14,23 @@ from pathlib import Path
 
 import cv2
 
-from octprep import images, imaging, joined, plan, prepared, report, scan, shards, split, workplace
-from octprep.assignment import Assignment
-from octprep.engine import Engine, Progress, silent
-from octprep.errors import Notice
-from octprep.files import NotReadable, read_bytes, text_to_path
-from octprep.patients import Join
-from octprep.plan import ShardPlan
-from octprep.prepared import PreparedScan
-from octprep.scan import Named, Rejection, Scan, Source
-from octprep.schema import (
-    IMAGES_NAME,
-    JOINS_NAME,
-    REPORT_NAME,
-    BuildConfig,
-    Manifest,
-    OctError,
-    OutputError,
-    Recipe,
-    SettingError,
-    Shard,
-    SourceError,
-    StoppedError,
-    read_part,
-    write_whole,
-)
-from octprep.split import Splits
+from octprep import preprocessing, report
+from octprep.duplicates import file as duplicates_file
+from octprep.format import images_csv
+from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
+from octprep.format.files import NotReadable, atomic_write, read_bytes, text_to_path
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, Shard, read_part
+from octprep.shards import cache, plan, workdir, writer
+from octprep.shards.cache import CachedScan
+from octprep.shards.plan import ShardPlan
+from octprep.source import files
+from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.splits import strategies
+from octprep.splits.patients import DuplicatePair
+from octprep.splits.split_file import SplitFile
+from octprep.splits.strategies import Splits
+from octprep.workers import Progress, WorkerPool, no_progress
 
 # What a record takes besides its image: keys, framing and the other features, with a path of usual length.
 _RECORD_OVERHEAD = 330
@@ -48,7 +39,7 @@ _MOST = 5  # names that a sentence lists
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """A finished folder of shards."""
 
     manifest: Manifest
@@ -61,12 +52,12 @@ def build(
     out: Path,
     config: BuildConfig,
     *,
-    assignment: Assignment | None = None,
+    assignment: SplitFile | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     follow_links: bool = False,
-    progress: Progress = silent,
-) -> Built:
+    progress: Progress = no_progress,
+) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
     For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
@@ -77,14 +68,14 @@ def build(
     StoppedError if the machine ended the work, which the same call continues. What was prepared is kept, whatever the
     reason; before anything is, nothing is left behind.
     """
-    source = scan.find(src, follow_links=follow_links, keep_out=[out])
+    source = files.find(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
-        config = dataclasses.replace(config, split=split.resolve(config.split, source.named))
+        config = dataclasses.replace(config, split=strategies.resolve(config.split, source.named))
         stamps = _stamps(src, source)
-        with workplace.claimed(out) as work, Engine(workers) as engine:
+        with workdir.claimed(out) as work, WorkerPool(workers) as engine:
             before = None
-            if found := workplace.finished(out, config, source.listing, overwrite=overwrite):
+            if found := workdir.finished(out, config, source.listing, overwrite=overwrite):
                 before, damaged = found
                 changed: list[str] = []
                 shards_alone = all("/" in fault.partition(" ")[0] for fault in damaged)
@@ -93,14 +84,14 @@ def build(
                 if damaged or changed:
                     _notice_again(out, damaged, changed)
                 if not changed and (not damaged or (shards_alone and _mend(src, out, work, source, before, engine))):
-                    workplace.tidy(out)
+                    workdir.tidy(out)
                     missing = not (out / REPORT_NAME).exists()
                     if missing:
                         report.write(out, src)
-                    return Built(before, fresh=bool(damaged), reported=missing)
-            imaging.libraries(config.recipe)  # one that is missing is said before anything is read
+                    return BuildResult(before, fresh=bool(damaged), reported=missing)
+            preprocessing.libraries(config.recipe)  # one that is missing is said before anything is read
             _rehearse(source, config, assignment)
-            workplace.begin(work, config)
+            workdir.begin(work, config)
             ready, unreadable = _prepare(src, work / "prepared", source.named, config, engine, progress)
             if not ready:
                 raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
@@ -109,12 +100,12 @@ def build(
             written = _write_shards(work, "prepared", plans, ready, class_names, config.recipe, engine, progress)
             left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
             scans = [item.scan for item in ready]
-            table = images.table(ready, splits.groups, plans, left_out)
-            write_whole(work / IMAGES_NAME, table)
+            table = images_csv.table(ready, splits.groups, plans, left_out)
+            atomic_write(work / IMAGES_NAME, table)
             described = [item.descriptor for item in ready] if config.near_duplicates else None
-            joins = joined.all_joins(scans, near, described, config.seed).to_json()
-            write_whole(work / JOINS_NAME, joins)
-            workplace.stamp(work, max(stamps))
+            joins = duplicates_file.collect(scans, near, described, config.seed).to_json()
+            atomic_write(work / DUPLICATES_NAME, joins)
+            workdir.stamp(work, max(stamps))
             manifest = Manifest(
                 class_names=class_names,
                 config=config,
@@ -127,13 +118,15 @@ def build(
                     "left_out": len(left_out),
                 },
                 images_sha256=hashlib.sha256(table).hexdigest(),
-                joins_sha256=hashlib.sha256(joins).hexdigest(),
-                libraries={"octprep": version("octprep"), **imaging.libraries(config.recipe)},
+                duplicates_sha256=hashlib.sha256(joins).hexdigest(),
+                libraries={"octprep": version("octprep"), **preprocessing.libraries(config.recipe)},
             )
             progress("writing the report", 0, 1)
-            write_whole(work / REPORT_NAME, report.render(work / "shards", manifest, table, joins, report.Source(src)))
+            atomic_write(
+                work / REPORT_NAME, report.render(work / "shards", manifest, table, joins, report.SourceImages(src))
+            )
             progress("writing the report", 1, 1)
-            workplace.seal(out, work, [shard for part in written.values() for shard in part], manifest)
+            workdir.seal(out, work, [shard for part in written.values() for shard in part], manifest)
     except OSError as error:
         raise _explain(error, out) from error
     except (MemoryError, RuntimeError, cv2.error) as error:
@@ -145,12 +138,12 @@ def build(
             "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
             "command again to go on."
         ) from error
-    if before is not None and before.untouched and before.digest != manifest.digest:
+    if before is not None and before.digest_ok and before.digest != manifest.digest:
         _notice_other(out, before, manifest)
-    return Built(manifest, fresh=True)
+    return BuildResult(manifest, fresh=True)
 
 
-def _stamps(src: Path, source: Source) -> list[int]:
+def _stamps(src: Path, source: SourceListing) -> list[int]:
     """When each file or its status was last changed, in nanoseconds; -1 where that cannot be said."""
     stamps = []
     for named in source.named:
@@ -165,10 +158,10 @@ def _stamps(src: Path, source: Source) -> list[int]:
 def _changed(
     src: Path,
     out: Path,
-    source: Source,
+    source: SourceListing,
     stamps: Sequence[int],
     config: BuildConfig,
-    engine: Engine,
+    engine: WorkerPool,
     progress: Progress,
 ) -> list[str]:
     """The paths of source files that have another content than the one that a finished folder was built from.
@@ -176,17 +169,17 @@ def _changed(
     Only files that are newer than those were are read, or all where it is not known how new they were, as in a copy of
     the folder. If none of them has changed, as where the source was copied, the new time is kept.
     """
-    newest = workplace.stamped(out)
+    newest = workdir.stamped(out)
     known = newest in stamps
     doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
-    rows = {row["path"]: row for row in images.read(read_part(out / IMAGES_NAME))}
+    rows = {row["path"]: row for row in images_csv.read(read_part(out / IMAGES_NAME))}
     changed = [named.path for named in doubtful if named.path not in rows]
     doubtful = [named for named in doubtful if named.path in rows]
     hashed = [named for named in doubtful if rows[named.path]["sha256"]]
     progress("reading changed files", 0, len(hashed))
-    batches = [hashed[start : start + prepared.BATCH] for start in range(0, len(hashed), prepared.BATCH)]
+    batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
     for batch, digests in engine.run(_digests, [(src, batch) for batch in batches]):
         progress("reading changed files", len(batch), len(hashed))
         changed += [path for path, digest in zip(batch, digests, strict=True) if digest != rows[path]["sha256"]]
@@ -196,11 +189,11 @@ def _changed(
         changed += [item.scan.path for item in ready]
         changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
     if not changed:
-        workplace.stamp(out, max(stamps))
+        workdir.stamp(out, max(stamps))
     return sorted(changed)
 
 
-def _digests(task: tuple[Path, Sequence[Named]]) -> tuple[list[str], list[str]]:
+def _digests(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
     """The paths and SHA-256, in hex, of some files; "" for one that is no regular file of its size any more."""
     src, batch = task
     digests = []
@@ -213,19 +206,19 @@ def _digests(task: tuple[Path, Sequence[Named]]) -> tuple[list[str], list[str]]:
     return [named.path for named in batch], digests
 
 
-def _mend(src: Path, out: Path, work: Path, source: Source, manifest: Manifest, engine: Engine) -> bool:
+def _mend(src: Path, out: Path, work: Path, source: SourceListing, manifest: Manifest, engine: WorkerPool) -> bool:
     """Build the damaged shards of a finished folder again, from their scans alone; whether that was possible.
 
     images.csv must be whole: it says which scans they hold.
     """
     members: dict[str, list[Scan]] = {name: [] for name in manifest.splits}
-    for row in images.read(read_part(out / IMAGES_NAME)):
-        name = "train" if row["left_out"] == plan.SURPLUS else row["split"]
+    for row in images_csv.read(read_part(out / IMAGES_NAME)):
+        name = "train" if row["left_out"] == plan.UNDERSAMPLED else row["split"]
         if name:
             numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}
             texts = {key: row[key] for key in ("path", "patient", "folder", "sha256")}
             members[name].append(Scan(label=row["class"], **texts, **numbers))  # type: ignore[arg-type]
-    damaged = {fault.partition(" ")[0] for fault in workplace.damage(out, manifest)}
+    damaged = {fault.partition(" ")[0] for fault in workdir.damage(out, manifest)}
     plans: dict[str, list[ShardPlan]] = {}
     for name, part in manifest.splits.items():
         balance = manifest.config.balance if name == "train" else "none"
@@ -234,15 +227,15 @@ def _mend(src: Path, out: Path, work: Path, source: Source, manifest: Manifest, 
     wanted = {one.path for part in plans.values() for planned in part for one, _ in planned.items}
     work.mkdir(exist_ok=True)
     named = [one for one in source.named if one.path in wanted]
-    ready, _ = _prepare(src, work / "again", named, manifest.config, engine, silent)
+    ready, _ = _prepare(src, work / "again", named, manifest.config, engine, no_progress)
     if {item.scan.path for item in ready} != wanted:
         return False
-    written = _write_shards(work, "again", plans, ready, manifest.class_names, manifest.recipe, engine, silent)
+    written = _write_shards(work, "again", plans, ready, manifest.class_names, manifest.recipe, engine, no_progress)
     there = {shard for part in manifest.splits.values() for shard in part}
     made = [shard for part in written.values() for shard in part]
     if {shard.name for shard in made} != damaged or not there.issuperset(made):
         return False
-    workplace.place(out, work, made)
+    workdir.place(out, work, made)
     return True
 
 
@@ -273,23 +266,23 @@ def _some(names: Sequence[str]) -> str:
 
 def _split(
     work: Path,
-    ready: Sequence[PreparedScan],
+    ready: Sequence[CachedScan],
     config: BuildConfig,
-    assignment: Assignment | None,
+    assignment: SplitFile | None,
     workers: int,
     progress: Progress,
-) -> tuple[Splits, list[Join], dict[str, list[ShardPlan]], list[Rejection]]:
+) -> tuple[Splits, list[DuplicatePair], dict[str, list[ShardPlan]], list[Exclusion]]:
     """Who is in which split, the near-identical scans that were joined for it, the shards, and what is in none."""
     scans = [item.scan for item in ready]
     if not config.near_duplicates:
-        splits = split.split(scans, config, assignment=assignment)
+        splits = strategies.split(scans, config, assignment=assignment)
         return splits, [], *_plan(splits, ready, config)
 
-    def near_among(items: Sequence[PreparedScan]) -> list[Join]:
-        return joined.find_near(
+    def near_among(items: Sequence[CachedScan]) -> list[DuplicatePair]:
+        return duplicates_file.near_duplicate_pairs(
             [item.scan for item in items],
             [item.descriptor for item in items],
-            lambda i: prepared.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
+            lambda i: cache.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
             workers=workers,
         )
 
@@ -297,7 +290,7 @@ def _split(
     near = near_among(ready)
     compared = {item.scan.path for item in ready}
     while True:
-        splits = split.split(scans, config, near=near, assignment=assignment)
+        splits = strategies.split(scans, config, near=near, assignment=assignment)
         plans, surplus = _plan(splits, ready, config)
         kept = {scan.path for part in plans.values() for planned in part for scan, _ in planned.items}
         if kept == compared:
@@ -322,7 +315,7 @@ def _keep_apart(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
-def _rehearse(source: Source, config: BuildConfig, assignment: Assignment | None) -> None:
+def _rehearse(source: SourceListing, config: BuildConfig, assignment: SplitFile | None) -> None:
     """Split by the names alone, so that what can never work fails before an hour of reading."""
     if config.splits_sha256 != (assignment.sha256 if assignment else ""):
         raise SettingError("the config's splits_sha256 must be the sha256 of the assignment that is given with it")
@@ -332,22 +325,22 @@ def _rehearse(source: Source, config: BuildConfig, assignment: Assignment | None
         Scan(**vars(named), sha256=hashlib.sha256(named.path.encode()).hexdigest(), height=0, width=0)
         for named in source.named
     ]
-    split.split(pretended, config, assignment=assignment)
+    strategies.split(pretended, config, assignment=assignment)
 
 
 def _prepare(
-    src: Path, folder: Path, named: Sequence[Named], config: BuildConfig, engine: Engine, progress: Progress
-) -> tuple[list[PreparedScan], list[Rejection]]:
+    src: Path, folder: Path, named: Sequence[ScanFile], config: BuildConfig, engine: WorkerPool, progress: Progress
+) -> tuple[list[CachedScan], list[Exclusion]]:
     """Read, decode and prepare scans, each once; sorted by path."""
     folder.mkdir(exist_ok=True)
-    tasks = prepared.batch_tasks(src, folder, named, config.recipe, config.encoding)
-    ready: list[PreparedScan] = []
-    unreadable: list[Rejection] = []
+    tasks = cache.batch_tasks(src, folder, named, config.recipe, config.encoding)
+    ready: list[CachedScan] = []
+    unreadable: list[Exclusion] = []
     progress("preparing scans", 0, len(named))
-    for name in engine.run(prepared.prepare_batch, tasks):
-        results = prepared.results(folder, name)
+    for name in engine.run(cache.prepare_batch, tasks):
+        results = cache.results(folder, name)
         for result in results:
-            if isinstance(result, Rejection):
+            if isinstance(result, Exclusion):
                 unreadable.append(result)
             else:
                 ready.append(result)
@@ -356,12 +349,12 @@ def _prepare(
 
 
 def _plan(
-    splits: Splits, ready: Sequence[PreparedScan], config: BuildConfig
-) -> tuple[dict[str, list[ShardPlan]], list[Rejection]]:
+    splits: Splits, ready: Sequence[CachedScan], config: BuildConfig
+) -> tuple[dict[str, list[ShardPlan]], list[Exclusion]]:
     """The shards of every split; only train is balanced."""
     record_bytes = _RECORD_OVERHEAD + sum(item.length for item in ready) / len(ready)
     plans: dict[str, list[ShardPlan]] = {}
-    surplus: list[Rejection] = []
+    surplus: list[Exclusion] = []
     for name, members in splits.members.items():
         balance = config.balance if name == "train" else "none"
         plans[name], left_out = plan.plan_split(
@@ -375,15 +368,15 @@ def _write_shards(
     work: Path,
     batches: str,
     plans: Mapping[str, Sequence[ShardPlan]],
-    ready: Sequence[PreparedScan],
+    ready: Sequence[CachedScan],
     class_names: tuple[str, ...],
-    recipe: Recipe,
-    engine: Engine,
+    recipe: Preprocessing,
+    engine: WorkerPool,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
     by_path = {item.scan.path: item for item in ready}
     tasks = [
-        shards.ShardTask(
+        writer.ShardTask(
             folder=work / "shards",
             batches=work / batches,
             name=planned.name,
@@ -397,7 +390,7 @@ def _write_shards(
     records = sum(len(task.items) for task in tasks)
     progress("writing records", 0, records)
     written: dict[str, Shard] = {}
-    for shard in engine.run(shards.write_shard, tasks):
+    for shard in engine.run(writer.write_shard, tasks):
         written[shard.name] = shard
         progress("writing records", shard.records, records)
     return {name: tuple(written[planned.name] for planned in part) for name, part in plans.items()}

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.schema import ManifestError, StoppedError
+from octprep.format.errors import ManifestError, StoppedError
 
 
 def answer(model: keras.Model, images: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:

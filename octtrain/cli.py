@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from octprep import terminal
-from octprep.schema import Manifest, OctError
+from octprep.format.errors import OctError
+from octprep.format.manifest import Manifest
 
 
 class Interrupted(OctError):
@@ -101,8 +102,8 @@ def fit(
     """Train a model on shards; keep the epoch with the best balanced accuracy on val."""
     interrupts.advise(f"nothing was trained yet, and the same command {'goes on' if resume else 'begins again'}")
     with heavy_imports():
-        from octtrain import fit as fitting
-        from octtrain.run import latest_run, resolve
+        from octtrain.runs.folder import latest_run, resolve
+        from octtrain.training import fit as fitting
 
     given = {
         "model": model,
@@ -153,8 +154,8 @@ def evaluate(
     """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
     interrupts.advise("nothing was written")
     with heavy_imports():
-        from octtrain import evaluate as evaluation
-        from octtrain.run import latest_run
+        from octtrain.evaluation import evaluate as evaluation
+        from octtrain.runs.folder import latest_run
 
     if run is None:
         run = latest_run()
@@ -183,7 +184,7 @@ def predict(
     """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
     interrupts.advise("no file was classified yet")
     with heavy_imports():
-        from octtrain import predict as prediction
+        from octtrain import prediction as prediction
 
     run, images, chosen = prediction.choose_run(inputs)
     if chosen:
@@ -207,8 +208,8 @@ def leakage(
     """Show how much better a model looks on a split by image than by patient (Tampu et al. 2022)."""
     interrupts.advise("not all repeats were done, so nothing was written")
     with heavy_imports():
-        from octtrain import leakage as experiment
-        from octtrain.run import FitConfig
+        from octtrain.experiments import leakage as experiment
+        from octtrain.runs.folder import FitConfig
 
     fit_config = FitConfig(model=model, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=0)
     config = experiment.LeakageConfig(fit=fit_config, repeats=repeats, folds=folds, max_images=max_images)

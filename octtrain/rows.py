@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from octprep import files
-from octprep.schema import OutputError, StoppedError
+from octprep.format import files
+from octprep.format.errors import OutputError, StoppedError
 
 Row = list[str]
 

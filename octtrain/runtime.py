@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from octprep.errors import SettingError
+from octprep.format.errors import SettingError
 
 BACKENDS = ("tensorflow", "jax")
 PROBE_SECONDS = 60  # for a second process to say why no GPU can be used

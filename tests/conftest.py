@@ -17,14 +17,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_collection_modifyitems(items):
     """Modules that take long first: where several processes share the modules out, none is left alone with one."""
     first = (
-        "octtrain_fit",
-        "octtrain_leakage",
-        "octtrain_jax",
-        "octtrain_predict",
-        "cli",
-        "process",
-        "pipeline",
-        "report",
+        "test_fit",
+        "test_leakage",
+        "test_jax",
+        "test_predict",
+        "test_octprep_cli",
+        "test_processes",
+        "test_pipeline",
+        "test_report",
     )
-    rank = {f"test_{name}.py": i - len(first) for i, name in enumerate(first)}
+    rank = {f"{name}.py": i - len(first) for i, name in enumerate(first)}
     items.sort(key=lambda item: rank.get(item.path.name, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 
-from octprep.schema import DENOISERS, BuildConfig, Recipe
+from octprep.format.config import DENOISERS, BuildConfig, Preprocessing
 
 
 def command(config: BuildConfig) -> str:
@@ -45,8 +45,8 @@ def command(config: BuildConfig) -> str:
 def unsaid(config: BuildConfig) -> dict[str, object]:
     """The settings of the recipe that differ from their defaults and have no option: they were set from Python."""
     said = {"height", "width", "denoise", "strength", "crop", "flatten", "field", "fit"}
-    plain = Recipe()
-    names = [field.name for field in fields(Recipe) if field.name not in said]
+    plain = Preprocessing()
+    names = [field.name for field in fields(Preprocessing) if field.name not in said]
     return {
         name: getattr(config.recipe, name) for name in names if getattr(config.recipe, name) != getattr(plain, name)
     }

@@ -10,14 +10,19 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from octprep import likeness
-from octprep.joined import Joins
-from octprep.patients import Join
-from octprep.report import command, figures, frame, persons, pictures, recipe, rows, summary, verdict
-from octprep.report.pictures import Picture, Source, Steps
-from octprep.report.rows import Image, LeftOut, Rows
-from octprep.report.summary import Histogram, Reason
-from octprep.schema import IMAGES_NAME, JOINS_NAME, Manifest, Recipe
+from octprep import duplicates
+from octprep.duplicates.file import DuplicatesFile
+from octprep.format.config import Preprocessing
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
+from octprep.html import charts as html_charts
+from octprep.html import page
+from octprep.report import checks, command, pictures, recipe, statistics
+from octprep.report import duplicates as duplicate_pairs
+from octprep.report import table as images_table
+from octprep.report.pictures import Picture, SourceImages, Steps
+from octprep.report.statistics import Histogram, Reason
+from octprep.report.table import Image, LeftOut, Rows
+from octprep.splits.patients import DuplicatePair
 
 
 @dataclass(frozen=True)
@@ -70,36 +75,36 @@ class Side:
 class Pair:
     """Two scans that are taken for one person's, and why."""
 
-    join: Join
+    join: DuplicatePair
     sides: tuple[Side, Side]
 
 
-def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes | None, source: Source) -> bytes:
+def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes | None, source: SourceImages) -> bytes:
     """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
 
-    shards: the folder that the shards' names are relative to. table: images.csv, joins: joins.json; None if it cannot
+    shards: the folder that the shards' names are relative to. table: images.csv, joins: duplicates.json; None if it cannot
     be read.
     """
     found, readable = _read(table, manifest)
     together = _read_joins(joins)
-    style, script = frame.asset("page.css"), frame.asset("page.js")
+    style, script = page.asset("page.css"), page.asset("page.js")
     text = (
         _environment()
         .get_template("page.html")
         .render(
             style=Markup(style),
             script=Markup(script),
-            policy=Markup(frame.policy(style, script)),
+            policy=Markup(page.policy(style, script)),
             manifest=manifest,
             labels=manifest.class_names,
             rows=found,
             readable=readable,
-            verdict=verdict.judge(
+            verdict=checks.judge(
                 found,
                 table if readable else None,
                 joins if together else None,
                 manifest,
-                verdict.missing_shards(shards, manifest),
+                checks.missing_shards(shards, manifest),
             ),
             **_numbers(found, manifest, readable),
             **_joined(found, together, manifest),
@@ -115,36 +120,36 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
 def _numbers(found: Rows, manifest: Manifest, readable: bool) -> dict[str, object]:
     """Everything counted, and its figures; of an images.csv that is not readable only what the manifest says."""
     kept, labels = found.kept, manifest.class_names
-    counted = summary.counts(kept, manifest)
+    counted = statistics.counts(kept, manifest)
     if not readable:
         counted = tuple(line for line in counted if line.what == "records")
     title, axis = "Images per patient, by class", "images of one patient"
     return {
         "patients": len({image.patient for image in kept}),
         "counts": counted,
-        "gaps": summary.gaps(counted, labels),
-        "mix": figures.shares("mix", "Share of each class in each split", summary.class_mix(counted), labels),
-        "per_patient": figures.histogram("per-patient", title, axis, summary.per_patient(kept, labels), labels),
-        "largest": summary.largest_patients(kept),
-        "sizes": summary.sizes(kept, labels),
+        "gaps": statistics.gaps(counted, labels),
+        "mix": html_charts.shares("mix", "Share of each class in each split", statistics.class_mix(counted), labels),
+        "per_patient": html_charts.histogram("per-patient", title, axis, statistics.per_patient(kept, labels), labels),
+        "largest": statistics.largest_patients(kept),
+        "sizes": statistics.sizes(kept, labels),
         "charts": _charts(found, labels),
     }
 
 
-def _joined(found: Rows, together: Joins | None, manifest: Manifest) -> dict[str, object]:
+def _joined(found: Rows, together: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
     """What there is to say about scans that are taken for one person's."""
     apart = together.distances if together else None
-    ids, people = persons.people(found)
+    ids, people = duplicate_pairs.people(found)
     return {
         "together": together,
-        "numbers": persons.numbers(together) if together else {},
+        "numbers": duplicate_pairs.numbers(together) if together else {},
         "looked": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < likeness.SMALLEST,
-        "smallest": likeness.SMALLEST,
+        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.SMALLEST,
+        "smallest": duplicates.SMALLEST,
         "joined_ids": ids,
         "joined_people": people,
-        "sampled": persons.sampled(apart) if apart else "",
-        "distances": figures.distances(
+        "sampled": duplicate_pairs.sampled(apart) if apart else "",
+        "distances": html_charts.distances(
             "distances", "Distances of descriptors within and between patients", "distance of two descriptors", apart
         )
         if apart
@@ -153,12 +158,12 @@ def _joined(found: Rows, together: Joins | None, manifest: Manifest) -> dict[str
 
 
 def _pictures(
-    found: Rows, together: Joins | None, manifest: Manifest, shards: Path, source: Source
+    found: Rows, together: DuplicatesFile | None, manifest: Manifest, shards: Path, source: SourceImages
 ) -> dict[str, object]:
     """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
-    joins = persons.shown(together.joins) if together else ()
-    joined = persons.scans(joins, found)
-    sample = summary.fair_sample(found.kept, manifest)
+    joins = duplicate_pairs.shown(together.joins) if together else ()
+    joined = duplicate_pairs.scans(joins, found)
+    sample = statistics.fair_sample(found.kept, manifest)
     worst = _worst(found, manifest.recipe)
     shown = {image for part in sample.values() for image in part} | {image for *_, part, _ in worst for image in part}
     shown |= {scan for scan in joined.values() if isinstance(scan, Image)}
@@ -179,7 +184,7 @@ def _pictures(
                 return Side(path, left.patient, f"left out: {left.reason}", tuple(before))
         return Side(path, "", f"not in {IMAGES_NAME}", ())
 
-    reasons = summary.reasons(found)
+    reasons = statistics.reasons(found)
     return {
         "with_source": source.folder is not None,
         "joined": [Pair(join, (side(join.first), side(join.second))) for join in joins],
@@ -190,8 +195,8 @@ def _pictures(
             WorstCases(title, meaning, tuple(strip(image, pictures.SMALL, say(image)) for image in part))
             for title, meaning, part, say in worst
         ],
-        "refused": [_refused(reason, source) for reason in reasons[: summary.KINDS]],
-        "more_reasons": max(len(reasons) - summary.KINDS, 0),
+        "refused": [_refused(reason, source) for reason in reasons[: statistics.KINDS]],
+        "more_reasons": max(len(reasons) - statistics.KINDS, 0),
     }
 
 
@@ -199,16 +204,16 @@ def _read(table: bytes | None, manifest: Manifest) -> tuple[Rows, bool]:
     """The rows of images.csv, and whether there were any to read."""
     try:
         if table is not None:
-            return rows.read(table, manifest), True
+            return images_table.read(table, manifest), True
     except ValueError:
         pass
     return Rows((), (), (), 0), False
 
 
-def _read_joins(joins: bytes | None) -> Joins | None:
-    """What joins.json holds, or None if it cannot be read."""
+def _read_joins(joins: bytes | None) -> DuplicatesFile | None:
+    """What duplicates.json holds, or None if it cannot be read."""
     try:
-        return None if joins is None else Joins.from_json(joins)
+        return None if joins is None else DuplicatesFile.from_json(joins)
     except ValueError:
         return None
 
@@ -221,15 +226,17 @@ def _charts(found: Rows, labels: tuple[str, ...]) -> list[Chart]:
         ("sharpness", "Sharpness", "row-to-row change beside the deviation", _sharpness, False, "{:.3f}"),
         ("bytes", "Size of the source file", "bytes, logarithmic", _bytes, True, "{:,.0f}"),
     ):
-        histogram = summary.histogram(found.kept, labels, value, log=log)
-        figure = figures.histogram(key, f"{title} by class", axis, histogram, labels)
+        histogram = statistics.histogram(found.kept, labels, value, log=log)
+        figure = html_charts.histogram(key, f"{title} by class", axis, histogram, labels)
         charts.append(Chart(title, figure, histogram, form.format))
-    border = summary.border(found.kept, labels)
-    figure = figures.histogram("border", "Fill at the border by class", "fill, percent of the source", border, labels)
+    border = statistics.border(found.kept, labels)
+    figure = html_charts.histogram(
+        "border", "Fill at the border by class", "fill, percent of the source", border, labels
+    )
     return [*charts, Chart("Fill at the border", figure, border, "{:.1%}".format)]
 
 
-def _worst(found: Rows, recipe: Recipe) -> list[tuple[str, str, tuple[Image, ...], Callable[[Image], str]]]:
+def _worst(found: Rows, recipe: Preprocessing) -> list[tuple[str, str, tuple[Image, ...], Callable[[Image], str]]]:
     """What each list is called, what it means, who is in it, and what is said of each."""
     searched = recipe.crop == "retina" or recipe.flatten
     filled = [image for image in found.kept if image.border > 0]
@@ -237,35 +244,35 @@ def _worst(found: Rows, recipe: Recipe) -> list[tuple[str, str, tuple[Image, ...
         (
             "Lowest crop confidence",
             "How sure the search for the retina was, from 0 to 1; below 0.5 all rows are kept.",
-            summary.worst(found.kept, _confidence) if searched else (),
+            statistics.worst(found.kept, _confidence) if searched else (),
             lambda image: f"confidence {image.confidence:.2f}",
         ),
         (
             "Most fill at the border",
             "White or black areas that rotation and shifting left, as a share of the source.",
-            summary.worst(filled, lambda image: -image.border),
+            statistics.worst(filled, lambda image: -image.border),
             lambda image: f"{100 * image.border:.1f} % fill",
         ),
         (
             "Darkest",
             "Mean gray level of the stored pixels, from 0 to 255.",
-            summary.worst(found.kept, _mean),
+            statistics.worst(found.kept, _mean),
             lambda image: f"mean {image.mean:.1f}",
         ),
         (
             "Most blurred",
             "Row-to-row change of the smoothed stored pixels beside their deviation; lower is more blurred.",
-            summary.worst(found.kept, _sharpness),
+            statistics.worst(found.kept, _sharpness),
             lambda image: f"sharpness {image.sharpness:.3f}",
         ),
     ]
 
 
-def _refused(reason: Reason, source: Source) -> Refused:
+def _refused(reason: Reason, source: SourceImages) -> Refused:
     """A kind of reason with some of its files; only those that can be shown are pictured."""
     drawn = ((left.path, pictures.thumbnail(source, left, pictures.THUMB)) for left in reason.first)
     shown = ((path, picture) for path, picture in drawn if picture.uri)
-    return Refused(reason, tuple(islice(shown, summary.PICTURED)))
+    return Refused(reason, tuple(islice(shown, statistics.PICTURED)))
 
 
 def _mean(image: Image) -> float:
@@ -289,7 +296,7 @@ def _bytes(image: Image) -> float:
 
 
 def _environment() -> jinja2.Environment:
-    environment = frame.environment("octprep.report")
+    environment = page.environment("octprep.report")
     environment.globals["images_name"] = IMAGES_NAME
-    environment.globals["joins_name"] = JOINS_NAME
+    environment.globals["joins_name"] = DUPLICATES_NAME
     return environment

@@ -17,12 +17,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep import files, imaging, schema, tfrecord
-from octprep.files import text_to_path
-from octprep.report.rows import Image, LeftOut
-from octprep.schema import IMAGING_REVISION, Recipe, UnreadableImage
-from octprep.stored import unpacked
-from octprep.tfrecord import RecordError
+from octprep import preprocessing
+from octprep.format import files
+from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
+from octprep.format.errors import UnreadableImage
+from octprep.format.files import text_to_path
+from octprep.format.manifest import AFFINE, IMAGE, PATH, ROW_OFFSET
+from octprep.report.table import Image, LeftOut
+from octprep.shards import tfrecord
+from octprep.shards.records import unpacked
+from octprep.shards.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
 _QUALITY = 70  # of the JPEG
@@ -60,7 +64,7 @@ class Steps:
     stored: Picture
 
 
-class Source:
+class SourceImages:
     """The folder that the shards were built from, or its absence."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -83,7 +87,7 @@ class Source:
         if isinstance(data, str):
             return data
         try:
-            return imaging.decode(data)
+            return preprocessing.decode(data)
         except UnreadableImage as error:
             return f"no picture: {error}"
         except (OSError, MemoryError):
@@ -99,14 +103,14 @@ class Source:
             outside = not known and not file.is_relative_to(self.folder.resolve())
             if outside or inner.is_absolute() or ".." in inner.parts:
                 return "not shown: it is not inside the source"
-            return files.read_bytes(file, imaging.MAX_BYTES)[0]
+            return files.read_bytes(file, preprocessing.MAX_BYTES)[0]
         except files.NotReadable as error:
             return f"not shown: the file {error}"
         except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"
 
 
-def stored(folder: Path, images: Iterable[Image], recipe: Recipe) -> dict[str, Stored]:
+def stored(folder: Path, images: Iterable[Image], recipe: Preprocessing) -> dict[str, Stored]:
     """What the shards under a folder hold of some images, by path; those that cannot be read are absent."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for image in images:
@@ -127,7 +131,9 @@ def stored(folder: Path, images: Iterable[Image], recipe: Recipe) -> dict[str, S
     return found
 
 
-def steps(source: Source, image: Image, kept: Stored | None, recipe: Recipe, width: int, *, cleaned: bool) -> Steps:
+def steps(
+    source: SourceImages, image: Image, kept: Stored | None, recipe: Preprocessing, width: int, *, cleaned: bool
+) -> Steps:
     """One scan on its way, each picture at most `width` wide; the cleaned one only where it is wanted."""
     gray = source.read(image.path, image.sha256)
     size = f"{image.width} x {image.height} pixels"
@@ -150,12 +156,12 @@ def steps(source: Source, image: Image, kept: Stored | None, recipe: Recipe, wid
     return Steps(before, between, after)
 
 
-def thumbnail(source: Source, left: LeftOut, width: int) -> Picture:
+def thumbnail(source: SourceImages, left: LeftOut, width: int) -> Picture:
     """A file that was left out, at most `width` wide."""
     return whole(source, left.path, left.sha256, f"{left.path}, left out: {left.reason}", width)
 
 
-def whole(source: Source, path: str, sha256: str, alt: str, width: int) -> Picture:
+def whole(source: SourceImages, path: str, sha256: str, alt: str, width: int) -> Picture:
     """A file of the source as it is, at most `width` wide."""
     gray = source.read(path, sha256)
     if isinstance(gray, str):
@@ -163,33 +169,33 @@ def whole(source: Source, path: str, sha256: str, alt: str, width: int) -> Pictu
     return _picture(alt, _reduced(gray, width))
 
 
-def _cleaned(image: Image, gray: Gray, recipe: Recipe, width: int) -> Picture:
+def _cleaned(image: Image, gray: Gray, recipe: Preprocessing, width: int) -> Picture:
     if not recipe.clean:
         return Picture("Not cleaned: the recipe does not ask for it")
-    if recipe.revision != IMAGING_REVISION:
+    if recipe.revision != PREPROCESSING_VERSION:
         return Picture("Cleaned not shown: this version of octprep cleans differently from the one that built")
-    border = imaging.find_border(gray)
+    border = preprocessing.find_border(gray)
     if border is None:
         return _picture(f"{image.path}: no fill at the border, nothing to clean", _reduced(gray, width))
     left, right = border.trim()  # bands at the sides are cut off
-    clean = imaging.clean(gray, border, border.mask())[:, left:right]
+    clean = preprocessing.clean(gray, border, border.mask())[:, left:right]
     return _picture(f"{image.path} with the fill at its border painted over", _reduced(clean, width))
 
 
-def _stored(example: Mapping[str, Any], recipe: Recipe) -> Stored:
-    data = example[schema.IMAGE][0]
+def _stored(example: Mapping[str, Any], recipe: Preprocessing) -> Stored:
+    data = example[IMAGE][0]
     encoding = "raw" if len(data) == recipe.height * recipe.width else "png"
     pixels = unpacked(data, recipe, encoding)
     if pixels is None:
         raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
-    affine = example[schema.AFFINE]
+    affine = example[AFFINE]
     columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]
-    moved = np.array(example[schema.SHIFT], np.float64) if recipe.flatten else np.zeros(recipe.width)
+    moved = np.array(example[ROW_OFFSET], np.float64) if recipe.flatten else np.zeros(recipe.width)
     return Stored(pixels, columns, moved)
 
 
 def _text(example: Mapping[str, Any]) -> str:
-    return str(bytes(example[schema.SCAN][0]).decode())
+    return str(bytes(example[PATH][0]).decode())
 
 
 def _framed(small: Gray, shape: tuple[int, ...], image: Image, kept: Stored | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octprep.schema import BuildConfig, Recipe
+from octprep.format.config import BuildConfig, Preprocessing
 
 _SPLITS = {
     "repaired": "the published test set stays, its patients' other images are left out, val is cut anew",
@@ -31,7 +31,7 @@ def lines(config: BuildConfig) -> tuple[tuple[str, str], ...]:
     return (*_imaging(config.recipe), *_dealing(config))
 
 
-def _imaging(recipe: Recipe) -> list[tuple[str, str]]:
+def _imaging(recipe: Preprocessing) -> list[tuple[str, str]]:
     above, below = 100 * recipe.margin_above, 100 * recipe.margin_below
     crop = (
         f"to the retina, with {above:g} % of its height above and {below:g} % below"

@@ -1,0 +1,333 @@
+"""The contract between octprep, which writes shards, and octtrain, which reads them.
+
+Everything both programs must agree on stands here once: feature names, settings, the manifest, and the errors a user
+can meet. Only the standard library is imported, so that either side can load it without the other's dependencies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.errors import ManifestError
+from octprep.format.files import NotReadable, atomic_write, read_bytes
+from octprep.format.json_types import MAX_INTEGER, check_type, read_json, shown
+
+FORMAT_VERSION = 3
+MANIFEST_NAME = "manifest.json"
+IMAGES_NAME = "images.csv"
+DUPLICATES_NAME = "duplicates.json"
+REPORT_NAME = "report.html"
+WORK_NAME = ".octprep-work"  # a folder in the one that is built, as long as the build is not finished
+
+_MOST_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
+_SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+# The libraries that decide pixels, by their names in the manifest, and what they are called.
+DECIDING: Mapping[str, str] = {"octprep": "octprep", "opencv": "OpenCV", "pywavelets": "PyWavelets"}
+
+# Features of one record, a tf.train.Example. README.md describes each.
+IMAGE = "image"
+LABEL = "label"
+PATIENT = "patient"
+PATH = "path"
+NUMBER = "number"
+SHA256 = "sha256"
+SOURCE_SIZE = "source_size"
+AFFINE = "affine"
+ROW_OFFSET = "row_offset"  # only where the recipe flattens
+REPEAT = "repeat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One TFRecord file of a split."""
+
+    name: str  # relative to the folder, with forward slashes: train/00000-of-00058.tfrecord
+    records: int
+    per_class: tuple[int, ...]  # records per class, in the order of the manifest's class names
+    bytes: int
+    sha256: str  # of the file, hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaks:
+    """What stands on two sides of a split. Empty in every folder that was not built with --allow-leaks."""
+
+    patients: tuple[str, ...] = ()  # bare ids
+    contents: tuple[str, ...] = ()  # SHA-256 of source files, hex
+    near: tuple[tuple[str, str], ...] = ()  # paths of near-identical scans under different patient ids
+
+    def __bool__(self) -> bool:
+        return bool(self.patients or self.contents or self.near)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a finished folder of shards says of itself.
+
+    octtrain gets everything it knows about the data from here. `digest` is the SHA-256 of the canonical JSON of all
+    other fields; as these hold every shard's SHA-256, it names the dataset.
+    """
+
+    class_names: tuple[str, ...]
+    config: BuildConfig
+    splits: Mapping[str, tuple[Shard, ...]]
+    leaks: Leaks
+    source: Mapping[str, Any]  # listing: SHA-256 over paths and sizes; found, kept, left_out: numbers of files
+    images_sha256: str  # of images.csv, hex
+    duplicates_sha256: str  # of duplicates.json, hex
+    libraries: Mapping[str, str]  # name -> version of what made the pixels
+    format_version: int = FORMAT_VERSION
+    digest_ok: bool = field(default=True, compare=False, repr=False)  # False: loaded, and its digest did not match
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but the digest, as JSON knows them."""
+        fields = dataclasses.asdict(self)
+        del fields["digest_ok"]
+        return fields
+
+    @property
+    def recipe(self) -> Preprocessing:
+        """What was done to every image."""
+        return self.config.recipe
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of this manifest's canonical JSON."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def records(self, split: str) -> int:
+        """How many records a split holds."""
+        return sum(shard.records for shard in self.splits[split])
+
+    def per_class(self, split: str) -> dict[str, int]:
+        """How many records of each class a split holds."""
+        counts = [sum(column) for column in zip(*(shard.per_class for shard in self.splits[split]), strict=True)]
+        return dict(zip(self.class_names, counts or [0] * len(self.class_names), strict=True))
+
+    def to_bytes(self) -> bytes:
+        """What manifest.json holds."""
+        return (json.dumps({"digest": self.digest, **self.to_json()}, indent=1) + "\n").encode()
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json in one step: it is there whole or not at all."""
+        atomic_write(folder / MANIFEST_NAME, self.to_bytes())
+
+    @classmethod
+    def load(cls, folder: Path, *, allow_edited: bool = False) -> Self:
+        """Read a folder's manifest.
+
+        Raises ManifestError if there is none, if it is of another format, or if it is not what was written. With
+        trusting, one that was changed is taken as it is, with `digest_ok` False, if it could be a manifest at all.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            raw = read_json(read_part(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ManifestError(_no_manifest(folder)) from None
+        except (OSError, ValueError) as error:
+            what = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ManifestError(
+                f"{path} cannot be read ({what}). Copy it again, or rebuild the folder with `octprep build`."
+            ) from None
+        return cls.from_json(raw, path, allow_edited=allow_edited)
+
+    @classmethod
+    def from_json(cls, raw: Any, path: Path, *, allow_edited: bool = False) -> Self:
+        """The manifest in decoded JSON; `path` is only for messages. Raises ManifestError as `load` does."""
+        version = raw.get("format_version") if isinstance(raw, dict) else None
+        if type(version) is not int or version != FORMAT_VERSION:
+            shown = version if isinstance(version, int | str | None) else type(version).__name__
+            raise ManifestError(
+                f"{path} is of format {str(shown)[:20]}, but this version reads format {FORMAT_VERSION}. "
+                "Rebuild the folder with `octprep build`."
+            )
+        try:
+            fields = {key: value for key, value in raw.items() if key != "digest"}
+            check_type(raw["digest"], str, "digest")
+            check_type(fields, cls, "")
+            manifest = cls(
+                **{
+                    **fields,
+                    "class_names": tuple(raw["class_names"]),
+                    "config": BuildConfig.from_json(raw["config"]),
+                    "splits": {
+                        name: tuple(Shard(**{**shard, "per_class": tuple(shard["per_class"])}) for shard in shards)
+                        for name, shards in raw["splits"].items()
+                    },
+                    "leaks": Leaks(**{key: tuple(map(_tuple, value)) for key, value in raw["leaks"].items()}),
+                }
+            )
+            _check_parts(manifest)
+            good = manifest.digest == raw["digest"]
+        except KeyError as error:
+            raise _no_such_manifest(path, f"it lacks {error}") from None
+        except ValueError as error:
+            raise _no_such_manifest(path, error) from None
+        if not good and allow_edited:
+            return dataclasses.replace(manifest, digest_ok=False)
+        if not good:
+            raise ManifestError(
+                f"{path} was changed after it was written: its digest does not match its content. "
+                "Restore it, or rebuild the folder with `octprep build`."
+            )
+        return manifest
+
+    def check_files(self, folder: Path, splits: tuple[str, ...]) -> None:
+        """Compare the shards of some splits with the manifest: presence, size, SHA-256.
+
+        Raises ManifestError naming the first shard that differs, is a link or lies behind one: nothing outside the
+        folder is read. Reads every byte, 1-2 GB/s where the disk allows.
+        """
+        for split in splits:
+            if split not in self.splits:
+                raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(self.splits)}.")
+            for shard in self.splits[split]:
+                fault = shard_problem(folder / shard.name, shard)
+                if fault:
+                    raise ManifestError(
+                        f"{folder / shard.name} {fault}, so {folder} is not what was built. "
+                        "Copy the folder again, or repair it by the `octprep build` that made it."
+                    )
+
+
+def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:
+    """In words, where the libraries that decide pixels are not the versions that made these shards.
+
+    installed: name -> version of what is there now, such as {"octprep": "1.0", "opencv": "4.12.0"}; names that it or
+    the manifest lacks are passed over. Compared are DECIDING. [] if they agree.
+    """
+    return [
+        f"{title} {manifest.libraries[name]} made the shards, {installed[name]} is installed"
+        for name, title in DECIDING.items()
+        if name in manifest.libraries and name in installed and manifest.libraries[name] != installed[name]
+    ]
+
+
+def read_part(path: Path) -> bytes:
+    """The content of a folder's manifest.json, images.csv or duplicates.json.
+
+    A pipe is not waited for, a link is not followed, and no more than 512 MB are read. Raises ValueError for these,
+    OSError for what the system says, both without the path.
+    """
+    if path.is_symlink():
+        raise ValueError("it is a link, not a file")
+    try:
+        return read_bytes(path, _MOST_BYTES, follow_links=False)[0]
+    except NotReadable as error:
+        raise ValueError(f"it {error}") from None
+
+
+def _no_manifest(folder: Path) -> str:
+    """Why a folder has no manifest, and what to do."""
+    if not folder.is_dir():
+        return f"{folder} is not a folder. Make one with `octprep build --src DIR --out {folder}`."
+    if (folder / WORK_NAME).is_dir():
+        return (
+            f"{folder} has no {MANIFEST_NAME} yet: it is being built, or its build was interrupted. Wait for "
+            "`octprep build`, or run the same `octprep build` again, which goes on from there."
+        )
+    return (
+        f"{folder} has no {MANIFEST_NAME}, so it is no finished folder of shards. Make one with "
+        f"`octprep build --src DIR --out {folder}`."
+    )
+
+
+def _no_such_manifest(path: Path, why: object) -> ManifestError:
+    return ManifestError(
+        f"{path} is not a manifest that octprep wrote: {str(why)[:300]}. Restore it, or rebuild the folder with "
+        "`octprep build`."
+    )
+
+
+def _check_parts(manifest: Manifest) -> None:
+    """Raise ValueError for what no build writes, whatever its digest says."""
+    labels = manifest.class_names
+    if not labels or "" in labels or len(set(labels)) < len(labels):
+        raise ValueError("class_names must be different names, at least one")
+    digests = {"images_sha256": manifest.images_sha256, "duplicates_sha256": manifest.duplicates_sha256}
+    digests["source.listing"] = manifest.source["listing"]
+    digests["config.splits_sha256"] = manifest.config.splits_sha256 or "0" * 64
+    digests |= {f"leaks.contents[{place}]": content for place, content in enumerate(manifest.leaks.contents)}
+    numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "left_out")}
+    for split, part in manifest.splits.items():
+        if not _SPLIT.fullmatch(split):
+            raise ValueError(f"{split[:80]!r} is no name of a split")
+        for place, shard in enumerate(part):
+            name = f"{split}/{place:05d}-of-{len(part):05d}.tfrecord"
+            if shard.name != name:
+                raise ValueError(f"shard {shard.name[:80]!r} stands in split {split} where {name} belongs")
+            if len(shard.per_class) != len(labels):
+                raise ValueError(f"{name} counts {len(shard.per_class)} classes, but {len(labels)} are named")
+            if sum(shard.per_class) != shard.records:
+                raise ValueError(f"{name} has {shard.records} records, but those of its classes are not as many")
+            digests[f"sha256 of {name}"] = shard.sha256
+            numbers |= {f"records of {name}": min(shard.per_class), f"bytes of {name}": shard.bytes}
+    for where, number in numbers.items():
+        if type(number) is not int or not 0 <= number < MAX_INTEGER:
+            raise ValueError(f"{where} is no number of things: {shown(number)}")
+    for where, digest in digests.items():
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(f"{where} is no SHA-256 in hexadecimal digits: {shown(digest)}")
+
+
+def _tuple(value: Any) -> Any:
+    """What JSON made a list of."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def open_shard(path: Path) -> io.BufferedReader:
+    """A shard, open for reading; a pipe is not waited for. Raises ValueError, in words, for what is no regular file.
+
+    A link, and a file in a folder that is one, are refused: what they hold may lie anywhere and change at any time.
+    """
+    if path.is_symlink():
+        raise ValueError("is a link, not a file")
+    if path.parent.is_symlink():
+        raise ValueError(f"lies in {path.parent.name}, which is a link, not a folder")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise ValueError("is not a regular file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def shard_problem(path: Path, shard: Shard) -> str | None:
+    """What is wrong with a shard's file, or None if it is one and its size and SHA-256 are as the manifest says."""
+    try:
+        with open_shard(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != shard.bytes:
+                return f"has {size:,} bytes where the manifest says {shard.bytes:,}"
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except ValueError as error:
+        return str(error)
+    return (
+        None if found == shard.sha256 else f"has SHA-256 {found[:16]}... where the manifest says {shard.sha256[:16]}..."
+    )

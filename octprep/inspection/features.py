@@ -1,0 +1,97 @@
+"""Read and prepare every scan once, keeping what an audit needs: numbers and digests, no pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from octprep import duplicates, preprocessing
+from octprep import workers as worker_pool
+from octprep.format.config import Preprocessing
+from octprep.format.errors import StoppedError
+from octprep.shards.cache import MAX_FILL_FRACTION
+from octprep.source import files
+from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.workers import Progress
+
+Gray = NDArray[np.uint8]
+
+RECIPE = Preprocessing()  # the default: what most will train on, and what `likeness` is measured on
+_BATCH = 32  # scans per task: what is found of them goes through a pipe in one piece
+
+
+@dataclass(frozen=True)
+class ScanFeatures:
+    """One scan, and the numbers that may give its class away."""
+
+    scan: Scan  # with the digest of its stored pixels
+    descriptor: bytes  # `likeness.describe` of the stored pixels
+    border: float  # fraction of the source that is fill
+    mean: float  # gray level of the decoded scan, fill and all
+    deviation: float  # of its gray levels
+    stored_mean: float  # of the stored pixels, which a network sees
+    stored_deviation: float
+
+
+def read_all(
+    src: Path, source: SourceListing, workers: int | None, progress: Progress
+) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
+    """Everything under a source that can be prepared, and everything that cannot; each sorted by path."""
+    named = source.named
+    tasks = [(src, named[start : start + _BATCH]) for start in range(0, len(named), _BATCH)]
+    found: list[ScanFeatures] = []
+    rejections = list(source.rejections)
+    progress("preparing scans", 0, len(named))
+    for results in worker_pool.run(_read_batch, tasks, workers):
+        found += [result for result in results if isinstance(result, ScanFeatures)]
+        rejections += [result for result in results if isinstance(result, Exclusion)]
+        progress("preparing scans", len(results), len(named))
+    return tuple(sorted(found, key=lambda item: item.scan.path)), tuple(sorted(rejections))
+
+
+def stored_pixels(src: Path, known: Scan) -> Gray:
+    """The stored pixels of a scan that was read before. Raises StoppedError if its file is another one now."""
+    named = ScanFile(**{field.name: getattr(known, field.name) for field in dataclasses.fields(ScanFile)})
+    return files.carefully(src, named, partial(_pixels_again, known.sha256))
+
+
+def _pixels_again(sha256: str, src: Path, named: ScanFile) -> Gray:
+    found = files.read(src, named)
+    if isinstance(found, Exclusion) or found[0].sha256 != sha256:
+        raise StoppedError(
+            f"{named.path} was changed while it was audited; run the audit again when nothing writes there."
+        )
+    return preprocessing.prepare(found[1], RECIPE).pixels
+
+
+def _read_batch(task: tuple[Path, Sequence[ScanFile]]) -> list[ScanFeatures | Exclusion]:
+    src, batch = task
+    return [files.carefully(src, named, _read_one) for named in batch]
+
+
+def _read_one(src: Path, named: ScanFile) -> ScanFeatures | Exclusion:
+    found = files.read(src, named)
+    if isinstance(found, Exclusion):
+        return found
+    kept, gray = found
+    mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(gray))
+    ready = preprocessing.prepare(gray, RECIPE)
+    if ready.border > MAX_FILL_FRACTION:
+        return Exclusion(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
+    return ScanFeatures(
+        scan=dataclasses.replace(kept, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
+        descriptor=duplicates.describe(ready.pixels),
+        border=round(ready.border, 6),
+        mean=round(mean, 2),
+        deviation=round(deviation, 2),
+        stored_mean=round(ready.mean, 2),
+        stored_deviation=round(ready.deviation, 2),
+    )

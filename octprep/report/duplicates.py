@@ -1,0 +1,59 @@
+"""duplicates.json as the report needs it: counted, and the pairs of scans that are worth a look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from octprep.duplicates import Distances
+from octprep.duplicates.file import REASONS, DuplicatesFile
+from octprep.report.table import Image, LeftOut, Rows
+from octprep.splits.patients import DuplicatePair
+
+SHOWN = 12  # pairs that are shown
+
+
+def numbers(found: DuplicatesFile) -> dict[str, int]:
+    """How many joins have each reason."""
+    counted = Counter(join.reason for join in found.joins)
+    return {reason: counted[reason] for reason in REASONS}
+
+
+def sampled(found: Distances) -> str:
+    """A sentence: of how many pairs of scans the distances are, and of how many there are."""
+    parts = []
+    for counts, total, whose in (
+        (found.same, found.same_of, "one patient"),
+        (found.different, found.different_of, "two patients"),
+    ):
+        number = sum(counts)
+        if total == -1:
+            parts.append(f"{number:,} draws, in which a pair may come again, of scans of {whose}")
+        elif number == total:
+            parts.append(f"{'all ' * (total > 1)}{total:,} pair{'s' * (total != 1)} of scans of {whose}")
+        else:
+            parts.append(f"{number:,} of the {total:,} pairs of scans of {whose}, drawn at random")
+    return f"Compared were {' and '.join(parts)}."
+
+
+def shown(joins: Iterable[DuplicatePair]) -> tuple[DuplicatePair, ...]:
+    """The joins that are shown: those whose scans are least alike come first."""
+    return tuple(sorted(joins, key=lambda join: (join.correlation, -REASONS.index(join.reason), join))[:SHOWN])
+
+
+def scans(joins: Iterable[DuplicatePair], rows: Rows) -> dict[str, Image | LeftOut]:
+    """The rows of some joins' scans by path, where there are any."""
+    wanted = {path for join in joins for path in (join.first, join.second)}
+    every: tuple[Image | LeftOut, ...] = (*rows.left_out, *rows.kept)
+    return {row.path: row for row in every if row.path in wanted}
+
+
+def people(rows: Rows) -> tuple[int, int]:
+    """How many patient ids are taken together with others, and for how many persons."""
+    ids: dict[str, set[str]] = {}
+    every: tuple[Image | LeftOut, ...] = (*rows.kept, *rows.left_out)
+    for row in every:
+        if row.group:
+            ids.setdefault(row.group, set()).add(row.patient)
+    several = [len(members) for members in ids.values() if len(members) > 1]
+    return sum(several), len(several)

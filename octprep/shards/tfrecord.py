@@ -1,0 +1,235 @@
+"""tf.train.Example bytes and TFRecord framing, both ways, without TensorFlow.
+
+An Example is a protocol buffer (https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto);
+a TFRecord file is a row of frames, each a length, the length's masked CRC-32C, the data, the data's masked CRC-32C
+(https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details). Keys are written sorted, as
+TensorFlow's deterministic serialization does, so equal features give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import google_crc32c
+
+from octprep.format.manifest import open_shard
+
+Value = bytes | Sequence[int] | Sequence[float]
+Example = dict[str, list[bytes] | list[int] | list[float]]
+
+_MASK_DELTA = 0xA282EAD8
+_HEADER = struct.Struct("<QI")  # length, its masked CRC
+_FOOTER = struct.Struct("<I")  # masked CRC of the data
+_MAX_RECORD = 1 << 31  # a protocol buffer holds at most 2 GiB
+
+# The wire type of a field with a length, and the field numbers of feature.proto.
+_LENGTH = 2
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+
+
+class RecordError(ValueError):
+    """Bytes that are no TFRecord frame or no tf.train.Example."""
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C of data, rotated and shifted as TFRecord stores it."""
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(data: bytes) -> bytes:
+    """One record as it stands in a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _FOOTER.pack(masked_crc(length)), data, _FOOTER.pack(masked_crc(data))))
+
+
+def read(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file, every CRC checked.
+
+    Raises RecordError with the record's index and offset at the first frame that is cut short or fails its CRC, and
+    for a path that is a link, a pipe or anything but a file in a folder.
+    """
+    with _opened(path) as file:
+        yield from _frames(file)
+
+
+def read_at(path: Path, offset: int) -> bytes:
+    """The record whose frame begins at an offset. Raises RecordError as `read` does, or if the file ends there."""
+    with _opened(path) as file:
+        file.seek(offset)
+        for data in _frames(file):
+            return data
+    raise RecordError(f"no record at byte {offset}")
+
+
+def offsets(path: Path) -> list[int]:
+    """Where each record's frame begins, in bytes, for `read_at`; only the lengths are read.
+
+    Raises RecordError if a length fails its CRC, or the file ends inside a record.
+    """
+    found: list[int] = []
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        at = 0
+        while at < size:
+            where = f"record {len(found)} at byte {at}"
+            header = file.read(_HEADER.size)
+            length = _length(header, where)
+            found.append(at)
+            at = file.seek(length + _FOOTER.size, 1)
+            if at > size:
+                raise RecordError(f"{where}: the file ends inside the record")
+    return found
+
+
+def framed_size(data: bytes) -> int:
+    """How many bytes a record takes in a file."""
+    return _HEADER.size + len(data) + _FOOTER.size
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    try:
+        return open_shard(path)
+    except OSError:
+        raise
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+
+
+def _frames(file: io.BufferedReader) -> Iterator[bytes]:
+    size = os.fstat(file.fileno()).st_size
+    index, offset = 0, file.tell()
+    while header := file.read(_HEADER.size):
+        where = f"record {index} at byte {offset}"
+        length = _length(header, where)
+        if length > size - offset - _HEADER.size:  # before as much memory is asked for
+            raise RecordError(f"{where}: the file ends inside the record")
+        data = file.read(length)
+        footer = file.read(_FOOTER.size)
+        if len(data) < length or len(footer) < _FOOTER.size:
+            raise RecordError(f"{where}: the file ends inside the record")
+        if masked_crc(data) != _FOOTER.unpack(footer)[0]:
+            raise RecordError(f"{where}: the data fail their CRC")
+        yield data
+        index += 1
+        offset += _HEADER.size + length + _FOOTER.size
+
+
+def _length(header: bytes, where: str) -> int:
+    """The length of a record's data, bytes. Raises RecordError if the header is cut short or damaged."""
+    if len(header) < _HEADER.size:
+        raise RecordError(f"{where}: the file ends inside a header")
+    length, length_crc = _HEADER.unpack(header)
+    if masked_crc(header[:8]) != length_crc:
+        raise RecordError(f"{where}: the length fails its CRC")
+    if length > _MAX_RECORD:
+        raise RecordError(f"{where}: a length of {length:,} bytes is more than a record can hold")
+    return int(length)
+
+
+def encode(features: Mapping[str, Value]) -> bytes:
+    """A serialized tf.train.Example: bytes become a bytes_list of one, ints an int64_list, floats a float_list.
+
+    Raises TypeError for values of any other kind, ValueError for an empty list, whose type nobody could tell.
+    """
+    entries = b"".join(
+        _field(1, _field(1, key.encode()) + _field(2, _feature(key, features[key]))) for key in sorted(features)
+    )
+    return _field(1, entries) if entries else b""
+
+
+def decode(data: bytes) -> Example:
+    """The features of a serialized tf.train.Example. Raises RecordError if the bytes are none."""
+    try:
+        example: Example = {}
+        for _, features in _fields(memoryview(data), 1):
+            for _, entry in _fields(features, 1):
+                parts = dict(_fields(entry, 1, 2))
+                example[bytes(parts[1]).decode()] = _values(parts[2])
+    except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        raise RecordError(f"not a tf.train.Example ({type(error).__name__}: {error})") from None
+    return example
+
+
+def _feature(key: str, value: Value) -> bytes:
+    if isinstance(value, bytes):
+        return _field(_BYTES_LIST, _field(1, value))
+    if not value:
+        raise ValueError(f"feature {key!r} is empty: its type could not be told")
+    if all(isinstance(item, int) for item in value):
+        return _field(_INT64_LIST, _field(1, b"".join(_varint(int(item) & 0xFFFFFFFFFFFFFFFF) for item in value)))
+    if all(isinstance(item, float) for item in value):
+        return _field(_FLOAT_LIST, _field(1, struct.pack(f"<{len(value)}f", *value)))
+    raise TypeError(f"feature {key!r} must be bytes, ints or floats; got {value!r}")
+
+
+def _values(feature: memoryview) -> list[bytes] | list[int] | list[float]:
+    for kind, content in _fields(feature, _BYTES_LIST, _FLOAT_LIST, _INT64_LIST):
+        if kind == _BYTES_LIST:
+            return [bytes(item) for _, item in _fields(content, 1)]
+        packed = b"".join(item for _, item in _fields(content, 1))
+        if kind == _FLOAT_LIST:
+            return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+        return list(_varints(packed))
+    return []
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | _LENGTH]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise RecordError("not a tf.train.Example (a varint of more than 64 bits)")
+
+
+def _varints(data: bytes) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        value, at = _read_varint(data, at)
+        yield value - (1 << 64) if value >> 63 else value
+
+
+def _fields(data: memoryview, *wanted: int) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a message with the wanted numbers; unpacked numbers come as the bytes they would have packed."""
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        start = at
+        match tag & 7:
+            case 0:
+                _, at = _read_varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                length, start = _read_varint(data, at)
+                at = start + length
+            case 5:
+                at += 4
+            case kind:
+                raise RecordError(f"not a tf.train.Example (wire type {kind})")
+        if at > len(data):
+            raise RecordError("not a tf.train.Example (a field runs past the end)")
+        if tag >> 3 in wanted:
+            yield tag >> 3, data[start:at]

@@ -1,0 +1,152 @@
+"""A healthy retina in one B-scan, and what makes one patient's scans look alike.
+
+Not a simulation of light in tissue but a drawing of what readers and networks look at: the order and the reflectivity
+of the layers after the consensus of Staurenghi et al., Ophthalmology 121:1572 (2014), and a foveal pit. Heights are
+rows of the scan, about 4 micrometres each; places along the scan are fractions of the field, so that every device
+width shows the same anatomy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Rng = np.random.Generator
+
+HEIGHT = 496  # rows of every scan, as in the archive
+COLUMNS = 256  # the anatomy is drawn on so many and widened afterwards; speckle is drawn at full width
+
+WIDTHS = (512, 768, 1024, 1536)  # columns of the device's protocols
+_WIDTH_SHARES = (0.53, 0.31, 0.07, 0.09)  # as in a sample of the archive
+
+
+class Layer(NamedTuple):
+    """One layer: rows away from the fovea and at its centre, and reflectivity 0..1."""
+
+    away: float
+    fovea: float
+    reflectivity: float
+
+
+# From the vitreous down. In all 300 micrometres, and 220 at the centre of the fovea.
+LAYERS = {
+    "nerve fibres": Layer(8.0, 1.0, 0.54),
+    "ganglion cells, inner plexiform": Layer(18.0, 2.0, 0.35),
+    "inner nuclear": Layer(9.0, 1.5, 0.21),
+    "outer plexiform": Layer(6.0, 2.0, 0.33),
+    "outer nuclear": Layer(16.0, 26.0, 0.16),
+    "external limiting membrane": Layer(2.0, 2.0, 0.27),
+    "myoid zone": Layer(3.5, 4.5, 0.22),
+    "ellipsoid zone": Layer(4.5, 5.0, 0.74),
+    "outer segments": Layer(4.0, 6.0, 0.34),
+    "subretinal fluid": Layer(0.0, 0.0, 0.02),
+    "subretinal material": Layer(0.0, 0.0, 0.70),
+    "pigment epithelium": Layer(6.5, 6.5, 0.95),
+    "under the epithelium": Layer(0.0, 0.0, 0.42),
+}
+NFL, GCL, INL, OPL, ONL, ELM, MYOID, EZ, OS, FLUID, MATERIAL, RPE, UNDER = range(len(LAYERS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientAppearance:
+    """What all scans of one patient share, drawn independently of the disease."""
+
+    width: int  # columns of the device's protocol
+    level: float  # row of Bruch's membrane in the middle of the scan
+    tilt: float  # rows from the middle to the right end
+    bow: float  # rows by which both ends stand higher than the middle
+    wave: tuple[float, float]  # rows and phase of a slow undulation
+    thickness: float  # factor on all layers
+    nasal: float  # by how much the nerve fibres thicken from one end to the other, 0..1
+    pit: float  # place of the fovea along the scan, 0..1
+    pit_width: float  # fraction of the field
+    gloss: tuple[float, float]  # amplitude and phase of the nerve fibres' uneven reflectivity
+    vitreous: float  # its gray level
+    mean: float  # gray level of the whole scan
+    gamma: float  # of the reflectivities
+    speckle: float  # deviation of the gray levels as a fraction of them
+    noise: float  # deviation of the gray levels of what is black, gray levels
+    grain: float  # sideways blur of the speckle, columns of a scan 512 wide
+    vessels: tuple[tuple[float, float, float], ...]  # place, width (fractions of the field), light left in the shadow
+    hyaloid: float  # rows of the detached vitreous face above the retina; 0 if none
+    haze: float  # reflectivity of the vitreous above that face
+    choroid: float  # rows in which its light falls to a third
+    choroid_gain: float  # its reflectivity, 0..1
+    texture: int  # seeds the pattern of the choroidal vessels
+    mirrored: bool  # a left eye
+
+
+def draw_look(rng: Rng) -> PatientAppearance:
+    """A patient at random.
+
+    The ranges are wide on purpose: brightness, contrast, noise and thickness differ far more between patients than any
+    disease changes them, so that they cannot stand in for the shape of the layers.
+    """
+    return PatientAppearance(
+        width=int(rng.choice(WIDTHS, p=_WIDTH_SHARES)),
+        level=rng.uniform(210, 330),
+        tilt=rng.normal(0, 28),
+        bow=rng.normal(12, 14),
+        wave=(rng.uniform(0, 5), rng.uniform(0, 2 * math.pi)),
+        thickness=rng.uniform(0.92, 1.28),
+        nasal=rng.uniform(0.2, 1.0),
+        pit=rng.uniform(0.36, 0.64),
+        pit_width=rng.uniform(0.055, 0.10),
+        gloss=(rng.uniform(0.05, 0.3), rng.uniform(0, 2 * math.pi)),
+        vitreous=rng.uniform(8, 34),
+        mean=rng.uniform(30, 62),
+        gamma=rng.uniform(0.8, 1.25),
+        speckle=rng.uniform(0.09, 0.24),
+        noise=rng.uniform(4, 14),
+        grain=rng.uniform(0.45, 0.9),
+        vessels=tuple(
+            (rng.uniform(0, 1), rng.uniform(0.002, 0.007), rng.uniform(0.4, 0.8)) for _ in range(rng.integers(2, 8))
+        ),
+        hyaloid=rng.uniform(14, 70) if rng.random() < 0.25 else 0.0,
+        haze=rng.uniform(0.05, 0.11) if rng.random() < 0.5 else 0.02,
+        choroid=rng.uniform(22, 70),
+        choroid_gain=rng.uniform(0.32, 0.52),
+        texture=int(rng.integers(2**32)),
+        mirrored=bool(rng.random() < 0.5),
+    )
+
+
+@dataclass(frozen=True)
+class Retina:
+    """The layers of one B-scan as they lie on Bruch's membrane; a disease changes the arrays in place."""
+
+    bruch: Float  # (COLUMNS,) row of Bruch's membrane
+    thickness: Float  # (layers, COLUMNS) rows
+    reflectivity: Float  # (layers, COLUMNS) 0..1
+
+    def edges(self) -> Float:
+        """Rows of the upper edge of each layer and, last, of Bruch's membrane: (layers + 1, COLUMNS)."""
+        above = np.cumsum(self.thickness[::-1], axis=0)[::-1]
+        return np.concatenate((self.bruch - above, self.bruch[None]))
+
+
+def healthy(look: PatientAppearance, time: float, x: Float) -> Retina:
+    """The patient's retina in the B-scan at a time 0..1 of the volume; the pit is deepest half way.
+
+    x: (COLUMNS,) places along the scan, 0..1.
+    """
+    u = 2 * x - 1
+    bruch = look.level + look.tilt * u - look.bow * u**2 + look.wave[0] * np.sin(4 * u + look.wave[1] + time)
+    depth = 0.25 + 0.75 * math.exp(-(((time - 0.5) / 0.4) ** 2))
+    away = (1 - depth * bump(x, look.pit, look.pit_width)) * (1 + 0.2 * bump(x, look.pit, 0.22))
+    thickness = np.stack([look.thickness * (b.fovea + (b.away - b.fovea) * away) for b in LAYERS.values()])
+    thickness[NFL] *= 1 + look.nasal * (1.6 * x - 0.8)
+    reflectivity = np.repeat([[b.reflectivity**look.gamma] for b in LAYERS.values()], COLUMNS, axis=1)
+    amplitude, phase = look.gloss
+    reflectivity[NFL] *= 1 + amplitude * np.sin(7 * x + phase + time)
+    return Retina(bruch.astype(np.float32), thickness.astype(np.float32), reflectivity.astype(np.float32))
+
+
+def bump(x: Float, place: float, width: float) -> Float:
+    """A Gaussian of height 1; width is its standard deviation."""
+    return np.asarray(np.exp(-0.5 * ((x - place) / width) ** 2), np.float32)

@@ -1,0 +1,182 @@
+"""What drusen, macular edema and a neovascular membrane do to the layers of a retina."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from octprep.synthetic.anatomy import (
+    COLUMNS,
+    ELM,
+    EZ,
+    FLUID,
+    GCL,
+    INL,
+    MATERIAL,
+    MYOID,
+    ONL,
+    OS,
+    RPE,
+    UNDER,
+    Float,
+    PatientAppearance,
+    Retina,
+    Rng,
+    bump,
+)
+
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """One focus of disease.
+
+    It waxes and wanes along the volume but is never gone: every scan shows its label, those at the ends too.
+    """
+
+    place: float  # along the scan, 0..1
+    width: float  # half of it, fraction of the field
+    height: float  # rows; of a cyst, half its height
+    drift: float  # of the place over the volume, fraction of the field
+    phase: float  # where in the volume it is largest, 0..1
+
+    def at(self, time: float) -> tuple[float, float, float]:
+        """Place, width and height in the B-scan at a time 0..1 of the volume."""
+        swell = 0.86 + 0.14 * math.cos(2 * math.pi * (time - self.phase))
+        return self.place + self.drift * (time - 0.5), self.width * swell, self.height * swell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disease:
+    """What one patient has, for all scans of one class."""
+
+    label: str  # of CLASSES
+    lesions: tuple[Lesion, ...] = ()  # drusen, the swelling of an edema, the mound of a membrane
+    pockets: tuple[Lesion, ...] = ()  # of fluid under the retina
+    cysts: tuple[Lesion, ...] = ()  # in the inner and the outer nuclear layer by turns
+    rough: tuple[float, ...] = ()  # phases of a membrane's uneven surface, radians
+    material: float = 0.0  # the part of a membrane that has grown through the epithelium, 0..1
+    shadow: float = 0.0  # how much of the light below is lost, or gained where the epithelium is gone, -1..1
+
+
+def draw_disease(label: str, look: PatientAppearance, rng: Rng) -> Disease:
+    """Lesions of a class at random: none for NORMAL."""
+    near = float(np.clip(look.pit + rng.normal(0, 0.07), 0.28, 0.72))
+    if label == "DRUSEN":
+        places = _scattered(near, 0.34, int(rng.integers(4, 10)), rng)
+        drusen = tuple(_lesion(p, (0.010, 0.022), (10, 21), rng) for p in places)
+        return Disease(label=label, lesions=drusen, shadow=rng.uniform(-0.1, 0.25))
+    if label == "DME":
+        swelling = _lesion(near, (0.11, 0.22), (32, 72), rng)
+        places = _scattered(near, 1.3 * swelling.width, int(rng.integers(6, 13)), rng)
+        cysts = tuple(_lesion(p, (0.012, 0.034), (9, 24), rng) for p in places)
+        under = [look.pit] if rng.random() < 0.25 else []
+        pockets = tuple(_lesion(place, (0.05, 0.10), (10, 22), rng) for place in under)
+        return Disease(label=label, lesions=(swelling,), cysts=cysts, pockets=pockets)
+    if label == "CNV":
+        mound = _lesion(near, (0.05, 0.10), (30, 58), rng)
+        sides = [side for side in (-1, 1) if rng.random() < 0.6] or [1]
+        pockets = tuple(_lesion(near + 1.7 * s * mound.width, (0.03, 0.06), (10, 24), rng) for s in sides)
+        cysts = tuple(
+            _lesion(near + rng.uniform(-1, 1) * mound.width, (0.010, 0.024), (6, 11), rng)
+            for _ in range(rng.integers(0, 4))
+        )
+        return Disease(
+            label=label,
+            lesions=(mound,),
+            pockets=pockets,
+            cysts=cysts,
+            rough=tuple(rng.uniform(0, 2 * math.pi, 6)),
+            material=rng.uniform(0.1, 0.6),
+            shadow=rng.uniform(-0.5, 0.6),
+        )
+    return Disease(label=label)
+
+
+def _scattered(centre: float, reach: float, count: int, rng: Rng) -> list[float]:
+    """Places within `reach` of a centre, one in each of `count` equal stretches, so that they seldom coincide."""
+    steps = (np.arange(count) + rng.uniform(0.1, 0.9, count)) / count
+    return [float(place) for place in np.clip(centre + reach * (2 * steps - 1), 0.06, 0.94)]
+
+
+def _lesion(place: float, width: tuple[float, float], height: tuple[float, float], rng: Rng) -> Lesion:
+    return Lesion(
+        place=place,
+        width=rng.uniform(*width),
+        height=rng.uniform(*height),
+        drift=rng.uniform(-0.05, 0.05),
+        phase=rng.uniform(0, 1),
+    )
+
+
+def apply_disease(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+    """Change a healthy retina's layers in place; returns the part of the light that is left below, (COLUMNS,)."""
+    thick = retina.thickness
+    extent = np.zeros_like(x)  # 0..1, where the light below is changed
+    if disease.label == "DRUSEN":
+        extent = _lift_drusen(retina, disease, time, x)
+    elif disease.label == "DME":
+        extent = _swell(retina, disease, time, x)
+    elif disease.label == "CNV":
+        extent = _grow_membrane(retina, disease, time, x)
+    for pocket in disease.pockets:
+        place, width, height = pocket.at(time)
+        thick[FLUID] = np.maximum(thick[FLUID], height * np.clip(1.15 * bump(x, place, width) - 0.15, 0, 1))
+    if disease.label != "NORMAL":
+        _settle(retina)
+    return np.asarray(1 - disease.shadow * extent, np.float32)
+
+
+def _settle(retina: Retina) -> None:
+    """Let the outer nuclear layer take up what is ragged below it: the inner retina bends, but it does not crumple."""
+    above = np.asarray(retina.thickness[ONL:].sum(axis=0), np.float32)
+    smooth = cv2.GaussianBlur(above[None], (0, 0), sigmaX=COLUMNS / 36, borderType=cv2.BORDER_REPLICATE)[0]
+    retina.thickness[ONL] = np.maximum(retina.thickness[ONL] + smooth - above, 3)
+
+
+def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+    """Smooth small domes between Bruch's membrane and the epithelium; the outer nuclear layer gives way."""
+    lift = np.zeros_like(x)
+    for druse in disease.lesions:
+        place, width, height = druse.at(time)
+        # A flat top and steep flanks rather than a bell.
+        lift = np.maximum(lift, height * np.minimum(1.25 * bump(x, place, width), 1))
+    retina.thickness[UNDER] += lift
+    retina.thickness[ONL] = np.maximum(retina.thickness[ONL] - 0.85 * lift, 4)
+    raised = np.clip(lift / 12, 0, 1)
+    retina.reflectivity[EZ] *= 1 - 0.35 * raised
+    return np.asarray(raised, np.float32)
+
+
+def _swell(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+    """A dome: the nuclear layers soak up fluid and lose some light."""
+    place, width, height = disease.lesions[0].at(time)
+    dome = bump(x, place, width)
+    for layer, share in ((GCL, 0.1), (INL, 0.35), (ONL, 0.55)):
+        retina.thickness[layer] += share * height * dome
+    retina.reflectivity[GCL] *= 1 - 0.15 * dome
+    return dome
+
+
+def _grow_membrane(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+    """A ragged bright mound under and through the epithelium, which is torn, with the outer layers lost above it."""
+    place, width, height = disease.lesions[0].at(time)
+    mound = np.minimum(1.3 * bump(x, place, width), 1)
+    waves = zip((9, 15, 23, 34, 50), (0.30, 0.24, 0.18, 0.14, 0.10), disease.rough, strict=False)
+    ragged = np.sum([a * np.sin(2 * math.pi * f * (x - place) + phase + 2 * time) for f, a, phase in waves], axis=0)
+    lift = height * mound * np.clip(0.78 + 0.5 * ragged, 0.2, 1.25)
+    retina.thickness[UNDER] += (1 - disease.material) * lift
+    retina.thickness[MATERIAL] += disease.material * lift
+    gone = np.clip(1.5 * mound - 0.2, 0, 1)
+    for layer in (ELM, MYOID, EZ, OS):
+        retina.thickness[layer] *= 1 - 0.85 * gone
+    retina.thickness[ONL] = np.maximum(retina.thickness[ONL] - 0.35 * lift, 5)
+    torn = 0.5 + 0.5 * np.sin(2 * math.pi * 19 * x + disease.rough[5] + 3 * ragged)
+    retina.thickness[RPE] *= 1 - 0.6 * gone * torn
+    retina.reflectivity[RPE] *= 1 - 0.45 * gone * torn
+    retina.reflectivity[UNDER] *= 1 + 0.35 * mound
+    return np.asarray(mound, np.float32)

@@ -1,0 +1,244 @@
+"""The command lines as a user meets them: help without heavy imports, one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from octprep.format.config import BALANCES, CROPS, DENOISERS, FITS, STRATEGIES
+from octtrain.cli import Model
+from tests.worlds.archive import archive, files_of, write_folder
+
+MODELS = get_args(Model)
+
+HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
+
+
+def run(*words, program="octprep", block=(), env=None):
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({list(block)})); sys.argv = {[program, *map(str, words)]}; "
+        f"from {program}.cli import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **(env or {})}
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("cli"), archive())
+
+
+@pytest.fixture(scope="module")
+def shards(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "shards"
+    assert run("build", "--src", source, "--out", out, "--size", "32").returncode == 0
+    return out
+
+
+@pytest.mark.parametrize("program", ["octprep", "octtrain"])
+def test_help_needs_nothing_heavy(program):
+    done = run("--help", program=program, block=HEAVY)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.slow
+def test_preparation_never_imports_tensorflow(source, tmp_path):
+    block = ["tensorflow", "keras", "octtrain"]
+    done = run("build", "--src", source, "--out", tmp_path / "out", "--size", "32", "--workers", 1, block=block)
+    assert done.returncode == 0, done.stderr
+    assert run("verify", tmp_path / "out", "--workers", 1, block=block).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("octprep.format.manifest", HEAVY),
+        ("octprep.pipeline", ["tensorflow", "keras", "octtrain"]),
+        ("octprep.report", ["tensorflow", "keras", "octtrain", "matplotlib"]),
+        ("octtrain.fit, octtrain.evaluate, octtrain.leakage", ["cv2", "google_crc32c", "PIL"]),
+    ],
+)
+def test_each_side_imports_without_the_others_dependencies(module, absent):
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_scan_build_verify_and_again(source, tmp_path):
+    out = tmp_path / "out"
+    done = run("scan", "--src", source, "--json", tmp_path / "scan.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "scan.json").read_text())["files"] == len(archive())
+    done = run("build", "--src", source, "--out", out, "--size", "32x48")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no patient and no image content is in two splits" in done.stdout
+    assert "shares: of what the test set leaves, " in done.stdout
+    assert "all laws hold" in run("verify", out).stdout
+    written = (out / "report.html").read_bytes()
+    done = run("report", out, "--src", source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
+    assert done.stdout.count("\n") == 1
+    assert (out / "report.html").read_bytes() == written
+    refused = run("report", out)
+    assert refused.returncode == 2
+    assert "was left alone" in refused.stderr
+    assert (out / "report.html").read_bytes() == written
+    assert run("report", out, "--without-source").returncode == 0
+    assert b"Made without the source" in (out / "report.html").read_bytes()
+    again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    assert "nothing was done" in again
+    assert "wrote" not in again
+    (out / "report.html").unlink()
+    again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    assert "only report.html was missing and was written anew" in again
+    assert (out / "report.html").read_bytes() == written
+    (out / "images.csv").write_text("")
+    broken = run("verify", out)
+    assert broken.returncode == 1
+    assert "law 2 BROKEN" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["build", "--src", "{tmp}/absent", "--out", "{tmp}/out"], 2, "does not exist"),
+        (["build", "--src", "{tmp}/empty", "--out", "{tmp}/out"], 2, "is empty"),
+        (["build", "--src", "{tmp}/plain", "--out", "{tmp}/out"], 2, "has no class folders"),
+        (["build", "--src", "{tmp}/lonely", "--out", "{tmp}/out"], 2, "class DME has 1 patient"),
+        (["build", "--src", "{src}", "--out", "{tmp}/plain"], 2, "is left alone"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "0"], 2, "got height 0"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "0"], 2, "workers must be 1 or more"),
+        (
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
+            2,
+            "folds take",
+        ),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
+        (
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "grouped", "--splits", "{tmp}/who.csv"],
+            2,
+            "so --split grouped cannot too",
+        ),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/absent"], 2, "absent cannot be read"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/plain/notes.txt"], 2, "must have a"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
+        (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["report", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["report", "{tmp}/absent"], 1, "is not a folder"),
+        (["report", "{shards}/manifest.json"], 1, "is not a folder"),
+        (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
+        (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
+        (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["scan", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
+        (["audit", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+        (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["audit", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["phantom", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
+        (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
+        (["phantom", "{tmp}/plain"], 2, "plain"),
+        (["phantom", "{tmp}/out", "--patients", "3"], 2, "3"),
+    ],
+)
+def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "notes.txt").write_text("x")
+    write_folder(tmp_path / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
+    (tmp_path / "who.csv").write_text("patient,split\n1,train\n4711,test\n4712,test\n")
+    (tmp_path / "leak.csv").write_text(
+        "path,split\ntrain/CNV/CNV-1-1.jpeg,train\ntrain/CNV/CNV-1-2.jpeg,test\ntest/DME/DME-150-1.jpeg,test\n"
+    )
+    before = files_of(tmp_path)
+    done = run(*(word.format(tmp=tmp_path, src=source, shards=shards) for word in words))
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert done.stderr.startswith("octprep: ")
+    assert done.stderr.count("\n") == 1
+    assert files_of(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    if os.access(locked, os.X_OK):
+        pytest.skip("this user may enter every folder")
+    for words in (["report", shards, "--src", locked / "x"], ["scan", "--src", locked / "x"]):
+        done = run(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"octprep: --src {locked / 'x'} cannot be reached (Permission denied); ")
+        assert done.stderr.count("\n") == 1
+    done = run("build", "--src", source, "--out", locked / "x")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--out {locked / 'x'} cannot be written: Permission denied" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "sentence"),
+    [
+        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "scan", "interrupted; run the same command again."),
+        ("octtrain", "fit", "interrupted."),
+    ],
+)
+def test_an_interruption_is_a_sentence_that_promises_only_what_is_kept(program, command, sentence):
+    code = (
+        f"import os, signal, sys; from {program} import cli; sys.argv = [{program!r}, {command!r}]; "
+        f"cli.app.command({command!r})(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{program}: {sentence}\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
+    code = (
+        "import pathlib; from octprep.pipeline import build; from octprep.format.config import BuildConfig; "
+        f"build(pathlib.Path({str(source)!r}), pathlib.Path({str(tmp_path / 'out')!r}), BuildConfig(), workers=1); "
+        "print(pathlib.Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )  # not getrusage: its peak is inherited from the process that starts this one
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("program", "command", "choices"),
+    [
+        ("octprep", "build", [STRATEGIES, CROPS, FITS, BALANCES, tuple(DENOISERS)]),
+        ("octtrain", "fit", [MODELS]),
+    ],
+)
+def test_help_lists_the_choices_of_an_option_and_hides_no_brackets(program, command, choices):
+    done = run(command, "--help", program=program, env={"COLUMNS": "300"})
+    assert done.returncode == 0, done.stderr
+    for allowed in choices:
+        assert f"<{'|'.join(allowed)}>" in done.stdout
+    assert "<str>" not in done.stdout
+    if program == "octprep":
+        assert "CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/" in done.stdout
+
+
+def test_a_choice_that_there_is_not_is_refused_with_those_there_are(source, tmp_path):
+    done = run("build", "--src", source, "--out", tmp_path / "out", "--denoise", "x", env={"COLUMNS": "300"})
+    assert done.returncode == 2
+    assert all(f"'{name}'" in done.stderr for name in ("x", *DENOISERS))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_that_help_lists_are_those_there_are():
+    models = pytest.importorskip("octtrain.models", reason="Keras is not here")
+    assert tuple(models.BUILDERS) == MODELS

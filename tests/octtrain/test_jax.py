@@ -1,0 +1,58 @@
+"""What octtrain does on TensorFlow it does on JAX, and a model of the one is a model of the other."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tensorflow")
+import numpy as np
+
+from tests.worlds.shards import CLASSES, write_shards
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not here")]
+
+
+def octtrain(*words, backend="jax"):
+    """Run a command with Keras on a backend, which a process chooses once for all, and say what it printed."""
+    command = [sys.executable, "-m", "octtrain.cli", *map(str, words)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": backend}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jax")
+    write_shards(folder / "shards", {"train": 24, "val": 6, "test": 6})
+    octtrain("fit", folder / "shards", "--run", folder / "run", "--epochs", 3, "--batch-size", 16, "--lr", 3e-3)
+    assert json.loads((folder / "run" / "config.json").read_text())["backend"] == "jax"
+    return folder
+
+
+def probabilities(home):
+    rows = list(csv.DictReader((home / "run" / "predictions-test.csv").read_text().splitlines()))
+    return np.array([[float(row[name]) for name in CLASSES] for row in rows])
+
+
+def test_a_model_trained_on_jax_gives_the_same_probabilities_on_tensorflow(home):
+    octtrain("evaluate", home / "run")
+    on_jax = probabilities(home)
+    octtrain("evaluate", home / "run", backend="tensorflow")
+    on_tensorflow = probabilities(home)
+    assert on_jax.shape == (24, 4)
+    assert np.allclose(on_jax.sum(axis=1), 1, atol=1e-3)
+    assert np.allclose(on_jax, on_tensorflow, atol=1e-3)
+    assert on_jax.std(axis=0).max() > 0.01
+
+
+def test_the_leaky_split_is_measured_on_jax_too(home):
+    said = octtrain("leakage", home / "shards", "--epochs", 1, "--repeats", 2, "--folds", 3, "--batch-size", 16)
+    assert "repeat 2/2" in said
+    assert "95 % interval" in said

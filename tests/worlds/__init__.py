@@ -1,0 +1,1 @@
+"""Small data sets, drawn for the tests."""

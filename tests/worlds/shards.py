@@ -1,0 +1,179 @@
+"""Small folders of shards, written with octprep's own bytes, for the tests of octtrain."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.manifest import Leaks, Manifest, Shard
+from octprep.shards import tfrecord
+
+READ_COLUMNS = ("path", "class", "patient", "group", "sha256", "split")  # of images.csv, by octtrain
+NOTHING = hashlib.sha256().hexdigest()
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+
+
+def picture(label: int, rng: np.random.Generator, height: int = 32, width: int = 32) -> np.ndarray:
+    """A noisy field with one bright band, whose row tells the class: (height, width) uint8."""
+    image = rng.integers(0, 60, (height, width))
+    top = 2 + label * height // 4
+    image[top : top + height // 8] += 180
+    return image.astype(np.uint8)
+
+
+def record(image: np.ndarray, label: int, patient: str, scan: str, encoding: str = "raw", copy: int = 0) -> bytes:
+    data = image.tobytes() if encoding == "raw" else cv2.imencode(".png", image)[1].tobytes()
+    return tfrecord.encode(
+        {
+            "image": data,
+            "label": [label],
+            "patient": patient.encode(),
+            "path": scan.encode(),
+            "number": [1],
+            "sha256": hashlib.sha256(scan.encode()).digest(),
+            "source_size": list(image.shape),
+            "affine": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            "repeat": [copy],
+        }
+    )
+
+
+Scan = tuple[str, int, np.ndarray]  # path, label, pixels; the path tells the patient
+
+
+def write_shards(
+    folder: Path,
+    per_class: Mapping[str, int],
+    *,
+    classes: Sequence[str] = CLASSES,
+    seed: int = 0,
+    height: int = 32,
+    width: int = 32,
+    skip: Mapping[str, Sequence[str]] | None = None,  # split -> classes it has none of
+    first_patient: int = 0,
+    **settings: Any,
+) -> tuple[Manifest, dict[str, list[Scan]]]:
+    """Write a finished folder; returns its manifest and, per split, (scan, label, pixels) in the shards' order."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Scan]] = {}
+    for name, count in per_class.items():
+        found = []
+        for label, class_name in enumerate(classes):
+            for i in range(0 if skip and class_name in skip.get(name, ()) else count):
+                scan = f"{name}/{class_name}/{class_name}-{first_patient + 1000 * len(rows) + i}-1.jpeg"
+                found.append((scan, label, picture(label, rng, height, width)))
+        rows[name] = [found[i] for i in rng.permutation(len(found))]
+    return write_folder(folder, rows, classes=classes, seed=seed, height=height, width=width, **settings)
+
+
+def write_folder(
+    folder: Path,
+    rows: Mapping[str, Sequence[Scan]],
+    *,
+    classes: Sequence[str] = CLASSES,
+    shards: int = 2,
+    encoding: str = "raw",
+    balance: str = "none",
+    split: str = "grouped",
+    leaks: Leaks | None = None,
+    seed: int = 0,
+    height: int = 32,
+    width: int = 32,
+) -> tuple[Manifest, dict[str, list[Scan]]]:
+    """Write these scans as a finished folder, dealt to the shards of their split by turns; returns as write_shards."""
+    written: dict[str, list[Scan]] = {}
+    splits: dict[str, tuple[Shard, ...]] = {}
+    for name, scans in rows.items():
+        parts = [scans[k::shards] for k in range(shards)]
+        (folder / name).mkdir(parents=True)
+        found = []
+        for k, part in enumerate(parts):
+            file = f"{name}/{k:05d}-of-{shards:05d}.tfrecord"
+            data = b"".join(
+                tfrecord.frame(record(image, label, patient_of(scan), scan, encoding)) for scan, label, image in part
+            )
+            (folder / file).write_bytes(data)
+            counts = tuple(sum(row[1] == label for row in part) for label in range(len(classes)))
+            found.append(
+                Shard(
+                    name=file,
+                    records=len(part),
+                    per_class=counts,
+                    bytes=len(data),
+                    sha256=hashlib.sha256(data).hexdigest(),
+                )
+            )
+        written[name] = [row for part in parts for row in part]
+        splits[name] = tuple(found)
+    manifest = Manifest(
+        class_names=tuple(classes),
+        config=BuildConfig(
+            recipe=Preprocessing(height=height, width=width, denoise="none", crop="none", clean=False),
+            split=split,
+            balance=balance,
+            encoding=encoding,
+            allow_leaks=split == "official" and bool(leaks),
+            seed=seed,
+        ),
+        splits=splits,
+        leaks=leaks or Leaks(),
+        source={
+            "listing": NOTHING,
+            "found": sum(map(len, written.values())),
+            "kept": sum(map(len, written.values())),
+            "left_out": 0,
+        },
+        images_sha256=NOTHING,
+        duplicates_sha256=NOTHING,
+        libraries={},
+    )
+    table = [
+        {
+            "path": scan,
+            "class": classes[label],
+            "patient": patient_of(scan),
+            "group": patient_of(scan),
+            "sha256": hashlib.sha256(scan.encode()).hexdigest(),
+            "split": name,
+        }
+        for name, scans in written.items()
+        for scan, label, _ in scans
+    ]
+    return write_images(folder, manifest, [*table, {"path": "broken.jpeg"}]), written
+
+
+def write_images(folder: Path, manifest: Manifest, table: Sequence[Mapping[str, str]]) -> Manifest:
+    """Write images.csv, of which octtrain reads these columns, and a manifest that names it."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, READ_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    content = out.getvalue().encode()
+    (folder / "images.csv").write_bytes(content)
+    manifest = dataclasses.replace(manifest, images_sha256=hashlib.sha256(content).hexdigest())
+    manifest.save(folder)
+    return manifest
+
+
+def untrained_run(folder: Path, manifest: Manifest, shards: Path) -> Any:
+    """A run whose model was never trained."""
+    from octtrain.models import build_model
+    from octtrain.runs.folder import FitConfig, Run
+
+    run = Run(folder=folder, config=FitConfig(), manifest=manifest, shards=shards)
+    folder.mkdir(parents=True)
+    run.begin([])
+    shape = (manifest.recipe.height, manifest.recipe.width, 1)
+    run.save_model(build_model("octnet-s", shape, len(manifest.class_names)), folder / "model.keras")
+    return run
+
+
+def patient_of(scan: str) -> str:
+    return scan.split("-")[-2]
