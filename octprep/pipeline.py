@@ -16,6 +16,7 @@ import cv2
 
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
+from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
@@ -26,10 +27,8 @@ from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
 from octprep.source import files
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
-from octprep.splits import strategies
-from octprep.splits.patients import DuplicatePair
 from octprep.splits.split_file import SplitFile
-from octprep.splits.strategies import Splits
+from octprep.splits.strategies import Splits, resolve, split
 from octprep.workers import Progress, WorkerPool, no_progress
 
 # What a record takes besides its image: keys, framing and the other features, with a path of usual length.
@@ -71,7 +70,7 @@ def build(
     source = files.find(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
-        config = dataclasses.replace(config, split=strategies.resolve(config.split, source.named))
+        config = dataclasses.replace(config, split=resolve(config.split, source.named))
         stamps = _stamps(src, source)
         with workdir.claimed(out) as work, WorkerPool(workers) as engine:
             before = None
@@ -275,7 +274,7 @@ def _split(
     """Who is in which split, the near-identical scans that were joined for it, the shards, and what is in none."""
     scans = [item.scan for item in ready]
     if not config.near_duplicates:
-        splits = strategies.split(scans, config, assignment=assignment)
+        splits = split(scans, config, assignment=assignment)
         return splits, [], *_plan(splits, ready, config)
 
     def near_among(items: Sequence[CachedScan]) -> list[DuplicatePair]:
@@ -290,7 +289,7 @@ def _split(
     near = near_among(ready)
     compared = {item.scan.path for item in ready}
     while True:
-        splits = strategies.split(scans, config, near=near, assignment=assignment)
+        splits = split(scans, config, near=near, assignment=assignment)
         plans, surplus = _plan(splits, ready, config)
         kept = {scan.path for part in plans.values() for planned in part for scan, _ in planned.items}
         if kept == compared:
@@ -325,7 +324,7 @@ def _rehearse(source: SourceListing, config: BuildConfig, assignment: SplitFile 
         Scan(**vars(named), sha256=hashlib.sha256(named.path.encode()).hexdigest(), height=0, width=0)
         for named in source.named
     ]
-    strategies.split(pretended, config, assignment=assignment)
+    split(pretended, config, assignment=assignment)
 
 
 def _prepare(

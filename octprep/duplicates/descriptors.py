@@ -11,11 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float32, Gray, Int64
 from octprep.duplicates.registration import without_bars
-
-Gray = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Float = NDArray[np.float32]
 
 SIDE = 16  # the descriptor holds the coefficients of so many frequencies along each axis
 DESCRIPTOR = SIDE * SIDE  # bytes
@@ -79,7 +76,7 @@ def distances(
     return Distances(tuple(round(float(edge), 2) for edge in edges), counts[0], counts[1], totals[0], totals[1])
 
 
-def _drawn(patients: NDArray[Any], rng: np.random.Generator, draws: int) -> Iterator[tuple[tuple[Ints, Ints], int]]:
+def _drawn(patients: NDArray[Any], rng: np.random.Generator, draws: int) -> Iterator[tuple[tuple[Int64, Int64], int]]:
     """Different pairs of scans of one patient, then of two: (pairs,) first and second scans, and how many there are."""
     owners = np.unique(patients, return_inverse=True)[1]
     order = np.argsort(owners, kind="stable")
@@ -94,7 +91,7 @@ def _drawn(patients: NDArray[Any], rng: np.random.Generator, draws: int) -> Iter
         yield (order[one], order[other]), total
 
 
-def distance(descriptors: Gray, one: Ints, other: Ints) -> Float:
+def distance(descriptors: Gray, one: Int64, other: Int64) -> Float32:
     """What differs between descriptors beyond contrast, a shift and a stretch along both axes.
 
     one, other: (pairs,) scans. Returns (pairs,): the root of the energy of what is left, as a part of their mean's.
@@ -108,19 +105,19 @@ def distance(descriptors: Gray, one: Ints, other: Ints) -> Float:
     return np.concatenate(parts)
 
 
-def frequencies(descriptors: Gray) -> Float:
+def frequencies(descriptors: Gray) -> Float32:
     """(n, DESCRIPTOR) uint8 -> (n, 16, 16) coefficients."""
     return _coefficients().take(descriptors).reshape(-1, SIDE, SIDE)
 
 
 @lru_cache(maxsize=1)
-def _coefficients() -> Float:
+def _coefficients() -> Float32:
     """The coefficient that each byte of a descriptor stands for, (256,)."""
     stored = np.arange(256, dtype=np.uint8).view(np.int8) / STEPS
     return np.asarray(np.sign(stored) * stored**2, np.float32)
 
 
-def unlike(one: Float, other: Float) -> Float:
+def unlike(one: Float32, other: Float32) -> Float32:
     """`left_over` where nothing is fitted."""
     one, other = one.reshape(-1, DESCRIPTOR), other.reshape(-1, DESCRIPTOR)
     squares = np.einsum("np,np->n", one, one) + np.einsum("np,np->n", other, other)
@@ -128,7 +125,7 @@ def unlike(one: Float, other: Float) -> Float:
     return np.asarray(2 * np.sqrt(np.maximum(squares - both, 0) / np.maximum(squares + both, 1e-6)), np.float32)
 
 
-def left_over(one: Float, other: Float) -> Float:
+def left_over(one: Float32, other: Float32) -> Float32:
     """`distance` of coefficients (n, 16, 16).
 
     The waves are orthonormal, so slopes and places are taken as they act on coefficients, and nothing is transformed.
@@ -149,7 +146,7 @@ def left_over(one: Float, other: Float) -> Float:
 
 
 @lru_cache(maxsize=1)
-def _motions() -> tuple[Float, Float]:
+def _motions() -> tuple[Float32, Float32]:
     """What a small shift and a small stretch about the middle do to coefficients, (16, 16) each: rows @ matrix."""
     frequency = np.arange(SIDE)[:, None]
     place = (np.arange(SIDE) + 0.5) / SIDE

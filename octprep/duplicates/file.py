@@ -10,17 +10,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from octprep import duplicates
+from octprep.arrays import Gray
 from octprep.duplicates import Distances
+from octprep.duplicates.exact import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, DuplicatePair, joins
 from octprep.format.json_types import read_json
 from octprep.source.files import Scan
-from octprep.splits import patients
-from octprep.splits.patients import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, DuplicatePair
-
-Gray = NDArray[np.uint8]
-
 
 REASONS = (SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL)
 
@@ -124,7 +120,7 @@ def collect(
 
     What is joined by equal contents is not listed again as near-identical.
     """
-    same = patients.joins(scans)
+    same = joins(scans)
     pairs = {(join.first, join.second) for join in same}
     found = [*same, *(join for join in near if (join.first, join.second) not in pairs)]
     owners = [scan.patient for scan in scans]

@@ -8,12 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float32, Int64
 from octprep.duplicates.descriptors import SIDE
 from octprep.duplicates.unique_rows import Rows
-
-Gray = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Float = NDArray[np.float32]
 
 # The hash: the signs of the lowest frequencies, less the population's median, as all retinas look alike. In a copy 5 %
 # of them differ, 18 % at most in all but 0.5 % of the copies; in scans of different patients half.
@@ -31,7 +28,7 @@ _MANY = 1 << 22  # pairs held before those found twice are dropped
 _PART = 1 << 19  # pairs of one band looked at at a time
 
 
-def in_one_band(rows: Rows) -> tuple[Ints, Ints]:
+def in_one_band(rows: Rows) -> tuple[Int64, Int64]:
     """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), one < other."""
     count = rows.scan.size
     low = _low(rows)
@@ -58,7 +55,7 @@ def in_one_band(rows: Rows) -> tuple[Ints, Ints]:
     return kept // count, kept % count
 
 
-def _once(numbers: Ints) -> Ints:
+def _once(numbers: Int64) -> Int64:
     """Sorted, each once; np.unique hashes them instead, at five times the cost of sorting so many."""
     numbers = np.sort(numbers)
     return numbers[np.append(True, numbers[1:] != numbers[:-1])] if numbers.size else numbers
@@ -75,14 +72,14 @@ def _low(rows: Rows) -> NDArray[np.int8]:
     return low
 
 
-def _bands() -> list[Ints]:
+def _bands() -> list[Int64]:
     """Which bits each band holds: _BITS shuffled and cut, over and over; always the same."""
     rng = np.random.default_rng(3)
     shuffled = [rng.permutation(_BITS) for _ in range(-(-_BANDS * _BAND // _BITS))]
     return list(np.concatenate(shuffled)[: _BANDS * _BAND].reshape(_BANDS, _BAND))
 
 
-def _collisions(low: NDArray[np.int8], middle: NDArray[np.int16], spread: Float) -> Iterator[tuple[Ints, Ints]]:
+def _collisions(low: NDArray[np.int8], middle: NDArray[np.int16], spread: Float32) -> Iterator[tuple[Int64, Int64]]:
     """Pairs of rows whose bits of one band agree, where the uncertain bits of the first may be either.
 
     low: (rows, _BAND). A row collides with itself, and pairs may come twice.
@@ -118,7 +115,7 @@ def _collisions(low: NDArray[np.int8], middle: NDArray[np.int16], spread: Float)
             yield np.repeat(row[part], lengths), order[np.repeat(start[part], lengths) + offsets]
 
 
-def _tried(low: NDArray[np.int8], keys: Ints, middle: NDArray[np.int16], spread: Float, weights: Ints) -> Ints:
+def _tried(low: NDArray[np.int8], keys: Int64, middle: NDArray[np.int16], spread: Float32, weights: Int64) -> Int64:
     """The keys of each row with its _TRIED least certain bits both ways: (rows, 2 ** _TRIED)."""
     certain = np.abs(low - middle) / spread
     weak = weights[np.argpartition(certain, _TRIED, axis=1)[:, :_TRIED]]
@@ -135,6 +132,6 @@ def _ones() -> NDArray[np.uint8]:
     return np.asarray(np.unpackbits(numbers, axis=1).sum(axis=1), np.uint8)
 
 
-def _different_bits(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> Ints:
+def _different_bits(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> Int64:
     """How many bits differ; (pairs, words) -> (pairs,)."""
     return np.asarray(_ones()[one ^ other].sum(axis=1, dtype=np.int64))

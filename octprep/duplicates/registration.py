@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Gray = NDArray[np.uint8]
-Float = NDArray[np.float32]
+from octprep.arrays import Float32, Gray
 
 # `correlation` from which two scans are one. Copies of phantoms: at least 0.86, of real scans 0.94. The most alike of
 # different patients: 0.29 and 0.31; neighbouring scans of one volume, which share everything but their speckle: 0.73 at
@@ -80,7 +78,7 @@ def _reduced(pixels: Gray, side: int) -> Gray:
     return np.asarray(cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _registered(one: Gray, other: Gray, there: Float, side: int) -> Float:
+def _registered(one: Gray, other: Gray, there: Float32, side: int) -> Float32:
     """Where the second image has each pixel (column, row, 1) of the first: (2, 3), affine, better than before.
 
     The images are compared at a shorter side of at most so many pixels.
@@ -96,14 +94,14 @@ def _registered(one: Gray, other: Gray, there: Float, side: int) -> Float:
     return np.asarray(found / units, np.float32)
 
 
-def _detail(pixels: Gray) -> Float:
+def _detail(pixels: Gray) -> Float32:
     """What is fine in an image: gray levels about 0."""
     wide = pixels.astype(np.float32)
     sharp, smooth = (cv2.GaussianBlur(wide, (0, 0), deviation) for deviation in _FINE)
     return np.asarray(sharp - smooth, np.float32)
 
 
-def _squares(one: Float, other: Float, step: int, reach: int) -> Iterator[float]:
+def _squares(one: Float32, other: Float32, step: int, reach: int) -> Iterator[float]:
     """The best correlation of each square of the first within reach in the second, where either has any detail.
 
     With a step of 2, every second square along both axes is left out.
@@ -121,7 +119,7 @@ def _squares(one: Float, other: Float, step: int, reach: int) -> Iterator[float]
                 yield 0.0
 
 
-def _peak(scores: Float) -> float:
+def _peak(scores: Float32) -> float:
     """The height of the highest peak, between the pixels too: by a parabola along each axis."""
     _, best, _, (x, y) = cv2.minMaxLoc(scores)
     height = float(best)

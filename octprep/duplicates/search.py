@@ -11,15 +11,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float32, Gray, Int64
 from octprep.duplicates.descriptors import DESCRIPTOR, FAR, NEAR, frequencies, left_over, unlike
 from octprep.duplicates.lsh import in_one_band
 from octprep.duplicates.registration import THRESHOLD, correlation
 from octprep.duplicates.unique_rows import Rows, distinct
 from octprep.workers import default_workers
-
-Gray = NDArray[np.uint8]
-Ints = NDArray[np.int64]
-Float = NDArray[np.float32]
 
 # A crowd of scans that are alike must not cost its square. Each is compared on pixels with so many, the nearest; and,
 # once it is paired with somebody's scan, with that patient's others only if each is among so few nearest of the other.
@@ -99,13 +96,13 @@ def near_identical(
     return sorted(found)
 
 
-def _near(rows: Rows, threads: Executor) -> tuple[Ints, Ints, Float]:
+def _near(rows: Rows, threads: Executor) -> tuple[Int64, Int64, Float32]:
     """Pairs of rows that may be near-identical and of two patients, one <= other, and their distances; (pairs,)."""
     count = rows.scan.size
     shared = np.flatnonzero(rows.owner < 0)
     ones, others = np.triu_indices(count, 1) if count <= _ALL_PAIRS else in_one_band(rows)
 
-    def near(start: int) -> tuple[Ints, Ints, Float]:
+    def near(start: int) -> tuple[Int64, Int64, Float32]:
         one, other = (np.asarray(end[start : start + _FITTED], np.int64) for end in (ones, others))
         apart = rows.strangers(one, other)
         one, other = one[apart], other[apart]
@@ -120,7 +117,7 @@ def _near(rows: Rows, threads: Executor) -> tuple[Ints, Ints, Float]:
     return one, other, distance
 
 
-def _nearest(one: Ints, other: Ints, distance: Float) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+def _nearest(one: Int64, other: Int64, distance: Float32) -> tuple[Int64, Int64, NDArray[np.bool_]]:
     """Those of the pairs in which either is among the _COMPARED nearest of the other, the nearest pairs first.
 
     And whether each is among the _CLOSE nearest of the other.
@@ -135,7 +132,7 @@ def _nearest(one: Ints, other: Ints, distance: Float) -> tuple[Ints, Ints, NDArr
     return one[kept], other[kept], ranks.max(axis=0)[kept] < _CLOSE
 
 
-def _scans(rows: Rows, ones: Ints, others: Ints, close: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
+def _scans(rows: Rows, ones: Int64, others: Int64, close: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
     """Pairs of scans, the smaller index first, that pairs of rows stand for: each scan with one of another patient."""
     for one, other, both in zip(ones.tolist(), others.tolist(), close.tolist(), strict=True):
         found: set[tuple[int, int]] = set()

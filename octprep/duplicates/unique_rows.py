@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Gray, Int64
 from octprep.duplicates.descriptors import DESCRIPTOR
-
-Gray = NDArray[np.uint8]
-Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # rows worked on at a time
 
@@ -20,18 +18,18 @@ class Rows:
     """Descriptors that differ, in the order of their bytes, and whose they are."""
 
     descriptors: Gray  # (scans, DESCRIPTOR), as given
-    owners: Ints  # (scans,)
-    scan: Ints  # (rows,) a scan that has the descriptor
-    owner: Ints  # (rows,) whose all scans with it are, or -1 if several patients'
-    members: Ints  # (scans,) the scans of one descriptor after those of the other; by owner, then by index
-    starts: Ints  # (rows + 1,) where those of each begin
+    owners: Int64  # (scans,)
+    scan: Int64  # (rows,) a scan that has the descriptor
+    owner: Int64  # (rows,) whose all scans with it are, or -1 if several patients'
+    members: Int64  # (scans,) the scans of one descriptor after those of the other; by owner, then by index
+    starts: Int64  # (rows + 1,) where those of each begin
 
-    def strangers(self, one: Ints, other: Ints) -> NDArray[np.bool_]:
+    def strangers(self, one: Int64, other: Int64) -> NDArray[np.bool_]:
         """Whether rows may hold scans of two patients."""
         return np.asarray((self.owner[one] != self.owner[other]) | (self.owner[one] < 0), bool)
 
 
-def distinct(descriptors: Gray, owners: Ints) -> Rows:
+def distinct(descriptors: Gray, owners: Int64) -> Rows:
     """Equal descriptors put together."""
     whole = descriptors.view(f"V{DESCRIPTOR}").ravel()
     order = np.argsort(whole, kind="stable")

@@ -10,19 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from octprep import duplicates, preprocessing
 from octprep import workers as worker_pool
+from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.shards.cache import MAX_FILL_FRACTION
 from octprep.source import files
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.workers import Progress
-
-Gray = NDArray[np.uint8]
 
 RECIPE = Preprocessing()  # the default: what most will train on, and what `likeness` is measured on
 _BATCH = 32  # scans per task: what is found of them goes through a pipe in one piece

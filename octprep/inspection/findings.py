@@ -9,10 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from octprep.duplicates.exact import SAME_BYTES, SAME_PIXELS, DuplicatePair, conflicts, joins, same_contents
 from octprep.source import files
 from octprep.source.files import Scan
-from octprep.splits import patients
-from octprep.splits.patients import SAME_BYTES, SAME_PIXELS, DuplicatePair, PatientGroup, by_number
+from octprep.splits.patients import PatientGroup, by_number
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def find(scans: Sequence[Scan], groups: Sequence[PatientGroup], near: Sequence[D
 
     What has the same content is not named again as near-identical.
     """
-    same = patients.joins(scans)
+    same = joins(scans)
     pairs = {(join.first, join.second) for join in same}
     near = sorted(join for join in near if (join.first, join.second) not in pairs)
     by_path = {one.path: one for one in scans}
@@ -87,11 +87,11 @@ def find(scans: Sequence[Scan], groups: Sequence[PatientGroup], near: Sequence[D
     labels = _labels(scans)
     return Findings(
         leaks=_leaks(scans, labels),
-        copies=tuple(_copies(same) for same in patients.same_contents(scans) if len({one.folder for one in same}) > 1),
+        copies=tuple(_copies(same) for same in same_contents(scans) if len({one.folder for one in same}) > 1),
         near=tuple(join for join in near if parted(join)),
         shared=tuple(_shared(folder, groups) for folder in folders) if folders != [""] else (),
         groups=tuple(_gathered(groups, sorted([*same, *near]))),
-        conflicts=tuple(_copies(same) for same in patients.conflicts(scans)),
+        conflicts=tuple(_copies(same) for same in conflicts(scans)),
         near_conflicts=tuple(join for join in near if by_path[join.first].label != by_path[join.second].label),
         two_classes={patient: found for patient, found in labels.items() if len(found) > 1},
     )

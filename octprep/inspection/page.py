@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from octprep.duplicates.exact import DuplicatePair
 from octprep.html import page
 from octprep.inspection import charts
 from octprep.inspection import text as sentences
@@ -18,7 +19,6 @@ from octprep.inspection.similarity import NEAR_ENOUGH, THRESHOLD, Similarity
 from octprep.report import duplicates, pictures
 from octprep.report.pictures import Picture, SourceImages
 from octprep.source.files import MACOS, Scan
-from octprep.splits.patients import DuplicatePair
 
 _PAIRS = 24  # that are pictured in a gallery
 _APART = 4  # pairs that were not joined, pictured

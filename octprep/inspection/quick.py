@@ -13,7 +13,7 @@ from octprep import workers as worker_pool
 from octprep.format.manifest import Leaks
 from octprep.source import files as source_files
 from octprep.source.files import Exclusion, PublishedDataset, Scan, kind
-from octprep.splits.patients import find_leaks
+from octprep.splits.leaks import find_leaks
 from octprep.workers import Progress, no_progress
 
 _BATCH = 64  # scans per task

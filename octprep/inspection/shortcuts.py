@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float64
 from octprep.inspection.features import ScanFeatures
 from octprep.workers import Progress
 
@@ -27,8 +28,6 @@ _DEPTH = 6
 _DRAWS = 1000  # of the bootstrap over persons
 _CHUNK = 100  # draws at a time
 ALL = "all together"
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _usual(feature: Feature, read: Sequence[ScanFeatures]) -> str:
 
 
 def _guessed(
-    features: Mapping[str, Float],
+    features: Mapping[str, Float64],
     truth: NDArray[np.intp],
     owners: NDArray[np.intp],
     folds: int,
@@ -168,7 +167,7 @@ def _guessed(
     return found
 
 
-def _weights(truth: NDArray[np.intp], owners: NDArray[np.intp]) -> Float:
+def _weights(truth: NDArray[np.intp], owners: NDArray[np.intp]) -> Float64:
     """For each scan: every class counts the same, and in it every person."""
     weights = np.zeros(truth.size)
     for label in np.unique(truth):
@@ -178,14 +177,14 @@ def _weights(truth: NDArray[np.intp], owners: NDArray[np.intp]) -> Float:
     return weights
 
 
-def _right(guess: NDArray[np.intp], truth: NDArray[np.intp], owners: NDArray[np.intp], classes: int) -> Float:
+def _right(guess: NDArray[np.intp], truth: NDArray[np.intp], owners: NDArray[np.intp], classes: int) -> Float64:
     """Scans of each person and class that were guessed right: (persons, classes)."""
     right = np.zeros((owners.max() + 1, classes))
     np.add.at(right, (owners, truth), guess == truth)
     return right
 
 
-def _intervals(right: Float, total: Float, seed: int) -> tuple[list[float], list[float]]:
+def _intervals(right: Float64, total: Float64, seed: int) -> tuple[list[float], list[float]]:
     """The 2.5 % and 97.5 % quantiles of the mean over the classes, for each feature, as persons are drawn again.
 
     right: (features, persons, classes) scans guessed right; total: (persons, classes) scans.

@@ -14,11 +14,12 @@ from pathlib import Path
 from octprep import duplicates
 from octprep import workers as worker_pool
 from octprep.duplicates import Distances, file
+from octprep.duplicates.exact import DuplicatePair
 from octprep.format.seeding import seeded_hash
 from octprep.inspection import features
 from octprep.inspection.features import ScanFeatures
 from octprep.source.files import Scan
-from octprep.splits.patients import DuplicatePair, PatientGroup
+from octprep.splits.patients import PatientGroup
 from octprep.workers import Progress
 
 THRESHOLD = duplicates.THRESHOLD

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octprep.duplicates.exact import DuplicatePair
 from octprep.inspection.findings import Copies, Gathered, Leak
 from octprep.inspection.inspect import Audit
 from octprep.inspection.shortcuts import ALL, MARGIN, Guess, Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
 from octprep.splits import balance
-from octprep.splits.patients import DuplicatePair
 
 YES, NO, UNKNOWN = "yes", "no", "not known"
 

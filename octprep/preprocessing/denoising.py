@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import SettingError
-
-Gray = NDArray[np.uint8]
 
 _INTENSITY = ((np.arange(256) / 255) ** 4).astype(np.float32)  # of each gray level
 _WAVELET, _LEVELS = "sym4", 4

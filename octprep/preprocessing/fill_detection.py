@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Gray = NDArray[np.uint8]
-Mask = NDArray[np.uint8]  # 255 where it holds, 0 elsewhere
+from octprep.arrays import Gray, Mask
 
 # Fill left by rotation and shifting is this bright, or this dark, after JPEG.
 WHITE, BLACK = 235, 8

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.preprocessing.fill_detection import RINGING, WHITE, Border, Gray, Mask, dilated
+from octprep.arrays import Gray, Mask
+from octprep.preprocessing.fill_detection import RINGING, WHITE, Border, dilated
 
 RINGING_ROWS = 6  # above and below fill a JPEG block's ripples show against the dark
 _TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float64, Gray
+
 _REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
 _EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
 _SHARP = 0.7  # of the sharpest edge in a column is sharp enough
@@ -19,9 +21,6 @@ _FITS = ((1, 60), (2, 30), (3, 15), (3, 8))
 _NEAR = 10  # rows of the source within which an edge agrees with the fit
 _MOST = 0.97  # of the columns have their edge no deeper than the retina can end
 _AGREED = 0.6  # of the columns must agree, else the retina ends where the light does, and nothing can be straightened
-
-Gray = NDArray[np.uint8]
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Retina:
     bend: tuple[float, ...] = ()  # how it was straightened, for `shift`; then top and bottom are rows after that
 
 
-def shift(bend: tuple[float, ...], at: Float, columns: int) -> Float:
+def shift(bend: tuple[float, ...], at: Float64, columns: int) -> Float64:
     """By how many rows straightening moved each place up: row before = row after + shift.
 
     bend: coefficients, highest power first, of a polynomial in the place across the scan, which is -1 at its left edge
@@ -128,7 +127,7 @@ def _lower_quartile(gray: Gray, where: Gray | None = None) -> float:
     return float(np.searchsorted(counts, counts[-1] / 4))
 
 
-def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float, Float]:
+def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float, Float64]:
     """The line of the lower edge of the pigment epithelium, the fraction of columns that agree, and each one's edge.
 
     In each column it is the lowest place where the light falls from one stretch of `reach` rows to the next nearly as
@@ -165,6 +164,6 @@ def _agreement(agrees: NDArray[np.bool_]) -> float:
 
 
 @lru_cache(maxsize=32)
-def _places(places: int, width: float) -> Float:
+def _places(places: int, width: float) -> Float64:
     """The powers of places across the scan, highest first, (places, 4); width: of one, as a fraction of the scan."""
     return np.asarray(np.vander((2 * np.arange(places) + 1) * width - 1, 4), np.float64)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Gray
 from octprep.format.config import FIELDS, PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError
 from octprep.preprocessing.denoising import denoise
@@ -18,8 +19,6 @@ from octprep.preprocessing.fill_inpainting import Speckle, mirror_sides, paint_r
 from octprep.preprocessing.retina_detection import Retina, find_retina, shift
 
 MIN_CONFIDENCE = 0.5  # of the retina crop; below it the whole scan is kept
-
-Gray = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from octprep.duplicates import Distances
+from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import REASONS, DuplicatesFile
 from octprep.report.table import Image, LeftOut, Rows
-from octprep.splits.patients import DuplicatePair
 
 SHOWN = 12  # pairs that are shown
 

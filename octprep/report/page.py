@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from octprep import duplicates
+from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import Preprocessing
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
@@ -22,7 +23,6 @@ from octprep.report import table as images_table
 from octprep.report.pictures import Picture, SourceImages, Steps
 from octprep.report.statistics import Histogram, Reason
 from octprep.report.table import Image, LeftOut, Rows
-from octprep.splits.patients import DuplicatePair
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import preprocessing
+from octprep.arrays import Gray
 from octprep.format import files
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import UnreadableImage
@@ -32,8 +33,6 @@ LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
 _QUALITY = 70  # of the JPEG
 _CROP = (0, 176, 255)  # amber, as OpenCV orders it: blue, green, red
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
-
-Gray = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float64
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import seeded_hash
 from octprep.report.table import Image, LeftOut, Rows
@@ -28,8 +29,6 @@ PER_PATIENT = (1, 2, 3, 6, 11, 21, 51, 101)  # where each bin of images per pati
 PER_PATIENT_NAMES = ("1", "2", "3-5", "6-10", "11-20", "21-50", "51-100", ">100")
 BORDER = (0.0, 1e-9, 0.01, 0.05, 0.1, 0.2, 0.4)  # where each bin of the border fraction begins
 BORDER_NAMES = ("none", "<1", "1-5", "5-10", "10-20", "20-40", ">40")  # percent
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -275,12 +274,12 @@ def _shares(bins: NDArray[np.intp], number: int) -> tuple[float, ...]:
     return tuple((np.bincount(bins, minlength=number) / bins.size).tolist())
 
 
-def _spread(label: str, values: Float, mine: NDArray[np.bool_]) -> Spread:
+def _spread(label: str, values: Float64, mine: NDArray[np.bool_]) -> Spread:
     low, median, high = np.quantile(values[mine], (0.05, 0.5, 0.95)).tolist()
     return Spread(label, int(mine.sum()), low, median, high, _telling(values, mine))
 
 
-def _telling(values: Float, mine: NDArray[np.bool_]) -> float:
+def _telling(values: Float64, mine: NDArray[np.bool_]) -> float:
     """The area under the ROC curve, or 1 minus it if that is more; 0.5 where there is nobody to compare with."""
     inside, outside = int(mine.sum()), int((~mine).sum())
     if not inside or not outside:

@@ -21,15 +21,13 @@ from typing import Any
 import cv2
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from octprep import duplicates, preprocessing
+from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
 from octprep.source.files import Exclusion, Scan, ScanFile, carefully, read
-
-Gray = NDArray[np.uint8]
 
 MAX_FILL_FRACTION = 0.9  # fraction of a scan that may be fill, else there is no scan left
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end

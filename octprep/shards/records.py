@@ -6,11 +6,9 @@ import struct
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
-
-Gray = NDArray[np.uint8]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">II BB")  # width, height, bits of a channel, kind of colour; 8 bytes after the signature

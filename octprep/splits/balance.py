@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from octprep.format.config import BuildConfig
 from octprep.format.images_csv import Row
 from octprep.shards.plan import UNDERSAMPLED
-from octprep.splits.strategies import capped_counts, largest_deviation, target_fractions
+from octprep.splits.strategies import capped_counts, target_fractions
 
 FEW = 5  # patients of a class in a split below which it is named
 _MEANING = {
@@ -80,3 +81,27 @@ def few(patients: Mapping[str, Mapping[str, int]]) -> list[str]:
 def _rank(split: str) -> tuple[int, str]:
     """train, val, then folds by number, then test."""
     return {"train": 0, "val": 1, "test": 3}.get(split, 2), split.rjust(8)
+
+
+@dataclass(frozen=True)
+class ClassDeviation:
+    """How far a class's share in a split is from the wanted one."""
+
+    split: str
+    label: str
+    share: float  # of the class's scans that were dealt, 0..1
+    wanted: float  # 0..1
+
+
+def largest_deviation(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, float]) -> ClassDeviation:
+    """Of all classes and splits, the one whose share is furthest from the wanted one.
+
+    held: scans by split and class; wanted: a fraction for each of these splits, all adding up to 1.
+    """
+    total = sum((Counter(held[name]) for name in wanted), Counter())
+    deviations = [
+        ClassDeviation(name, label, held[name].get(label, 0) / number, fraction)
+        for name, fraction in wanted.items()
+        for label, number in sorted(total.items())
+    ]
+    return max(deviations, key=lambda one: abs(one.share - one.wanted))

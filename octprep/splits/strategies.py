@@ -9,21 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octprep.duplicates.exact import DuplicatePair, settle_conflicts, settle_duplicates
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import Leaks
 from octprep.format.seeding import seeded_hash
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.splits import stratify
-from octprep.splits.patients import (
-    DuplicatePair,
-    PatientGroup,
-    by_number,
-    find_leaks,
-    group,
-    settle_conflicts,
-    settle_duplicates,
-)
+from octprep.splits.leaks import find_leaks
+from octprep.splits.patients import PatientGroup, by_number, group
 from octprep.splits.split_file import SplitFile
 
 
@@ -35,16 +29,6 @@ class Splits:
     rejections: tuple[Exclusion, ...]  # readable scans that no split takes
     leaks: Leaks
     groups: tuple[PatientGroup, ...]  # of the scans that stay together, with those left out where that joined them
-
-
-@dataclass(frozen=True)
-class ClassDeviation:
-    """How far a class's share in a split is from the wanted one."""
-
-    split: str
-    label: str
-    share: float  # of the class's scans that were dealt, 0..1
-    wanted: float  # 0..1
 
 
 def resolve(strategy: str, scans: Iterable[ScanFile]) -> str:
@@ -327,20 +311,6 @@ def deal(
     for joined, place in zip(groups, places, strict=True):
         dealt[names[place]].append(joined)
     return dealt
-
-
-def largest_deviation(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, float]) -> ClassDeviation:
-    """Of all classes and splits, the one whose share is furthest from the wanted one.
-
-    held: scans by split and class; wanted: a fraction for each of these splits, all adding up to 1.
-    """
-    total = sum((Counter(held[name]) for name in wanted), Counter())
-    deviations = [
-        ClassDeviation(name, label, held[name].get(label, 0) / number, fraction)
-        for name, fraction in wanted.items()
-        for label, number in sorted(total.items())
-    ]
-    return max(deviations, key=lambda one: abs(one.share - one.wanted))
 
 
 def _check_classes(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+from octprep.arrays import Float32
+
 Rng = np.random.Generator
 
 HEIGHT = 496  # rows of every scan, as in the archive
@@ -120,17 +120,17 @@ def draw_look(rng: Rng) -> PatientAppearance:
 class Retina:
     """The layers of one B-scan as they lie on Bruch's membrane; a disease changes the arrays in place."""
 
-    bruch: Float  # (COLUMNS,) row of Bruch's membrane
-    thickness: Float  # (layers, COLUMNS) rows
-    reflectivity: Float  # (layers, COLUMNS) 0..1
+    bruch: Float32  # (COLUMNS,) row of Bruch's membrane
+    thickness: Float32  # (layers, COLUMNS) rows
+    reflectivity: Float32  # (layers, COLUMNS) 0..1
 
-    def edges(self) -> Float:
+    def edges(self) -> Float32:
         """Rows of the upper edge of each layer and, last, of Bruch's membrane: (layers + 1, COLUMNS)."""
         above = np.cumsum(self.thickness[::-1], axis=0)[::-1]
         return np.concatenate((self.bruch - above, self.bruch[None]))
 
 
-def healthy(look: PatientAppearance, time: float, x: Float) -> Retina:
+def healthy(look: PatientAppearance, time: float, x: Float32) -> Retina:
     """The patient's retina in the B-scan at a time 0..1 of the volume; the pit is deepest half way.
 
     x: (COLUMNS,) places along the scan, 0..1.
@@ -147,6 +147,6 @@ def healthy(look: PatientAppearance, time: float, x: Float) -> Retina:
     return Retina(bruch.astype(np.float32), thickness.astype(np.float32), reflectivity.astype(np.float32))
 
 
-def bump(x: Float, place: float, width: float) -> Float:
+def bump(x: Float32, place: float, width: float) -> Float32:
     """A Gaussian of height 1; width is its standard deviation."""
     return np.asarray(np.exp(-0.5 * ((x - place) / width) ** 2), np.float32)

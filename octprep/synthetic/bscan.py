@@ -6,23 +6,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from octprep.synthetic.anatomy import (
-    COLUMNS,
-    HEIGHT,
-    INL,
-    MATERIAL,
-    ONL,
-    Float,
-    PatientAppearance,
-    Retina,
-    Rng,
-    healthy,
-)
+from octprep.arrays import Float32, Gray
+from octprep.synthetic.anatomy import COLUMNS, HEIGHT, INL, MATERIAL, ONL, PatientAppearance, Retina, Rng, healthy
 from octprep.synthetic.disease import Disease, apply_disease
 
-Gray = NDArray[np.uint8]
 _VITREOUS, _FLUID, _FACE, _DEEP = 0.02, 0.015, 0.26, 0.03  # reflectivities, 0..1
 
 
@@ -31,9 +19,9 @@ class Phantom:
     """A synthetic B-scan and the truth about it. Rows are fractional and count from 0 at the top."""
 
     pixels: Gray  # (HEIGHT, width), 0..255
-    ilm: Float  # (width,) row of the inner limiting membrane
-    rpe: Float  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
-    bruch: Float  # (width,) row of Bruch's membrane
+    ilm: Float32  # (width,) row of the inner limiting membrane
+    rpe: Float32  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
+    bruch: Float32  # (width,) row of Bruch's membrane
     border: Gray  # (HEIGHT, width), 1 where white or black fill covers the scan, 0 elsewhere
     label: str
 
@@ -65,7 +53,7 @@ def _keep_in_frame(retina: Retina) -> None:
     retina.bruch[:] += max(12 - float(retina.edges()[0].min()), 0)
 
 
-def _layered(retina: Retina, edges: Float, look: PatientAppearance, time: float, x: Float) -> Float:
+def _layered(retina: Retina, edges: Float32, look: PatientAppearance, time: float, x: Float32) -> Float32:
     """Reflectivities, (HEIGHT, COLUMNS): vitreous, retina, and a choroid that does not fade yet."""
     vitreous = np.full_like(x, _VITREOUS)
     rows, values = [*edges], [vitreous, *retina.reflectivity, np.full_like(x, look.choroid_gain)]
@@ -78,7 +66,7 @@ def _layered(retina: Retina, edges: Float, look: PatientAppearance, time: float,
     return _stacked(np.asarray(rows, np.float32), np.asarray(values, np.float32))
 
 
-def _stacked(rows: Float, values: Float) -> Float:
+def _stacked(rows: Float32, values: Float32) -> Float32:
     """An image (HEIGHT, COLUMNS) with values[k] between the curves rows[k - 1] and rows[k], sharp to part of a row."""
     steps = np.zeros((HEIGHT + 2, COLUMNS), np.float32)
     steps[0] = values[0]
@@ -92,7 +80,7 @@ def _stacked(rows: Float, values: Float) -> Float:
     return np.asarray(np.cumsum(steps, axis=0)[:HEIGHT], np.float32)
 
 
-def _field(look: PatientAppearance, number: int, time: float, grid: tuple[int, int], shape: tuple[int, int]) -> Float:
+def _field(look: PatientAppearance, number: int, time: float, grid: tuple[int, int], shape: tuple[int, int]) -> Float32:
     """A smooth pattern of the patient's own, `shape`, about 0 with a deviation of about 0.6; it drifts with time."""
     rng = np.random.default_rng([look.texture, number])
     first, second = rng.standard_normal((2, *grid), dtype=np.float32)
@@ -101,7 +89,7 @@ def _field(look: PatientAppearance, number: int, time: float, grid: tuple[int, i
     return np.asarray(wide, np.float32)
 
 
-def _texture_choroid(image: Float, bruch: Float, light: Float, look: PatientAppearance, time: float) -> None:
+def _texture_choroid(image: Float32, bruch: Float32, light: Float32, look: PatientAppearance, time: float) -> None:
     """Dark vessels, larger with depth, in a choroid whose light decays, and the dark below it."""
     top = int(max(bruch.min(), 0))
     rows = np.arange(top, HEIGHT, dtype=np.float32)[:, None]
@@ -115,7 +103,7 @@ def _texture_choroid(image: Float, bruch: Float, light: Float, look: PatientAppe
     np.copyto(image[top:], tissue, where=depth > 0)
 
 
-def _texture_membrane(image: Float, edges: Float, look: PatientAppearance, time: float) -> None:
+def _texture_membrane(image: Float32, edges: Float32, look: PatientAppearance, time: float) -> None:
     """Bright and dark lumps in what lies between the outer segments and Bruch's membrane."""
     top, bottom = int(max(edges[MATERIAL].min(), 0)), int(min(edges[-1].max() + 1, HEIGHT))
     rows = np.arange(top, bottom, dtype=np.float32)[:, None]
@@ -124,7 +112,7 @@ def _texture_membrane(image: Float, edges: Float, look: PatientAppearance, time:
     np.multiply(image[top:bottom], np.clip(1 + 0.45 * lumps, 0.4, 1.6), out=image[top:bottom], where=inside)
 
 
-def _fill_cysts(image: Float, edges: Float, disease: Disease, time: float) -> None:
+def _fill_cysts(image: Float32, edges: Float32, disease: Disease, time: float) -> None:
     """Dark cysts with thin walls between them, as high as their layer has room for."""
     if not disease.cysts:
         return
@@ -142,7 +130,7 @@ def _fill_cysts(image: Float, edges: Float, disease: Disease, time: float) -> No
     image += (mask * np.float32(1 / 255)) * (_FLUID - image)
 
 
-def _cast_shadows(image: Float, ilm: Float, look: PatientAppearance, time: float, x: Float) -> None:
+def _cast_shadows(image: Float32, ilm: Float32, look: PatientAppearance, time: float, x: Float32) -> None:
     """Vessels in the nerve fibre layer, and their shadows on all that lies below."""
     light = np.ones_like(x)
     for place, width, left in look.vessels:
@@ -157,7 +145,7 @@ def _cast_shadows(image: Float, ilm: Float, look: PatientAppearance, time: float
     np.multiply(image[top:], light, out=image[top:], where=below)
 
 
-def _expose(image: Float, look: PatientAppearance, rng: Rng) -> Gray:
+def _expose(image: Float32, look: PatientAppearance, rng: Rng) -> Gray:
     """Reflectivities -> gray levels of the patient's device: widened, brought to its exposure, speckled.
 
     The gain is chosen by scan so that its mean is the one of the patient's look: more or less bright tissue must not
@@ -178,7 +166,7 @@ def _expose(image: Float, look: PatientAppearance, rng: Rng) -> Gray:
     return np.asarray(cv2.convertScaleAbs(np.maximum(wide, 0)), np.uint8)
 
 
-def _widened(line: Float, width: int) -> Float:
+def _widened(line: Float32, width: int) -> Float32:
     """A curve over COLUMNS columns as the resized image has it: pixel centres map to pixel centres."""
     at = (np.arange(width) + 0.5) * (COLUMNS / width) - 0.5
     return np.asarray(np.interp(at, np.arange(COLUMNS), line), np.float32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from octprep.arrays import Float32
 from octprep.synthetic.anatomy import (
     COLUMNS,
     ELM,
@@ -21,7 +22,6 @@ from octprep.synthetic.anatomy import (
     OS,
     RPE,
     UNDER,
-    Float,
     PatientAppearance,
     Retina,
     Rng,
@@ -113,7 +113,7 @@ def _lesion(place: float, width: tuple[float, float], height: tuple[float, float
     )
 
 
-def apply_disease(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+def apply_disease(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
     """Change a healthy retina's layers in place; returns the part of the light that is left below, (COLUMNS,)."""
     thick = retina.thickness
     extent = np.zeros_like(x)  # 0..1, where the light below is changed
@@ -138,7 +138,7 @@ def _settle(retina: Retina) -> None:
     retina.thickness[ONL] = np.maximum(retina.thickness[ONL] + smooth - above, 3)
 
 
-def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
     """Smooth small domes between Bruch's membrane and the epithelium; the outer nuclear layer gives way."""
     lift = np.zeros_like(x)
     for druse in disease.lesions:
@@ -152,7 +152,7 @@ def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float) -> Flo
     return np.asarray(raised, np.float32)
 
 
-def _swell(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+def _swell(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
     """A dome: the nuclear layers soak up fluid and lose some light."""
     place, width, height = disease.lesions[0].at(time)
     dome = bump(x, place, width)
@@ -162,7 +162,7 @@ def _swell(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
     return dome
 
 
-def _grow_membrane(retina: Retina, disease: Disease, time: float, x: Float) -> Float:
+def _grow_membrane(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
     """A ragged bright mound under and through the epithelium, which is torn, with the outer layers lost above it."""
     place, width, height = disease.lesions[0].at(time)
     mound = np.minimum(1.3 * bump(x, place, width), 1)

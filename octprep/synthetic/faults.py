@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.arrays import Float32, Gray
 from octprep.preprocessing import clean, find_border
-from octprep.synthetic.anatomy import Float, Rng
-from octprep.synthetic.bscan import Gray, Phantom
+from octprep.synthetic.anatomy import Rng
+from octprep.synthetic.bscan import Phantom
 from octprep.synthetic.disease import CLASSES
 
 QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the archive
@@ -46,7 +47,7 @@ def add_fill(phantom: Phantom, rng: Rng) -> tuple[Phantom, str | None]:
     return dataclasses.replace(phantom, pixels=pixels, border=border), fault
 
 
-def _outside_of_rotated(rows: int, retina: tuple[Float, Float], rng: Rng) -> Gray:
+def _outside_of_rotated(rows: int, retina: tuple[Float32, Float32], rng: Rng) -> Gray:
     """What a small rotation and a shift of the whole scan would leave empty, without covering the retina.
 
     The pixels stay where they are, so that the true rows stay true; as every patient has a tilt of their own anyway,
@@ -71,7 +72,7 @@ def _outside_of_rotated(rows: int, retina: tuple[Float, Float], rng: Rng) -> Gra
     return np.zeros((rows, columns), np.uint8)
 
 
-def _covers(border: Gray, ilm: Float, bruch: Float) -> bool:
+def _covers(border: Gray, ilm: Float32, bruch: Float32) -> bool:
     """Whether fill comes within 8 rows above the retina or 30 below it, away from the sides."""
     rows, columns = border.shape
     inner = slice(columns // 20, -columns // 20)
@@ -107,7 +108,7 @@ def near_duplicate(pixels: Gray, rng: Rng) -> bytes:
     return encode(np.where(wedge, np.uint8(255), moved), _WORSE)
 
 
-def _bright_rows(pixels: Gray) -> tuple[Float, Float]:
+def _bright_rows(pixels: Gray) -> tuple[Float32, Float32]:
     """About where the retina begins and the light ends in each column, (columns,) each, fill left out."""
     border = find_border(pixels)
     seen = pixels if border is None else clean(pixels, border, border.mask())

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from octprep import duplicates, preprocessing
 from octprep import workers as worker_pool
+from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.manifest import (
@@ -50,7 +51,6 @@ from octprep.format.manifest import (
 from octprep.shards import tfrecord
 from octprep.shards.records import unpacked
 from octprep.shards.tfrecord import RecordError
-from octprep.splits.patients import NEAR_IDENTICAL
 from octprep.verification import checks
 from octprep.verification.checks import Entry, Evidence, Violation
 from octprep.workers import Progress, no_progress

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import cv2
 
 from octprep import preprocessing
+from octprep.duplicates.exact import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS, Preprocessing
 from octprep.format.images_csv import Row
@@ -27,8 +28,9 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME,
 from octprep.shards.plan import UNDERSAMPLED
 from octprep.source import files
 from octprep.source.files import Scan, ScanFile
-from octprep.splits import patients, strategies
-from octprep.splits.patients import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, PatientGroup
+from octprep.splits.leaks import find_leaks
+from octprep.splits.patients import PatientGroup
+from octprep.splits.strategies import parted
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,14})")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -558,9 +560,9 @@ def _declared(found: Evidence) -> Iterator[Violation]:
             members[groups.get(path) or f"patient {one.patient}"].append(one)
     near = [join for join in found.joins.joins if join.reason == NEAR_IDENTICAL]
     if found.manifest.config.split in ("official", "file"):
-        there = strategies.parted(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
+        there = parted(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     else:
-        there = patients.find_leaks(list(parts.values()), near)
+        there = find_leaks(list(parts.values()), near)
     declared = found.manifest.leaks
     for what, said, seen in (
         ("patient", set(declared.patients), set(there.patients)),

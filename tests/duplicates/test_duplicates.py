@@ -14,7 +14,7 @@ from octprep import duplicates, preprocessing
 from octprep.duplicates import DESCRIPTOR, THRESHOLD, correlation, describe, distances, near_identical
 from octprep.duplicates.descriptors import _drawn
 from octprep.synthetic import CLASSES, draw_disease, draw_look, draw_scan
-from octprep.synthetic.faults import encode, add_fill, near_duplicate
+from octprep.synthetic.faults import add_fill, encode, near_duplicate
 from tests.worlds.archive import SAMPLE
 
 pytestmark = pytest.mark.slow

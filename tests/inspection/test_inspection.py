@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from octprep import cli, console, preprocessing
 from octprep.duplicates import file
+from octprep.duplicates.exact import DuplicatePair
 from octprep.format import outputs
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octprep.inspection import audit, page, shortcuts, similarity
 from octprep.inspection import text as sentences
 from octprep.inspection.features import ScanFeatures, stored_pixels
 from octprep.source.files import PUBLISHED, PublishedDataset, Scan
-from octprep.splits.patients import DuplicatePair
 from octprep.synthetic import draw
 from octprep.synthetic.faults import near_duplicate
 from tests.worlds.archive import CLASSES, SAMPLE, draw_scan, files_of, write_scan

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from octprep import cli, duplicates, report
 from octprep.duplicates import Distances
+from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import REASONS, DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -36,7 +37,6 @@ from octprep.report import checks, command, pictures, statistics
 from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.splits import split_file
-from octprep.splits.patients import DuplicatePair
 from octprep.synthetic import draw
 from tests.worlds.archive import SAMPLE, archive, files_of, write_folder, write_scan
 

@@ -42,7 +42,7 @@ def test_every_record_of_a_flattened_build_says_by_how_much_each_column_was_move
     moved = 0
     for record in tf.data.TFRecordDataset(files):
         example = tf.io.parse_single_example(record, keys)
-        gray = preprocessing.decode((source / example["scan"].numpy().decode()).read_bytes())
+        gray = preprocessing.decode((source / example["path"].numpy().decode()).read_bytes())
         ready = preprocessing.prepare(gray, FLAT)
         wanted = preprocessing.row_offsets(ready.affine, ready.bend, ready.crop, FLAT.width)
         assert np.allclose(example["row_offset"].numpy(), wanted, atol=1e-3)

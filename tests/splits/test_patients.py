@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octprep import preprocessing
+from octprep.duplicates.exact import DuplicatePair, conflicts, joins, same_contents, settle_duplicates
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -18,7 +19,8 @@ from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import DUPLICATES_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import tfrecord
-from octprep.splits.patients import DuplicatePair, conflicts, find_leaks, group, joins, same_contents, settle_duplicates
+from octprep.splits.leaks import find_leaks
+from octprep.splits.patients import group
 from octprep.synthetic import draw
 from octprep.synthetic.faults import near_duplicate
 from octprep.verification import verify

@@ -12,14 +12,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.splits import stratified
+from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair, settle_duplicates
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.seeding import seeded_hash
 from octprep.shards.plan import plan_split
 from octprep.splits import stratify
-from octprep.splits.patients import NEAR_IDENTICAL, DuplicatePair, PatientGroup, group, settle_duplicates
+from octprep.splits.balance import ClassDeviation, largest_deviation
+from octprep.splits.patients import PatientGroup, group
 from octprep.splits.split_file import SplitFile
-from octprep.splits.strategies import ClassDeviation, capped_counts, deal, largest_deviation, resolve, split, thin
+from octprep.splits.strategies import capped_counts, deal, resolve, split, thin
 from tests.worlds.archive import archive, path_of, scan
 
 STRATEGIES = ["grouped", "repaired", "kfold"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from octprep import cli, console
+from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -22,7 +23,6 @@ from octprep.format.errors import ManifestError
 from octprep.format.manifest import Manifest
 from octprep.pipeline import build
 from octprep.shards import tfrecord
-from octprep.splits.patients import DuplicatePair
 from octprep.verification import verify
 from tests.worlds.archive import archive, files_of, write_folder
 
