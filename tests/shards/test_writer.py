@@ -67,7 +67,7 @@ def test_a_flattened_record_without_its_shift_breaks_law_5(shards, tmp_path):
     splits = {name: tuple(strip(shards, target, shard) for shard in part) for name, part in manifest.splits.items()}
     dataclasses.replace(manifest, splits=splits).save(target)
     broken = [fault for fault in verify(target, workers=1).faults if fault.law == 5]
-    assert any("lacks features or has others than it should: shift" in fault.what for fault in broken)
+    assert any("lacks features or has others than it should: row_offset" in fault.what for fault in broken)
 
 
 def strip(source, target, shard: Shard) -> Shard:
