@@ -213,10 +213,10 @@ def main() -> None:
     print("Patients who were there before and are in another split (in brackets by StratifiedGroupKFold):")
     stability()
     comparison(options.populations)
-    for strategy in ("repaired", "grouped", "kfold"):
+    for strategy in ("keep-test", "by-patient", "kfold"):
         size(ENTRIES, strategy)
     if options.entries:
-        size(options.entries, "repaired")
+        size(options.entries, "keep-test")
 
 
 if __name__ == "__main__":

@@ -3,27 +3,95 @@
 from __future__ import annotations
 
 import shlex
+import sys
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
-from octprep import duplicates
+import typer
+
+from octprep import duplicates, terminal
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
-from octprep.format.errors import ManifestError
+from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import path_to_text
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_part
+from octprep.format.outputs import write as write_output_file
 from octprep.html.text import visible
 from octprep.inspection import Audit
 from octprep.inspection import text as sentences
 from octprep.inspection.quick import Survey
 from octprep.source.files import MACOS, kind
 from octprep.splits import balance
+from octprep.terminal.commands import verbosity
 from octprep.verification import CHECKS, VerificationResult
+from octprep.workers import Progress
 
 _MOST = 12  # lines of a list before it is cut
 _MOST_FAULTS = 100  # of one law that verify prints
+
+
+def say(
+    text: str, *, always: bool = False, json_file: Path | None = None, json: Callable[[], bytes] | None = None
+) -> None:
+    """Print a result on standard output, unless --quiet is given; with --json FILE write what `json` makes there too.
+
+    With --json - JSON alone goes to standard output, the text to standard error. Where the reader of a pipe has gone,
+    as with `| head`, that is no error. Raises OutputError if standard output or the file cannot be written.
+    """
+    to_stdout = json_file is not None and str(json_file) == "-"
+    try:
+        if always or not verbosity.quiet:
+            typer.echo(text, err=to_stdout)
+        if json is not None and to_stdout:
+            typer.echo(json().decode())
+    except BrokenPipeError:
+        terminal.drop_output()
+    except OSError as error:
+        terminal.drop_output()
+        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
+    if json is not None and json_file is not None and not to_stdout:
+        write_output_file("--json", json_file, json())
+
+
+def warn(text: object) -> None:
+    """Print a sentence on standard error."""
+    with suppress(OSError):
+        print(terminal.printable(f"octprep: {text}"), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bars(unit: str) -> Iterator[Progress]:
+    """A bar on standard error for each stage, with the rate and the time left.
+
+    Where standard error is no terminal, or with --quiet, there are none; with --verbose, each stage is a line there.
+    """
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[NoReturn]] = {}
+    started = time.monotonic()
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            close()
+            if verbosity.verbose and not sys.stderr.isatty():
+                warn(f"{stage} ({total:,} {unit}), after {time.monotonic() - started:.1f} s")
+            disable = True if verbosity.quiet else None  # None: unless standard error is a terminal
+            bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=disable, smoothing=0.05)
+        bars[stage].update(done)
+
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
+
+    try:
+        yield advance
+    finally:
+        close()
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -38,7 +106,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
+def build_summary(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     """The closing words of `octprep build`; fresh: what they speak of was written just now."""
     try:
         rows = images_csv.read(read_part(out / IMAGES_NAME))
@@ -76,7 +144,7 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
     """Who was taken for one patient although the ids differ: never in silence."""
     recipe, lines = manifest.recipe, []
     if not manifest.config.near_duplicates:
-        lines.append("near-identical scans under different ids were not looked for (--near-duplicates off)")
+        lines.append("near-identical scans under different ids were not looked for (--no-near-duplicates)")
     elif recipe.height * recipe.width < duplicates.SMALLEST:
         lines.append(
             f"near-identical scans under different ids could not be looked for: {recipe.height}x{recipe.width} pixels "

@@ -316,7 +316,7 @@ def _keep_apart(src: Path, out: Path) -> None:
 
 def _rehearse(source: SourceListing, config: BuildConfig, assignment: SplitFile | None) -> None:
     """Split by the names alone, so that what can never work fails before an hour of reading."""
-    if config.splits_sha256 != (assignment.sha256 if assignment else ""):
+    if config.split_file_sha256 != (assignment.sha256 if assignment else ""):
         raise SettingError("the config's splits_sha256 must be the sha256 of the assignment that is given with it")
     if assignment is not None:
         assignment.check(source.named)

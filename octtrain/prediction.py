@@ -175,7 +175,7 @@ def check_pixels(manifest: Manifest, folder: Path, warn: Callable[[str], None]) 
 
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
-    revision = manifest.recipe.revision
+    revision = manifest.recipe.version
     if revision != PREPROCESSING_VERSION:
         made_by = manifest.libraries.get("octprep", "another version")
         raise ManifestError(

@@ -122,8 +122,8 @@ def _refuse_conflicts(scans: Iterable[Scan]) -> None:
         named = "; ".join(" = ".join(copy.path for copy in copies) for copies in found[:_MOST])
         what = "1 content stands" if len(found) == 1 else f"{len(found):,} contents stand"
         raise SourceError(
-            f"{what} under different classes: {named}. Correct the source, or let --conflicts drop leave such files "
-            "out, or --conflicts keep keep one of each class."
+            f"{what} under different classes: {named}. Correct the source, or let --label-conflicts drop leave such files "
+            "out, or --label-conflicts keep keep one of each class."
         )
 
 

@@ -18,7 +18,7 @@ YES, NO, UNKNOWN = "yes", "no", "not known"
 # What it means for a network, where a feature tells the class.
 _MEANING = {
     "source size": "Stored images all have one size, but stretching leaves its trace in the speckle; octprep build "
-    "--field 20 cuts wider scans to one field of view.",
+    "--field-of-view 20 cuts wider scans to one field of view.",
     "file bytes": "Stored images have no file size, but compression and noise leave their traces in the pixels.",
     "bytes per pixel": "They say how hard the files were compressed, and how noisy they are, which leaves traces in "
     "the pixels.",
@@ -262,7 +262,7 @@ def closing(audit: Audit) -> str:
     else:
         text = "octprep build deals patients, not scans, and puts every group on one side."
     if found.conflicts:
-        text += " Contents under several classes are left out by it, unless --conflicts says otherwise."
+        text += " Contents under several classes are left out by it, unless --label-conflicts says otherwise."
     return text
 
 

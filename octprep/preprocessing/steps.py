@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.arrays import Gray
-from octprep.format.config import FIELDS, PREPROCESSING_VERSION, Preprocessing
+from octprep.format.config import FIELDS_OF_VIEW, PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError
 from octprep.preprocessing.denoising import denoise
 from octprep.preprocessing.fill_detection import find_border
@@ -34,7 +34,7 @@ class Prepared:
     crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
     confidence: float  # that the crop holds the retina, 0..1
     note: str  # what of the recipe could not be done, or ""
-    mean: float  # gray level of the stored pixels, 0..255; here and below the bars of --fit pad do not count
+    mean: float  # gray level of the stored pixels, 0..255; here and below the bars of --resize pad do not count
     deviation: float  # of their gray levels
     sharpness: float  # of their layers: row-to-row change of the smoothed pixels, beside the deviation
 
@@ -45,9 +45,9 @@ def prepare(gray: Gray, recipe: Preprocessing) -> Prepared:
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Raises ManifestError if the recipe is of
     another revision of this module, which would give other pixels.
     """
-    if recipe.revision != PREPROCESSING_VERSION:
+    if recipe.version != PREPROCESSING_VERSION:
         raise ManifestError(
-            f"these scans were prepared by revision {recipe.revision} of the imaging, but this version of octprep has "
+            f"these scans were prepared by revision {recipe.version} of the imaging, but this version of octprep has "
             f"revision {PREPROCESSING_VERSION} and would give other pixels. Use the version that the manifest names under "
             "libraries, or rebuild the shards."
         )
@@ -78,7 +78,7 @@ def place(
     """Where a crop comes to lie in the stored image, and the way back: `affine` of Prepared.
 
     crop: as in Prepared. The place is top, bottom, left, right in stored pixels, half open: all of the image but for
-    the bars of --fit pad.
+    the bars of --resize pad.
     """
     top, bottom, left, right = crop
     height, width = _room(bottom - top, right - left, recipe)
@@ -103,7 +103,7 @@ class Cut:
 
 def clean_and_crop(gray: Gray, recipe: Preprocessing) -> Cut:
     """Everything that `prepare` does before it denoises and resizes."""
-    border = find_border(gray) if recipe.clean else None
+    border = find_border(gray) if recipe.inpaint_fill else None
     left, right, filled = 0, gray.shape[1], 0
     if border is not None:
         left, right = border.trim()
@@ -111,8 +111,8 @@ def clean_and_crop(gray: Gray, recipe: Preprocessing) -> Cut:
         filled = cv2.countNonZero(mask)
         gray, fill = mirror_sides(gray, border, mask)
     notes: list[str] = []
-    if recipe.field:
-        left, right = _cut_to_field(left, right, gray.shape[1], recipe.field, notes)
+    if recipe.field_of_view:
+        left, right = _cut_to_field(left, right, gray.shape[1], recipe.field_of_view, notes)
     kept = gray[:, left:right]
     kept_fill = None if border is None else fill[:, left:right]
     retina = Retina(0, len(gray), 1.0)
@@ -145,7 +145,7 @@ def row_offsets(
     """What to add, in each column of a stored image, to the source row that the affine gives: (width,), in rows.
 
     It is what was applied: every column of the source was moved by whole rows, and a stored column has the mean of
-    those that the resize made it of. Zeros in the bars of --fit pad, and if the scan was not flattened. affine, bend
+    those that the resize made it of. Zeros in the bars of --resize pad, and if the scan was not flattened. affine, bend
     and crop are those of Prepared.
     """
     applied = np.zeros(width)
@@ -159,7 +159,7 @@ def row_offsets(
 
 def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
     """The columns to keep for a field of so many degrees about the middle, as far as the scan has them."""
-    degrees = FIELDS.get(columns)
+    degrees = FIELDS_OF_VIEW.get(columns)
     if degrees is None:
         notes.append(f"field of a scan {columns} wide is not known: all columns kept")
         return left, right
@@ -215,7 +215,7 @@ def measure(pixels: Gray) -> tuple[float, float, float]:
 
 def _room(rows: int, columns: int, recipe: Preprocessing) -> tuple[int, int]:
     """Height and width that a part of the scan takes in the stored image: all of it, or what keeps its shape."""
-    if recipe.fit == "stretch":
+    if recipe.resize == "stretch":
         return recipe.height, recipe.width
     scale = min(recipe.height / rows, recipe.width / columns)
     return (

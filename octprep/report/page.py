@@ -17,7 +17,7 @@ from octprep.format.config import Preprocessing
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.html import charts as html_charts
 from octprep.html import page
-from octprep.report import checks, command, pictures, recipe, statistics
+from octprep.report import checks, pictures, settings, statistics
 from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.report.pictures import Picture, SourceImages, Steps
@@ -109,9 +109,8 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
             **_numbers(found, manifest, readable),
             **_joined(found, together, manifest),
             **_pictures(found, together, manifest, shards, source),
-            recipe=recipe.lines(manifest.config),
-            command=command.command(manifest.config),
-            unsaid=command.unsaid(manifest.config),
+            recipe=settings.in_words(manifest.config),
+            command=settings.command(manifest.config),
         )
     )
     return text.encode()

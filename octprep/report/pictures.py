@@ -169,9 +169,9 @@ def whole(source: SourceImages, path: str, sha256: str, alt: str, width: int) ->
 
 
 def _cleaned(image: Image, gray: Gray, recipe: Preprocessing, width: int) -> Picture:
-    if not recipe.clean:
+    if not recipe.inpaint_fill:
         return Picture("Not cleaned: the recipe does not ask for it")
-    if recipe.revision != PREPROCESSING_VERSION:
+    if recipe.version != PREPROCESSING_VERSION:
         return Picture("Cleaned not shown: this version of octprep cleans differently from the one that built")
     border = preprocessing.find_border(gray)
     if border is None:

@@ -44,7 +44,7 @@ class SplitFile:
             hint = "paths are relative to --src" if self.by == "path" else "patients are bare ids"
             raise SourceError(
                 f"{len(absent):,} of {len(self.splits):,} {self.by}{'s' * (len(self.splits) != 1)} in the file of "
-                f"--splits are not in the source: {examples}. Give the source that the file was made for; {hint}, "
+                f"--split-file are not in the source: {examples}. Give the source that the file was made for; {hint}, "
                 f"such as {min(present, default='none')}."
             )
 
@@ -60,14 +60,14 @@ def load(file: Path) -> SplitFile:
         text = file.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except OSError as error:
-        raise SourceError(f"--splits {file} cannot be read: {error.strerror or error}.") from None
+        raise SourceError(f"--split-file {file} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"--splits {file} is not a CSV file in UTF-8: {error}.") from None
+        raise SourceError(f"--split-file {file} is not a CSV file in UTF-8: {error}.") from None
     columns = list(rows[0]) if rows else []
     by = next((name for name in ("path", "patient") if name in columns), None)
     if by is None or "split" not in columns:
         raise SourceError(
-            f"--splits {file} must have a header with the columns split and path (or patient), and rows below it; "
+            f"--split-file {file} must have a header with the columns split and path (or patient), and rows below it; "
             f"found {', '.join(map(str, columns)) or 'no rows'}."
         )
     splits: dict[str, str] = {}
@@ -77,15 +77,17 @@ def load(file: Path) -> SplitFile:
             continue
         if split not in SOURCE_SPLITS:
             raise SourceError(
-                f"--splits {file}, row {number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to leave "
+                f"--split-file {file}, row {number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to leave "
                 f"the {by} out; got {split!r}."
             )
         if not name:
-            raise SourceError(f"--splits {file}, row {number}: {by} is empty, but its split is {split}.")
+            raise SourceError(f"--split-file {file}, row {number}: {by} is empty, but its split is {split}.")
         if splits.setdefault(name, split) != split:
             raise SourceError(
-                f"--splits {file}, row {number}: {by} {name} is in {split}, but also in {splits[name]}; give it one."
+                f"--split-file {file}, row {number}: {by} {name} is in {split}, but also in {splits[name]}; give it one."
             )
     if not splits:
-        raise SourceError(f"--splits {file} puts nobody in a split; give at least one row whose split is not empty.")
+        raise SourceError(
+            f"--split-file {file} puts nobody in a split; give at least one row whose split is not empty."
+        )
     return SplitFile(by, splits)

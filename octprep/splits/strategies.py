@@ -35,7 +35,7 @@ def resolve(strategy: str, scans: Iterable[ScanFile]) -> str:
     """What `auto` means for these scans: `repaired` where they have a test folder, else `grouped`."""
     if strategy != "auto":
         return strategy
-    return "repaired" if any(scan.folder == "test" for scan in scans) else "grouped"
+    return "keep-test" if any(scan.folder == "test" for scan in scans) else "by-patient"
 
 
 def split(
@@ -51,14 +51,16 @@ def split(
     where for split `file`. Raises LeakError for `official` folders or a `file` that part a patient, unless the config
     allows leaks, and SourceError if a split would lack a class.
     """
-    given = config.split in ("official", "file")
+    given = config.split in ("as-given", "file")
     if given:
         parts, rejections = _by_file(scans, assignment) if config.split == "file" else _by_folder(scans)
         groups = group(scans, near)
         leaks = parted(parts, groups, near)
         if leaks and not config.allow_leaks:
             raise LeakError(_leak(config.split, leaks))
-        kept, contradictory = settle_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
+        kept, contradictory = settle_conflicts(
+            (scan for part in parts.values() for scan in part), config.label_conflicts
+        )
         kept_paths = {scan.path for scan in kept}
         parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
         rejections += contradictory
@@ -66,7 +68,7 @@ def split(
     else:
         # Grouped before copies are dropped: a copy under another id joins two patients also where it is left out.
         groups = group(scans, near)
-        kept, rejections = settle_duplicates(scans, config.conflicts)
+        kept, rejections = settle_duplicates(scans, config.label_conflicts)
         parts, left_out = _dealt(_only(kept, groups), config)
         rejections += left_out
     persons = {scan.path: one.key for one in groups for scan in one.scans} if config.max_per_patient else {}
@@ -150,8 +152,8 @@ def _by_folder(scans: Sequence[Scan]) -> tuple[dict[str, list[Scan]], list[Exclu
     folders = [name for name in SOURCE_SPLITS if any(scan.folder == name for scan in scans)]
     if "train" not in folders or "test" not in folders:
         raise SourceError(
-            f"--split official takes the folders train and test as they are, but the source has "
-            f"{' and '.join(folders) or 'only class folders'}; use --split grouped."
+            f"--split as-given takes the folders train and test as they are, but the source has "
+            f"{' and '.join(folders) or 'only class folders'}; use --split by-patient."
         )
     parts = {name: [scan for scan in scans if scan.folder == name] for name in folders}
     return parts, [Exclusion(scan.path, "not in train, val or test") for scan in scans if scan.folder not in folders]
@@ -164,8 +166,12 @@ def _by_file(scans: Sequence[Scan], assignment: SplitFile | None) -> tuple[dict[
     parts = {name: [scan for place, scan in places if place == name] for name in SOURCE_SPLITS}
     missing = [name for name in ("train", "test") if not parts[name]]
     if missing:
-        raise SourceError(f"--splits puts no readable scan in {' nor in '.join(missing)}; it must fill train and test.")
-    left_out = [Exclusion(scan.path, "the file of --splits gives it no split") for place, scan in places if not place]
+        raise SourceError(
+            f"--split-file puts no readable scan in {' nor in '.join(missing)}; it must fill train and test."
+        )
+    left_out = [
+        Exclusion(scan.path, "the file of --split-file gives it no split") for place, scan in places if not place
+    ]
     return {name: part for name, part in parts.items() if part}, left_out
 
 
@@ -182,11 +188,11 @@ def _leak(strategy: str, leaks: Leaks) -> str:
     told = f"{' and '.join(found)} {'stands' if one else 'stand'}"
     if strategy == "file":
         return (
-            f"--splits would leak: {told} in more than one split of the file. Correct the file, or use "
+            f"--split-file would leak: {told} in more than one split of the file. Correct the file, or use "
             "--allow-leaks to build it all the same."
         )
     return (
-        f"--split official would leak: {told} in more than one of the source's folders. Use --split repaired, "
+        f"--split as-given would leak: {told} in more than one of the source's folders. Use --split keep-test, "
         "which keeps the test folder and leaves its patients out of training, or --allow-leaks to build it all the "
         "same."
     )
@@ -201,22 +207,22 @@ def _check_given(strategy: str, parts: Mapping[str, Sequence[Scan]]) -> None:
     for label in sorted(set().union(*labels.values())):
         lacking = [name for name in ("train", "test") if label not in labels[name]]
         if lacking:
-            option = "--splits" if strategy == "file" else "--split official"
+            option = "--split-file" if strategy == "file" else "--split as-given"
             raise SourceError(
                 f"{option} leaves {_listed(lacking)} without a scan of {label}; each needs at least 1 patient of "
-                f"{label}. Add them, take {label} out of --src, or let --split grouped deal all patients anew."
+                f"{label}. Add them, take {label} out of --src, or let --split by-patient deal all patients anew."
             )
 
 
 def _dealt(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[dict[str, list[Scan]], list[Exclusion]]:
     """The scans of every split, dealt by groups, and those left out because their patient is in the test folder."""
     given = any(scan.folder == "test" for joined in groups for scan in joined.scans)
-    if config.split == "repaired" and not given:
-        raise SourceError("--split repaired keeps the source's test folder, but it has none; use --split grouped.")
+    if config.split == "keep-test" and not given:
+        raise SourceError("--split keep-test keeps the source's test folder, but it has none; use --split by-patient.")
     deals = target_fractions(config, test_given=given)
     held_out: list[Scan] = []
     left_out: list[Exclusion] = []
-    if config.split != "grouped" and given:
+    if config.split != "by-patient" and given:
         held_out, free, left_out = _hold_out_test(groups)
         _check_classes(held_out, free, deals[0], {scan.label for joined in groups for scan in joined.scans})
     else:
@@ -261,8 +267,8 @@ def target_fractions(config: BuildConfig, *, test_given: bool) -> list[dict[str,
     train, val, test = config.fractions
     folds = {f"fold{fold}": 1 / config.folds for fold in range(config.folds)}
     deals: dict[str, list[dict[str, float]]] = {
-        "grouped": [{"train": train, "val": val, "test": test}],
-        "repaired": [{"train": train, "val": val}],
+        "by-patient": [{"train": train, "val": val, "test": test}],
+        "keep-test": [{"train": train, "val": val}],
         "kfold": [folds] if test_given else [{"rest": train + val, "test": test}, folds],
     }
     return [
@@ -323,7 +329,7 @@ def _check_classes(
         if label not in tested:
             raise SourceError(
                 f"the test set has no scan of {label}, so nothing could be said about it; add at least one patient to "
-                f"test/{label}, or use --split grouped to deal all patients anew."
+                f"test/{label}, or use --split by-patient to deal all patients anew."
             )
         if not left[label]:
             raise SourceError(_too_few(label, 0, wanted, len(wanted)))

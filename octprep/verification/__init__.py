@@ -362,7 +362,7 @@ def _read_record(data: bytes, shard: str, index: int, offset: int, task: ShardTa
 
 def _measures(pixels: NDArray[np.uint8], path: str, task: ShardTask) -> tuple[float, ...]:
     """Mean, deviation and sharpness of stored pixels without bars beside the scan; () if its crop is not known."""
-    if task.manifest.recipe.fit == "pad":
+    if task.manifest.recipe.resize == "pad":
         if path not in task.crops:
             return ()
         (above, below, beside, aside), _ = preprocessing.place(task.crops[path], task.manifest.recipe)

@@ -493,7 +493,7 @@ def settings(found: Evidence) -> Iterator[Violation]:
     names = list(found.manifest.splits)
     expected = {
         "kfold": [*(f"fold{fold}" for fold in range(config.folds)), "test"],
-        "official": [name for name in SOURCE_SPLITS if name in names or name != "val"],
+        "as-given": [name for name in SOURCE_SPLITS if name in names or name != "val"],
         "file": [name for name in SOURCE_SPLITS if name in names or name != "val"],
     }.get(config.split, list(SOURCE_SPLITS))
     if names != expected:
@@ -512,9 +512,9 @@ def _rows_and_settings(found: Evidence, rows: Sequence[Row]) -> Iterator[Violati
     classes = {row["class"] for row in kept}
     if absent := [name for name in found.manifest.class_names if name not in classes]:
         yield _of_manifest("class_names", f"has {', '.join(absent)}, but {IMAGES_NAME} has no image of it in a shard")
-    if config.split == "official":
+    if config.split == "as-given":
         strays = [row for row in kept if row["folder"] != row["split"]]
-    elif config.split == "repaired" or (config.split == "kfold" and given):
+    elif config.split == "keep-test" or (config.split == "kfold" and given):
         strays = [row for row in kept if (row["folder"] == "test") != (row["split"] == "test")]
     else:
         strays = []
@@ -535,13 +535,13 @@ def _rows_and_settings(found: Evidence, rows: Sequence[Row]) -> Iterator[Violati
             "config.max_per_patient", f"is {config.max_per_patient}, but {name} has {most} of patient {group}"
         )
     labels: dict[str, Entry] = {}
-    for path, (_, entry) in found.firsts.items() if config.conflicts != "keep" else ():
+    for path, (_, entry) in found.firsts.items() if config.label_conflicts != "keep" else ():
         for content in (entry.sha256, entry.pixels.hex()):
             other = labels.setdefault(content, entry)
             if other.label != entry.label:
                 yield _of_manifest(
-                    "config.conflicts",
-                    f"is {config.conflicts}, but {other.scan} and {path} show the same under two classes",
+                    "config.label_conflicts",
+                    f"is {config.label_conflicts}, but {other.scan} and {path} show the same under two classes",
                 )
                 return
 
@@ -559,7 +559,7 @@ def _declared(found: Evidence) -> Iterator[Violation]:
         for path, one in scans.items():
             members[groups.get(path) or f"patient {one.patient}"].append(one)
     near = [join for join in found.joins.joins if join.reason == NEAR_IDENTICAL]
-    if found.manifest.config.split in ("official", "file"):
+    if found.manifest.config.split in ("as-given", "file"):
         there = parted(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     else:
         there = find_leaks(list(parts.values()), near)
@@ -604,7 +604,7 @@ def _as_scan(entry: Entry, manifest: Manifest) -> Scan:
 
 def crops(rows: Iterable[Row] | None, recipe: Preprocessing) -> dict[str, tuple[int, int, int, int]]:
     """The crop of every kept row by its path, where bars beside the scan make it count for the measures."""
-    if rows is None or recipe.fit != "pad":
+    if rows is None or recipe.resize != "pad":
         return {}
     found = ((row["path"], _crop(row)) for row in rows if row["shard"])
     return {path: crop for path, crop in found if crop}

@@ -598,7 +598,7 @@ def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...]
         if name not in manifest.splits or not manifest.records(name):
             raise ManifestError(
                 f"The shards have no images in split {name!r}, so there is nothing to choose the best epoch by. "
-                "Build them with `octprep build --split grouped` or more patients."
+                "Build them with `octprep build --split by-patient` or more patients."
             )
     return train, val
 

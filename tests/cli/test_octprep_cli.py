@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from octprep.format.config import BALANCES, CROPS, DENOISERS, FITS, STRATEGIES
+from octprep.format.config import BALANCES, CROPS, DENOISERS, RESIZES, STRATEGIES
 from octtrain.cli import Model
 from tests.worlds.archive import archive, files_of, write_folder
 
@@ -126,14 +126,14 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
         (
-            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "grouped", "--splits", "{tmp}/who.csv"],
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "by-patient", "--split-file", "{tmp}/who.csv"],
             2,
-            "so --split grouped cannot too",
+            "so --split by-patient cannot too",
         ),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/absent"], 2, "absent cannot be read"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/plain/notes.txt"], 2, "must have a"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/absent"], 1, "is not a folder"),
@@ -218,7 +218,7 @@ def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
 @pytest.mark.parametrize(
     ("program", "command", "choices"),
     [
-        ("octprep", "build", [STRATEGIES, CROPS, FITS, BALANCES, tuple(DENOISERS)]),
+        ("octprep", "build", [STRATEGIES, CROPS, RESIZES, BALANCES, tuple(DENOISERS)]),
         ("octtrain", "fit", [MODELS]),
     ],
 )

@@ -18,7 +18,7 @@ from octprep.synthetic import scans
 from octprep.synthetic.faults import QUALITY
 from tests.worlds.archive import SAMPLE, archive, draw_scan, write_folder
 
-PLAIN = Preprocessing(denoise="none", crop="none", clean=False)
+PLAIN = Preprocessing(denoise="none", crop="none", inpaint_fill=False)
 SCANS = sorted(SAMPLE.rglob("*.jpeg")) if SAMPLE.is_dir() else []
 real = pytest.mark.parametrize(
     "path",
@@ -198,7 +198,7 @@ def test_a_scan_without_a_clear_line_is_not_flattened_and_says_so():
 )
 def test_every_device_width_gives_the_same_field_where_it_has_it(width, columns, note):
     gray, _, _ = layered(10, 5, width=width)
-    ready = preprocessing.prepare(gray, Preprocessing(field=20))
+    ready = preprocessing.prepare(gray, Preprocessing(field_of_view=20))
     assert ready.crop[2:] == columns
     assert ready.note == note
     assert abs(ready.affine[0] - (columns[1] - columns[0]) / 224) < 1e-9
@@ -290,12 +290,12 @@ def test_black_side_bands_are_cut_off(side):
 @pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
 @pytest.mark.parametrize(
     "extra",
-    [{}, {"field": 20.0}, {"flatten": True}, {"flatten": True, "field": 20.0}],
+    [{}, {"field_of_view": 20.0}, {"flatten": True}, {"flatten": True, "field_of_view": 20.0}],
     ids=["", "field", "flatten", "both"],
 )
 def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
     gray, _, lower = layered(60, 30, width=768)
-    recipe = Preprocessing(height=size[0], width=size[1], denoise="none", crop=crop, clean=False, fit=fit, **extra)
+    recipe = Preprocessing(height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=fit, **extra)
     for column in (200, 384, 520):
         row = round(lower[column]) - 40
         marked, blank = gray.copy(), gray.copy()
@@ -320,7 +320,7 @@ def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 def test_the_shift_says_exactly_by_how_much_columns_were_moved(fit, height, width):
     gray, _, _ = layered(90, 0)
-    recipe = Preprocessing(height=height, width=width, flatten=True, fit=fit, clean=False)
+    recipe = Preprocessing(height=height, width=width, flatten=True, resize=fit, inpaint_fill=False)
     ready = preprocessing.prepare(gray, recipe)
     top, bottom, left, right = ready.crop
     # The rows of the source that come to lie in the crop, resized as the pixels are: where each stored pixel is from.
@@ -382,7 +382,7 @@ def test_scans_without_a_retina_are_kept_whole_and_said_to_be(shape, kind):
 
 def test_a_recipe_of_another_revision_is_refused():
     with pytest.raises(ManifestError, match="revision 99"):
-        preprocessing.prepare(draw_scan("x", 100, 100), dataclasses.replace(PLAIN, revision=99))
+        preprocessing.prepare(draw_scan("x", 100, 100), dataclasses.replace(PLAIN, version=99))
 
 
 def test_wavelet_says_what_to_install_where_pywavelets_is_missing(tmp_path):

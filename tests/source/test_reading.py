@@ -112,7 +112,7 @@ def test_a_disk_that_fails_for_a_moment_loses_nothing(source, tmp_path, failing_
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE])
 def test_a_disk_that_goes_on_failing_stops_scan_and_build_and_the_build_goes_on(source, tmp_path, failing_disk, error):
     out = tmp_path / "out"
-    command = ["build", "--src", source, "--out", out, "--size", "96", "--near-duplicates", "off"]
+    command = ["build", "--src", source, "--out", out, "--size", "96", "--no-near-duplicates"]
     done = run_failing(failing_disk, 99, error, *command)
     assert done.returncode == 1
     assert done.stderr.startswith(f"octprep: {source / ONE} cannot be read: {os.strerror(error)}. That says nothing")
@@ -515,7 +515,7 @@ def test_any_name_survives_the_whole_way(odd_source, tmp_path):
     assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).fresh
     (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
     who = split_file.load(tmp_path / "who.csv")
-    config = dataclasses.replace(CONFIG, split="file", splits_sha256=who.sha256)
+    config = dataclasses.replace(CONFIG, split="file", split_file_sha256=who.sha256)
     build(odd_source, tmp_path / "again", config, assignment=who, workers=1)
     moved = {row["path"]: row["split"] for row in images_csv.read((tmp_path / "again" / "images.csv").read_bytes())}
     assert moved == {row["path"]: row["split"] for row in rows}

@@ -90,11 +90,11 @@ def test_copies_under_two_classes_are_left_out_kept_or_refused_as_asked():
     kept, left_out = settle_duplicates(scans, "keep")
     assert [one.path for one in kept] == [A1.path, A2.path, other.path]
     assert [one.reason for one in left_out] == [f"same bytes as another scan: {other.path}"]
-    with pytest.raises(SourceError, match=r"1 content stands under different classes: .*--conflicts drop"):
+    with pytest.raises(SourceError, match=r"1 content stands under different classes: .*--label-conflicts drop"):
         settle_duplicates(scans, "error")
 
 
-@pytest.mark.parametrize("strategy", ["grouped", "repaired"])
+@pytest.mark.parametrize("strategy", ["by-patient", "keep-test"])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_copy_under_another_id_joins_two_patients_also_where_the_copy_is_left_out(strategy, seed, tmp_path):
     src = write_folder(tmp_path / "src", archive())
@@ -148,8 +148,8 @@ def test_folders_that_part_near_identical_scans_leak_although_no_id_and_no_file_
     copy = tmp_path / "src" / "train" / "CNV" / "CNV-9999980-1.jpeg"
     copy.write_bytes(near_duplicate(preprocessing.decode(twin.read_bytes()), np.random.default_rng(0)))
     with pytest.raises(LeakError, match=rf"1 near-identical pair \(test/CNV/{twin.name} = train/CNV/{copy.name}\)"):
-        build(tmp_path / "src", tmp_path / "out", BuildConfig(split="official"), workers=2)
-    built = build(tmp_path / "src", tmp_path / "out", BuildConfig(split="official", allow_leaks=True), workers=2)
+        build(tmp_path / "src", tmp_path / "out", BuildConfig(split="as-given"), workers=2)
+    built = build(tmp_path / "src", tmp_path / "out", BuildConfig(split="as-given", allow_leaks=True), workers=2)
     assert built.manifest.leaks.near == ((f"test/CNV/{twin.name}", f"train/CNV/{copy.name}"),)
     assert any("near-identical" in fault.what for fault in verify(tmp_path / "out", workers=1).faults)
 

@@ -24,7 +24,7 @@ from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import capped_counts, deal, resolve, split, thin
 from tests.worlds.archive import archive, path_of, scan
 
-STRATEGIES = ["grouped", "repaired", "kfold"]
+STRATEGIES = ["by-patient", "keep-test", "kfold"]
 
 
 def config(strategy, **settings):
@@ -138,7 +138,7 @@ def test_scans_of_one_patient_or_with_one_content_stay_together_across_classes_a
 
 def test_repaired_keeps_the_test_folder_whole_and_its_patients_out_of_training():
     names = [*archive(), "train/CNV-50-7", "val/CNV-50-8", "train/NORMAL-0-9"]
-    result = split(scans(names), config("repaired"))
+    result = split(scans(names), config("keep-test"))
     assert {one.path for one in result.members["test"]} == {one.path for one in scans(names) if one.folder == "test"}
     assert {(r.path, r.reason) for r in result.rejections} == {
         ("train/CNV/CNV-50-7.jpeg", "its patient is in the test set"),
@@ -148,19 +148,19 @@ def test_repaired_keeps_the_test_folder_whole_and_its_patients_out_of_training()
 
 def test_official_names_the_patients_it_would_leak_and_takes_the_folders_as_they_are_when_told_to():
     names = [*archive(), "train/CNV-50-7", "train/DME-150-8"]
-    with pytest.raises(LeakError, match=r"patients 50 and 150 .*--split repaired.*--allow-leaks"):
-        split(scans(names), config("official"))
-    result = split(scans(names), config("official", allow_leaks=True))
+    with pytest.raises(LeakError, match=r"patients 50 and 150 .*--split keep-test.*--allow-leaks"):
+        split(scans(names), config("as-given"))
+    result = split(scans(names), config("as-given", allow_leaks=True))
     assert result.leaks.patients == ("50", "150")
     assert {one.folder for one in result.members["train"]} == {"train"}
     assert sum(map(len, result.members.values())) == len(names)
-    assert not split(scans(), config("official")).leaks
+    assert not split(scans(), config("as-given")).leaks
 
 
 def test_official_notices_contents_on_two_sides_under_different_patients():
     population = [*scans(), scan("train/CNV/CNV-900-1.jpeg", content="x"), scan("test/CNV/CNV-901-1.jpeg", content="x")]
     with pytest.raises(LeakError, match="1 file content"):
-        split(population, config("official"))
+        split(population, config("as-given"))
 
 
 def test_kfold_gives_every_training_patient_one_turn():
@@ -172,19 +172,19 @@ def test_kfold_gives_every_training_patient_one_turn():
 
 
 def test_auto_means_repaired_where_there_is_a_test_folder():
-    assert resolve("auto", scans()) == "repaired"
-    assert resolve("auto", [scan("CNV/CNV-1-1.jpeg")]) == "grouped"
+    assert resolve("auto", scans()) == "keep-test"
+    assert resolve("auto", [scan("CNV/CNV-1-1.jpeg")]) == "by-patient"
     assert resolve("kfold", scans()) == "kfold"
 
 
 def test_a_class_with_too_few_patients_is_named_with_what_is_needed():
     words = "class DME has 1 patient to share among train, val and test; at least 3 are needed. Add 2 or more patients"
     with pytest.raises(SourceError, match=words):
-        split([one for one in scans() if one.label != "DME" or one.patient == "100"], config("grouped"))
+        split([one for one in scans() if one.label != "DME" or one.patient == "100"], config("by-patient"))
     with pytest.raises(SourceError, match=r"the test set has no scan of DME"):
-        split([one for one in scans() if one.label != "DME" or one.folder != "test"], config("repaired"))
-    with pytest.raises(SourceError, match="it has none; use --split grouped"):
-        split([one for one in scans() if one.folder != "test"], config("repaired"))
+        split([one for one in scans() if one.label != "DME" or one.folder != "test"], config("keep-test"))
+    with pytest.raises(SourceError, match="it has none; use --split by-patient"):
+        split([one for one in scans() if one.folder != "test"], config("keep-test"))
 
 
 def test_shares_come_near_the_wanted_fractions_although_patients_are_skewed():
@@ -203,7 +203,7 @@ def test_shares_come_near_the_wanted_fractions_although_patients_are_skewed():
 
 def test_another_seed_deals_other_patients():
     population = scans(archive(12))
-    dealt = [split(population, config("grouped", seed=seed)).members["val"] for seed in range(4)]
+    dealt = [split(population, config("by-patient", seed=seed)).members["val"] for seed in range(4)]
     assert len({frozenset(one.patient for one in members) for members in dealt}) > 1
 
 
@@ -296,10 +296,10 @@ def test_a_population_is_refused_only_if_no_assignment_gives_every_split_every_c
 
 def test_a_class_whose_patients_are_all_needed_for_another_is_named_with_what_is_needed():
     names = ["CNV-1-1", "DME-1-2", "CNV-2-1", "DME-2-2", "CNV-3-1", "DME-4-1", "NORMAL-1-3", "NORMAL-5-1", "NORMAL-6-1"]
-    split(scans(names), config("grouped"))
+    split(scans(names), config("by-patient"))
     few = [name for name in names if name not in ("CNV-3-1", "CNV-2-1", "DME-4-1")] + ["CNV-5-2", "CNV-5-3", "DME-5-4"]
     with pytest.raises(SourceError, match=r"class CNV has 2 patients .* at least 3 are needed\. Add 1 or more"):
-        split(scans(few), config("grouped"))
+        split(scans(few), config("by-patient"))
     tangled = ["CNV-1-1", "DME-1-2", "DME-2-1", "NORMAL-2-2", "CNV-3-1", "NORMAL-3-2"]
     with pytest.raises(SourceError, match=r"has 2 patients .*, but with the other classes.* Add 1 or more") as caught:
         deal(group(scans(tangled)), {"train": 1, "val": 1}, seed=0)
@@ -351,7 +351,7 @@ def test_a_patient_keeps_no_more_than_allowed_evenly_over_the_numbers_of_every_c
 
 def test_the_cap_is_on_train_and_folds_and_the_shares_are_judged_with_it():
     names = [*archive(12), *(f"train/CNV-0-{n}" for n in range(100, 325))]
-    for strategy in ("repaired", "official", "kfold"):
+    for strategy in ("keep-test", "as-given", "kfold"):
         free = split(scans(names), config(strategy))
         held = split(scans(names), config(strategy, max_per_patient=10))
         for name, members in held.members.items():
@@ -361,7 +361,7 @@ def test_the_cap_is_on_train_and_folds_and_the_shares_are_judged_with_it():
         beyond = [r for r in held.rejections if r.reason == "beyond --max-per-patient 10 of its patient"]
         assert len(beyond) == sum(map(len, free.members.values())) - sum(map(len, held.members.values())) > 200
     light = {label: Counter() for label in ("CNV", "DME", "DRUSEN", "NORMAL")}
-    for name, members in split(scans(names), config("repaired", max_per_patient=10)).members.items():
+    for name, members in split(scans(names), config("keep-test", max_per_patient=10)).members.items():
         for one in thin(members, 10):
             light[one.label][name] += 1
     assert all(abs(part["val"] / (part["val"] + part["train"]) - 1 / 9) < 0.03 for part in light.values())
@@ -374,18 +374,18 @@ def assigned(by, **splits):
 def test_a_file_says_who_is_where_and_whom_it_does_not_name_is_left_out():
     names = ["CNV-1-1", "DME-1-2", "CNV-2-1", "DME-3-1", "DME-4-1", "CNV-5-1"]
     given = assigned("patient", train=["1"], test=["2", "3", "9"])
-    settled = config("file", splits_sha256=given.sha256)
+    settled = config("file", split_file_sha256=given.sha256)
     result = split(scans(names), settled, assignment=given)
     assert {name: [one.patient for one in part] for name, part in result.members.items()} == {
         "train": ["1", "1"],
         "test": ["2", "3"],
     }
-    reason = "the file of --splits gives it no split"
+    reason = "the file of --split-file gives it no split"
     assert [(r.path, r.reason) for r in result.rejections] == [
         ("CNV/CNV-5-1.jpeg", reason),
         ("DME/DME-4-1.jpeg", reason),
     ]
-    with pytest.raises(SourceError, match=r"2 of 4 patients in the file of --splits are not in the source: 2, 9\."):
+    with pytest.raises(SourceError, match=r"2 of 4 patients in the file of --split-file are not in the source: 2, 9\."):
         given.check(scans(["CNV-1-1", "DME-3-1"]))
     with pytest.raises(SourceError, match="puts no readable scan in test"):
         split(scans(["CNV-1-1", "DME-4-1"]), settled, assignment=given)
@@ -401,25 +401,25 @@ def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwi
         train=["CNV/CNV-1-1.jpeg", "DME/DME-2-1.jpeg", "DME/DME-4-1.jpeg"],
         test=["CNV/CNV-1-2.jpeg", "DME/DME-3-1.jpeg", "CNV/CNV-5-1.jpeg"],
     )
-    settled = config("file", splits_sha256=given.sha256)
-    with pytest.raises(LeakError, match=r"--splits would leak: patient 1 and 1 file content stand in .*--allow-leaks"):
+    settled = config("file", split_file_sha256=given.sha256)
+    with pytest.raises(LeakError, match=r"--split-file would leak: patient 1 and 1 file content stand in .*--allow-leaks"):
         split(population, settled, assignment=given)
-    allowed = config("file", splits_sha256=given.sha256, allow_leaks=True)
+    allowed = config("file", split_file_sha256=given.sha256, allow_leaks=True)
     result = split(population, allowed, assignment=given)
     assert result.leaks.patients == ("1",)
     assert result.leaks.contents == ()  # it stands under two classes, and so in no split
     assert {one.reason for one in result.rejections} == {"same bytes under different classes: CNV and DME"}
-    kept = split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given)
+    kept = split(population, config("file", split_file_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given)
     assert len(kept.leaks.contents) == 1
     with pytest.raises(SourceError, match="1 content stands under different classes"):
-        split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
+        split(population, config("file", split_file_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
 
 
 def test_a_cap_holds_for_a_person_under_several_ids():
     names = [*archive(), *(f"train/CNV-{patient}-{number}" for patient in (7, 8) for number in range(1, 9))]
     near = [DuplicatePair("train/CNV/CNV-7-1.jpeg", "train/CNV/CNV-8-1.jpeg", NEAR_IDENTICAL, 0.9)]
     for joins, kept in (([], 6), (near, 3)):
-        result = split(scans(names), config("grouped", max_per_patient=3, fractions=(0.98, 0.01, 0.01)), near=joins)
+        result = split(scans(names), config("by-patient", max_per_patient=3, fractions=(0.98, 0.01, 0.01)), near=joins)
         home = {name for name, part in result.members.items() if {"7", "8"} & {one.patient for one in part}}
         assert home == {"train"}  # whoever is dealt to val or test keeps all
         assert sum(one.patient in "78" for one in result.members["train"]) == kept
@@ -432,7 +432,7 @@ def test_two_ids_that_are_one_person_by_a_scan_in_no_split_are_not_parted(near):
     population = [*ends, link, *scans(["DME-2-1", "DME-3-1"])]
     joins = [DuplicatePair(ends[0].path, link.path, NEAR_IDENTICAL, 0.9)] if near else []
     given = assigned("path", train=[ends[0].path, "DME/DME-2-1.jpeg"], test=[ends[1].path, "DME/DME-3-1.jpeg"])
-    settled = config("file", splits_sha256=given.sha256)
+    settled = config("file", split_file_sha256=given.sha256)
     with pytest.raises(LeakError, match="patients 1 and 8 stand in more than one split"):
         split(population, settled, assignment=given, near=joins)
     allowed = dataclasses.replace(settled, allow_leaks=True)
@@ -441,9 +441,9 @@ def test_two_ids_that_are_one_person_by_a_scan_in_no_split_are_not_parted(near):
 
 def test_folders_that_leave_a_split_without_a_class_are_refused():
     lacking = [one for one in scans() if one.label != "DME" or one.folder != "test"]
-    with pytest.raises(SourceError, match="--split official leaves test without a scan of DME; each needs at least 1"):
-        split(lacking, config("official"))
-    assert split([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("official")).members["val"]
+    with pytest.raises(SourceError, match="--split as-given leaves test without a scan of DME; each needs at least 1"):
+        split(lacking, config("as-given"))
+    assert split([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("as-given")).members["val"]
 
 
 def test_the_furthest_share_is_found():

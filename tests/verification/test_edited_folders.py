@@ -306,9 +306,9 @@ def set_recipe(**settings):
         (set_config(balance="none"), "config.balance is none, which repeats nothing"),
         (set_config(balance="undersample"), "config.balance is undersample, which repeats nothing"),
         (set_config(encoding="png"), "has an image that is not 32 x 48 gray pixels in a PNG"),
-        (set_config(split="grouped", fractions=[1, 1, 1]), None),  # the same splits could come of it
+        (set_config(split="by-patient", fractions=[1, 1, 1]), None),  # the same splits could come of it
         (set_config(split="kfold", balance="none"), "config.split is kfold, but the splits are train, val, test"),
-        (set_config(split="official"), "config.split is official, but"),
+        (set_config(split="as-given"), "config.split is official, but"),
         (set_config(near_duplicates=False), "treated otherwise than config says (off)"),
         (set_config(max_per_patient=1), "config.max_per_patient is 1, but train has"),
         (set_recipe(height=48, width=32), "crop: "),
@@ -448,7 +448,7 @@ def test_equal_stored_pixels_in_two_splits_are_a_leak_without_a_search_for_near_
 def test_leaks_that_a_build_was_allowed_must_be_those_there_are(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     recipe = Preprocessing(height=32, width=48)
-    build(src, tmp_path / "out", BuildConfig(recipe=recipe, split="official", allow_leaks=True), workers=1)
+    build(src, tmp_path / "out", BuildConfig(recipe=recipe, split="as-given", allow_leaks=True), workers=1)
     assert {law for law, _, _ in faults_of(tmp_path / "out")} == {1}
     raw = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     raw["leaks"]["patients"] = ["51"]

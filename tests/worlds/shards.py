@@ -81,7 +81,7 @@ def write_folder(
     shards: int = 2,
     encoding: str = "raw",
     balance: str = "none",
-    split: str = "grouped",
+    split: str = "by-patient",
     leaks: Leaks | None = None,
     seed: int = 0,
     height: int = 32,
@@ -115,11 +115,11 @@ def write_folder(
     manifest = Manifest(
         class_names=tuple(classes),
         config=BuildConfig(
-            recipe=Preprocessing(height=height, width=width, denoise="none", crop="none", clean=False),
+            recipe=Preprocessing(height=height, width=width, denoise="none", crop="none", inpaint_fill=False),
             split=split,
             balance=balance,
             encoding=encoding,
-            allow_leaks=split == "official" and bool(leaks),
+            allow_leaks=split == "as-given" and bool(leaks),
             seed=seed,
         ),
         splits=splits,
