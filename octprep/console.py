@@ -25,6 +25,7 @@ from octprep.html.text import visible
 from octprep.inspection import Audit
 from octprep.inspection import text as sentences
 from octprep.inspection.quick import Survey
+from octprep.pipeline import BuildResult
 from octprep.source.files import MACOS, kind
 from octprep.splits import balance
 from octprep.terminal.commands import verbosity
@@ -106,8 +107,9 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def build_summary(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
-    """The closing words of `octprep build`; fresh: what they speak of was written just now."""
+def build_summary(out: Path, result: BuildResult) -> str:
+    """What `octprep build` prints when it is done."""
+    manifest = result.manifest
     try:
         rows = images_csv.read(read_part(out / IMAGES_NAME))
     except (OSError, ValueError) as error:
@@ -129,15 +131,21 @@ def build_summary(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     left_out = Counter(kind(row["left_out"]) for row in rows if row["left_out"])
     dealt = [f"shares: {clause}" for clause in balance.told(rows, manifest.config)]
     parts = [
+        *([] if result.fresh else [_finished_already(out, result)]),
         table([*lines, *body]),
         f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
         "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *balance.scarce(rows)]),
-        f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
+        f"{'wrote' if result.fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
         f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
     return _printable("\n\n".join(parts))
+
+
+def _finished_already(out: Path, result: BuildResult) -> str:
+    done = f"only {REPORT_NAME} was missing and was written" if result.reported else "nothing was done"
+    return f"{_path(out)} is finished already, from this source and with these settings; {done}."
 
 
 def join_lines(out: Path, manifest: Manifest) -> list[str]:

@@ -29,7 +29,7 @@ Strategy = Literal["auto", "keep-test", "as-given", "by-patient", "kfold", "file
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 LabelConflicts = Literal["drop", "keep", "error"]
 LABEL_CONFLICTS: tuple[str, ...] = get_args(LabelConflicts)
-Balance = Literal["oversample", "undersample", "none"]
+Balance = Literal["auto", "oversample", "undersample", "none"]
 BALANCES: tuple[str, ...] = get_args(Balance)
 Denoiser = Literal["median", "bilateral", "lee", "nlm", "wavelet", "none"]
 
@@ -277,12 +277,12 @@ class BuildConfig:
         title="Identical images with different labels",
         words={"drop": "all excluded", "keep": "one of each class kept", "error": "an error"},
     )
-    balance: Balance | None = option(  # None: oversample, or none for folds
-        None,
-        help="Of the classes in train: repeat images of smaller classes, exclude images of larger ones, or neither.",
+    balance: Balance = option(  # "auto" is resolved to one of the others on construction
+        "auto",
+        help="Of the classes in train. oversample: repeat images of smaller classes. undersample: exclude images of "
+        "larger classes. none: neither. auto: none for --split kfold, else oversample.",
         panel=_SHARDS,
-        default_text="oversample; none for folds",
-        text=lambda config: "" if config.balance == _default_balance(config.split) else config.balance,
+        text=lambda config: "auto" if config.balance == _default_balance(config.split) else config.balance,
         title="Balance of train",
         words={
             "oversample": "oversample: every image at least once, smaller classes repeated until all classes are equal "
@@ -314,9 +314,8 @@ class BuildConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.balance is None:
+        if self.balance == "auto":
             object.__setattr__(self, "balance", _default_balance(self.split))
-        assert self.balance is not None
         require_one_of("split", self.split, STRATEGIES)
         require_one_of("balance", self.balance, BALANCES)
         require_one_of("label-conflicts", self.label_conflicts, LABEL_CONFLICTS)

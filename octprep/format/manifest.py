@@ -328,5 +328,7 @@ def shard_problem(path: Path, shard: Shard) -> str | None:
     except ValueError as error:
         return str(error)
     return (
-        None if sha256 == shard.sha256 else f"has SHA-256 {sha256[:16]}... where the manifest says {shard.sha256[:16]}..."
+        None
+        if sha256 == shard.sha256
+        else f"has SHA-256 {sha256[:16]}... where the manifest says {shard.sha256[:16]}..."
     )

@@ -85,8 +85,10 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
     shown: bool | str = option.default_text or (kind is not bool or not option.only_on)
     if only_given and shown is True:
         shown = text_of(default)
-    annotation = Annotated[
-        kind | None if only_given else kind,  # type: ignore[valid-type]
+    if only_given:
+        kind = kind | None
+    annotation: Any = Annotated[
+        kind,  # type: ignore[valid-type]
         typer.Option(
             *names,
             help=option.help,

@@ -73,14 +73,14 @@ def test_each_side_imports_without_the_others_dependencies(module, absent):
 @pytest.mark.slow
 def test_scan_build_verify_and_again(source, tmp_path):
     out = tmp_path / "out"
-    done = run("scan", "--src", source, "--json", tmp_path / "scan.json")
+    done = run("inspect", "--quick", "--src", source, "--json", tmp_path / "scan.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "scan.json").read_text())["files"] == len(archive())
     done = run("build", "--src", source, "--out", out, "--size", "32x48")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
     assert "shares: of what the test set leaves, " in done.stdout
-    assert "all laws hold" in run("verify", out).stdout
+    assert "all guarantees hold" in run("verify", out).stdout
     written = (out / "report.html").read_bytes()
     done = run("report", out, "--src", source)
     assert (done.returncode, done.stderr) == (0, "")
@@ -141,16 +141,16 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
         (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
         (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
-        (["scan", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
-        (["audit", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
-        (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["inspect", "--quick", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
+        (["inspect", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+        (["inspect", "--quick", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["audit", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["phantom", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["inspect", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["synthesize", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
         (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
-        (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
-        (["phantom", "{tmp}/plain"], 2, "plain"),
-        (["phantom", "{tmp}/out", "--patients", "3"], 2, "3"),
+        (["inspect", "--quick", "--src", "{tmp}/empty"], 2, "is empty"),
+        (["synthesize", "{tmp}/plain"], 2, "plain"),
+        (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
     ],
 )
 def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
     locked.mkdir(mode=0)
     if os.access(locked, os.X_OK):
         pytest.skip("this user may enter every folder")
-    for words in (["report", shards, "--src", locked / "x"], ["scan", "--src", locked / "x"]):
+    for words in (["report", shards, "--src", locked / "x"], ["inspect", "--quick", "--src", locked / "x"]):
         done = run(*words)
         assert done.returncode == 2
         assert done.stderr.startswith(f"octprep: --src {locked / 'x'} cannot be reached (Permission denied); ")
@@ -191,7 +191,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
     ("program", "command", "sentence"),
     [
         ("octprep", "build", "interrupted; the same command goes on from here."),
-        ("octprep", "scan", "interrupted; run the same command again."),
+        ("octprep", "inspect", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],
 )

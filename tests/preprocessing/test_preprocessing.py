@@ -295,7 +295,9 @@ def test_black_side_bands_are_cut_off(side):
 )
 def test_the_affine_maps_stored_pixels_to_source_pixels(fit, crop, size, extra):
     gray, _, lower = layered(60, 30, width=768)
-    recipe = Preprocessing(height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=fit, **extra)
+    recipe = Preprocessing(
+        height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=fit, **extra
+    )
     for column in (200, 384, 520):
         row = round(lower[column]) - 40
         marked, blank = gray.copy(), gray.copy()

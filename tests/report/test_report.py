@@ -549,8 +549,12 @@ CONFIGS = [
     _config({"width": 48}, split="keep-test", fractions=(3.0, 1.0, 1.0), balance="undersample", seed=12),
     _config({"denoise": "lee", "denoise_strength": 7.0, "resize": "pad"}, split="by-patient", encoding="png"),
     _config({"denoise": "bilateral", "denoise_strength": 12.5, "crop": "none"}, split="kfold", folds=2, balance="none"),
-    _config({"denoise": "none", "flatten": True, "field_of_view": 20.0}, split="as-given", allow_leaks=True, shard_mb=0.3),
-    _config({"denoise": "nlm", "denoise_strength": 0.1}, split="keep-test", balance="none", seed=2**62, max_per_patient=3),
+    _config(
+        {"denoise": "none", "flatten": True, "field_of_view": 20.0}, split="as-given", allow_leaks=True, shard_mb=0.3
+    ),
+    _config(
+        {"denoise": "nlm", "denoise_strength": 0.1}, split="keep-test", balance="none", seed=2**62, max_per_patient=3
+    ),
 ]
 
 

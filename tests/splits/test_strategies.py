@@ -402,14 +402,18 @@ def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwi
         test=["CNV/CNV-1-2.jpeg", "DME/DME-3-1.jpeg", "CNV/CNV-5-1.jpeg"],
     )
     settled = config("file", split_file_sha256=given.sha256)
-    with pytest.raises(LeakError, match=r"--split-file would leak: patient 1 and 1 file content stand in .*--allow-leaks"):
+    with pytest.raises(
+        LeakError, match=r"--split-file would leak: patient 1 and 1 file content stand in .*--allow-leaks"
+    ):
         split(population, settled, assignment=given)
     allowed = config("file", split_file_sha256=given.sha256, allow_leaks=True)
     result = split(population, allowed, assignment=given)
     assert result.leaks.patients == ("1",)
     assert result.leaks.contents == ()  # it stands under two classes, and so in no split
     assert {one.reason for one in result.rejections} == {"same bytes under different classes: CNV and DME"}
-    kept = split(population, config("file", split_file_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given)
+    kept = split(
+        population, config("file", split_file_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given
+    )
     assert len(kept.leaks.contents) == 1
     with pytest.raises(SourceError, match="1 content stands under different classes"):
         split(population, config("file", split_file_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
