@@ -88,7 +88,7 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
     if only_given:
         kind = kind | None
     annotation: Any = Annotated[
-        kind,  # type: ignore[valid-type]
+        kind,
         typer.Option(
             *names,
             help=option.help,
