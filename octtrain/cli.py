@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from octtrain import interrupts  # first: it watches for Ctrl-C while the rest is imported
+from octprep.terminal import interrupts
 
-# isort: split
+if interrupts.is_program("octtrain", __name__):
+    interrupts.watch("octtrain")  # before the imports that take a while
+
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from octprep import terminal
 from octprep.format.errors import OctError
 from octprep.format.manifest import Manifest
-
-
-class Interrupted(OctError):
-    """The user pressed Ctrl-C, or the program was ended by SIGTERM."""
-
-    exit_code = 130
-
-
-class Commands(TyperGroup):
-    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        interrupts.command_runs()
-        try:
-            with terminal.quiet_pipe():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted(interrupts.sentence()) from None
-
+from octprep.terminal import run_program, say, warn
 
 Model = Literal["octnet-s", "octnet-m", "mobilenetv3-small", "efficientnetv2-b0", "inceptionv3"]
 
 app = typer.Typer(
     name="octtrain",
-    cls=Commands,
     help="Train, measure and use models on the shards that octprep builds.",
     no_args_is_help=True,
     add_completion=False,
@@ -216,17 +196,6 @@ def leakage(
     experiment.leakage(shards, config, json, say=say)
 
 
-def say(line: str) -> None:
-    """Print at once, also into a file or a pipe; control characters are shown as escapes, but for ends of lines."""
-    typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
-    sys.stdout.flush()
-
-
-def warn(line: str) -> None:
-    """Print one line to standard error."""
-    typer.echo(terminal.printable(line), err=True)
-
-
 @contextmanager
 def heavy_imports() -> Iterator[None]:
     """Import TensorFlow and Keras without their chatter, with the settings that octtrain needs; say what to install if
@@ -276,31 +245,12 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def main(args: list[str] | None = None) -> Any:
-    """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
-    terminal.prepare()
-    if args is None:
-        interrupts.watch()
-    try:
-        return app(args)
-    except BaseException as error:
-        if number := interrupts.caught():  # whatever a library made of the interruption
-            if isinstance(error, SystemExit) and isinstance(error.code, int):  # a command has said it itself
-                interrupts.leave("", error.code)
-            interrupts.leave(interrupts.sentence(), 128 + number)
-        if isinstance(error, OctError):
-            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
-            sys.exit(error.exit_code)
-        if isinstance(error, BrokenPipeError):  # whoever read the output has gone
-            terminal.drop_output()
-            sys.exit(terminal.PIPE_CLOSED)
-        if isinstance(error, MemoryError):
-            warn("octtrain: there is not enough memory; end other programs, then run the same command again.")
-            sys.exit(1)
-        if isinstance(error, OSError):
-            warn(f"octtrain: {error}")
-            sys.exit(1)
-        raise
+def main(args: list[str] | None = None) -> None:
+    """The program `octtrain`: an error that the user can fix ends it with one sentence and an exit code.
+
+    With `args`, which only tests give, signals are left to the process that calls it.
+    """
+    run_program("octtrain", lambda: app(args), memory_advice="close other programs and try again", watch=args is None)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError, OctError, SettingError, SourceError, StoppedError, UnreadableImage
 from octprep.format.files import path_to_text
 from octprep.format.manifest import MANIFEST_NAME, Manifest, version_differences
-from octprep.terminal import drop_output, printable
-from octtrain import interrupts, rows
+from octprep.terminal import discard_stdout, interrupts, printable
+from octtrain import rows
 from octtrain.answers import answer
 from octtrain.rows import Row, Rows
 from octtrain.runs.folder import CONFIG_NAME, HISTORY_NAME, MODEL_NAME, Run, latest_run
@@ -148,7 +148,7 @@ def predict(
             except BrokenPipeError:
                 if not table:
                     raise
-                drop_output()  # nobody reads on, but the file is still wanted
+                discard_stdout()  # nobody reads on, but the file is still wanted
 
     ordered = [results[_path(one)] for one in found]
     try:
@@ -157,7 +157,7 @@ def predict(
     except BrokenPipeError:
         if not csv_file:
             raise
-        drop_output()
+        discard_stdout()
     unread = [result for result in ordered if isinstance(result, Skipped) and result.unread]
     if unread:
         first = f"{_shown(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"

@@ -20,7 +20,7 @@ from octprep.format.config import Preprocessing
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.files import atomic_write, path_to_text
 from octprep.format.manifest import Leaks, Manifest
-from octtrain import interrupts
+from octprep.terminal import interrupts
 from octtrain.answers import answer
 from octtrain.data import stream
 from octtrain.evaluation.metrics import Report, doubts, measure, table

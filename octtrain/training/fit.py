@@ -17,7 +17,7 @@ from keras import ops
 from octprep.format.errors import OutputError, SettingError, StoppedError
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
-from octtrain import interrupts
+from octprep.terminal import interrupts
 from octtrain.data import stream
 from octtrain.models import build_model, check_name, first_line, with_augmentation
 from octtrain.runs import exposure

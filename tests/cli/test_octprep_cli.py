@@ -190,7 +190,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
 @pytest.mark.parametrize(
     ("program", "command", "sentence"),
     [
-        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "build", "interrupted; run the same command to resume."),
         ("octprep", "scan", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],
