@@ -73,9 +73,20 @@ JsonFile = Annotated[
 ]
 
 
+def print_version(is_given: bool) -> None:
+    """Print the version and end the program, for --version."""
+    if is_given:
+        from octtrain import __version__
+
+        typer.echo(f"octtrain {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def program(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print what TensorFlow and Keras log, and full tracebacks.")
@@ -83,11 +94,6 @@ def program(
 ) -> None:
     """Set what applies to all commands."""
     Verbosity.quiet, Verbosity.verbose = quiet, verbose
-    if version:
-        from octtrain import __version__
-
-        typer.echo(f"octtrain {__version__}")
-        raise typer.Exit
 
 
 @app.command(epilog="Example: octtrain fit shards --model octnet-m --epochs 20")

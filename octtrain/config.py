@@ -31,9 +31,9 @@ class FitConfig:
 
     model: str = option(
         "octnet-s",
-        help=f"The network: {', '.join(MODELS)}, or MODULE:FUNCTION for your own. The function is called "
-        "with the images' height and width and the number of classes, and returns a Keras model from (n, height, width, 1) uint8 to "
-        "(n, classes) probabilities.",
+        help=f"The network: {', '.join(MODELS)}, or MODULE:FUNCTION for your own. The function is called with "
+        "the images' height and width and the number of classes, and returns a Keras model from (n, height, width, 1) "
+        "uint8 to (n, classes) probabilities.",
         panel="Model",
         metavar="NAME|MODULE:FUNCTION",
     )
@@ -44,7 +44,7 @@ class FitConfig:
         panel="Model",
         metavar="none|imagenet|FILE",
     )
-    epochs: int = option(12, help="Passes over the training images, at most; see --patience.", panel="Training")
+    epochs: int = option(12, help="Passes over the training images, at most.", panel="Training")
     batch_size: int = option(32, help="Images in one training step.", panel="Training")
     lr: float = option(
         1e-3,
