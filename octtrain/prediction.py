@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError, OctError, SettingError, SourceError, StoppedError, UnreadableImage
 from octprep.format.files import path_to_text
 from octprep.format.manifest import MANIFEST_NAME, Manifest, version_differences
+from octprep.format.names import parse_scan_name
 from octprep.terminal import drop_output, printable
 from octtrain import interrupts, rows
 from octtrain.answers import answer
@@ -29,9 +29,6 @@ from octtrain.runs.folder import CONFIG_NAME, HISTORY_NAME, MODEL_NAME, Run, lat
 BATCH = 32  # images
 STAMPS = ("skipped", "bytes", "modified_ns", "model")  # of a row, after a probability for each class
 UNREAD = "could not be read: "  # how the reason starts where nothing is known of the file, which may be good
-
-_NAME = re.compile(r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-[0-9]+-[0-9]+\.[A-Za-z0-9]+")
-
 
 @dataclass(frozen=True)
 class Skipped:
@@ -243,15 +240,15 @@ def foreign_classes(paths: Sequence[Path], class_names: Sequence[str]) -> Counte
     homes = {path.parent.parent for path in paths if path.parent.name.strip().upper() in class_names}
     foreign: Counter[str] = Counter()
     for path in paths:
-        named, beside = bool(_NAME.fullmatch(path.name)), path.parent.parent in homes
+        named, beside = parse_scan_name(path.name) is not None, path.parent.parent in homes
         if known_class(path, class_names) is None and (named or beside):
             foreign[_labels(path)[0]] += 1
     return foreign
 
 
 def _labels(path: Path) -> list[str]:
-    match = _NAME.fullmatch(path.name)
-    return [*([match["label"].upper()] if match else []), path.parent.name.strip().upper()]
+    name = parse_scan_name(path.name)
+    return [*([name.label] if name else []), path.parent.name.strip().upper()]
 
 
 def load(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Skipped:
