@@ -18,7 +18,7 @@ import os
 import random
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.files import atomic_write
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed, seeded_hash
 from octtrain.data import stream
@@ -274,13 +275,13 @@ def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
 
     Raises ManifestError for damaged shards.
     """
-    rows = list({row["sha256"]: row for row in reversed(exposure.images(shards, manifest))}.values())[::-1]
+    rows = list({row.sha256: row for row in reversed(exposure.images(shards, manifest))}.values())[::-1]
     chosen = sample(rows, config.max_images, config.fit.seed)
-    places = {row["path"]: i for i, row in enumerate(chosen)}
+    places = {row.path: i for i, row in enumerate(chosen)}
     side = (manifest.recipe.height, manifest.recipe.width, 1)
     pixels = np.zeros((len(chosen), *side), np.uint8)
     labels = np.full(len(chosen), -1, np.int64)
-    patients = np.array([row["group"] for row in chosen], np.str_)
+    patients = np.array([row.patient_group for row in chosen], np.str_)
     splits = tuple(split for split in manifest.splits if manifest.records(split))
     with stream.readable(shards):
         for images, truth, _, keys in stream.batches(shards, manifest, splits, BATCH, keys=True):
@@ -290,31 +291,31 @@ def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
             labels[[at[i] for i in wanted]] = truth.numpy()[wanted]
     if (labels < 0).any():
         raise ManifestError(
-            f"{shards} lacks {chosen[int((labels < 0).argmax())]['path']}, which images.csv says it holds. "
+            f"{shards} lacks {chosen[int((labels < 0).argmax())].path}, which images.csv says it holds. "
             "Repair it by the `octprep build` that made it."
         )
     return Pool(pixels=pixels, labels=labels, patients=patients)
 
 
-def sample(rows: Sequence[Mapping[str, str]], most: int, seed: int) -> list[Mapping[str, str]]:
+def sample(rows: Sequence[ImageRow], most: int, seed: int) -> list[ImageRow]:
     """Whole patients' rows, `most` at most, each class near its share; which patients depends on the seed alone.
 
     A patient who alone would exceed what is left of a class is passed over.
     """
     if len(rows) <= most:
         return list(rows)
-    sizes = Counter(row["class"] for row in rows)
+    sizes = Counter(row.label for row in rows)
     room = {name: most * size / len(rows) for name, size in sizes.items()}
     scans: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        scans[row["group"]][row["class"]] += 1
+        scans[row.patient_group][row.label] += 1
     taken = set()
     for patient in sorted(scans, key=lambda patient: seeded_hash(patient, seed)):
         if all(count <= room[name] for name, count in scans[patient].items()):
             taken.add(patient)
             for name, count in scans[patient].items():
                 room[name] -= count
-    return [row for row in rows if row["group"] in taken]
+    return [row for row in rows if row.patient_group in taken]
 
 
 def deal_patients(pool: Pool, class_names: Sequence[str], folds: int, seed: int) -> list[Picks]:

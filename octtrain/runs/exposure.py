@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from octprep.format.errors import ManifestError
-from octprep.format.manifest import IMAGES_NAME, Leaks, Manifest, read_part
+from octprep.format import images_csv
+from octprep.format.images_csv import ImageRow
+from octprep.format.manifest import Leaks, Manifest
 
 EXPOSURE_NAME = "exposure.csv"
 INHERITED = "weights"  # in place of a split: seen by the model whose weights this one was begun from
-
-Row = dict[str, str]  # of images.csv
 
 
 class TrainingImage(NamedTuple):
@@ -34,46 +32,18 @@ class Exposure(NamedTuple):
     complete: bool  # False: it was begun from weights of which nobody knows what they had seen
 
 
-def images(shards: Path, manifest: Manifest) -> list[Row]:
+def images(shards: Path, manifest: Manifest) -> Sequence[ImageRow]:
     """The rows of images.csv that are in a split, each image once.
 
     Raises ManifestError if the file is missing or not the one that the manifest names.
     """
-    path = shards / IMAGES_NAME
-    try:
-        content = read_part(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ManifestError(
-            f"{path} cannot be read ({reason}), but it says which patients are in which split. "
-            "Copy the folder again, or repair it by the `octprep build` that made it."
-        ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != manifest.images_sha256:
-        raise ManifestError(
-            f"{path} has SHA-256 {found[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
-            "not what was built. Copy the folder again, or repair it by the `octprep build` that made it."
-        )
-    try:
-        rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
-        if missing := {*TrainingImage._fields} - {*(rows[0] if rows else TrainingImage._fields)}:
-            raise ValueError(f"no column {', '.join(sorted(missing))}")
-        if any(row[name] is None for row in rows for name in TrainingImage._fields):
-            raise ValueError("a row that is too short")
-    except (ValueError, csv.Error) as error:
-        raise ManifestError(
-            f"{path} is not a table that octprep wrote ({error}). Copy the folder again, or repair it by the "
-            "`octprep build` that made it."
-        ) from None
-    return [row for row in rows if row["split"]]
+    return images_csv.read_checked(shards, manifest).rows
 
 
-def sights(rows: Iterable[Row], splits: Sequence[str]) -> tuple[TrainingImage, ...]:
+def sights(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:
     """What a model sees in some splits of images.csv."""
     return tuple(
-        TrainingImage(row["patient"], row["group"], row["sha256"], row["split"])
-        for row in rows
-        if row["split"] in splits
+        TrainingImage(row.patient, row.patient_group, row.sha256, row.split) for row in rows if row.split in splits
     )
 
 

@@ -377,7 +377,7 @@ def few_remarks(run: Run, splits: Sequence[str], val: Sequence[str]) -> list[str
     lines = []
     for name, part in (("training", [s for s in splits if s not in val]), (", ".join(val), list(val))):
         counts = {
-            label: len({row["group"] for row in rows if row["split"] in part and row["class"] == label})
+            label: len({row.patient_group for row in rows if row.split in part and row.label == label})
             for label in run.manifest.class_names
         }
         few = [f"{count or 'no'} patient{'s' * (count != 1)} of {label}" for label, count in counts.items()
@@ -394,7 +394,7 @@ def chance_remarks(run: Run, val: Sequence[str], history: Sequence[Row]) -> list
     """A warning if the best epoch is no better than guessing, as far as the number of patients lets one see."""
     rows = exposure.images(run.shards, run.manifest)
     patients = [
-        len({row["group"] for row in rows if row["split"] in val and row["class"] == label})
+        len({row.patient_group for row in rows if row.split in val and row.label == label})
         for label in run.manifest.class_names
     ]
     present = [count for count in patients if count]
