@@ -251,7 +251,7 @@ def verify(
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     _say(console.verified(folder, verdict))
-    if verdict.faults:
+    if verdict.violations:
         raise typer.Exit(1)
 
 
@@ -266,7 +266,7 @@ def certify(
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    if verdict.faults:
+    if verdict.violations:
         _say(console.verified(folder, verdict))
         raise typer.Exit(1)
     _say(console.certificate(verdict))

@@ -22,10 +22,12 @@ from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, read_bytes, text_to_path
+from octprep.format.images_csv import ScanRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, Shard, read_part
 from octprep.shards import cache, plan, workdir, writer
 from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
+from octprep.shards.table import image_rows
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.listing import list_source
 from octprep.splits.split_file import SplitFile
@@ -100,7 +102,7 @@ def build(
             written = _write_shards(work, "prepared", plans, ready, class_names, config.recipe, engine, progress)
             left_out = sorted([*source.exclusions, *unreadable, *splits.rejections, *surplus])
             scans = [item.scan for item in ready]
-            table = images_csv.table(ready, splits.groups, plans, left_out)
+            table = images_csv.encode(image_rows(ready, splits.groups, plans, left_out))
             atomic_write(work / IMAGES_NAME, table)
             described = [item.descriptor for item in ready] if config.near_duplicates else None
             joins = duplicates_file.collect(scans, near, described, config.seed).to_json()
@@ -174,20 +176,21 @@ def _changed(
     doubtful = [one for one, now in zip(source.scan_files, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
-    rows = {row["path"]: row for row in images_csv.read(read_part(out / IMAGES_NAME))}
-    changed = [named.path for named in doubtful if named.path not in rows]
-    doubtful = [named for named in doubtful if named.path in rows]
-    hashed = [named for named in doubtful if rows[named.path]["sha256"]]
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    sha256 = {scan.path: scan.sha256 for scan in table.scans}
+    reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}
+    changed = [named.path for named in doubtful if named.path not in sha256 and named.path not in reasons]
+    hashed = [named for named in doubtful if named.path in sha256]
     progress("reading changed files", 0, len(hashed))
     batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
     for batch, digests in engine.run(_digests, [(src, batch) for batch in batches]):
         progress("reading changed files", len(batch), len(hashed))
-        changed += [path for path, digest in zip(batch, digests, strict=True) if digest != rows[path]["sha256"]]
-    if refused := [named for named in doubtful if not rows[named.path]["sha256"]]:  # no scans when they were read
+        changed += [path for path, digest in zip(batch, digests, strict=True) if digest != sha256[path]]
+    if refused := [named for named in doubtful if named.path in reasons]:  # no scans when they were read
         with tempfile.TemporaryDirectory() as folder:
             ready, unreadable = _prepare(src, Path(folder), refused, config, engine, progress)
         changed += [item.scan.path for item in ready]
-        changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
+        changed += [one.path for one in unreadable if one.reason != reasons[one.path]]
     if not changed:
         workdir.stamp(out, max(stamps))
     return sorted(changed)
@@ -212,12 +215,12 @@ def _mend(src: Path, out: Path, work: Path, source: SourceListing, manifest: Man
     images.csv must be whole: it says which scans they hold.
     """
     members: dict[str, list[Scan]] = {name: [] for name in manifest.splits}
-    for row in images_csv.read(read_part(out / IMAGES_NAME)):
-        name = "train" if row["left_out"] == plan.UNDERSAMPLED else row["split"]
-        if name:
-            numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}
-            texts = {key: row[key] for key in ("path", "patient", "folder", "sha256")}
-            members[name].append(Scan(label=row["class"], **texts, **numbers))  # type: ignore[arg-type]
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    for row in table.rows:
+        members[row.split].append(_as_scan(row))
+    for excluded in table.excluded:
+        if excluded.exclusion_reason == plan.UNDERSAMPLED and excluded.scan:
+            members["train"].append(_as_scan(excluded.scan))
     damaged = {fault.partition(" ")[0] for fault in workdir.damage(out, manifest)}
     plans: dict[str, list[ShardPlan]] = {}
     for name, part in manifest.splits.items():
@@ -237,6 +240,20 @@ def _mend(src: Path, out: Path, work: Path, source: SourceListing, manifest: Man
         return False
     workdir.place(out, work, made)
     return True
+
+
+def _as_scan(row: ScanRow) -> Scan:
+    return Scan(
+        path=row.path,
+        label=row.label,
+        patient=row.patient,
+        number=row.image_number,
+        folder=row.source_split,
+        bytes=row.bytes,
+        sha256=row.sha256,
+        height=row.height,
+        width=row.width,
+    )
 
 
 def _notice_again(out: Path, damaged: Sequence[str], changed: Sequence[str]) -> None:

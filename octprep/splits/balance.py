@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from octprep.format.config import BuildConfig
-from octprep.format.images_csv import Row
+from octprep.format.images_csv import ImageRow, Table
 from octprep.shards.plan import UNDERSAMPLED
 from octprep.splits.strategies import capped_counts, target_fractions
 
@@ -18,19 +18,19 @@ _MEANING = {
 }
 
 
-def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
+def told(table: Table, config: BuildConfig) -> list[str]:
     """A clause for everything that was dealt: the class whose share in a split is furthest from the wanted one.
 
     [] for splits as given. Scans count as they did when they were dealt: those that only balancing left out too, and
     with --max-per-patient a patient for no more than that.
     """
     heard: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # split, person -> scans by class
-    test_given = False
-    for row in rows:
-        split = "train" if row["left_out"] == UNDERSAMPLED else row["split"]
-        if split:
-            heard[split, row["group"]][row["class"]] += 1
-        test_given |= split == "test" and row["folder"] == "test"
+    for row in table.rows:
+        heard[row.split, row.patient_group][row.label] += 1
+    for excluded in table.excluded:
+        if excluded.exclusion_reason == UNDERSAMPLED and excluded.scan:
+            heard["train", excluded.scan.patient_group][excluded.scan.label] += 1
+    test_given = any(row.split == "test" and row.source_split == "test" for row in table.rows)
     held: dict[str, Counter[str]] = defaultdict(Counter)
     for (split, _), counts in heard.items():
         held[split] += Counter(capped_counts(counts, config.max_per_patient))
@@ -50,16 +50,15 @@ def told(rows: Iterable[Row], config: BuildConfig) -> list[str]:
     return clauses
 
 
-def scarce(rows: Iterable[Row]) -> list[str]:
+def scarce(rows: Iterable[ImageRow]) -> list[str]:
     """A sentence for every split that has fewer than FEW patients of a class, with the numbers, and for a lone class.
 
-    rows: of images.csv. Ids that are taken for one person's count as one patient; files that are in no shard do not
-    count. [] if there is enough of everything, and for a table without an image.
+    Ids that are taken for one person's count as one patient. [] if there is enough of everything, and for a table
+    without an image.
     """
     people: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
-        if row["shard"] and row["split"]:
-            people[row["split"]][row["class"]].add(row["group"] or row["patient"])
+        people[row.split][row.label].add(row.patient_group)
     return few({split: {label: len(ids) for label, ids in classes.items()} for split, classes in people.items()})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.worlds.archive import archive, files_of, write_folder, write_scan
+from tests.worlds.tables import read_cells
 
 from octprep import console, pipeline
 from octprep.duplicates import search
@@ -61,7 +62,7 @@ STAGES = {
     "compare": ("duplicates.search.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
-    "table": ("format.images_csv.table", 1),
+    "table": ("format.images_csv.encode", 1),
     "joins": ("duplicates.file.collect", 1),
     "report": ("report.render", 1),
     "publish": ("shards.workdir.place", 1),
@@ -241,7 +242,7 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
     monkeypatch.setattr(cache.imaging, "prepare", lambda *given: (read.append(1), prepare(*given))[1])
     with pytest.warns(Notice, match=rf"{out} was damaged: {damaged[0].name} .*, {damaged[1].name} .* is built again"):
         built = build(source, out, CONFIG, workers=1)
-    rows = images_csv.read((out / IMAGES_NAME).read_bytes())
+    rows = read_cells(out)
     assert len(read) == sum(bool({one.name for one in damaged} & set(row["shard"].split())) for row in rows)
     assert built.fresh and built.manifest == Manifest.load(shards)
     (out / damaged[0].name).with_name("elsewhere").unlink(missing_ok=True)
@@ -335,7 +336,7 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     assert first.startswith(f"1 source file changed since {out} was built: {path.relative_to(src).as_posix()}.")
     assert "holds another dataset than before" in second
     assert built.fresh
-    rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
+    rows = {row["path"]: row for row in read_cells(out)}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert verify(out, workers=1).faults == ()
     assert not build(src, out, CONFIG, workers=1).fresh
@@ -381,8 +382,9 @@ def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeyp
 
 
 def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
-    rows = images_csv.read((shards / IMAGES_NAME).read_bytes())
-    closing = console.built(shards, Manifest.load(shards))
+    manifest = Manifest.load(shards)
+    rows = images_csv.read_checked(shards, manifest).rows
+    closing = console.built(shards, manifest)
     assert class_balance.scarce(rows)
     assert all(line in closing for line in class_balance.scarce(rows))
     assert closing.endswith(f"\nnext: octprep verify {shards}, then octtrain fit {shards}")
@@ -469,7 +471,7 @@ def test_scans_are_compared_until_just_those_in_the_shards_were(source, tmp_path
         lambda scans, *given, **more: (compared.append(scans), find(scans, *given, **more))[1],
     )
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance=balance, max_per_patient=3), workers=1)
-    rows = images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())
+    rows = read_cells(tmp_path / "out")
     assert {one.path for one in compared[-1]} == {row["path"] for row in rows if row["shard"]}
     assert len(compared[-1]) < len(compared[0])
 
@@ -488,8 +490,8 @@ def test_pairs_that_only_show_among_the_kept_scans_join_their_patients(source, t
     everyone = [path for path in source.rglob("*.jpeg") if path.name != "CNV-0-91.jpeg"]
     monkeypatch.setattr(search, "near_duplicate_pairs", find)
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance="undersample"), workers=1)
-    rows = {row["path"]: row for row in images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())}
-    assert rows[pair[0]]["group"] == rows[pair[1]]["group"]
+    rows = {row["path"]: row for row in read_cells(tmp_path / "out")}
+    assert rows[pair[0]]["patient_group"] == rows[pair[1]]["patient_group"]
     assert rows[pair[0]]["split"] in ("", "test")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.worlds.archive import SAMPLE, archive, files_of, write_folder, write_scan
+from tests.worlds.tables import read_cells
 
 from octprep import console, preprocessing
 from octprep.format import images_csv
@@ -73,7 +74,7 @@ def test_all_laws_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
     manifest = build(source, tmp_path / "out", config, workers=2).manifest
     verdict = verify(tmp_path / "out", workers=1)
-    assert verdict.faults == ()
+    assert verdict.violations == ()
     assert verdict.records == sum(manifest.records(split) for split in manifest.splits) > 0
     assert files_of(source) == before
     assert not manifest.leaks
@@ -103,7 +104,7 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     second = build(source, tmp_path / "second", again, assignment=given, workers=1).manifest
     assert second.splits == first.splits
     assert second.config.splits_sha256 == given.sha256
-    assert verify(tmp_path / "second", workers=1).faults == ()
+    assert verify(tmp_path / "second", workers=1).violations == ()
     assert not build(source, tmp_path / "second", again, assignment=given).fresh
 
 
@@ -124,14 +125,14 @@ def test_the_closing_words_say_which_share_is_furthest_from_what_was_wanted(sour
     ):
         out = tmp_path / words.split()[-1] / config.split
         manifest = build(source, out, config, workers=1).manifest
-        rows = images_csv.read((out / "images.csv").read_bytes())
-        [clause] = class_balance.told(rows, manifest.config)
+        rows = read_cells(out)
+        [clause] = class_balance.told(images_csv.read_checked(out, manifest), manifest.config)
         said = rf"of {words}, (\w+) has ([\d.]+)% of (\w+) where ([\d.]+)% were wanted \((.*?) percentage"
         split, share, label, wanted, deviation = re.match(said, clause).groups()
         assert f"\nshares: {clause}\n" in console.built(out, manifest)
         assert f"As dealt: {clause}." in (out / "report.html").read_text()
         rows = [row for row in rows if row["class"] == label]
-        dealt = [row for row in rows if row["split"] or "undersample" in row["left_out"]]
+        dealt = [row for row in rows if row["split"] or "undersample" in row["exclusion_reason"]]
         if "leaves" in words:
             dealt = [row for row in dealt if row["split"] != "test"]
         held = sum((row["split"] or "train") == split for row in dealt)
@@ -199,7 +200,7 @@ def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(s
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
     assert build(source, out, other, overwrite=True).fresh
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
     assert (out / "my notes.txt").exists()
 
 
@@ -245,13 +246,13 @@ def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_allowed_leaks_are_in_the_manifest_and_break_law_1_for_ever(tmp_path):
+def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official", allow_leaks=True)).manifest
     assert manifest.leaks.patients == ("50",)
-    faults = verify(tmp_path / "out").faults
-    assert {fault.law for fault in faults} == {1}
-    assert "patient 50 is in test and in train" in faults[0].what
+    violations = verify(tmp_path / "out").violations
+    assert {violation.check for violation in violations} == {1}
+    assert "patient 50 is in test and in train" in violations[0].message
 
 
 def start_build(source, out, *extra):
@@ -320,7 +321,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert "a worker process was ended from outside" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert build(large_source, out, CONFIG).fresh
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
 
 
 @pytest.mark.slow
@@ -337,7 +338,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_pa
         assert not list(mount.rglob("*.part-*"))
         subprocess.run(["mount", "-o", "remount,size=50m", mount], check=True)
         build(large_source, mount / "out", CONFIG, workers=1)
-        assert verify(mount / "out").faults == ()
+        assert verify(mount / "out").violations == ()
     finally:
         subprocess.run(["umount", mount], check=True)
 
@@ -351,14 +352,14 @@ def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
         build(large_source, tmp_path / "out", CONFIG)
     process.stderr.close()
     assert process.wait() == 0
-    assert verify(tmp_path / "out").faults == ()
+    assert verify(tmp_path / "out").violations == ()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
-    assert verify(tmp_path / "out").faults == ()
+    assert verify(tmp_path / "out").violations == ()
     assert manifest.config.split == "repaired"
     assert manifest.records("test") == 8
     with pytest.raises(LeakError, match="patients 53018, 732516 and 6294785"):

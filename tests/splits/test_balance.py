@@ -1,14 +1,15 @@
 """Splits with too few patients to say anything are named with their numbers."""
 
-from octprep.format.images_csv import COLUMNS
+import dataclasses
+
 from octprep.splits.balance import FEW, scarce
+from tests.worlds.tables import image_row
 
 
 def rows_of(splits):
     """Rows of images.csv; splits: split -> class -> patient ids."""
     return [
-        dict.fromkeys(COLUMNS, "")
-        | {"split": split, "class": label, "patient": patient, "group": patient, "shard": f"{split}/0"}
+        image_row(split=split, label=label, patient=patient)
         for split, classes in splits.items()
         for label, patients in classes.items()
         for patient in patients
@@ -42,14 +43,10 @@ def test_few_patients_of_a_class_are_named_with_their_number():
     ]
 
 
-def test_ids_of_one_person_count_once_and_files_left_out_do_not():
+def test_patient_ids_of_one_group_count_once():
     rows = rows_of({"test": {"CNV": ENOUGH, "DME": ENOUGH}})
-    for row in rows[:2]:
-        row["group"] = "0"
+    rows[:2] = [dataclasses.replace(row, patient_group="0") for row in rows[:2]]
     assert scarce(rows) == ["test has few patients (4 of CNV): a result on so few says little about others."]
-    for row in rows[:2]:
-        row["shard"] = ""
-    assert "3 of CNV" in scarce(rows)[0]
 
 
 def test_a_class_alone_is_named():

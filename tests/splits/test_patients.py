@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from octprep import preprocessing
 from octprep.duplicates.exact import DuplicatePair, deduplicate, duplicate_sets, exact_duplicate_pairs, label_conflicts
 from octprep.duplicates.file import DuplicatesFile
-from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import DUPLICATES_NAME, Manifest
@@ -25,6 +24,7 @@ from octprep.synthetic import draw
 from octprep.synthetic.faults import near_duplicate
 from octprep.verification import verify
 from tests.worlds.archive import SAMPLE, archive, files_of, path_of, scan, write_folder
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -104,13 +104,13 @@ def test_a_copy_under_another_id_joins_two_patients_also_where_the_copy_is_left_
     config = BuildConfig(recipe=Preprocessing(height=32, width=32), split=strategy, seed=seed)
     build(src, tmp_path / "out", config, workers=1)
     assert verify(tmp_path / "out", workers=1).faults == ()
-    rows = images_csv.read((tmp_path / "out" / "images.csv").read_bytes())
+    rows = read_cells(tmp_path / "out")
     homes = {
         patient: {row["split"] for row in rows if row["patient"] == patient and row["split"]} for patient in "0123"
     }
     assert homes["0"] == homes["1"]
     assert homes["2"] == homes["3"]
-    assert {row["group"] for row in rows if row["patient"] in "01"} == {"0"}
+    assert {row["patient_group"] for row in rows if row["patient"] in "01"} == {"0"}
 
 
 def test_near_identical_scans_on_two_sides_are_a_leak():
