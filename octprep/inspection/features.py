@@ -47,7 +47,7 @@ def read_all(
     found: list[ScanFeatures] = []
     rejections = list(source.rejections)
     progress("preparing scans", 0, len(named))
-    for results in worker_pool.run(_read_batch, tasks, workers):
+    for results in worker_pool.run_tasks(_read_batch, tasks, workers):
         found += [result for result in results if isinstance(result, ScanFeatures)]
         rejections += [result for result in results if isinstance(result, Exclusion)]
         progress("preparing scans", len(results), len(named))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from octprep.duplicates.exact import SAME_BYTES, SAME_PIXELS, DuplicatePair, conflicts, joins, same_contents
 from octprep.source import files
 from octprep.source.files import Scan
-from octprep.splits.patients import PatientGroup, by_number
+from octprep.splits.patients import PatientGroup, numeric_order
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _labels(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:
     labels: dict[str, set[str]] = defaultdict(set)
     for one in scans:
         labels[one.patient].add(one.label)
-    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=by_number)}
+    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=numeric_order)}
 
 
 def _leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]]) -> tuple[Leak, ...]:
@@ -137,8 +137,8 @@ def _gathered(groups: Iterable[PatientGroup], joins: Sequence[DuplicatePair]) ->
         reasons[key_of[join.first]].append(join)
     found = []
     for group in groups:
-        ids = sorted({one.patient for one in group.scans}, key=by_number)
+        ids = sorted({one.patient for one in group.scans}, key=numeric_order)
         if len(ids) > 1:
             folders = tuple(sorted({one.folder for one in group.scans}))
             found.append(Gathered(tuple(ids), len(group.scans), folders, tuple(reasons[group.key])))
-    return sorted(found, key=lambda one: by_number(one.patients[0]))
+    return sorted(found, key=lambda one: numeric_order(one.patients[0]))

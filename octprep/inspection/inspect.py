@@ -17,7 +17,7 @@ from octprep.inspection.shortcuts import Shortcuts
 from octprep.inspection.similarity import Similarity
 from octprep.source import files as source_files
 from octprep.source.files import Exclusion, PublishedDataset, kind
-from octprep.splits.patients import group
+from octprep.splits.patients import group_patients
 from octprep.workers import Progress, no_progress
 
 
@@ -126,7 +126,7 @@ def audit(
     compared = similarity.compare(src, read, workers)
     progress("comparing scans", len(read), len(read))
     near = [join for join in compared if join.correlation >= similarity.THRESHOLD]
-    groups = group(scans, near)
+    groups = group_patients(scans, near)
     persons = {one.path: joined_ids.key for joined_ids in groups for one in joined_ids.scans}
     told = shortcuts.examine(read, [persons[one.path] for one in scans], seed=seed, progress=progress)
     return Audit(

@@ -107,7 +107,7 @@ def survey(
     scans: list[Scan] = []
     rejections = list(source.rejections)
     progress("reading scans", 0, len(source.named))
-    for results in worker_pool.run(source_files.inspect, tasks, workers):
+    for results in worker_pool.run_tasks(source_files.inspect, tasks, workers):
         scans += [result for result in results if isinstance(result, Scan)]
         rejections += [result for result in results if isinstance(result, Exclusion)]
         progress("reading scans", len(results), len(source.named))

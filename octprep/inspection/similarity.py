@@ -87,7 +87,7 @@ def measure(
     ]
     found: tuple[list[float], list[float]] = ([], [])
     progress("measuring closeness", 0, len(same) + len(different))
-    for kind, correlations in worker_pool.run(_correlate, tasks, workers):
+    for kind, correlations in worker_pool.run_tasks(_correlate, tasks, workers):
         found[kind].extend(correlations)
         progress("measuring closeness", len(correlations), len(same) + len(different))
     return Similarity(

@@ -149,7 +149,9 @@ def scarce(audit: Audit) -> list[str]:
     for item in audit.read:
         name = item.scan.folder or ("the source" if not audit.has_folders else "no folder")
         people[name][item.scan.label].add(audit.persons[item.scan.path])
-    return balance.few({name: {label: len(ids) for label, ids in found.items()} for name, found in people.items()})
+    return balance.describe_few_patients(
+        {name: {label: len(ids) for label, ids in found.items()} for name, found in people.items()}
+    )
 
 
 def leak(found: Leak) -> str:

@@ -84,8 +84,9 @@ def read(data: bytes, manifest: Manifest) -> Rows:
                 faults.append(f"{row['path']} {what}")
     paths = Counter(row["path"] for row in table)
     faults += [f"{path} has {number} rows" for path, number in paths.items() if number > 1]
-    dealt = tuple(balance.told(table, manifest.config))
-    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table), dealt, tuple(balance.scarce(placed)))
+    dealt = tuple(map(balance.describe_deviation, balance.deviations_from_rows(table, manifest.config)))
+    few = tuple(balance.describe_few_patients(balance.patients_from_rows(placed)))
+    return Rows(tuple(kept), tuple(left_out), tuple(faults), len(table), dealt, few)
 
 
 def _sort(row: Row, shards: dict[str, str], classes: frozenset[str]) -> Image | LeftOut | str:

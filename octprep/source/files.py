@@ -110,6 +110,7 @@ class SourceListing:
     named: tuple[ScanFile, ...]
     rejections: tuple[Exclusion, ...]
     listing: str  # SHA-256 over all paths and sizes, hex
+    changed_ns: Mapping[str, int]  # path of a scan -> when its file, or its status, was last changed, ns since 1970
 
     @property
     def files(self) -> int:
@@ -149,11 +150,13 @@ def find(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()
     named: list[ScanFile] = []
     rejections = walk.rejections
     real: dict[str, str] = {}
+    changed_ns: dict[str, int] = {}
     for file in walk.files:
         match read_name(file.key, file.bytes, root, changed=file.changed, linked=file.linked):
             case ScanFile() as found:
                 named.append(found)
                 real[found.path] = file.real
+                changed_ns[found.path] = max(file.changed, file.status_changed)
             case Exclusion() as rejection:
                 rejections.append(rejection)
     _check_passed(walk, root, named)
@@ -165,7 +168,8 @@ def find(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()
     sizes = [(file.key, file.bytes) for file in walk.files]
     for key, size in sorted([*sizes, *((rejection.path, -1) for rejection in rejections)]):
         digest.update(f"{key}\0{size}\n".encode())
-    return SourceListing(root, tuple(sorted(named)), tuple(sorted(rejections)), digest.hexdigest())
+    changed_ns = {one.path: changed_ns[one.path] for one in named}
+    return SourceListing(root, tuple(sorted(named)), tuple(sorted(rejections)), digest.hexdigest(), changed_ns)
 
 
 def read_name(path: str, size: int, root: str, *, changed: int = -1, linked: bool = False) -> ScanFile | Exclusion:
@@ -317,6 +321,7 @@ class _File:
     key: str
     bytes: int
     changed: int  # ns
+    status_changed: int  # ns
     linked: bool
     real: str  # its path without links
 
@@ -396,7 +401,7 @@ class _Walk:
         else:
             status = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
-            self.files.append(_File(key, status.st_size, status.st_mtime_ns, linked, real))
+            self.files.append(_File(key, status.st_size, status.st_mtime_ns, status.st_ctime_ns, linked, real))
         else:
             self.rejections.append(Exclusion(key, "not a regular file"))
 

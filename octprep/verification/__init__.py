@@ -131,7 +131,7 @@ def verify(folder: Path, *, workers: int | None = None, progress: Progress = no_
     by_split: dict[str, list[Entry]] = {name: [] for name in manifest.splits}
     unread = set()
     progress("reading records", 0, total)
-    for found in worker_pool.run(read_shard, tasks, workers):
+    for found in worker_pool.run_tasks(read_shard, tasks, workers):
         by_split[found.name.partition("/")[0]] += found.entries
         faults += found.faults
         unread |= set() if found.whole else {found.name}

@@ -25,12 +25,11 @@ from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS, Preprocessing
 from octprep.format.images_csv import Row
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Leaks, Manifest
-from octprep.shards.plan import UNDERSAMPLED
 from octprep.source import files
 from octprep.source.files import Scan, ScanFile
-from octprep.splits.leaks import find_leaks
+from octprep.splits.balance import UNDERSAMPLED
+from octprep.splits.leaks import find_hidden_leaks, find_leaks
 from octprep.splits.patients import PatientGroup
-from octprep.splits.strategies import parted
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,14})")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -560,7 +559,7 @@ def _declared(found: Evidence) -> Iterator[Violation]:
             members[groups.get(path) or f"patient {one.patient}"].append(one)
     near = [join for join in found.joins.joins if join.reason == NEAR_IDENTICAL]
     if found.manifest.config.split in ("official", "file"):
-        there = parted(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
+        there = find_hidden_leaks(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     else:
         there = find_leaks(list(parts.values()), near)
     declared = found.manifest.leaks

@@ -375,7 +375,7 @@ def test_a_file_says_who_is_where_and_whom_it_does_not_name_is_left_out():
     names = ["CNV-1-1", "DME-1-2", "CNV-2-1", "DME-3-1", "DME-4-1", "CNV-5-1"]
     given = assigned("patient", train=["1"], test=["2", "3", "9"])
     settled = config("file", splits_sha256=given.sha256)
-    result = split(scans(names), settled, assignment=given)
+    result = split(scans(names), settled, split_file=given)
     assert {name: [one.patient for one in part] for name, part in result.members.items()} == {
         "train": ["1", "1"],
         "test": ["2", "3"],
@@ -388,9 +388,9 @@ def test_a_file_says_who_is_where_and_whom_it_does_not_name_is_left_out():
     with pytest.raises(SourceError, match=r"2 of 4 patients in the file of --splits are not in the source: 2, 9\."):
         given.check(scans(["CNV-1-1", "DME-3-1"]))
     with pytest.raises(SourceError, match="puts no readable scan in test"):
-        split(scans(["CNV-1-1", "DME-4-1"]), settled, assignment=given)
+        split(scans(["CNV-1-1", "DME-4-1"]), settled, split_file=given)
     with pytest.raises(SourceError, match="leaves test without a scan of CNV; each needs at least 1 patient"):
-        split(scans(["CNV-1-1", "DME-1-1", "DME-3-1"]), settled, assignment=given)
+        split(scans(["CNV-1-1", "DME-1-1", "DME-3-1"]), settled, split_file=given)
 
 
 def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwise():
@@ -403,16 +403,16 @@ def test_a_file_that_parts_a_patient_or_a_content_is_refused_unless_told_otherwi
     )
     settled = config("file", splits_sha256=given.sha256)
     with pytest.raises(LeakError, match=r"--splits would leak: patient 1 and 1 file content stand in .*--allow-leaks"):
-        split(population, settled, assignment=given)
+        split(population, settled, split_file=given)
     allowed = config("file", splits_sha256=given.sha256, allow_leaks=True)
-    result = split(population, allowed, assignment=given)
+    result = split(population, allowed, split_file=given)
     assert result.leaks.patients == ("1",)
     assert result.leaks.contents == ()  # it stands under two classes, and so in no split
     assert {one.reason for one in result.rejections} == {"same bytes under different classes: CNV and DME"}
-    kept = split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="keep"), assignment=given)
+    kept = split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="keep"), split_file=given)
     assert len(kept.leaks.contents) == 1
     with pytest.raises(SourceError, match="1 content stands under different classes"):
-        split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="error"), assignment=given)
+        split(population, config("file", splits_sha256="0", allow_leaks=True, conflicts="error"), split_file=given)
 
 
 def test_a_cap_holds_for_a_person_under_several_ids():
@@ -434,9 +434,9 @@ def test_two_ids_that_are_one_person_by_a_scan_in_no_split_are_not_parted(near):
     given = assigned("path", train=[ends[0].path, "DME/DME-2-1.jpeg"], test=[ends[1].path, "DME/DME-3-1.jpeg"])
     settled = config("file", splits_sha256=given.sha256)
     with pytest.raises(LeakError, match="patients 1 and 8 stand in more than one split"):
-        split(population, settled, assignment=given, near=joins)
+        split(population, settled, split_file=given, near=joins)
     allowed = dataclasses.replace(settled, allow_leaks=True)
-    assert split(population, allowed, assignment=given, near=joins).leaks.patients == ("1", "8")
+    assert split(population, allowed, split_file=given, near=joins).leaks.patients == ("1", "8")
 
 
 def test_folders_that_leave_a_split_without_a_class_are_refused():
