@@ -160,16 +160,16 @@ def build(
             src,
             out,
             config,
-            assignment=assigned,
+            split_file=assigned,
             workers=workers,
             overwrite=overwrite,
             follow_links=follow_links,
             progress=progress,
         )
-    if not built.fresh:
-        what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
+    if not built.built:
+        what = f"only {REPORT_NAME} was missing and was written anew" if built.report_written else "nothing was done"
         _say(f"{out} is finished already, from this source and with these settings; {what}.")
-    _say(console.built(out, built.manifest, fresh=built.fresh))
+    _say(console.built(out, built.manifest, fresh=built.built))
 
 
 @app.command()

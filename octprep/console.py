@@ -59,12 +59,22 @@ def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
         for name, shards in manifest.splits.items()
     ]  # fmt: skip
     left_out = Counter(reason_kind(excluded.exclusion_reason) for excluded in images.excluded)
-    dealt = [f"shares: {clause}" for clause in balance.told(images, manifest.config)]
+    dealt = [
+        f"shares: {clause}"
+        for clause in map(balance.describe_deviation, balance.deviations_from_table(images, manifest.config))
+    ]
     parts = [
         table([*lines, *body]),
         f"{images.count:,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *balance.scarce(images.rows)]),
+        "\n".join(
+            [
+                leak_line(manifest),
+                *join_lines(out, manifest),
+                *dealt,
+                *balance.describe_few_patients(balance.patients_from_rows(images.rows)),
+            ]
+        ),
         f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
         f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",

@@ -45,8 +45,13 @@ def read(data: bytes, manifest: Manifest) -> Images:
         table.excluded,
         tuple(problems),
         table.count,
-        tuple(balance.told(Table(tuple(kept), table.excluded), manifest.config)),
-        tuple(balance.scarce(kept)),
+        tuple(
+            map(
+                balance.describe_deviation,
+                balance.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config),
+            )
+        ),
+        tuple(balance.describe_few_patients(balance.patients_from_rows(kept))),
     )
 
 

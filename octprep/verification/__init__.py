@@ -158,7 +158,7 @@ def _read_records(
     records: dict[str, list[RecordSummary]] = {split: [] for split in manifest.splits}
     unread = set()
     progress("reading records", 0, total)
-    for contents in worker_pool.run(read_shard, tasks, workers):
+    for contents in worker_pool.run_tasks(read_shard, tasks, workers):
         records[contents.name.partition("/")[0]] += contents.records
         violations += [Violation(5, where, message) for where, message in contents.problems]
         if not contents.complete:

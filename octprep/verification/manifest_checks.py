@@ -15,11 +15,10 @@ from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
 from octprep.format.images_csv import ImageRow, Table
 from octprep.format.manifest import IMAGES_NAME, MANIFEST_NAME, Leaks, Manifest
-from octprep.shards.plan import UNDERSAMPLED
 from octprep.source.files import Scan
-from octprep.splits.leaks import find_leaks
+from octprep.splits.balance import UNDERSAMPLED
+from octprep.splits.leaks import find_hidden_leaks, find_leaks
 from octprep.splits.patients import PatientGroup
-from octprep.splits.strategies import parted
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
 
@@ -143,7 +142,7 @@ def _actual_leaks(evidence: Evidence, table: Table, duplicates: DuplicatesFile) 
             members[groups.get(path) or f"patient {scan.patient}"].append(scan)
     near = [pair for pair in duplicates.pairs if pair.reason == NEAR_IDENTICAL]
     if evidence.manifest.config.split in ("official", "file"):
-        return parted(splits, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
+        return find_hidden_leaks(splits, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     return find_leaks(list(splits.values()), near)
 
 
