@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
+from octprep.terminal import interrupts
+
+if interrupts.is_program("octprep", __name__):
+    interrupts.watch("octprep")  # before the imports that take a while
+
 import shlex
 import sys
-import warnings
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any
 
-from octprep.terminal.interrupts import Watch
+import typer
 
-
-def _advice() -> str:
-    """How to go on after an interruption, by the command that was given."""
-    return "the same command goes on from here" if "build" in sys.argv[1:2] else "run the same command again"
-
-
-_watch = Watch("octprep", _advice)
-if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
-    _watch.start()  # here, as the imports below take a while
-
-import typer  # noqa: E402
-from typer.core import TyperGroup  # noqa: E402
-
-from octprep import terminal  # noqa: E402
-from octprep.format.config import BuildConfig, Preprocessing  # noqa: E402
-from octprep.format.errors import Notice, OctError, SettingError, StoppedError  # noqa: E402
-from octprep.format.options import make  # noqa: E402
-from octprep.terminal.commands import Json, command  # noqa: E402
-
-if TYPE_CHECKING:
-    pass
-
-
-class Interrupted(StoppedError):
-    """The user pressed Ctrl-C, or the system asked the program to end; `_watch` knows which."""
-
-
-class Commands(TyperGroup):
-    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            with terminal.quiet_pipe():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
+from octprep import terminal
+from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.errors import SettingError
+from octprep.format.options import make
+from octprep.terminal.commands import Json, command
 
 app = typer.Typer(
     name="octprep",
-    cls=Commands,
     help="Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -135,7 +104,7 @@ def build(
             src,
             out,
             config,
-            assignment=assignment,
+            split_file=assignment,
             workers=workers,
             overwrite=overwrite,
             follow_links=follow_links,
@@ -150,7 +119,10 @@ def inspect(
     src: Src = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Read no pixels: counts, sizes, exclusions, leaks and exact duplicates only."),
+        typer.Option(
+            "--quick",
+            help="Only decode the scans: counts, sizes, exclusions, leaks and exact duplicates, without preprocessing.",
+        ),
     ] = False,
     report: Annotated[
         Path | None,
@@ -163,12 +135,13 @@ def inspect(
 ) -> None:
     """Check a dataset for patient leakage, label conflicts, near-duplicates and shortcut features."""
     from octprep import console, inspection
-    from octprep.format.files import check_output_file, write_output_file
+    from octprep.format.outputs import check as check_output_file
+    from octprep.format.outputs import write as write_output_file
     from octprep.inspection import page
 
     (src,) = _paths([path] if path else [], {"--src": src})
     if quick and report is not None:
-        raise SettingError(f"--report {report} needs the pixels, which --quick does not read; give one of them.")
+        raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
     targets = {option: file for option, file in (("--report", report), ("--json", json_file)) if file is not None}
     files = [file for file in targets.values() if str(file) != "-"]
     for option, file in targets.items():
@@ -210,13 +183,15 @@ def verify(
 ) -> None:
     """Read every record again and check every guarantee; the exit code is 1 if one is violated."""
     from octprep import console, verification
-    from octprep.format.files import write_output_file
+    from octprep.format.outputs import write as write_output_file
 
     with console.progress_bars("rec") as progress:
         result = verification.verify(folder, workers=workers, progress=progress)
     failed = bool(result.violations)
     if certificate is None or failed or str(certificate) != "-":
-        console.say(console.verification(folder, result), always=failed, json_file=json_file, json=result.to_json)
+        console.say(
+            console.verification_summary(folder, result), always=failed, json_file=json_file, json=result.to_json
+        )
     if failed:
         if certificate is not None:
             console.warn(f"no certificate was written to {certificate}, as not all guarantees hold.")
@@ -255,17 +230,17 @@ def report(
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
     written = write(folder, src, without_source=without_source)
     console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
-    if written.mismatched:
+    if written.strange:
         console.warn(
-            f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"{written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
             f"not those that {folder} was built from; the page says so in their places."
         )
-    for problem in written.missing:
+    for problem in written.lost:
         console.warn(
             f"{problem}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
             "the file again, or rebuild the folder."
         )
-    if written.missing:
+    if written.lost:
         raise typer.Exit(1)
 
 
@@ -311,49 +286,9 @@ _EXAMPLES = {"--src": "OCT2017", "--out": "shards"}
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one sentence and an exit code."""
-    terminal.prepare()
-    warnings.showwarning = _show
-    _watch.start()
-    try:
-        app()
-    except BaseException as error:
-        if _watch.number:  # whatever it was taken for on its way here
-            _watch.say()
-            sys.exit(_watch.exit_code)
-        if isinstance(error, MemoryError):
-            error = StoppedError(
-                "memory ran out; close other programs, or use fewer --workers, and run the same command again."
-            )
-        if not isinstance(error, OctError | OSError):
-            raise
-        _tell(error)
-        sys.exit(getattr(error, "exit_code", OctError.exit_code))
-    finally:
-        _watch.end()
-
-
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if issubclass(category, Notice):
-        _tell(message)
-    else:
-        _show_others(message, category, filename, lineno, file, line)
-
-
-_show_others = warnings.showwarning
-
-
-def _tell(what: object) -> None:
-    """A sentence on standard error."""
-    with suppress(OSError):
-        print(terminal.printable(f"octprep: {what}"), file=sys.stderr, flush=True)
+    """The program `octprep`: an error that the user can fix ends it with one sentence and an exit code."""
+    interrupts.advise(f"run the same command {'to resume' if 'build' in sys.argv[1:2] else 'again'}")
+    terminal.run_program("octprep", app, memory_advice="close other programs, or use fewer --workers, and try again")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from octprep.format.errors import SettingError
 from octprep.format.options import option, text_of
 
-# What one stored image depends on besides the recipe: raise it whenever `octprep.preprocessing` would give other pixels.
+# What one stored image depends on besides the recipe: raise it when `octprep.preprocessing` would give other pixels.
 PREPROCESSING_VERSION = 4
 
 SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset
@@ -82,7 +82,7 @@ class Preprocessing:
 
     inpaint_fill: bool = option(
         True,
-        help="Replace the white and black areas that rotation and shifting left at the edges by texture like the scan's.",
+        help="Replace white and black areas that rotation and shifting left at the edges by texture like the scan's.",
         panel=_IMAGE,
         title="Fill",
         words={True: "white and black areas at the edges inpainted", False: "left as it is"},

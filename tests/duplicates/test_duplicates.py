@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 import pytest
+from benchmarks.likeness import RECIPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.likeness import RECIPES
 from octprep import duplicates, preprocessing
 from octprep.duplicates import DESCRIPTOR, THRESHOLD, correlation, describe, distances, near_identical
 from octprep.duplicates.descriptors import _drawn

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from octprep.inspection.quick import survey
 
 from octprep.format.errors import SourceError
-from octprep.inspection.quick import survey
 from octprep.source import files
 from octprep.source.files import Exclusion, PublishedDataset, ScanFile, read_name
 from tests.worlds.archive import CLASSES, SAMPLE, archive, files_of, write_folder
