@@ -9,7 +9,7 @@ if interrupts.is_program("octprep", __name__):
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -332,7 +332,7 @@ def phantom(
             faults=faults,
             truth=truth,
             workers=workers,
-            progress=_counting("drawing phantoms", progress),
+            progress=progress,
         )
     _say(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
     for kind, number in drawn.faults.items():
@@ -395,18 +395,6 @@ def _progress(unit: str) -> Iterator[Progress]:
     finally:
         for bar in bars.values():
             bar.close()
-
-
-def _counting(what: str, progress: Progress) -> Callable[[int, int], None]:
-    """For work that tells how much is done in all."""
-    before = 0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal before
-        progress(what, done - before, total)
-        before = done
-
-    return tell
 
 
 if __name__ == "__main__":
