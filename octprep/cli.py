@@ -184,15 +184,17 @@ def scan(
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
     from octprep import console as console
     from octprep.format import outputs
-    from octprep.inspection import quick
+    from octprep.inspection import inspect
 
     if json_file is not None:
         outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
         keep_out = [] if json_file is None else [json_file]
-        found = quick.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
+        found = inspect(
+            src, quick=True, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress
+        )
     if json_file is not None:
-        outputs.write("--json", json_file, found.to_json().encode())
+        outputs.write("--json", json_file, found.to_json())
     _say(console.surveyed(src, found))
 
 
@@ -214,8 +216,7 @@ def audit(
     """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
     from octprep import console as console
     from octprep.format import outputs
-    from octprep.inspection import audit as look
-    from octprep.inspection import page
+    from octprep.inspection import inspect, page
 
     targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
     for option, path in targets.items():
@@ -223,7 +224,7 @@ def audit(
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with _progress("img") as progress:
-        found = look(
+        found = inspect(
             src,
             follow_links=follow_links,
             keep_out=list(targets.values()),

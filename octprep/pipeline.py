@@ -16,6 +16,7 @@ import cv2
 
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
+from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -25,8 +26,8 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, M
 from octprep.shards import cache, plan, workdir, writer
 from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
-from octprep.source import files
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.source.listing import list_source
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve, split
 from octprep.workers import Progress, WorkerPool, no_progress
@@ -60,21 +61,21 @@ def build(
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
     For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
-    links in the source is taken too (`scan.find`).
+    links in the source is taken too (`list_source`).
     What an interrupted build with the same settings left is used. A finished folder is looked at again: shards that are
     damaged are built again, and all of it where a table is, or a source file that has another content now; a Notice
     (a warning) says which. Raises SourceError, OutputError, LeakError or SettingError if it cannot be done, and
     StoppedError if the machine ended the work, which the same call continues. What was prepared is kept, whatever the
     reason; before anything is, nothing is left behind.
     """
-    source = files.find(src, follow_links=follow_links, keep_out=[out])
+    source = list_source(src, follow_links=follow_links, keep_out=[out])
     try:
         _keep_apart(src, out)
-        config = dataclasses.replace(config, split=resolve(config.split, source.named))
+        config = dataclasses.replace(config, split=resolve(config.split, source.scan_files))
         stamps = _stamps(src, source)
         with workdir.claimed(out) as work, WorkerPool(workers) as engine:
             before = None
-            if found := workdir.finished(out, config, source.listing, overwrite=overwrite):
+            if found := workdir.finished(out, config, source.listing_sha256, overwrite=overwrite):
                 before, damaged = found
                 changed: list[str] = []
                 shards_alone = all("/" in fault.partition(" ")[0] for fault in damaged)
@@ -91,13 +92,13 @@ def build(
             preprocessing.libraries(config.recipe)  # one that is missing is said before anything is read
             _rehearse(source, config, assignment)
             workdir.begin(work, config)
-            ready, unreadable = _prepare(src, work / "prepared", source.named, config, engine, progress)
+            ready, unreadable = _prepare(src, work / "prepared", source.scan_files, config, engine, progress)
             if not ready:
-                raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
+                raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
             splits, near, plans, surplus = _split(work, ready, config, assignment, engine.workers, progress)
             class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
             written = _write_shards(work, "prepared", plans, ready, class_names, config.recipe, engine, progress)
-            left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
+            left_out = sorted([*source.exclusions, *unreadable, *splits.rejections, *surplus])
             scans = [item.scan for item in ready]
             table = images_csv.table(ready, splits.groups, plans, left_out)
             atomic_write(work / IMAGES_NAME, table)
@@ -111,9 +112,9 @@ def build(
                 splits=written,
                 leaks=splits.leaks,
                 source={
-                    "listing": source.listing,
-                    "found": source.files,
-                    "kept": source.files - len(left_out),
+                    "listing": source.listing_sha256,
+                    "found": source.file_count,
+                    "kept": source.file_count - len(left_out),
                     "left_out": len(left_out),
                 },
                 images_sha256=hashlib.sha256(table).hexdigest(),
@@ -145,7 +146,7 @@ def build(
 def _stamps(src: Path, source: SourceListing) -> list[int]:
     """When each file or its status was last changed, in nanoseconds; -1 where that cannot be said."""
     stamps = []
-    for named in source.named:
+    for named in source.scan_files:
         try:
             status = (src / text_to_path(named.path)).stat()
             stamps.append(max(status.st_mtime_ns, status.st_ctime_ns))
@@ -170,7 +171,7 @@ def _changed(
     """
     newest = workdir.stamped(out)
     known = newest in stamps
-    doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
+    doubtful = [one for one, now in zip(source.scan_files, stamps, strict=True) if not known or now > newest or now < 0]
     if not doubtful:
         return []
     rows = {row["path"]: row for row in images_csv.read(read_part(out / IMAGES_NAME))}
@@ -225,7 +226,7 @@ def _mend(src: Path, out: Path, work: Path, source: SourceListing, manifest: Man
         plans[name] = [one for one in planned if one.name in damaged]
     wanted = {one.path for part in plans.values() for planned in part for one, _ in planned.items}
     work.mkdir(exist_ok=True)
-    named = [one for one in source.named if one.path in wanted]
+    named = [one for one in source.scan_files if one.path in wanted]
     ready, _ = _prepare(src, work / "again", named, manifest.config, engine, no_progress)
     if {item.scan.path for item in ready} != wanted:
         return False
@@ -278,7 +279,7 @@ def _split(
         return splits, [], *_plan(splits, ready, config)
 
     def near_among(items: Sequence[CachedScan]) -> list[DuplicatePair]:
-        return duplicates_file.near_duplicate_pairs(
+        return search.near_duplicate_pairs(
             [item.scan for item in items],
             [item.descriptor for item in items],
             lambda i: cache.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
@@ -319,10 +320,10 @@ def _rehearse(source: SourceListing, config: BuildConfig, assignment: SplitFile 
     if config.splits_sha256 != (assignment.sha256 if assignment else ""):
         raise SettingError("the config's splits_sha256 must be the sha256 of the assignment that is given with it")
     if assignment is not None:
-        assignment.check(source.named)
+        assignment.check(source.scan_files)
     pretended = [
         Scan(**vars(named), sha256=hashlib.sha256(named.path.encode()).hexdigest(), height=0, width=0)
-        for named in source.named
+        for named in source.scan_files
     ]
     split(pretended, config, assignment=assignment)
 

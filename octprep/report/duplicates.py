@@ -15,7 +15,7 @@ SHOWN = 12  # pairs that are shown
 
 def numbers(found: DuplicatesFile) -> dict[str, int]:
     """How many joins have each reason."""
-    counted = Counter(join.reason for join in found.joins)
+    counted = Counter(join.reason for join in found.pairs)
     return {reason: counted[reason] for reason in REASONS}
 
 
@@ -23,13 +23,11 @@ def sampled(found: Distances) -> str:
     """A sentence: of how many pairs of scans the distances are, and of how many there are."""
     parts = []
     for counts, total, whose in (
-        (found.same, found.same_of, "one patient"),
-        (found.different, found.different_of, "two patients"),
+        (found.within, found.within_total, "one patient"),
+        (found.between, found.between_total, "two patients"),
     ):
         number = sum(counts)
-        if total == -1:
-            parts.append(f"{number:,} draws, in which a pair may come again, of scans of {whose}")
-        elif number == total:
+        if number == total:
             parts.append(f"{'all ' * (total > 1)}{total:,} pair{'s' * (total != 1)} of scans of {whose}")
         else:
             parts.append(f"{number:,} of the {total:,} pairs of scans of {whose}, drawn at random")

@@ -144,8 +144,8 @@ def _joined(found: Rows, together: DuplicatesFile | None, manifest: Manifest) ->
         "together": together,
         "numbers": duplicate_pairs.numbers(together) if together else {},
         "looked": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.SMALLEST,
-        "smallest": duplicates.SMALLEST,
+        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.MIN_PIXELS,
+        "smallest": duplicates.MIN_PIXELS,
         "joined_ids": ids,
         "joined_people": people,
         "sampled": duplicate_pairs.sampled(apart) if apart else "",
@@ -161,7 +161,7 @@ def _pictures(
     found: Rows, together: DuplicatesFile | None, manifest: Manifest, shards: Path, source: SourceImages
 ) -> dict[str, object]:
     """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
-    joins = duplicate_pairs.shown(together.joins) if together else ()
+    joins = duplicate_pairs.shown(together.pairs) if together else ()
     joined = duplicate_pairs.scans(joins, found)
     sample = statistics.fair_sample(found.kept, manifest)
     worst = _worst(found, manifest.recipe)

@@ -14,7 +14,7 @@ from octprep.arrays import Float64
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import seeded_hash
 from octprep.report.table import Image, LeftOut, Rows
-from octprep.source.files import kind
+from octprep.source.files import reason_kind
 
 SAMPLED = 4  # scans of each class that are shown step by step
 WORST = 6  # cases in each list
@@ -251,7 +251,7 @@ def reasons(rows: Rows) -> tuple[Reason, ...]:
     """What was left out, by kind of reason, most frequent first."""
     groups: dict[str, list[LeftOut]] = defaultdict(list)
     for left in rows.left_out:
-        groups[kind(left.reason)].append(left)
+        groups[reason_kind(left.reason)].append(left)
     order = sorted(groups, key=lambda name: (-len(groups[name]), name))
     return tuple(Reason(name, len(groups[name]), tuple(groups[name][:NAMED])) for name in order)
 

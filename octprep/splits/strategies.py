@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octprep.duplicates.exact import DuplicatePair, settle_conflicts, settle_duplicates
+from octprep.duplicates.exact import DuplicatePair, deduplicate, drop_label_conflicts
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import Leaks
@@ -58,7 +58,7 @@ def split(
         leaks = parted(parts, groups, near)
         if leaks and not config.allow_leaks:
             raise LeakError(_leak(config.split, leaks))
-        kept, contradictory = settle_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
+        kept, contradictory = drop_label_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
         kept_paths = {scan.path for scan in kept}
         parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
         rejections += contradictory
@@ -66,7 +66,7 @@ def split(
     else:
         # Grouped before copies are dropped: a copy under another id joins two patients also where it is left out.
         groups = group(scans, near)
-        kept, rejections = settle_duplicates(scans, config.conflicts)
+        kept, rejections = deduplicate(scans, config.conflicts)
         parts, left_out = _dealt(_only(kept, groups), config)
         rejections += left_out
     persons = {scan.path: one.key for one in groups for scan in one.scans} if config.max_per_patient else {}

@@ -267,13 +267,13 @@ def near_pairs(
     try:
         pairs = duplicates.near_identical(descriptors, owners, stored, workers=workers)
         found = {(placed[pair.first].scan, placed[pair.second].scan): pair.correlation for pair in pairs}
-        for join in evidence.joins.joins if evidence.joins else ():
+        for join in evidence.joins.pairs if evidence.joins else ():
             ends = (join.first, join.second)
             if join.reason != NEAR_IDENTICAL or not places.keys() >= set(ends) or {ends, ends[::-1]} & found.keys():
                 continue
             # As `near_identical` does: the scan with the smaller descriptor is laid on the other.
             one, other = sorted((places[end] for end in ends), key=lambda at: (placed[at].descriptor, at))
-            found[ends] = round(duplicates.correlation(stored(one), stored(other)), 4)
+            found[ends] = round(duplicates.detail_correlation(stored(one), stored(other)), 4)
     except (RecordError, OSError) as error:
         faults.append(Violation(5, str(folder), f"could not be read a second time: {error}"))
         return {}
@@ -286,7 +286,7 @@ def near_leaks(evidence: Evidence, near: Mapping[tuple[str, str], float]) -> Ite
     for (one, two), correlation in sorted(near.items()):
         (home, other), (split, entry) = firsts[one], firsts[two]
         same = other.sha256 == entry.sha256 or other.pixels == entry.pixels  # these are said already
-        if home != split and not same and correlation >= duplicates.THRESHOLD:
+        if home != split and not same and correlation >= duplicates.MIN_CORRELATION:
             yield Violation(
                 1,
                 entry.where,
@@ -355,8 +355,8 @@ def _read_record(data: bytes, shard: str, index: int, offset: int, task: ShardTa
         return entry
     entry = dataclasses.replace(entry, measures=_measures(pixels, entry.scan, task))
     if manifest.config.near_duplicates:
-        comparable = duplicates.comparable(pixels)
-        return dataclasses.replace(entry, descriptor=duplicates.describe(pixels), comparable=comparable)
+        comparable = duplicates.is_comparable(pixels)
+        return dataclasses.replace(entry, descriptor=duplicates.dct_descriptor(pixels), comparable=comparable)
     return entry
 
 

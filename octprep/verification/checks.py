@@ -26,8 +26,7 @@ from octprep.format.config import SOURCE_SPLITS, Preprocessing
 from octprep.format.images_csv import Row
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Leaks, Manifest
 from octprep.shards.plan import UNDERSAMPLED
-from octprep.source import files
-from octprep.source.files import Scan, ScanFile
+from octprep.source.files import Scan, ScanFile, parse_scan_path
 from octprep.splits.leaks import find_leaks
 from octprep.splits.patients import PatientGroup
 from octprep.splits.strategies import parted
@@ -77,11 +76,13 @@ class Entry:
     size: tuple[int, int] = (0, 0)  # height, width of the source
     affine: tuple[float, ...] = ()
     offset: int = 0  # of the record's frame in its shard, bytes
-    descriptor: bytes = field(default=b"", repr=False)  # `likeness.describe` of the pixels; of first copies alone
+    descriptor: bytes = field(
+        default=b"", repr=False
+    )  # `duplicates.dct_descriptor` of the pixels; of first copies alone
     pixels: bytes = field(default=b"", repr=False)  # a digest of the stored pixels
     rest: bytes = field(default=b"", repr=False)  # a digest of everything else but the number of the copy
     measures: tuple[float, ...] = ()  # `imaging.measure` of the pixels; of first copies alone
-    comparable: bool = True  # `likeness.comparable`
+    comparable: bool = True  # `duplicates.is_comparable`
 
     @property
     def where(self) -> str:
@@ -327,7 +328,7 @@ def _groups(rows: Sequence[Row], joins: DuplicatesFile | None) -> dict[str, str]
 
     owners = {row["path"]: row["patient"] for row in rows if row["patient"]}
     parent = {row["patient"]: row["patient"] for row in rows if row["patient"]}
-    for join in joins.joins:
+    for join in joins.pairs:
         if join.first in owners and join.second in owners:
             one, other = sorted((find(owners[join.first]), find(owners[join.second])))
             parent[other] = one  # so that the smallest is its own parent
@@ -339,7 +340,7 @@ def _named(path: str) -> ScanFile | None:
     folders = path.split("/")[:-1]
     inner = 2 if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else 1
     try:
-        named = files.read_name(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
+        named = parse_scan_path(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
     except ValueError:  # no path at all
         return None
     return named if isinstance(named, ScanFile) else None
@@ -382,7 +383,7 @@ def joined(found: Evidence, near: Mapping[tuple[str, str], float]) -> Iterator[V
         return
     by_path = {row["path"]: row for row in found.rows if row["patient"]}
     firsts = found.firsts
-    for join in found.joins.joins:
+    for join in found.joins.pairs:
         where = f"{DUPLICATES_NAME} {join.first} = {join.second}"
         one, other = by_path.get(join.first), by_path.get(join.second)
         if one is None or other is None:
@@ -411,7 +412,7 @@ def joined(found: Evidence, near: Mapping[tuple[str, str], float]) -> Iterator[V
         yield Violation(
             2, DUPLICATES_NAME, f"shows that near-identical scans were treated otherwise than config says ({said})"
         )
-    elif not found.manifest.config.near_duplicates and any(join.reason == NEAR_IDENTICAL for join in found.joins.joins):
+    elif not found.manifest.config.near_duplicates and any(join.reason == NEAR_IDENTICAL for join in found.joins.pairs):
         yield Violation(2, DUPLICATES_NAME, "has near-identical scans, but config.near_duplicates is off")
 
 
@@ -558,7 +559,7 @@ def _declared(found: Evidence) -> Iterator[Violation]:
         parts[name] = sorted(scans.values(), key=lambda one: one.path)
         for path, one in scans.items():
             members[groups.get(path) or f"patient {one.patient}"].append(one)
-    near = [join for join in found.joins.joins if join.reason == NEAR_IDENTICAL]
+    near = [join for join in found.joins.pairs if join.reason == NEAR_IDENTICAL]
     if found.manifest.config.split in ("official", "file"):
         there = parted(parts, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     else:

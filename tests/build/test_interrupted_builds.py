@@ -14,13 +14,13 @@ import pytest
 from tests.worlds.archive import archive, files_of, write_folder, write_scan
 
 from octprep import console, pipeline
-from octprep.duplicates import file
+from octprep.duplicates import search
+from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format import files, images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import Notice, OutputError, SourceError, StoppedError
 from octprep.format.manifest import IMAGES_NAME, DUPLICATES_NAME, MANIFEST_NAME, Manifest
 from octprep.pipeline import build
-from octprep.duplicates import file as duplicates_file
 from octprep.shards import cache, workdir
 from octprep.splits import balance as class_balance
 from octprep.verification import verify
@@ -58,7 +58,7 @@ STAGES = {
     "lock": ("shards.workdir.finished", 1),
     "prepare": ("shards.cache._write_receipt", 3),
     "prepare a scan": ("preprocessing.prepare", 20),
-    "compare": ("duplicates.file.near_duplicate_pairs", 1),
+    "compare": ("duplicates.search.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
     "table": ("format.images_csv.table", 1),
@@ -365,7 +365,7 @@ def test_whatever_ends_a_build_late_what_is_prepared_is_kept(source, tmp_path, m
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
+    monkeypatch.setattr(search, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
         build(source, tmp_path / "out", CONFIG, workers=1)
     assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "prepared").glob("*.bin")] == ["000000.bin"]
@@ -375,7 +375,7 @@ def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeyp
     def fail(*_, **__):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
+    monkeypatch.setattr(search, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError, match="memory ran out"):
         build(source, tmp_path / "out", CONFIG, workers=1)
 
@@ -391,7 +391,7 @@ def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
 def interrupted(source, out, monkeypatch):
     """An unfinished build in which everything is prepared; its first receipt."""
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(duplicates_file, "near_duplicate_pairs", stop)
+        patch.setattr(search, "near_duplicate_pairs", stop)
         build(source, out, CONFIG, workers=1)
     return out / ".octprep-work" / "prepared" / "000000.json"
 
@@ -462,9 +462,9 @@ def test_an_unfinished_build_with_other_settings_lends_what_it_prepared(source, 
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
 def test_scans_are_compared_until_just_those_in_the_shards_were(source, tmp_path, monkeypatch, balance):
     compared = []
-    find = file.near_duplicate_pairs
+    find = search.near_duplicate_pairs
     monkeypatch.setattr(
-        duplicates_file,
+        search,
         "near_duplicate_pairs",
         lambda scans, *given, **more: (compared.append(scans), find(scans, *given, **more))[1],
     )
@@ -483,10 +483,10 @@ def test_pairs_that_only_show_among_the_kept_scans_join_their_patients(source, t
         return [] if crowded else [patients_join(*sorted(pair))]
 
     def patients_join(first, second):
-        return file.DuplicatePair(first, second, file.NEAR_IDENTICAL, 0.99)
+        return DuplicatePair(first, second, NEAR_IDENTICAL, 0.99)
 
     everyone = [path for path in source.rglob("*.jpeg") if path.name != "CNV-0-91.jpeg"]
-    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", find)
+    monkeypatch.setattr(search, "near_duplicate_pairs", find)
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance="undersample"), workers=1)
     rows = {row["path"]: row for row in images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())}
     assert rows[pair[0]]["group"] == rows[pair[1]]["group"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octprep import preprocessing
-from octprep.duplicates.exact import DuplicatePair, conflicts, joins, same_contents, settle_duplicates
+from octprep.duplicates.exact import DuplicatePair, deduplicate, duplicate_sets, exact_duplicate_pairs, label_conflicts
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -51,15 +51,16 @@ def test_near_identical_scans_bring_their_patients_together_and_so_do_chains():
 
 def test_equal_pixels_are_the_same_content_as_equal_bytes():
     copies = [pixels(A1, "p"), pixels(B1, "p"), pixels(scan("train/CNV/CNV-4-1.jpeg", content=A1.path), "q")]
-    assert [len(one) for one in same_contents(copies)] == [3]
+    assert [len(one) for one in duplicate_sets(copies)] == [3]
     assert len(group(copies)) == 1
-    kept, left_out = settle_duplicates(copies)
+    kept, left_out = deduplicate(copies)
     assert [one.path for one in kept] == [A1.path]
     assert [one.reason.partition(":")[0] for one in left_out] == [
         "same pixels as another scan",
         "same bytes as another scan",
     ]
-    assert {join.reason for join in joins(copies)} == {"same bytes", "same pixels"} or len(joins(copies)) == 2
+    pairs = exact_duplicate_pairs(copies)
+    assert {pair.reason for pair in pairs} == {"same bytes", "same pixels"} or len(pairs) == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))
@@ -68,7 +69,7 @@ def test_sets_of_equal_content_part_the_scans_and_hang_together(population):
         pixels(scan(f"train/CNV/CNV-{p}-{i}.jpeg", content=f"bytes {b}" if b else None), f"pixels {x}" if x else "")
         for i, (p, b, x) in enumerate(population)
     ]
-    sets = same_contents(scans)
+    sets = duplicate_sets(scans)
     members = [one.path for copies in sets for one in copies]
     assert len(members) == len(set(members))
     for first in scans:
@@ -76,22 +77,22 @@ def test_sets_of_equal_content_part_the_scans_and_hang_together(population):
             equal = first.sha256 == second.sha256 or (first.pixels and first.pixels == second.pixels)
             if equal and first is not second:
                 assert any(first in copies and second in copies for copies in sets)
-    assert same_contents(scans[::-1]) == sets
+    assert duplicate_sets(scans[::-1]) == sets
 
 
 def test_copies_under_two_classes_are_left_out_kept_or_refused_as_asked():
     other = dataclasses.replace(scan("train/DME/DME-2-1.jpeg"), sha256=A1.sha256)
     third = dataclasses.replace(scan("train/DME/DME-5-1.jpeg"), sha256=A1.sha256)
     scans = [A1, A2, other, third]
-    assert [[one.path for one in copies] for copies in conflicts(scans)] == [[A1.path, other.path, third.path]]
-    kept, left_out = settle_duplicates(scans)
+    assert [[one.path for one in copies] for copies in label_conflicts(scans)] == [[A1.path, other.path, third.path]]
+    kept, left_out = deduplicate(scans)
     assert [one.path for one in kept] == [A2.path]
     assert {one.reason for one in left_out} == {"same bytes under different classes: CNV and DME"}
-    kept, left_out = settle_duplicates(scans, "keep")
+    kept, left_out = deduplicate(scans, "keep")
     assert [one.path for one in kept] == [A1.path, A2.path, other.path]
     assert [one.reason for one in left_out] == [f"same bytes as another scan: {other.path}"]
     with pytest.raises(SourceError, match=r"1 content stands under different classes: .*--conflicts drop"):
-        settle_duplicates(scans, "error")
+        deduplicate(scans, "error")
 
 
 @pytest.mark.parametrize("strategy", ["grouped", "repaired"])
@@ -137,8 +138,8 @@ def test_a_build_finds_the_planted_copies_keeps_them_on_one_side_and_says_so(sou
     planted = {path.relative_to(source).as_posix() for path in source.rglob("*-999998?-*.jpeg")}
     found = DuplicatesFile.from_json((shards / DUPLICATES_NAME).read_bytes())
     assert len(planted) == 4
-    assert {join.second for join in found.joins if join.reason == "near-identical"} >= planted
-    assert sum(found.distances.different) > 0
+    assert {join.second for join in found.pairs if join.reason == "near-identical"} >= planted
+    assert sum(found.distances.between) > 0
     assert verify(shards, workers=1).faults == ()
 
 
@@ -158,7 +159,7 @@ def test_near_identical_scans_are_not_looked_for_where_that_is_off(source, tmp_p
     build(source, tmp_path / "out", BuildConfig(near_duplicates=False), workers=2)
     found = DuplicatesFile.from_json((tmp_path / "out" / DUPLICATES_NAME).read_bytes())
     assert found.distances is None
-    assert not any(join.reason == "near-identical" for join in found.joins)
+    assert not any(join.reason == "near-identical" for join in found.pairs)
     assert verify(tmp_path / "out", workers=1).faults == ()
 
 
@@ -185,7 +186,7 @@ def test_verify_finds_a_copy_of_a_test_scan_in_train_by_its_pixels_alone(source,
 def test_verify_names_an_edited_or_missing_joins_file(shards, tmp_path):
     folder = shutil.copytree(shards, tmp_path / "shards")
     raw = json.loads((folder / DUPLICATES_NAME).read_text())
-    raw["joins"] = []
+    raw["pairs"] = []
     (folder / DUPLICATES_NAME).write_text(json.dumps(raw))
     assert any(fault.where == DUPLICATES_NAME and "changed" in fault.what for fault in verify(folder, workers=1).faults)
     (folder / DUPLICATES_NAME).unlink()
@@ -195,7 +196,7 @@ def test_verify_names_an_edited_or_missing_joins_file(shards, tmp_path):
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
 def test_no_two_people_of_the_real_sample_are_taken_for_one(tmp_path):
     build(SAMPLE, tmp_path / "out", BuildConfig(), workers=2)
-    assert DuplicatesFile.from_json((tmp_path / "out" / DUPLICATES_NAME).read_bytes()).joins == ()
+    assert DuplicatesFile.from_json((tmp_path / "out" / DUPLICATES_NAME).read_bytes()).pairs == ()
 
 
 def test_workers_and_order_do_not_change_what_is_joined(source, shards, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.splits import stratified
-from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair, settle_duplicates
+from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair, deduplicate
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.seeding import seeded_hash
@@ -217,7 +217,7 @@ def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_wher
         scan("train/DME/DME-4-1.jpeg", content="c"),
         scan("val/DME/DME-4-2.jpeg", content="c"),
     ]
-    kept, rejections = settle_duplicates(population)
+    kept, rejections = deduplicate(population)
     assert [one.path for one in kept] == ["test/CNV/CNV-1-1.jpeg", "val/DME/DME-4-2.jpeg"]
     reasons = defaultdict(set)
     for rejection in rejections:
@@ -229,7 +229,7 @@ def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_wher
         "same bytes as another scan: val/DME/DME-4-2.jpeg": {"train/DME/DME-4-1.jpeg"},
     }
     with pytest.raises(SourceError, match="2 contents stand under different classes"):
-        settle_duplicates(population, "error")
+        deduplicate(population, "error")
 
 
 @st.composite

@@ -401,7 +401,7 @@ def test_odd_json_is_a_sentence(shards, content):
     assert restored
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"joins": 3}'])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"pairs": 3}'])
 def test_odd_joins_are_named(shards, content):
     (shards / "duplicates.json").write_bytes(content)
     assert any("duplicates.json" in where and "cannot be read" in what for _, where, what in faults_of(shards))
@@ -415,12 +415,12 @@ def test_edited_joins_are_named_though_all_sums_fit(good, shards):
     one, other = (next(row for row in rows if row["split"] == split) for split in ("train", "test"))
     for joins in (
         (),
-        (*found.joins, DuplicatePair(one["path"], other["path"], "near-identical", 0.9)),
-        (*found.joins, DuplicatePair("a", "b", "near-identical", 0.9)),
-        tuple(dataclasses.replace(join, reason="near-identical", correlation=0.95) for join in found.joins),
-        tuple(dataclasses.replace(join, correlation=0.95) for join in found.joins),
+        (*found.pairs, DuplicatePair(one["path"], other["path"], "near-identical", 0.9)),
+        (*found.pairs, DuplicatePair("a", "b", "near-identical", 0.9)),
+        tuple(dataclasses.replace(join, reason="near-identical", correlation=0.95) for join in found.pairs),
+        tuple(dataclasses.replace(join, correlation=0.95) for join in found.pairs),
     ):
-        (shards / "duplicates.json").write_bytes(dataclasses.replace(found, joins=joins).to_json())
+        (shards / "duplicates.json").write_bytes(dataclasses.replace(found, pairs=joins).to_json())
         reseal(shards)
         assert faults_of(shards), joins
 

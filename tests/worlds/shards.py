@@ -164,14 +164,15 @@ def write_images(folder: Path, manifest: Manifest, table: Sequence[Mapping[str, 
 
 def untrained_run(folder: Path, manifest: Manifest, shards: Path) -> Any:
     """A run whose model was never trained."""
+    from octtrain.config import FitConfig
     from octtrain.models import build_model
-    from octtrain.runs.folder import FitConfig, Run
+    from octtrain.runs.folder import RunFolder
+    from octtrain.runs.run import Run
 
     run = Run(folder=folder, config=FitConfig(), manifest=manifest, shards=shards)
-    folder.mkdir(parents=True)
-    run.begin([])
-    shape = (manifest.recipe.height, manifest.recipe.width, 1)
-    run.save_model(build_model("octnet-s", shape, len(manifest.class_names)), folder / "model.keras")
+    run_folder = RunFolder(run)
+    run_folder.initialise()
+    run_folder.save_model(build_model("octnet-s", run.image_shape, len(manifest.class_names)), folder / "model.keras")
     return run
 
 
