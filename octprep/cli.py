@@ -160,16 +160,16 @@ def build(
             src,
             out,
             config,
-            assignment=assigned,
+            split_file=assigned,
             workers=workers,
             overwrite=overwrite,
             follow_links=follow_links,
             progress=progress,
         )
-    if not built.fresh:
-        what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
+    if not built.built:
+        what = f"only {REPORT_NAME} was missing and was written anew" if built.report_written else "nothing was done"
         _say(f"{out} is finished already, from this source and with these settings; {what}.")
-    _say(console.built(out, built.manifest, fresh=built.fresh))
+    _say(console.built(out, built.manifest, fresh=built.built))
 
 
 @app.command()
@@ -251,7 +251,7 @@ def verify(
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     _say(console.verified(folder, verdict))
-    if verdict.faults:
+    if verdict.violations:
         raise typer.Exit(1)
 
 
@@ -266,7 +266,7 @@ def certify(
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    if verdict.faults:
+    if verdict.violations:
         _say(console.verified(folder, verdict))
         raise typer.Exit(1)
     _say(console.certificate(verdict))

@@ -58,7 +58,7 @@ def workers_of(pid):
 
 
 def a_receipt(out, pid):
-    return any((out / ".octprep-work" / "prepared").glob("*.json"))
+    return any((out / ".octprep-work" / "cache").glob("*.json"))
 
 
 def a_worker_that_starts(out, pid):
@@ -148,7 +148,7 @@ def test_a_script_needs_no_main_guard(source, shards, tmp_path, how):
     script = (
         "from pathlib import Path; from octprep.pipeline import build; from octprep.format.config import BuildConfig, Preprocessing\n"
         "config = BuildConfig(recipe=Preprocessing(height=32, width=48), shard_mb=0.02)\n"
-        f"print(build(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), config, workers=2).fresh)\n"
+        f"print(build(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), config, workers=2).built)\n"
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-" if how == "standard input" else str(tmp_path / "script.py")]
@@ -218,7 +218,7 @@ def test_memory_that_runs_out_late_is_a_sentence_and_the_work_is_kept(source, sh
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("octprep: memory ran out. What is done is kept")
-    assert len(list((out / ".octprep-work" / "prepared").glob("*.bin"))) > 1
+    assert len(list((out / ".octprep-work" / "cache").glob("*.bin"))) > 1
     build(source, out, CONFIG, workers=1)
     assert files_of(out) == files_of(shards)
 

@@ -103,7 +103,7 @@ def test_scan_build_verify_and_again(source, tmp_path):
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
-    assert "law 2 BROKEN" in broken.stdout
+    assert "guarantee 2 VIOLATED" in broken.stdout
 
 
 @pytest.mark.parametrize(

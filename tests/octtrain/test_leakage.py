@@ -29,6 +29,7 @@ from octtrain.experiments.leakage import (
 )
 from octtrain.runs.folder import FitConfig
 from tests.worlds.shards import CLASSES, patient_of, write_folder, write_shards
+from tests.worlds.tables import image_row
 
 pytestmark = pytest.mark.slow
 
@@ -163,12 +164,12 @@ def test_a_class_of_too_few_patients_is_named_with_what_would_do():
 
 
 def test_a_sample_holds_whole_patients_of_each_class():
-    rows = [{"group": str(i), "class": CLASSES[i % 4], "path": f"{i}-{k}"} for i in range(80) for k in range(1 + i % 7)]
+    rows = [image_row(f"{i}-{k}", patient=str(i), label=CLASSES[i % 4]) for i in range(80) for k in range(1 + i % 7)]
     chosen = sample(rows, 100, 0)
     assert 80 <= len(chosen) <= 100
-    taken = {row["group"] for row in chosen}
-    assert sum(row["group"] in taken for row in rows) == len(chosen)
-    assert set(Counter(row["class"] for row in chosen)) == set(CLASSES)
+    taken = {row.patient_group for row in chosen}
+    assert sum(row.patient_group in taken for row in rows) == len(chosen)
+    assert set(Counter(row.label for row in chosen)) == set(CLASSES)
     assert sample(rows[::-1], 100, 0) == chosen[::-1]
     assert sample(rows, 100, 1) != chosen
     assert sample(rows, 1000, 0) == rows
