@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from octprep import duplicates, preprocessing
 from octprep.duplicates import DESCRIPTOR, THRESHOLD, correlation, describe, distances, near_identical
 from octprep.duplicates.descriptors import _drawn
-from octprep.synthetic import CLASSES, draw_disease, draw_look, draw_scan
+from octprep.synthetic import CLASSES, draw_disease, draw_appearance, draw_scan
 from octprep.synthetic.faults import add_fill, encode, near_duplicate
 from tests.worlds.archive import SAMPLE
 
@@ -36,7 +36,7 @@ def volumes(patients: int, scans: int) -> tuple[list[np.ndarray], list[str]]:
     grays, owners = [], []
     for number in range(patients):
         rng = np.random.default_rng([5, number])
-        look = draw_look(rng)
+        look = draw_appearance(rng)
         disease = draw_disease(CLASSES[number % 4], look, rng)
         for turn in range(scans):
             phantom, _ = add_fill(draw_scan(look, disease, 0.4 + turn / 16, rng), rng)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
-from octprep.synthetic import draw_disease, draw_look, draw_scan
+from octprep.synthetic import draw_disease, draw_appearance, draw_scan
 from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.experiments.leakage import (
@@ -47,7 +47,7 @@ def phantoms():
     for patient in range(PATIENTS):
         label = patient % len(CLASSES)
         rng = np.random.default_rng([0, patient])
-        look = draw_look(rng)
+        look = draw_appearance(rng)
         disease = draw_disease(CLASSES[label], look, rng)
         for turn in range(SCANS):
             pixels = draw_scan(look, disease, 0.2 + 0.6 * turn / SCANS, rng).pixels

@@ -131,7 +131,7 @@ def phantoms():
 def test_fill_is_found_where_it_truly_is(phantoms):
     right = found = there = 0
     for gray, phantom in phantoms:
-        border, truth = preprocessing.find_border(gray), phantom.border > 0
+        border, truth = preprocessing.find_border(gray), phantom.fill > 0
         mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
         right, found, there = right + np.sum(mask & truth), found + np.sum(mask), there + np.sum(truth)
     assert right / found >= 0.98  # precision
@@ -257,7 +257,7 @@ def test_what_is_stored_is_cut_from_the_cleaned_scan(phantoms):
 
 @pytest.mark.slow
 def test_a_blurred_scan_is_less_sharp_whatever_its_noise(phantoms):
-    clear = [gray for gray, phantom in phantoms if not phantom.border.any()][::3]
+    clear = [gray for gray, phantom in phantoms if not phantom.fill.any()][::3]
     sharp = [preprocessing.prepare(gray, Preprocessing()).sharpness for gray in clear]
     rng = np.random.default_rng(0)
     blurred = []
