@@ -23,11 +23,13 @@ import cv2
 
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
+from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import atomic_write
+from octprep.format.images_csv import ExcludedRow, ImageRow, Row
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -40,9 +42,10 @@ from octprep.format.manifest import (
 from octprep.shards import cache, repair, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
+from octprep.shards.table import image_rows
 from octprep.shards.workdir import ExistingBuild
-from octprep.source import files
-from octprep.source.files import Exclusion, Scan, SourceListing
+from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
+from octprep.source.listing import list_source
 from octprep.splits import balance
 from octprep.splits.balance import ClassDeviation
 from octprep.splits.split_file import SplitFile
@@ -114,9 +117,9 @@ class _Planned:
 class _Tables:
     """The tables of a finished folder."""
 
+    rows: tuple[Row, ...]  # of images.csv
     images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
-    excluded: int  # files in no shard
 
 
 def build(
@@ -133,7 +136,7 @@ def build(
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
     split_file: for split `file`; the config has its `sha256`. follow_links: take files behind links in the source too
-    (`octprep.source.files.find`). workers: processes; None: one for each core.
+    (`octprep.source.listing.list_source`). workers: processes; None: one for each core.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, and everything is where a table is damaged or a source file has changed; a Notice (a warning) says
@@ -141,13 +144,13 @@ def build(
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
     """
-    source = files.find(src, follow_links=follow_links, keep_out=[out])
+    source = list_source(src, follow_links=follow_links, keep_out=[out])
     with _system_errors_explained(out):
         _require_disjoint_paths(src, out)
-        config = dataclasses.replace(config, split=resolve_auto(config.split, source.named))
+        config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
         with workdir.locked_workdir(out) as work, WorkerPool(workers) as pool:
             job = _Job(src, out, work, source, config, split_file, pool, progress)
-            existing = workdir.existing_build(out, config, source.listing, overwrite=overwrite)
+            existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)
             if existing and (kept := _keep_existing(job, existing)):
                 return kept
             result = _build(job)
@@ -161,20 +164,21 @@ def _build(job: _Job) -> BuildResult:
     preprocessing.libraries(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
-    cached = cache_scans(job.src, job.work / "cache", job.source.named, job.config, job.pool, job.progress)
+    cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
     if not cached.scans:
-        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --src {job.src}` says why.")
+        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
     tables = _write_tables(job, cached, planned)
-    manifest = _manifest(job, planned, shards, tables)
+    counts = _counts(tables.rows)
+    manifest = _manifest(job, planned, shards, tables, counts)
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for part in shards.values() for shard in part], manifest)
     return BuildResult(
         manifest,
         built=True,
         report_written=True,
-        counts=_counts(images_csv.read(tables.images)),
+        counts=counts,
         deviations=tuple(balance.deviations_from_splits(planned.splits, job.config)),
     )
 
@@ -198,29 +202,27 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
         report.write(job.out, job.src)
-    rows = images_csv.read(read_part(job.out / IMAGES_NAME))
+    table = images_csv.decode(read_part(job.out / IMAGES_NAME))
     return BuildResult(
         existing.manifest,
         built=bool(damaged),
         report_written=report_missing,
-        counts=_counts(rows),
-        deviations=tuple(balance.deviations_from_rows(rows, job.config)),
+        counts=_counts([*table.rows, *table.excluded]),
+        deviations=tuple(balance.deviations_from_table(table, job.config)),
     )
 
 
-def _counts(rows: Sequence[images_csv.Row]) -> BuildCounts:
+def _counts(rows: Sequence[Row]) -> BuildCounts:
     patients: dict[str, set[str]] = defaultdict(set)
-    images: Counter[str] = Counter()
-    for row in rows:
-        if row["shard"]:
-            patients[row["split"]].add(row["patient"])
-            images[row["split"]] += 1
-    reasons = Counter(files.kind(row["left_out"]) for row in rows if row["left_out"])
+    images = [row for row in rows if isinstance(row, ImageRow)]
+    for row in images:
+        patients[row.split].add(row.patient)
+    reasons = Counter(reason_kind(row.exclusion_reason) for row in rows if isinstance(row, ExcludedRow))
     return BuildCounts(
         files=len(rows),
-        images=images,
+        images=Counter(row.split for row in images),
         patients={split: len(ids) for split, ids in patients.items()},
-        patients_per_class=balance.patients_from_rows(rows),
+        patients_per_class=balance.patients_from_rows(images),
         excluded=dict(reasons.most_common()),
     )
 
@@ -240,10 +242,10 @@ def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: Split
     if config.splits_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
-        split_file.check(source.named)
+        split_file.check(source.scan_files)
     scans = [
         Scan(**vars(file), sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
-        for file in source.named
+        for file in source.scan_files
     ]
     split_scans(scans, config, split_file=split_file)
 
@@ -270,7 +272,7 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
 def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans."""
     items = [item for item in cached.scans if item.scan.path in paths]
-    return duplicates_file.near_duplicate_pairs(
+    return search.near_duplicate_pairs(
         [item.scan for item in items],
         [item.descriptor for item in items],
         lambda index: cache.stored_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
@@ -319,28 +321,32 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
-    exclusions = sorted([*job.source.rejections, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
-    images = images_csv.table(cached.scans, planned.splits.groups, planned.plans, exclusions)
+    exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
+    rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
+    images = images_csv.encode(rows)
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
     descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, max(job.source.changed_ns.values()))
-    return _Tables(images, duplicates, len(exclusions))
+    return _Tables(tuple(rows), images, duplicates)
 
 
-def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+def _manifest(
+    job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables, counts: BuildCounts
+) -> Manifest:
+    excluded = sum(counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
         config=job.config,
         splits=shards,
         leaks=planned.splits.leaks,
         source={
-            "listing": job.source.listing,
-            "found": job.source.files,
-            "kept": job.source.files - tables.excluded,
-            "left_out": tables.excluded,
+            "listing": job.source.listing_sha256,
+            "found": job.source.file_count,
+            "kept": job.source.file_count - excluded,
+            "left_out": excluded,
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),

@@ -14,6 +14,7 @@ from pathlib import Path
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.files import NotReadable, read_bytes, text_to_path
+from octprep.format.images_csv import ScanRow
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
 from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
@@ -34,25 +35,26 @@ def changed_sources(
     """
     newest = workdir.newest_source_ns(out)
     is_known = newest in source.changed_ns.values()
-    candidates = [file for file in source.named if not is_known or source.changed_ns[file.path] > newest]
+    candidates = [file for file in source.scan_files if not is_known or source.changed_ns[file.path] > newest]
     if not candidates:
         return []
-    rows = {row["path"]: row for row in images_csv.read(read_part(out / IMAGES_NAME))}
-    changed = [file.path for file in candidates if file.path not in rows]
-    candidates = [file for file in candidates if file.path in rows]
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    sha256 = {row.path: row.sha256 for row in table.scans}
+    reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}  # unreadable when built
+    changed = [file.path for file in candidates if file.path not in sha256 and file.path not in reasons]
 
-    hashed = [file for file in candidates if rows[file.path]["sha256"]]
+    hashed = [file for file in candidates if file.path in sha256]
     progress("reading changed files", 0, len(hashed))
     batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
     for paths, digests in pool.run(_hash_files, [(src, batch) for batch in batches]):
         progress("reading changed files", len(paths), len(hashed))
-        changed += [path for path, digest in zip(paths, digests, strict=True) if digest != rows[path]["sha256"]]
+        changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
 
-    if unreadable := [file for file in candidates if not rows[file.path]["sha256"]]:  # no scans when they were built
+    if unreadable := [file for file in candidates if file.path in reasons]:
         with tempfile.TemporaryDirectory() as folder:
             cached = cache_scans(src, Path(folder), unreadable, config, pool, progress)
         changed += [item.scan.path for item in cached.scans]
-        changed += [file.path for file in cached.unreadable if file.reason != rows[file.path]["left_out"]]
+        changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
     if not changed:
         workdir.keep_newest_source_ns(out, max(source.changed_ns.values()))
     return sorted(changed)
@@ -86,7 +88,7 @@ def repair_shards(
     plans = _plans_of(out, manifest, damaged)
     wanted = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
     work.mkdir(exist_ok=True)
-    files = [file for file in source.named if file.path in wanted]
+    files = [file for file in source.scan_files if file.path in wanted]
     cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
     if {item.scan.path for item in cached.scans} != wanted:
         return False
@@ -113,10 +115,24 @@ def _plans_of(out: Path, manifest: Manifest, names: Collection[str]) -> dict[str
 def _scans_by_split(out: Path, manifest: Manifest) -> dict[str, list[Scan]]:
     """The scans that were planned into the shards of each split, undersampled ones included, from images.csv."""
     scans: dict[str, list[Scan]] = {split: [] for split in manifest.splits}
-    for row in images_csv.read(read_part(out / IMAGES_NAME)):
-        split = "train" if row["left_out"] == UNDERSAMPLED else row["split"]
-        if split:
-            numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}
-            texts = {key: row[key] for key in ("path", "patient", "folder", "sha256")}
-            scans[split].append(Scan(label=row["class"], **texts, **numbers))  # type: ignore[arg-type]
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    for row in table.rows:
+        scans[row.split].append(_as_scan(row))
+    for excluded in table.excluded:
+        if excluded.exclusion_reason == UNDERSAMPLED and excluded.scan:
+            scans["train"].append(_as_scan(excluded.scan))
     return scans
+
+
+def _as_scan(row: ScanRow) -> Scan:
+    return Scan(
+        path=row.path,
+        label=row.label,
+        patient=row.patient,
+        number=row.image_number,
+        folder=row.source_split,
+        bytes=row.bytes,
+        sha256=row.sha256,
+        height=row.height,
+        width=row.width,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from octprep.format.config import BuildConfig
+from octprep.format.images_csv import ImageRow, Table
 from octprep.splits.strategies import Splits, capped_counts, target_fractions
 
 UNDERSAMPLED = "undersampled"  # the exclusion reason of a scan that only balancing drops; a code, compared as such
@@ -16,7 +17,6 @@ _CONSEQUENCE = {
     "val": "these patients decide which epoch is best",
 }
 
-Row = Mapping[str, str]  # a row of images.csv, by column
 _GroupCounts = Mapping[tuple[str, str], Counter[str]]  # (split, key of a patient group) -> scans by class
 
 
@@ -44,15 +44,15 @@ def deviations_from_splits(splits: Splits, config: BuildConfig) -> list[ClassDev
     return _largest_deviations(counts, config, has_test=has_test)
 
 
-def deviations_from_rows(rows: Iterable[Row], config: BuildConfig) -> list[ClassDeviation]:
-    """`deviations_from_splits`, from the rows of a build's images.csv. Undersampled scans count in train."""
+def deviations_from_table(table: Table, config: BuildConfig) -> list[ClassDeviation]:
+    """`deviations_from_splits`, from a build's images.csv. Undersampled scans count in train."""
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    has_test = False
-    for row in rows:
-        split = "train" if row["left_out"] == UNDERSAMPLED else row["split"]
-        if split:
-            counts[split, row["group"]][row["class"]] += 1
-        has_test |= split == "test" and row["folder"] == "test"
+    for row in table.rows:
+        counts[row.split, row.patient_group][row.label] += 1
+    for excluded in table.excluded:
+        if excluded.exclusion_reason == UNDERSAMPLED and excluded.scan:
+            counts["train", excluded.scan.patient_group][excluded.scan.label] += 1
+    has_test = any(row.split == "test" and row.source_split == "test" for row in table.rows)
     return _largest_deviations(counts, config, has_test=has_test)
 
 
@@ -102,11 +102,9 @@ def count_patients(scans: Iterable[tuple[str, str, str]]) -> dict[str, dict[str,
     return {split: {label: len(members) for label, members in classes.items()} for split, classes in keys.items()}
 
 
-def patients_from_rows(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
-    """Patients by split and class, from the rows of images.csv; files in no shard do not count."""
-    return count_patients(
-        (row["split"], row["class"], row["group"] or row["patient"]) for row in rows if row["shard"] and row["split"]
-    )
+def patients_from_rows(rows: Iterable[ImageRow]) -> dict[str, dict[str, int]]:
+    """Patients by split and class, from the rows of images.csv."""
+    return count_patients((row.split, row.label, row.patient_group) for row in rows)
 
 
 def describe_few_patients(patients: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from octprep.duplicates.exact import DuplicatePair, contents
+from octprep.duplicates.exact import DuplicatePair, content_keys
 from octprep.source.files import Scan
 
 
@@ -40,7 +40,7 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
 
     patients = {scan.path: f"patient {scan.patient}" for scan in ordered}
     for scan in ordered:
-        for content in contents(scan):
+        for content in content_keys(scan):
             parent[find(content)] = find(patients[scan.path])
     for pair in near:
         if pair.first in patients and pair.second in patients:

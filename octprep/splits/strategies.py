@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octprep.duplicates.exact import DuplicatePair, settle_conflicts, settle_duplicates
+from octprep.duplicates.exact import DuplicatePair, deduplicate, drop_label_conflicts
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import Leaks
@@ -68,7 +68,7 @@ def split_scans(
     if config.split in _AS_GIVEN:
         parts, exclusions = _take_as_given(scans, groups, config, near, split_file)
     else:
-        kept, exclusions = settle_duplicates(scans, config.conflicts)
+        kept, exclusions = deduplicate(scans, config.conflicts)
         parts, more = _split_by_groups(_restrict(groups, kept), config)
         exclusions += more
     members: dict[str, tuple[Scan, ...]] = {}
@@ -103,7 +103,7 @@ def _take_as_given(
     leaks = find_hidden_leaks(parts, groups, near)
     if leaks and not config.allow_leaks:
         raise LeakError(_leak_message(config.split, leaks))
-    kept, conflicting = settle_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
+    kept, conflicting = drop_label_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
     kept_paths = {scan.path for scan in kept}
     parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
     _require_given_classes(config.split, parts)
