@@ -115,7 +115,7 @@ def test_a_disk_that_goes_on_failing_stops_scan_and_build_and_the_build_goes_on(
     assert done.returncode == 1
     assert done.stderr.startswith(f"octprep: {source / ONE} cannot be read: {os.strerror(error)}. That says nothing")
     assert done.stderr.count("\n") == 1
-    assert build(source, out, CONFIG).fresh
+    assert build(source, out, CONFIG).built
     assert left_out(out) == {}
     done = run_failing(failing_disk, 99, error, "audit" if error == errno.EACCES else "scan", "--src", source)
     assert (done.returncode, done.stdout) == (1, "")
@@ -177,9 +177,9 @@ def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, m
     monkeypatch.setattr(preprocessing, "prepare", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert len(list((tmp_path / "out" / ".octprep-work" / "prepared").glob("*.json"))) == 1
+    assert len(list((tmp_path / "out" / ".octprep-work" / "cache").glob("*.json"))) == 1
     monkeypatch.undo()
-    assert build(source, tmp_path / "out", CONFIG, workers=1).fresh
+    assert build(source, tmp_path / "out", CONFIG, workers=1).built
 
 
 def threads(_):
@@ -263,7 +263,7 @@ def test_a_source_that_goes_away_in_mid_build_stops_it_and_it_goes_on_when_it_is
     out = tmp_path / "out"
     with pytest.raises(StoppedError, match=r"is gone, so it is not the file"):
         build(source, out, CONFIG, workers=1, progress=vanish)
-    assert len(list((out / ".octprep-work" / "prepared").glob("*.json"))) == 1
+    assert len(list((out / ".octprep-work" / "cache").glob("*.json"))) == 1
     assert not (out / "manifest.json").exists()
     for path in source.rglob("*.away"):
         path.rename(path.with_suffix(".jpeg"))
@@ -337,8 +337,8 @@ def test_links_give_the_bytes_that_the_files_give_and_a_build_goes_on_with_them(
     build(source, tmp_path / "plain", CONFIG, workers=1)
     behind(source, "train/NORMAL")
     behind(source, ONE)
-    assert build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).fresh
-    assert not build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).fresh
+    assert build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).built
+    assert not build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).built
     plain, linked = (Manifest.load(tmp_path / name) for name in ("plain", "linked"))
     assert plain.digest == linked.digest
     assert b"not inside the source" not in (tmp_path / "linked" / "report.html").read_bytes()
@@ -510,11 +510,11 @@ def test_any_name_survives_the_whole_way(odd_source, tmp_path):
     assert reasons["Icon\\x0d"] == source_files.MACOS
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
     assert verify(out, workers=1).violations == ()
-    assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).fresh
+    assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).built
     (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
     who = split_file.load(tmp_path / "who.csv")
     config = dataclasses.replace(CONFIG, split="file", split_file_sha256=who.sha256)
-    build(odd_source, tmp_path / "again", config, assignment=who, workers=1)
+    build(odd_source, tmp_path / "again", config, split_file=who, workers=1)
     moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
