@@ -73,7 +73,7 @@ def test_all_laws_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
     manifest = build(source, tmp_path / "out", config, workers=2).manifest
     verdict = verify(tmp_path / "out", workers=1)
-    assert verdict.faults == ()
+    assert verdict.violations == ()
     assert verdict.records == sum(manifest.records(split) for split in manifest.splits) > 0
     assert files_of(source) == before
     assert not manifest.leaks
@@ -103,7 +103,7 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     second = build(source, tmp_path / "second", again, split_file=given, workers=1).manifest
     assert second.splits == first.splits
     assert second.config.split_file_sha256 == given.sha256
-    assert verify(tmp_path / "second", workers=1).faults == ()
+    assert verify(tmp_path / "second", workers=1).violations == ()
     assert not build(source, tmp_path / "second", again, split_file=given).built
 
 
@@ -199,7 +199,7 @@ def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(s
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
     assert build(source, out, other, overwrite=True).built
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
     assert (out / "my notes.txt").exists()
 
 
@@ -320,7 +320,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert "a worker process was ended from outside" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert build(large_source, out, CONFIG).built
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
 
 
 @pytest.mark.slow
@@ -337,7 +337,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_pa
         assert not list(mount.rglob("*.part-*"))
         subprocess.run(["mount", "-o", "remount,size=50m", mount], check=True)
         build(large_source, mount / "out", CONFIG, workers=1)
-        assert verify(mount / "out").faults == ()
+        assert verify(mount / "out").violations == ()
     finally:
         subprocess.run(["umount", mount], check=True)
 
@@ -351,14 +351,14 @@ def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
         build(large_source, tmp_path / "out", CONFIG)
     process.stderr.close()
     assert process.wait() == 0
-    assert verify(tmp_path / "out").faults == ()
+    assert verify(tmp_path / "out").violations == ()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
-    assert verify(tmp_path / "out").faults == ()
+    assert verify(tmp_path / "out").violations == ()
     assert manifest.config.split == "keep-test"
     assert manifest.records("test") == 8
     with pytest.raises(LeakError, match="patients 53018, 732516 and 6294785"):

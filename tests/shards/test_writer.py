@@ -48,7 +48,7 @@ def test_every_record_of_a_flattened_build_says_by_how_much_each_column_was_move
         assert np.allclose(example["row_offset"].numpy(), wanted, atol=1e-3)
         moved += bool(ready.bend) and np.abs(wanted).max() > 1
     assert moved >= 4
-    assert verify(shards, workers=1).faults == ()
+    assert verify(shards, workers=1).violations == ()
 
 
 def test_without_flattening_there_is_no_such_feature(source, tmp_path):
