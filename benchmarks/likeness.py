@@ -53,10 +53,10 @@ def prepared(count: int, planted: int, seed: int, recipe: Preprocessing) -> Iter
     drawn = itertools.islice(scans(max(count // 11, 24), seed), count)
     for number, (place, phantom) in enumerate(drawn):
         gray = preprocessing.decode(encode(phantom.pixels))
-        yield preprocessing.prepare(gray, recipe).pixels, place.split("-")[1], -1
+        yield preprocessing.preprocess(gray, recipe).pixels, place.split("-")[1], -1
         if number in chosen:
             copy = preprocessing.decode(near_duplicate(gray, rng))
-            copies.append((preprocessing.prepare(copy, recipe).pixels, f"copy {chosen[number]}", number))
+            copies.append((preprocessing.preprocess(copy, recipe).pixels, f"copy {chosen[number]}", number))
     yield from copies
 
 

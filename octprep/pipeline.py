@@ -88,7 +88,7 @@ def build(
                     if missing:
                         report.write(out, src)
                     return BuildResult(before, fresh=bool(damaged), reported=missing)
-            preprocessing.libraries(config.recipe)  # one that is missing is said before anything is read
+            preprocessing.library_versions(config.recipe)  # one that is missing is said before anything is read
             _rehearse(source, config, assignment)
             workdir.begin(work, config)
             ready, unreadable = _prepare(src, work / "prepared", source.named, config, engine, progress)
@@ -118,7 +118,7 @@ def build(
                 },
                 images_sha256=hashlib.sha256(table).hexdigest(),
                 duplicates_sha256=hashlib.sha256(joins).hexdigest(),
-                libraries={"octprep": version("octprep"), **preprocessing.libraries(config.recipe)},
+                libraries={"octprep": version("octprep"), **preprocessing.library_versions(config.recipe)},
             )
             progress("writing the report", 0, 1)
             atomic_write(
@@ -281,7 +281,7 @@ def _split(
         return duplicates_file.near_duplicate_pairs(
             [item.scan for item in items],
             [item.descriptor for item in items],
-            lambda i: cache.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
+            lambda i: cache.read_pixels(work / "prepared", items[i], config.recipe, config.encoding),
             workers=workers,
         )
 
@@ -336,8 +336,8 @@ def _prepare(
     ready: list[CachedScan] = []
     unreadable: list[Exclusion] = []
     progress("preparing scans", 0, len(named))
-    for name in engine.run(cache.prepare_batch, tasks):
-        results = cache.results(folder, name)
+    for name in engine.run(cache.cache_batch, tasks):
+        results = cache.read_receipt(folder, name)
         for result in results:
             if isinstance(result, Exclusion):
                 unreadable.append(result)
@@ -377,7 +377,7 @@ def _write_shards(
     tasks = [
         writer.ShardTask(
             folder=work / "shards",
-            batches=work / batches,
+            cache_folder=work / batches,
             name=planned.name,
             class_names=class_names,
             recipe=recipe,

@@ -69,7 +69,7 @@ class WorkerPool:
 
         With one worker, or one task, everything happens in this process; so it does, with a warning, where the system
         starts no others. Raises StoppedError if a worker dies, and whatever `work` raises; tasks not begun by the end
-        of the block are dropped then. Results should be short: see octprep.shards.cache.prepare_batch.
+        of the block are dropped then. Results should be short: see octprep.shards.cache.cache_batch.
         """
         executor = self._start(work) if self.workers > 1 and len(tasks) > 1 else None
         if executor is None:

@@ -183,7 +183,7 @@ def check_pixels(manifest: Manifest, folder: Path, warn: Callable[[str], None]) 
             f"octprep ({version('octprep')}) has revision {PREPROCESSING_VERSION} and would show it other pixels. Install "
             "that one, or build the shards and train again with this one."
         )
-    installed = {"octprep": version("octprep"), **preprocessing.libraries(manifest.recipe)}
+    installed = {"octprep": version("octprep"), **preprocessing.library_versions(manifest.recipe)}
     for difference in version_differences(manifest, installed):
         warn(f"WARNING: {difference}; pixels, and so answers, may differ a little from those of the training.")
 
@@ -258,7 +258,7 @@ def load(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Skipped:
     """The pixels that training would have seen of a file, (height, width) uint8 in 0..255, or why there are none."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.prepare(preprocessing.read_image(path), recipe).pixels
+            return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
     except UnreadableImage as error:
         return Skipped(path, printable(str(error)))
     except OSError as error:

@@ -82,7 +82,7 @@ def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What `octprep.preprocessing.prepare` does to every B-scan; kept in the manifest and replayed at prediction time.
+    """What `octprep.preprocessing.preprocess` does to every B-scan; kept in the manifest and replayed at prediction time.
 
     Raises SettingError at birth if a value is outside its range.
     """

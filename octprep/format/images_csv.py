@@ -32,7 +32,7 @@ def table(
 
     Sizes and crop in source pixels (the crop's rows as flattened, where that was done), border as a fraction of the
     source, confidence from 0 to 1; mean, deviation and sharpness of the stored pixels, as
-    `octprep.preprocessing.Prepared` says. group is the smallest patient id among those that are taken for one person's.
+    `octprep.format.measurements.ScanMeasurements` says. group is the smallest patient id among those that are taken for one person's.
     """
     places: dict[str, dict[str, int]] = defaultdict(dict)  # path -> shard -> copies in it
     for part in plans.values():
@@ -44,7 +44,8 @@ def table(
     rows: dict[str, dict[str, object]] = {}
     for item in ready:
         where = places.get(item.scan.path, {})
-        top, bottom, left, right = item.crop
+        measured = item.measurements
+        top, bottom, left, right = measured.crop
         rows[item.scan.path] = {
             "path": item.scan.path,
             "class": item.scan.label,
@@ -55,16 +56,16 @@ def table(
             "width": item.scan.width,
             "height": item.scan.height,
             "sha256": item.scan.sha256,
-            "border": item.border,
+            "border": measured.fill_fraction,
             "crop_top": top,
             "crop_bottom": bottom,
             "crop_left": left,
             "crop_right": right,
-            "confidence": item.confidence,
-            "note": item.note,
-            "mean": item.mean,
-            "deviation": item.deviation,
-            "sharpness": item.sharpness,
+            "confidence": measured.crop_confidence,
+            "note": measured.note,
+            "mean": measured.mean_intensity,
+            "deviation": measured.std_intensity,
+            "sharpness": measured.sharpness,
             "group": keys.get(item.scan.path, ""),
             "split": next(iter(where), "").partition("/")[0],
             "shard": " ".join(where),

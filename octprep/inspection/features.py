@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
-
-from octprep import duplicates, preprocessing
+from octprep import preprocessing
 from octprep import workers as worker_pool
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
-from octprep.shards.cache import MAX_FILL_FRACTION
+from octprep.prepare import prepare_scan
 from octprep.source import files
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.workers import Progress
@@ -66,7 +63,7 @@ def _pixels_again(sha256: str, src: Path, named: ScanFile) -> Gray:
         raise StoppedError(
             f"{named.path} was changed while it was audited; run the audit again when nothing writes there."
         )
-    return preprocessing.prepare(found[1], RECIPE).pixels
+    return preprocessing.preprocess(found[1], RECIPE).pixels
 
 
 def _read_batch(task: tuple[Path, Sequence[ScanFile]]) -> list[ScanFeatures | Exclusion]:
@@ -75,20 +72,15 @@ def _read_batch(task: tuple[Path, Sequence[ScanFile]]) -> list[ScanFeatures | Ex
 
 
 def _read_one(src: Path, named: ScanFile) -> ScanFeatures | Exclusion:
-    found = files.read(src, named)
-    if isinstance(found, Exclusion):
-        return found
-    kept, gray = found
-    mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(gray))
-    ready = preprocessing.prepare(gray, RECIPE)
-    if ready.border > MAX_FILL_FRACTION:
-        return Exclusion(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
+    prepared = prepare_scan(src, named, RECIPE)
+    if isinstance(prepared, Exclusion):
+        return prepared
     return ScanFeatures(
-        scan=dataclasses.replace(kept, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
-        descriptor=duplicates.describe(ready.pixels),
-        border=round(ready.border, 6),
-        mean=round(mean, 2),
-        deviation=round(deviation, 2),
-        stored_mean=round(ready.mean, 2),
-        stored_deviation=round(ready.deviation, 2),
+        scan=prepared.scan,
+        descriptor=prepared.descriptor,
+        border=prepared.measurements.fill_fraction,
+        mean=prepared.decoded_mean,
+        deviation=prepared.decoded_std,
+        stored_mean=prepared.measurements.mean_intensity,
+        stored_deviation=prepared.measurements.std_intensity,
     )

@@ -126,7 +126,7 @@ def _decode_strictly(data: bytes) -> Gray:
     Raises UnreadableImage otherwise, and MemoryError.
     """
     try:
-        return simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
+        return np.asarray(simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0], np.uint8)
     except ValueError as error:
         problem = str(error)
     if any(words in problem for words in _NO_MEMORY):

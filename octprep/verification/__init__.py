@@ -49,7 +49,7 @@ from octprep.format.manifest import (
     shard_problem,
 )
 from octprep.shards import tfrecord
-from octprep.shards.records import unpacked
+from octprep.shards.records import decode_pixels
 from octprep.shards.tfrecord import RecordError
 from octprep.verification import checks
 from octprep.verification.checks import Entry, Evidence, Violation
@@ -365,14 +365,14 @@ def _measures(pixels: NDArray[np.uint8], path: str, task: ShardTask) -> tuple[fl
     if task.manifest.recipe.fit == "pad":
         if path not in task.crops:
             return ()
-        (above, below, beside, aside), _ = preprocessing.place(task.crops[path], task.manifest.recipe)
-        pixels = np.ascontiguousarray(pixels[above:below, beside:aside])
-    return preprocessing.measure(pixels)
+        top, bottom, left, right = preprocessing.placement(task.crops[path], task.manifest.recipe)
+        pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
+    return preprocessing.measure_intensity(pixels)
 
 
 def _pixels(image: bytes, manifest: Manifest) -> NDArray[np.uint8] | None:
     """The stored pixels, (height, width), or None if the bytes are no such image."""
-    return unpacked(image, manifest.recipe, manifest.config.encoding)
+    return decode_pixels(image, manifest.recipe.height, manifest.recipe.width, manifest.config.encoding)
 
 
 def _digest(data: bytes) -> bytes:

@@ -292,7 +292,7 @@ def _against_record(row: Row, entry: Entry, manifest: Manifest) -> Iterator[Said
         if row[column] != value:
             yield column, f"says {column} {value}, where {IMAGES_NAME} says {row[column]}"
     if crop := _crop(row):
-        _, affine = preprocessing.place(crop, manifest.recipe)
+        affine = preprocessing.Geometry.of_crop(crop, manifest.recipe).affine
         pairs = zip(affine, entry.affine, strict=True)
         if not all(math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6) for one, other in pairs):
             yield "crop", f"has not the affine of its crop ({', '.join(row[column] for column in _CROP)})"

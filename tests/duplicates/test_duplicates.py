@@ -61,7 +61,7 @@ def stored(world):
 
     def prepare(recipe: str) -> list[np.ndarray]:
         if recipe not in cache:
-            cache[recipe] = [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in world[0]]
+            cache[recipe] = [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in world[0]]
         return cache[recipe]
 
     return prepare
@@ -147,13 +147,13 @@ def test_a_copy_is_found_in_a_population_of_two_and_of_a_few(others, world, stor
 def test_no_two_patients_of_the_real_sample_are_joined_and_copies_of_its_scans_are_found(recipe):
     paths = sorted(SAMPLE.rglob("*-*-*.jpeg"))
     grays = [preprocessing.decode(path.read_bytes()) for path in paths]
-    pictures = [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in grays]
+    pictures = [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in grays]
     patients = [path.stem.split("-")[1] for path in paths]
     assert len(paths) > 30
     assert pairs_of(pictures, patients) == []
     rng = np.random.default_rng(0)
     copies = [preprocessing.decode(near_duplicate(gray, rng)) for gray in grays]
-    pictures += [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in copies]
+    pictures += [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in copies]
     found = {(pair.first, pair.second) for pair in pairs_of(pictures, patients + [f"{at} again" for at in patients])}
     planted = {(at, at + len(paths)) for at in range(len(paths))}
     assert found <= planted

@@ -167,7 +167,7 @@ def test_a_lack_of_memory_in_preparing_is_none_of_the_scan_either(source):
 
 
 def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
-    true = preprocessing.prepare
+    true = preprocessing.preprocess
     last = source_files.find(source).named[-1].path  # of the second batch
     bad = preprocessing.decode((source / last).read_bytes())
 
@@ -176,7 +176,7 @@ def test_a_mistake_of_ours_names_the_file_and_keeps_the_rest(source, tmp_path, m
             raise ZeroDivisionError("division\nby zero")
         return true(gray, recipe)
 
-    monkeypatch.setattr(preprocessing, "prepare", mistaken)
+    monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
     assert len(list((tmp_path / "out" / ".octprep-work" / "prepared").glob("*.json"))) == 1

@@ -170,7 +170,7 @@ def test_verify_finds_a_copy_of_a_test_scan_in_train_by_its_pixels_alone(source,
     original = source / victim["path"][0].decode()
     gray = preprocessing.decode(original.read_bytes())
     moved = preprocessing.decode(near_duplicate(gray, np.random.default_rng(3)))
-    victim["image"] = [preprocessing.prepare(moved, manifest.recipe).pixels.tobytes()]
+    victim["image"] = [preprocessing.preprocess(moved, manifest.recipe).pixels.tobytes()]
     victim["patient"], victim["sha256"], victim["path"] = [b"424242"], [bytes(32)], [b"train/CNV/CNV-424242-1.jpeg"]
     train = folder / manifest.splits["train"][0].name
     flat = {key: values[0] if isinstance(values[0], bytes) else values for key, values in victim.items()}
