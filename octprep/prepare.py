@@ -12,8 +12,8 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing import Geometry
-from octprep.source import files
 from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.reading import read_scan
 
 MAX_FILL_FRACTION = 0.9  # of a scan that may be fill; with more there is no scan left
 
@@ -31,28 +31,30 @@ class PreparedScan:
     decoded_std: float  # standard deviation of its gray levels
 
 
-def prepare_scan(src: Path, file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
+def prepare_scan(src: Path, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
     """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
 
-    src: the source folder. file: as `octprep.source.files` listed it below that folder. Raises as `files.read` does,
+    src: the source folder. scan_file: as it was listed below that folder. Raises as `read_scan` does,
     StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
     read it; and ManifestError or SettingError as `preprocessing.preprocess` does.
     """
-    result = files.read(src, file)
+    result = read_scan(src, scan_file)
     if isinstance(result, Exclusion):
         return result
     scan, gray = result
     image = preprocessing.preprocess(gray, recipe)
     fill_fraction = image.measurements.fill_fraction
     if fill_fraction > MAX_FILL_FRACTION:
-        return Exclusion(file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on")
+        return Exclusion(
+            scan_file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on"
+        )
     mean, std = preprocessing.mean_and_std(gray)
     return PreparedScan(
         scan=dataclasses.replace(scan, pixels=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
         pixels=image.pixels,
         geometry=image.geometry,
         measurements=_rounded(image.measurements),
-        descriptor=duplicates.describe(image.pixels),
+        descriptor=duplicates.dct_descriptor(image.pixels),
         decoded_mean=round(mean, 2),
         decoded_std=round(std, 2),
     )

@@ -31,7 +31,8 @@ from octprep.format.measurements import ScanMeasurements
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
-from octprep.source.files import Exclusion, Scan, ScanFile, carefully
+from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.reading import with_retries
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
@@ -78,7 +79,7 @@ def cache_batch(task: BatchTask) -> str:
 
     Its results are read from the receipt (`read_receipt`) instead of being returned: a worker killed while it sends a
     long result leaves its pool waiting for the rest, while a short message goes through whole or not at all. Raises
-    StoppedError, as `source.files.carefully` does, for a file that cannot be read or prepared.
+    StoppedError, as `with_retries` does, for a file that cannot be read or prepared.
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
@@ -88,7 +89,7 @@ def cache_batch(task: BatchTask) -> str:
     crc = 0
     with saving(pixels, durable=False) as part, part.open("wb") as file:
         for scan_file in task.files:
-            prepared = carefully(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
+            prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
             if isinstance(prepared, Exclusion):
                 results.append(prepared)
                 continue
@@ -101,9 +102,11 @@ def cache_batch(task: BatchTask) -> str:
     return task.name
 
 
-def _prepare(recipe: Preprocessing, encoding: str, src: Path, file: ScanFile) -> tuple[PreparedScan, bytes] | Exclusion:
+def _prepare(
+    recipe: Preprocessing, encoding: str, src: Path, scan_file: ScanFile
+) -> tuple[PreparedScan, bytes] | Exclusion:
     """A prepared scan and its encoded pixels."""
-    prepared = prepare_scan(src, file, recipe)
+    prepared = prepare_scan(src, scan_file, recipe)
     return prepared if isinstance(prepared, Exclusion) else (prepared, encode_pixels(prepared.pixels, encoding))
 
 

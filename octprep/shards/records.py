@@ -89,8 +89,12 @@ def _read_shards(folder: Path, manifest: Manifest, split: str) -> Iterator[Decod
         count = 0
         try:
             for data in tfrecord.read(folder / shard.name):
-                yield _decode(data, count, manifest)
+                try:
+                    record = decode_with_pixels(data, manifest)
+                except RecordError as error:
+                    raise RecordError(f"record {count} {error}") from None
                 count += 1
+                yield record
             if count != shard.records:
                 raise RecordError(f"has {count:,} records where the manifest says {shard.records:,}")
         except (OSError, RecordError) as error:
@@ -99,21 +103,6 @@ def _read_shards(folder: Path, manifest: Manifest, split: str) -> Iterator[Decod
                 f"{folder / shard.name}: {problem}. Copy the folder again, or repair it by the `octprep build` that "
                 "made it."
             ) from None
-
-
-def _decode(data: bytes, index: int, manifest: Manifest) -> DecodedRecord:
-    recipe, classes = manifest.recipe, len(manifest.class_names)
-    try:
-        record = decode_record(data, recipe)
-        if not 0 <= record.label < classes:
-            raise RecordError(f"has label {record.label}, but there are {classes} classes")
-        pixels = decode_pixels(record.image, recipe.height, recipe.width, manifest.config.encoding)
-        if pixels is None:
-            raise RecordError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
-    except RecordError as error:
-        raise RecordError(f"record {index} {error}") from None
-    pixels.flags.writeable = False
-    return DecodedRecord(**vars(record), pixels=pixels)
 
 
 def encode_pixels(pixels: Gray, encoding: str) -> bytes:
@@ -203,3 +192,20 @@ def decode_record(data: bytes, recipe: Preprocessing) -> Record:
         row_offset=tuple(features.get(ROW_OFFSET, ())),
         repeat=features[REPEAT],
     )
+
+
+def decode_with_pixels(data: bytes, manifest: Manifest) -> DecodedRecord:
+    """The record that these bytes of a finished folder are, with its pixels.
+
+    Raises RecordError as `decode_record` does, and if the label is no class or the image has not the recipe's size.
+    """
+    recipe, classes = manifest.recipe, len(manifest.class_names)
+    record = decode_record(data, recipe)
+    if not 0 <= record.label < classes:
+        raise RecordError(f"has label {record.label}, but there are {classes} classes")
+    pixels = decode_pixels(record.image, recipe.height, recipe.width, manifest.config.encoding)
+    if pixels is None:
+        form = "gray pixels" if manifest.config.encoding == "raw" else "gray pixels in a PNG"
+        raise RecordError(f"has an image that is not {recipe.height} x {recipe.width} {form}")
+    pixels.flags.writeable = False
+    return DecodedRecord(**vars(record), pixels=pixels)

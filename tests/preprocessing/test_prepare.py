@@ -10,8 +10,8 @@ from octprep import duplicates, preprocessing
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.prepare import PreparedScan, prepare_scan
-from octprep.source import files
 from octprep.source.files import Exclusion
+from octprep.source.listing import list_source
 from tests.worlds.archive import archive, write_folder
 from tests.worlds.layers import jpeg
 
@@ -24,7 +24,7 @@ def source(tmp_path):
 
 
 def test_a_prepared_scan_holds_everything_about_its_file(source):
-    file = files.find(source).named[0]
+    file = list_source(source).scan_files[0]
     prepared = prepare_scan(source, file, RECIPE)
     assert isinstance(prepared, PreparedScan)
     data = (source / file.path).read_bytes()
@@ -35,7 +35,7 @@ def test_a_prepared_scan_holds_everything_about_its_file(source):
     assert prepared.scan.sha256 == hashlib.sha256(data).hexdigest()
     assert (prepared.scan.height, prepared.scan.width) == gray.shape
     assert prepared.scan.pixels == hashlib.sha256(image.pixels.tobytes()).hexdigest()
-    assert prepared.descriptor == duplicates.describe(image.pixels)
+    assert prepared.descriptor == duplicates.dct_descriptor(image.pixels)
     assert prepared.measurements.mean_intensity == round(float(image.pixels.mean()), 2)
     assert prepared.decoded_mean == pytest.approx(gray.mean(), abs=0.006)
     assert prepared.decoded_std == pytest.approx(gray.std(), abs=0.006)
@@ -50,7 +50,7 @@ def test_a_prepared_scan_holds_everything_about_its_file(source):
 )
 def test_an_unusable_scan_is_an_exclusion(source, data, reason):
     (source / "train" / "CNV" / "CNV-0-1.jpeg").write_bytes(data)
-    file = next(file for file in files.find(source).named if file.path.endswith("CNV-0-1.jpeg"))
+    file = next(file for file in list_source(source).scan_files if file.path.endswith("CNV-0-1.jpeg"))
     assert prepare_scan(source, file, RECIPE) == Exclusion(file.path, reason)
 
 
@@ -58,14 +58,14 @@ def test_a_scan_that_is_mostly_fill_is_kept_up_to_the_limit(source):
     gray = cv2.imread(str(source / "train" / "CNV" / "CNV-0-1.jpeg"), cv2.IMREAD_GRAYSCALE)
     gray[: len(gray) * 3 // 4] = 255
     (source / "train" / "CNV" / "CNV-0-1.jpeg").write_bytes(jpeg(gray))
-    file = next(file for file in files.find(source).named if file.path.endswith("CNV-0-1.jpeg"))
+    file = next(file for file in list_source(source).scan_files if file.path.endswith("CNV-0-1.jpeg"))
     prepared = prepare_scan(source, file, RECIPE)
     assert isinstance(prepared, PreparedScan)
     assert 0.7 < prepared.measurements.fill_fraction < 0.9
 
 
 def test_a_file_that_is_gone_or_changed_is_no_exclusion(source):
-    gone, changed, *_ = files.find(source).named
+    gone, changed, *_ = list_source(source).scan_files
     (source / gone.path).unlink()
     with (source / changed.path).open("ab") as file:
         file.write(b"more")

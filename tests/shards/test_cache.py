@@ -10,8 +10,8 @@ from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan
-from octprep.source import files
 from octprep.source.files import Exclusion
+from octprep.source.listing import list_source
 from tests.worlds.archive import archive, write_folder
 
 RECIPE = Preprocessing(height=32, width=48, flatten=True)
@@ -23,7 +23,7 @@ def task(tmp_path):
     path = source / "train" / "CNV" / "CNV-0-1.jpeg"
     path.write_bytes(path.read_bytes()[:-400])  # cut short
     (tmp_path / "cache").mkdir()
-    (batch,) = cache.batch_tasks(source, tmp_path / "cache", files.find(source).named, RECIPE, "png")
+    (batch,) = cache.batch_tasks(source, tmp_path / "cache", list_source(source).scan_files, RECIPE, "png")
     return batch
 
 
