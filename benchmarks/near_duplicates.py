@@ -51,10 +51,10 @@ def scans_and_planted(count: int, planted: int, seed: int, recipe: Preprocessing
     drawn = itertools.islice(scans(max(count // 11, 24), seed), count)
     for index, (name, scan) in enumerate(drawn):
         gray = preprocessing.decode(encode(scan.pixels))
-        yield preprocessing.prepare(gray, recipe).pixels, name.split("-")[1], -1
+        yield preprocessing.preprocess(gray, recipe).pixels, name.split("-")[1], -1
         if index in chosen:
             planted_gray = preprocessing.decode(near_duplicate(gray, rng))
-            pixels = preprocessing.prepare(planted_gray, recipe).pixels
+            pixels = preprocessing.preprocess(planted_gray, recipe).pixels
             near_duplicates.append((pixels, f"planted {chosen[index]}", index))
     yield from near_duplicates
 

@@ -161,7 +161,7 @@ def build(
 
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
-    preprocessing.libraries(job.config.recipe)  # raises for one that is not installed, before anything is read
+    preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
     cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
@@ -275,7 +275,7 @@ def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -
     return search.near_duplicate_pairs(
         [item.scan for item in items],
         [item.descriptor for item in items],
-        lambda index: cache.stored_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
+        lambda index: cache.read_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
         workers=job.pool.workers,
     )
 
@@ -350,7 +350,7 @@ def _manifest(
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
-        libraries={"octprep": version("octprep"), **preprocessing.libraries(job.config.recipe)},
+        libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
 
 

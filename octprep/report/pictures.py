@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import text_to_path
 from octprep.format.images_csv import ExcludedRow, ImageRow
-from octprep.format.manifest import AFFINE, IMAGE, PATH, ROW_OFFSET
 from octprep.shards import tfrecord
-from octprep.shards.records import unpacked
+from octprep.shards.records import Record, decode_pixels, decode_record
 from octprep.shards.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
@@ -120,12 +119,12 @@ def stored(folder: Path, images: Iterable[ImageRow], recipe: Preprocessing) -> d
             for data in tfrecord.read(folder / shard):
                 # Most records are not wanted: look for the path among the bytes before parsing any.
                 near = [path for path in paths if path.encode() in data]
-                if near and (path := _text(example := tfrecord.decode(data))) in near:
-                    found[path] = _stored(example, recipe)
-                    paths.discard(path)
+                if near and (record := decode_record(data, recipe)).path in near:
+                    found[record.path] = _stored(record, recipe)
+                    paths.discard(record.path)
                 if not paths:
                     break
-        except (OSError, RecordError, KeyError, IndexError, TypeError, ValueError, cv2.error):
+        except (OSError, RecordError):
             continue  # verify says what is wrong with it
     return found
 
@@ -179,28 +178,22 @@ def _cleaned(image: ImageRow, gray: Gray, recipe: Preprocessing, width: int) -> 
         return Picture("Not cleaned: the recipe does not ask for it")
     if recipe.version != PREPROCESSING_VERSION:
         return Picture("Cleaned not shown: this version of octprep cleans differently from the one that built")
-    border = preprocessing.find_border(gray)
-    if border is None:
+    depths = preprocessing.find_fill(gray)
+    if depths is None:
         return _picture(f"{image.path}: no fill at the border, nothing to clean", _reduced(gray, width))
-    left, right = border.trim()  # bands at the sides are cut off
-    clean = preprocessing.clean(gray, border, border.mask())[:, left:right]
+    left, right = depths.kept_columns()  # bands at the sides are cut off
+    clean = preprocessing.inpaint(gray, depths)[:, left:right]
     return _picture(f"{image.path} with the fill at its border painted over", _reduced(clean, width))
 
 
-def _stored(example: Mapping[str, Any], recipe: Preprocessing) -> Stored:
-    data = example[IMAGE][0]
-    encoding = "raw" if len(data) == recipe.height * recipe.width else "png"
-    pixels = unpacked(data, recipe, encoding)
+def _stored(record: Record, recipe: Preprocessing) -> Stored:
+    encoding = "raw" if len(record.image) == recipe.height * recipe.width else "png"
+    pixels = decode_pixels(record.image, recipe.height, recipe.width, encoding)
     if pixels is None:
-        raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
-    affine = example[AFFINE]
-    columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]
-    moved = np.array(example[ROW_OFFSET], np.float64) if recipe.flatten else np.zeros(recipe.width)
+        raise RecordError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
+    columns = record.affine[0] * np.arange(recipe.width, dtype=np.float64) + record.affine[2]
+    moved = np.array(record.row_offset, np.float64) if recipe.flatten else np.zeros(recipe.width)
     return Stored(pixels, columns, moved)
-
-
-def _text(example: Mapping[str, Any]) -> str:
-    return str(bytes(example[PATH][0]).decode())
 
 
 def _framed(small: Gray, shape: tuple[int, ...], image: ImageRow, kept: Stored | None) -> Any:

@@ -28,8 +28,9 @@ from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.images_csv import Table
-from octprep.format.manifest import DUPLICATES_NAME, IMAGE, IMAGES_NAME, MANIFEST_NAME, Manifest, read_part
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_part
 from octprep.shards import tfrecord
+from octprep.shards.records import decode_with_pixels
 from octprep.shards.tfrecord import RecordError
 from octprep.verification.checks import (
     CHECKS,
@@ -42,7 +43,7 @@ from octprep.verification.checks import (
 )
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
 from octprep.verification.manifest_checks import check_settings
-from octprep.verification.records import Crop, ReadTask, RecordSummary, decode_pixels, read_shard
+from octprep.verification.records import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
 from octprep.workers import Progress, no_progress
 
@@ -198,11 +199,11 @@ def _near_identical(
 
     def stored_pixels(index: int) -> Gray:
         record = records[index]
-        image = tfrecord.decode(tfrecord.read_at(folder / record.shard, record.offset))[IMAGE][0]
-        pixels = decode_pixels(image, evidence.manifest) if isinstance(image, bytes) else None
-        if pixels is None:
-            raise RecordError(f"{record.where} changed while it was verified")
-        return pixels
+        data = tfrecord.read_at(folder / record.shard, record.offset)
+        try:
+            return decode_with_pixels(data, evidence.manifest).pixels
+        except RecordError:
+            raise RecordError(f"{record.where} changed while it was verified") from None
 
     descriptors = np.frombuffer(b"".join(record.descriptor for record in records), np.uint8)
     patients = [record.patient for record in records]

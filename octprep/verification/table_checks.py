@@ -22,7 +22,7 @@ from octprep.source.files import ScanFile, parse_scan_path
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
 
-_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure`
+_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure_intensity`
 _NAMED_ONE_BY_ONE = 3  # rows with the same violation, even if they are all rows
 _NEARLY_ALL = 0.9  # of the images: what is wrong with more of them is reported once
 
@@ -171,7 +171,7 @@ def _record_differences(row: ImageRow, record: RecordSummary, manifest: Manifest
     ):
         if in_record != cell:
             yield column, f"says {column} {in_record}, where {IMAGES_NAME} says {cell}"
-    _, affine = preprocessing.place(row.measurements.crop, manifest.recipe)
+    affine = preprocessing.Geometry.of_crop(row.measurements.crop, manifest.recipe).affine
     pairs = zip(affine, record.affine, strict=True)
     if not all(math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-6) for expected, actual in pairs):
         yield "crop", f"does not have the affine of its crop {row.measurements.crop}"

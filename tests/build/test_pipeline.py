@@ -173,9 +173,9 @@ def test_records_hold_the_pixels_that_preparation_gives_and_say_where_they_come_
     for _, example in records(shards, "test"):
         path = source / example["path"][0].decode()
         gray = preprocessing.decode(path.read_bytes())
-        ready = preprocessing.prepare(gray, SMALL)
+        ready = preprocessing.preprocess(gray, SMALL)
         assert example["image"][0] == ready.pixels.tobytes()
-        assert np.allclose(example["affine"], ready.affine)
+        assert np.allclose(example["affine"], ready.geometry.affine)
         assert tuple(example["source_size"]) == gray.shape
         label, patient, number = path.stem.split("-")
         assert Manifest.load(shards).class_names[example["label"][0]] == label

@@ -32,7 +32,9 @@ def test_equal_pixels_are_the_same_content_as_equal_bytes():
         "same pixels as another scan",
         "same bytes as another scan",
     ]
-    assert {pair.reason for pair in exact_duplicate_pairs(scans)} == {"same bytes", "same pixels"} or len(exact_duplicate_pairs(scans)) == 2
+    assert {pair.reason for pair in exact_duplicate_pairs(scans)} == {"same bytes", "same pixels"} or len(
+        exact_duplicate_pairs(scans)
+    ) == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
-from octprep.synthetic import draw_disease, draw_appearance, draw_scan
+from octprep.synthetic import draw_appearance, draw_disease, draw_scan
 from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.experiments.leakage import (

@@ -80,7 +80,7 @@ def test_prediction_sees_the_pixels_that_training_saw(tmp_path):
     recipe = Preprocessing(height=48, width=64)
     manifest, _ = write_shards(tmp_path / "s", {"test": 1}, shards=1)
     jpeg = scan(tmp_path / "CNV-1-1.jpeg")
-    prepared = preprocessing.prepare(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
+    prepared = preprocessing.preprocess(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
     content = tfrecord.frame(record(prepared, 0, "1", "CNV-1-1.jpeg"))
     shard = Shard(
         name="test/a.tfrecord",

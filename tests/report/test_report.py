@@ -500,7 +500,7 @@ def test_the_frame_follows_the_retina_where_the_scan_was_flattened(built, source
 
 
 def test_a_scan_is_cleaned_for_the_page_only_where_that_is_shown(built, source, monkeypatch):
-    monkeypatch.setattr(pictures.imaging, "find_border", None)
+    monkeypatch.setattr(pictures.preprocessing, "find_fill", None)
     shown = pictures.steps(report.SourceImages(source), an_image(built), None, SMALL, pictures.SMALL, cleaned=False)
     assert shown.source.uri
     assert shown.cleaned is None

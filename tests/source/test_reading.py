@@ -158,7 +158,7 @@ def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):
 
 
 def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
-    true = preprocessing.prepare
+    true = preprocessing.preprocess
     last = list_source(source).scan_files[-1].path  # of the second batch
     bad = preprocessing.decode((source / last).read_bytes())
 
@@ -167,7 +167,7 @@ def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
             raise ZeroDivisionError("division\nby zero")
         return true(gray, recipe)
 
-    monkeypatch.setattr(preprocessing, "prepare", mistaken)
+    monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
     assert len(list((tmp_path / "out" / ".octprep-work" / "cache").glob("*.json"))) == 1
