@@ -313,25 +313,25 @@ def report(
 
     The exit code is 1 if images.csv or duplicates.json could not be read; the page then says so.
     """
-    from octprep.report import write
+    from octprep.report import write_report
 
     if src is not None and without_source:
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
-    written = write(folder, src, without_source=without_source)
+    written = write_report(folder, src, without_source=without_source)
     _say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
-    if written.strange:
+    if written.mismatched:
         _say(
-            f"octprep: {written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"octprep: {written.mismatched:,} of the {written.sources:,} source files to show are not in {src}, or are "
             f"not those that {folder} was built from; the page says so in their places.",
             err=True,
         )
-    for what in written.lost:
+    for what in written.missing:
         typer.echo(
             f"octprep: {what}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
             "the file again, or rebuild the folder.",
             err=True,
         )
-    if written.lost:
+    if written.missing:
         raise typer.Exit(1)
 
 

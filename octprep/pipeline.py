@@ -88,7 +88,7 @@ def build(
                     workdir.tidy(out)
                     missing = not (out / REPORT_NAME).exists()
                     if missing:
-                        report.write(out, src)
+                        report.write_report(out, src)
                     return BuildResult(before, fresh=bool(damaged), reported=missing)
             preprocessing.libraries(config.recipe)  # one that is missing is said before anything is read
             _rehearse(source, config, assignment)

@@ -10,14 +10,13 @@ import numpy as np
 from markupsafe import Markup
 
 from octprep.duplicates.exact import DuplicatePair
-from octprep.html import page
-from octprep.inspection import charts
+from octprep.html import charts, page, pictures
+from octprep.html.charts import Interval, Row
+from octprep.html.pictures import Picture, SourceImages
 from octprep.inspection import text as sentences
-from octprep.inspection.charts import Interval, Row
 from octprep.inspection.inspect import Audit
 from octprep.inspection.similarity import NEAR_ENOUGH, THRESHOLD, Similarity
-from octprep.report import duplicates, pictures
-from octprep.report.pictures import Picture, SourceImages
+from octprep.report import duplicates
 from octprep.source.files import MACOS, Scan
 
 _PAIRS = 24  # that are pictured in a gallery
