@@ -224,23 +224,23 @@ def report(
     The exit code is 1 if images.csv or duplicates.json could not be read; the page then says so.
     """
     from octprep import console
-    from octprep.report import write
+    from octprep.report import write_report
 
     if src is not None and without_source:
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
-    written = write(folder, src, without_source=without_source)
+    written = write_report(folder, src, without_source=without_source)
     console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
-    if written.strange:
+    if written.mismatched:
         console.warn(
-            f"{written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {src}, or are "
             f"not those that {folder} was built from; the page says so in their places."
         )
-    for problem in written.lost:
+    for problem in written.missing:
         console.warn(
             f"{problem}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
             "the file again, or rebuild the folder."
         )
-    if written.lost:
+    if written.missing:
         raise typer.Exit(1)
 
 

@@ -201,7 +201,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     workdir.clean_up(job.out)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
-        report.write(job.out, job.src)
+        report.write_report(job.out, job.src)
     table = images_csv.decode(read_part(job.out / IMAGES_NAME))
     return BuildResult(
         existing.manifest,
