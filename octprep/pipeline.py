@@ -346,7 +346,7 @@ def _manifest(
             "listing": job.source.listing_sha256,
             "found": job.source.file_count,
             "kept": job.source.file_count - excluded,
-            "left_out": excluded,
+            "excluded": excluded,
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),

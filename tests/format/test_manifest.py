@@ -22,7 +22,7 @@ def manifest():
         config=BuildConfig(split="by-patient"),
         splits={"train": (one, two), "test": ()},
         leaks=Leaks(patients=("12",)),
-        source={"found": 5, "kept": 4, "left_out": 1, "listing": "00" * 32},
+        source={"found": 5, "kept": 4, "excluded": 1, "listing": "00" * 32},
         images_sha256="cd" * 32,
         duplicates_sha256="ef" * 32,
         libraries={"numpy": "2"},

@@ -104,7 +104,7 @@ def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, lim
         rows += [
             dict.fromkeys(COLUMNS, "")
             | {"class": one.label, "group": splits.group_of[one.path], "folder": one.folder}
-            | ({"left_out": reasons[one.path]} if one.path in reasons else {"split": name})
+            | ({"excluded": reasons[one.path]} if one.path in reasons else {"split": name})
             for one in members
         ]
     deviations = deviations_from_splits(splits, settled)

@@ -48,7 +48,7 @@ def set_recipe(**settings):
         (lambda raw: raw["leaks"].update(near=[["a", "b"]]), "declares near-identical pair a = b"),
         (lambda raw: raw["source"].update(found=1), "where the manifest says 1"),
         (lambda raw: raw["source"].update(kept=9999), "where the manifest says 9,999"),
-        (lambda raw: raw["source"].update(left_out=0), "where the manifest says 0"),
+        (lambda raw: raw["source"].update(excluded=0), "where the manifest says 0"),
         (lambda raw: raw["libraries"].pop("opencv"), "lacks opencv"),
         (lambda raw: raw["libraries"].update(numpy="new"), "'new', which is no version"),
         (lambda raw: raw["splits"]["test"][0].update(sha256="0" * 64), "where the manifest says 0000"),

@@ -128,7 +128,7 @@ def write_folder(
             "listing": NOTHING,
             "found": sum(map(len, written.values())),
             "kept": sum(map(len, written.values())),
-            "left_out": 0,
+            "excluded": 0,
         },
         images_sha256=NOTHING,
         duplicates_sha256=NOTHING,
