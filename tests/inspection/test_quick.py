@@ -55,10 +55,10 @@ def test_what_needs_pixels_is_not_known(inspection):
     assert inspection.pixels is None
     states = {check.name: check.state for check in checks.checks(inspection)}
     assert states == {
-        "Patients in one folder": checks.NO,
-        "Contents in one folder": checks.YES,
-        "Near-duplicates in one folder": checks.UNKNOWN,
-        "One patient, one id": checks.YES,
+        "Patients disjoint": checks.NO,
+        "Contents disjoint": checks.YES,
+        "Near-duplicates disjoint": checks.UNKNOWN,
+        "One id per patient": checks.YES,
         "Labels agree": checks.YES,
         "No shortcut features": checks.UNKNOWN,
     }
