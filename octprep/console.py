@@ -42,30 +42,39 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     """The closing words of `octprep build`; fresh: what they speak of was written just now."""
     try:
-        rows = images_csv.read(read_part(out / IMAGES_NAME))
+        images = images_csv.decode(read_part(out / IMAGES_NAME))
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
         ) from None
     people: dict[str, set[str]] = defaultdict(set)
     kept: Counter[str] = Counter()
-    for row in rows:
-        if row["shard"]:
-            people[row["split"]].add(row["patient"])
-            kept[row["split"]] += 1
+    for row in images.rows:
+        people[row.split].add(row.patient)
+        kept[row.split] += 1
     lines = [["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]]
     body = [
         [name, *manifest.per_class(name).values(), manifest.records(name), kept[name], len(people[name]), len(shards),
          f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"]
         for name, shards in manifest.splits.items()
     ]  # fmt: skip
-    left_out = Counter(reason_kind(row["left_out"]) for row in rows if row["left_out"])
-    dealt = [f"shares: {clause}" for clause in balance.told(rows, manifest.config)]
+    left_out = Counter(reason_kind(excluded.exclusion_reason) for excluded in images.excluded)
+    dealt = [
+        f"shares: {clause}"
+        for clause in map(balance.describe_deviation, balance.deviations_from_table(images, manifest.config))
+    ]
     parts = [
         table([*lines, *body]),
-        f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
+        f"{images.count:,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *balance.scarce(rows)]),
+        "\n".join(
+            [
+                leak_line(manifest),
+                *join_lines(out, manifest),
+                *dealt,
+                *balance.describe_few_patients(balance.patients_from_rows(images.rows)),
+            ]
+        ),
         f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
         f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
@@ -206,68 +215,67 @@ def audited(src: Path, found: Inspection) -> str:
     return _printable("\n\n".join(part for part in parts if part))
 
 
-def certificate(verdict: VerificationResult) -> str:
-    """One line that a paper can quote: what was proved, of which dataset. Only for a verdict without faults."""
-    manifest = verdict.manifest
+def certificate(result: VerificationResult) -> str:
+    """One line that a paper can quote: what was verified, of which dataset. Only for a result without violations."""
+    manifest = result.manifest
     counted = [
         f"{split} {number(count.images, 'image')} of {number(count.patients, 'patient')}"
-        for split, count in verdict.counts.items()
+        for split, count in result.counts.items()
     ]
-    images = sum(count.images for count in verdict.counts.values())
+    images = sum(count.images for count in result.counts.values())
     apart = "patients, file contents and stored pixels"
-    if manifest.config.near_duplicates and verdict.too_small < images:
-        but = f" (but for {verdict.too_small:,} images too small to compare)" if verdict.too_small else ""
+    if manifest.config.near_duplicates and result.not_comparable < images:
+        but = f" (but for {result.not_comparable:,} images too small to compare)" if result.not_comparable else ""
         apart = f"patients, file contents and near-identical scans{but}"
     return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
-        f"disjoint across splits, re-derived from {verdict.records:,} records."
+        f"disjoint across splits, re-derived from {result.records:,} records."
     )
 
 
-def verified(folder: Path, verdict: VerificationResult) -> str:
-    """What `octprep verify` prints: each law with its verdict, each fault with its place, and what was not checked.
+def verified(folder: Path, result: VerificationResult) -> str:
+    """What `octprep verify` prints: each guarantee with its violations, and what was not checked.
 
-    Law 5 comes first where it is broken: what the records say cannot be trusted then.
+    Guarantee 5 comes first where it is violated: what the records say cannot be trusted then.
     """
-    by_law: dict[int, list[str]] = {law: [] for law in CHECKS}
-    for fault in verdict.faults:
-        by_law[fault.law].append(f"  {fault.where}: {fault.what}")
+    by_check: dict[int, list[str]] = {check: [] for check in CHECKS}
+    for violation in result.violations:
+        by_check[violation.check].append(f"  {violation.where}: {violation.message}")
     lines = []
-    for law in sorted(CHECKS, key=lambda law: (law != 5 or not by_law[5], law)):
-        faults = by_law[law]
-        state = "BROKEN" if faults else "open  " if law < 5 and verdict.unread else "holds "
-        lines.append(f"law {law} {state}: {_what(law, verdict)}")
-        lines += faults[:_MOST_FAULTS]
-        if more := len(faults) - _MOST_FAULTS:
+    for check in sorted(CHECKS, key=lambda check: (check != 5 or not by_check[5], check)):
+        violations = by_check[check]
+        state = "VIOLATED" if violations else "unknown " if check < 5 and result.unread else "holds   "
+        lines.append(f"guarantee {check} {state}: {_guarantee(check, result)}")
+        lines += violations[:_MOST_FAULTS]
+        if more := len(violations) - _MOST_FAULTS:
             lines += [f"  and {more:,} more"] * (more > 0)
-    if verdict.unread:
-        lines.append(f"not checked: whatever needs {_some(verdict.unread)}, which could not be read whole")
-        if verdict.lost_rows:
-            lines[-1] += f"; {number(verdict.lost_rows, 'row')} of {IMAGES_NAME} point there"
+    if result.unread:
+        lines.append(f"not checked: whatever needs {_some(result.unread)}, which could not be read whole")
+        if result.unchecked_rows:
+            lines[-1] += f"; {number(result.unchecked_rows, 'row')} of {IMAGES_NAME} point there"
     lines.append(
-        "in no record, so only looked at for what is possible: bytes, border, confidence and note in "
-        f"{IMAGES_NAME}, what it says of files left out, and settings that leave no trace, such as the seed"
+        "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence and note in "
+        f"{IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
     )
-    digest = verdict.manifest.digest
-    if verdict.faults:
-        lines.append(
-            f"{_path(folder)}: {number(len(verdict.faults), 'fault')} in {verdict.records:,} records"
-        )
+    digest = result.manifest.digest
+    if result.violations:
+        lines.append(f"{_path(folder)}: {number(len(result.violations), 'violation')} in {result.records:,} records")
     else:
-        lines.append(f"{_path(folder)}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
+        lines.append(f"{_path(folder)}: {result.records:,} records, all guarantees hold; dataset digest {digest}")
     return _printable("\n".join(lines))
 
 
-def _what(law: int, verdict: VerificationResult) -> str:
-    """A law in words, less what was not looked at."""
-    if law == 1 and not verdict.manifest.config.near_duplicates:
+def _guarantee(check: int, result: VerificationResult) -> str:
+    """A guarantee in words, without what was not checked."""
+    if check == 1 and not result.manifest.config.near_duplicates:
         return (
             "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not looked "
             "for"
         )
-    if law == 1 and verdict.too_small:
-        return f"{CHECKS[law]}; {number(verdict.too_small, 'image')} too small to be compared with others"
-    return CHECKS[law]
+    if check == 1 and result.not_comparable:
+        too_small = number(result.not_comparable, "image")
+        return f"{CHECKS[check]}; {too_small} too small to be compared with others"
+    return CHECKS[check]
 
 
 def _section(title: str, lines: Sequence[str], number: int | None = None) -> str:

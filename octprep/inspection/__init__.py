@@ -17,7 +17,7 @@ from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.source.listing import list_source
 from octprep.source.published import recognise
-from octprep.splits.patients import group
+from octprep.splits.patients import group_patients
 from octprep.workers import Progress, no_progress
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
@@ -48,7 +48,7 @@ def inspect(
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
     if quick:
         scans, exclusions = features.decode_scans(src, listing, workers, progress)
-        groups = group(scans)
+        groups = group_patients(scans)
         return Inspection(
             root=listing.root,
             file_count=listing.file_count,
@@ -67,7 +67,7 @@ def inspect(
     compared = similarity.compare_candidates(src, scan_features, workers)
     progress("comparing scans", len(scans), len(scans))
     near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
-    groups = group(scans, near_duplicates)
+    groups = group_patients(scans, near_duplicates)
     group_of = {scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans}
     scan_groups = [group_of[scan.path] for scan in scans]
     shortcut_test = shortcuts.measure_shortcuts(scan_features, scan_groups, seed=seed, progress=progress)

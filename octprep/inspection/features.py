@@ -97,7 +97,7 @@ def _read(
     results: list[Result] = []
     exclusions = list(listing.exclusions)
     progress(what, 0, len(scan_files))
-    for batch_results in worker_pool.run(read_batch, tasks, workers):
+    for batch_results in worker_pool.run_tasks(read_batch, tasks, workers):
         results += [result for result in batch_results if isinstance(result, result_type)]
         exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
         progress(what, len(batch_results), len(scan_files))

@@ -17,7 +17,7 @@ from octprep.duplicates.exact import (
     exact_duplicate_pairs,
 )
 from octprep.source.files import Scan, count_by_split_and_class
-from octprep.splits.patients import PatientGroup, by_number
+from octprep.splits.patients import PatientGroup, numeric_order
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _labels_of_patients(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:
     labels: dict[str, set[str]] = defaultdict(set)
     for scan in scans:
         labels[scan.patient].add(scan.label)
-    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=by_number)}
+    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=numeric_order)}
 
 
 def _patient_leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]]) -> tuple[PatientLeak, ...]:
@@ -149,8 +149,8 @@ def _merged_ids(groups: Iterable[PatientGroup], pairs: Sequence[DuplicatePair]) 
         pairs_of[group_of[pair.first]].append(pair)
     merged = []
     for group in groups:
-        ids = sorted({scan.patient for scan in group.scans}, key=by_number)
+        ids = sorted({scan.patient for scan in group.scans}, key=numeric_order)
         if len(ids) > 1:
             folders = tuple(sorted({scan.folder for scan in group.scans}))
             merged.append(MergedIds(tuple(ids), len(group.scans), folders, tuple(pairs_of[group.key])))
-    return sorted(merged, key=lambda ids: by_number(ids.patients[0]))
+    return sorted(merged, key=lambda ids: numeric_order(ids.patients[0]))

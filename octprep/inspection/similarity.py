@@ -94,7 +94,7 @@ def measure_similarity(
     correlations: tuple[list[float], list[float]] = ([], [])
     total = sum(map(len, samples))
     progress("measuring similarity", 0, total)
-    for sample_index, batch in worker_pool.run(_correlate, tasks, workers):
+    for sample_index, batch in worker_pool.run_tasks(_correlate, tasks, workers):
         correlations[sample_index].extend(batch)
         progress("measuring similarity", len(batch), total)
     return Similarity(

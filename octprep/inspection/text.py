@@ -37,7 +37,7 @@ def few_patients_sentences(inspection: Inspection) -> list[str]:
     for scan in inspection.scans:
         name = scan.folder or ("the source" if not inspection.has_splits else "no folder")
         groups[name][scan.label].add(inspection.group_of[scan.path])
-    return balance.few(
+    return balance.describe_few_patients(
         {name: {label: len(keys) for label, keys in of_folder.items()} for name, of_folder in groups.items()}
     )
 

@@ -53,7 +53,7 @@ def write(folder: Path, src: Path | None = None, *, without_source: bool = False
         raise SourceError(f"--src {src} {fault}; give the folder that {folder} was built from.")
     source = SourceImages(src)
     lost: list[str] = []
-    table = _bytes(folder / IMAGES_NAME, images_csv.read, lost)
+    table = _bytes(folder / IMAGES_NAME, images_csv.decode, lost)
     joins = _bytes(folder / DUPLICATES_NAME, DuplicatesFile.from_json, lost)
     page = render(folder, manifest, table, joins, source)
     if source.strange and not source.known:

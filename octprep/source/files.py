@@ -7,7 +7,7 @@ path below the source as text (`octprep.format.files.path_to_text`), so any name
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -57,6 +57,7 @@ class SourceListing:
     scan_files: tuple[ScanFile, ...]
     exclusions: tuple[Exclusion, ...]
     listing_sha256: str  # over all paths and sizes, hex
+    changed_ns: Mapping[str, int]  # path of a scan -> when its file, or its status, was last changed, ns since 1970
 
     @property
     def file_count(self) -> int:

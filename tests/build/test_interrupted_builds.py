@@ -14,13 +14,13 @@ import pytest
 from tests.worlds.archive import archive, files_of, write_folder, write_scan
 
 from octprep import console, pipeline
-from octprep.duplicates import search
-from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
+from octprep.duplicates import file
 from octprep.format import files, images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import Notice, OutputError, SourceError, StoppedError
 from octprep.format.manifest import IMAGES_NAME, DUPLICATES_NAME, MANIFEST_NAME, Manifest
 from octprep.pipeline import build
+from octprep.duplicates import file as duplicates_file
 from octprep.shards import cache, workdir
 from octprep.splits import balance as class_balance
 from octprep.verification import verify
@@ -58,7 +58,7 @@ STAGES = {
     "lock": ("shards.workdir.finished", 1),
     "prepare": ("shards.cache._write_receipt", 3),
     "prepare a scan": ("preprocessing.prepare", 20),
-    "compare": ("duplicates.search.near_duplicate_pairs", 1),
+    "compare": ("duplicates.file.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
     "table": ("format.images_csv.table", 1),
@@ -150,7 +150,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes_and_leaves_no_str
     cleaning = stage in ("clean up", "half cleaned up")
     assert cleaning == ((out / MANIFEST_NAME).exists() and Manifest.load(out).config.seed == 0)
     built = build(source, out, CONFIG, workers=1, overwrite=was == "older" and not cleaning)
-    assert built.fresh != cleaning
+    assert built.built != cleaning
     assert files_of(out) == files_of(shards)
 
 
@@ -243,13 +243,13 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
         built = build(source, out, CONFIG, workers=1)
     rows = images_csv.read((out / IMAGES_NAME).read_bytes())
     assert len(read) == sum(bool({one.name for one in damaged} & set(row["shard"].split())) for row in rows)
-    assert built.fresh and built.manifest == Manifest.load(shards)
+    assert built.built and built.manifest == Manifest.load(shards)
     (out / damaged[0].name).with_name("elsewhere").unlink(missing_ok=True)
     (out / damaged[1].name).with_name("elsewhere").unlink(missing_ok=True)
     assert files_of(out) == files_of(shards)
     kept = {path for path, inode in digest_ok.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(digest_ok) - 2
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("balance", ["undersample", "none"])
@@ -261,7 +261,7 @@ def test_a_shard_is_built_again_however_the_classes_are_balanced(source, tmp_pat
     assert len(manifest.splits["train"]) > 1
     (out / manifest.splits["train"][0].name).unlink()
     with pytest.warns(Notice, match="was damaged"):
-        assert build(source, out, config, workers=1).fresh
+        assert build(source, out, config, workers=1).built
     assert files_of(out) == whole
 
 
@@ -271,7 +271,7 @@ def test_a_folder_with_a_damaged_table_is_built_again_to_the_same_dataset(source
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     spoil(out / name, how)
     with pytest.warns(Notice, match=f"{out} was damaged: {name} "):
-        assert build(source, out, CONFIG, workers=1).fresh
+        assert build(source, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
 
 
@@ -293,7 +293,7 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_only_if_asked
 def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path):
     out = Path(shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile))
     assert workdir.stamped(out) != workdir.stamped(shards)
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
     assert workdir.stamped(out) == workdir.stamped(shards)
     mounted = subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True)
     if mounted.returncode:
@@ -301,7 +301,7 @@ def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path)
     try:
         for has_flock in (True, False):
             files.HAS_FLOCK = has_flock
-            assert not build(source, out, CONFIG, workers=1).fresh
+            assert not build(source, out, CONFIG, workers=1).built
     finally:
         files.HAS_FLOCK = True
         subprocess.run(["umount", out], check=True)
@@ -312,10 +312,10 @@ def test_files_that_were_only_touched_change_nothing_and_are_read_once(source, s
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
     monkeypatch.setattr(pipeline, "_digests", None)  # nothing is read again
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("kind", ["replaced", "mended"])
@@ -334,11 +334,11 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     first, second = (str(notice.message) for notice in notices)
     assert first.startswith(f"1 source file changed since {out} was built: {path.relative_to(src).as_posix()}.")
     assert "holds another dataset than before" in second
-    assert built.fresh
+    assert built.built
     rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert verify(out, workers=1).faults == ()
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(source, shards, tmp_path):
@@ -349,7 +349,7 @@ def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(sou
     if subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True).returncode:
         pytest.skip("mounting a folder read-only needs root")
     try:
-        assert not build(src, out, CONFIG, workers=1).fresh
+        assert not build(src, out, CONFIG, workers=1).built
     finally:
         subprocess.run(["umount", out], check=True)
     assert files_of(out) == files_of(shards)
@@ -365,17 +365,17 @@ def test_whatever_ends_a_build_late_what_is_prepared_is_kept(source, tmp_path, m
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(search, "near_duplicate_pairs", fail)
+    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "prepared").glob("*.bin")] == ["000000.bin"]
+    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "cache").glob("*.bin")] == ["000000.bin"]
 
 
 def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(search, "near_duplicate_pairs", fail)
+    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError, match="memory ran out"):
         build(source, tmp_path / "out", CONFIG, workers=1)
 
@@ -391,9 +391,9 @@ def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
 def interrupted(source, out, monkeypatch):
     """An unfinished build in which everything is prepared; its first receipt."""
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(search, "near_duplicate_pairs", stop)
+        patch.setattr(duplicates_file, "near_duplicate_pairs", stop)
         build(source, out, CONFIG, workers=1)
-    return out / ".octprep-work" / "prepared" / "000000.json"
+    return out / ".octprep-work" / "cache" / "000000.json"
 
 
 def stop(*_, **__):
@@ -456,15 +456,15 @@ def test_an_unfinished_build_with_other_settings_lends_what_it_prepared(source, 
     with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
         build(source, tmp_path / "out", OLDER, workers=1)
     monkeypatch.setattr(cache.imaging, "prepare", None)
-    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).fresh
+    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).built
 
 
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
 def test_scans_are_compared_until_just_those_in_the_shards_were(source, tmp_path, monkeypatch, balance):
     compared = []
-    find = search.near_duplicate_pairs
+    find = file.near_duplicate_pairs
     monkeypatch.setattr(
-        search,
+        duplicates_file,
         "near_duplicate_pairs",
         lambda scans, *given, **more: (compared.append(scans), find(scans, *given, **more))[1],
     )
@@ -483,10 +483,10 @@ def test_pairs_that_only_show_among_the_kept_scans_join_their_patients(source, t
         return [] if crowded else [patients_join(*sorted(pair))]
 
     def patients_join(first, second):
-        return DuplicatePair(first, second, NEAR_IDENTICAL, 0.99)
+        return file.DuplicatePair(first, second, file.NEAR_IDENTICAL, 0.99)
 
     everyone = [path for path in source.rglob("*.jpeg") if path.name != "CNV-0-91.jpeg"]
-    monkeypatch.setattr(search, "near_duplicate_pairs", find)
+    monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", find)
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance="undersample"), workers=1)
     rows = {row["path"]: row for row in images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())}
     assert rows[pair[0]]["group"] == rows[pair[1]]["group"]

@@ -1,6 +1,5 @@
 """Which dataset a run is measured on, where the results go, and what is said of them."""
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow")
+from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.manifest import Manifest
 from octtrain.evaluation.evaluate import evaluate
@@ -137,8 +137,7 @@ def test_odd_shards_are_named_whatever_their_digests_say(place, tmp_path):
     shutil.copytree(place / "others", tmp_path / "shards")
     manifest = Manifest.load(tmp_path / "shards")
     path = tmp_path / "shards" / "images.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = images_csv.read_checked(tmp_path / "shards", manifest).rows
     for content in (b"path,split\na,test\n", b"\xff\xfe\n", b'"open'):
         changed = write_images(tmp_path / "shards", manifest, rows)
         path.write_bytes(content)

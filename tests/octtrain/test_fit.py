@@ -16,8 +16,8 @@ pytest.importorskip("tensorflow")
 import keras
 import numpy as np
 
+from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
-from octprep.format.images_csv import COLUMNS
 from octprep.format.manifest import Leaks, Manifest
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.models import build_model
@@ -25,7 +25,7 @@ from octtrain.runs import provenance
 from octtrain.runs.exposure import TrainingImage, overlap
 from octtrain.runs.folder import FitConfig, Run, best_epoch
 from octtrain.training.fit import BalancedAccuracy, choose_splits, class_weights, ended, fit
-from tests.worlds.shards import CLASSES, READ_COLUMNS, picture, write_folder, write_images, write_shards
+from tests.worlds.shards import CLASSES, picture, write_folder, write_images, write_shards
 
 pytestmark = pytest.mark.slow
 
@@ -395,10 +395,9 @@ def test_patients_that_the_model_has_seen_are_refused_by_name_or_marked(trained,
 def test_an_image_is_known_again_under_another_patients_number(trained, tmp_path):
     run, *_ = trained
     other, _ = write_shards(tmp_path / "other", {"test": 2}, first_patient=50_000)
-    with (tmp_path / "other" / "images.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows[0]["sha256"] = run.seen().sights[0].sha256
-    write_images(tmp_path / "other", other, rows)
+    first, *rows = images_csv.read_checked(tmp_path / "other", other).rows
+    first = dataclasses.replace(first, sha256=run.seen().sights[0].sha256)
+    write_images(tmp_path / "other", other, [first, *rows])
     with pytest.raises(LeakError, match="chosen by 1 image of test, under other patient numbers"):
         evaluate(run.folder, dataset=tmp_path / "other", say=quiet)
 
@@ -515,10 +514,6 @@ def test_a_training_needs_to_know_who_is_in_the_shards(tmp_path):
     with pytest.raises(ManifestError, match=r"images\.csv cannot be read"):
         fit(tmp_path / "s", tmp_path / "runs" / "a", CONFIG, say=quiet)
     assert not (tmp_path / "runs").exists()
-
-
-def test_octprep_writes_the_columns_that_octtrain_reads():
-    assert set(READ_COLUMNS) <= set(COLUMNS)
 
 
 def test_leaky_shards_are_called_so_by_fit_and_evaluate(tmp_path):

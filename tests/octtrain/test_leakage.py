@@ -11,6 +11,7 @@ import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.synthetic import draw_disease, draw_look, draw_scan
+from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.experiments.leakage import (
     LeakageConfig,
@@ -28,6 +29,7 @@ from octtrain.experiments.leakage import (
 )
 from octtrain.runs.folder import FitConfig
 from tests.worlds.shards import CLASSES, patient_of, write_folder, write_shards
+from tests.worlds.tables import image_row
 
 pytestmark = pytest.mark.slow
 
@@ -162,12 +164,12 @@ def test_a_class_of_too_few_patients_is_named_with_what_would_do():
 
 
 def test_a_sample_holds_whole_patients_of_each_class():
-    rows = [{"group": str(i), "class": CLASSES[i % 4], "path": f"{i}-{k}"} for i in range(80) for k in range(1 + i % 7)]
+    rows = [image_row(f"{i}-{k}", patient=str(i), label=CLASSES[i % 4]) for i in range(80) for k in range(1 + i % 7)]
     chosen = sample(rows, 100, 0)
     assert 80 <= len(chosen) <= 100
-    taken = {row["group"] for row in chosen}
-    assert sum(row["group"] in taken for row in rows) == len(chosen)
-    assert set(Counter(row["class"] for row in chosen)) == set(CLASSES)
+    taken = {row.patient_group for row in chosen}
+    assert sum(row.patient_group in taken for row in rows) == len(chosen)
+    assert set(Counter(row.label for row in chosen)) == set(CLASSES)
     assert sample(rows[::-1], 100, 0) == chosen[::-1]
     assert sample(rows, 100, 1) != chosen
     assert sample(rows, 1000, 0) == rows
@@ -227,15 +229,12 @@ def test_what_cannot_be_read_or_written_is_said_before_any_training(tmp_path):
         leakage(tmp_path / "s", CONFIG, say=quiet)
 
 
-def test_an_interruption_is_a_sentence(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments, **settings):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("octtrain.experiments.leakage.leakage", interrupted)
-    with pytest.raises(SystemExit) as caught:
+def test_an_interruption_before_the_last_repeat_says_that_nothing_was_written(tmp_path, monkeypatch):
+    advice = []
+    monkeypatch.setattr("octtrain.experiments.leakage.leakage", lambda *_, **__: advice.append(interrupts.advice()))
+    with pytest.raises(SystemExit):
         cli.main(["leakage", str(tmp_path)])
-    assert caught.value.code == 130
-    assert capsys.readouterr().err == "octtrain: interrupted; not all repeats were done, so nothing was written.\n"
+    assert advice == ["not all repeats were done, so nothing was written"]
 
 
 def test_the_program_takes_too_few_patients_as_one_line(tmp_path, capsys):

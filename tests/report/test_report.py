@@ -186,10 +186,10 @@ def test_build_and_report_write_the_same_bytes(source, shards):
 def test_a_build_that_has_nothing_to_do_writes_only_a_report_that_is_missing(source, shards):
     before = files_of(shards)
     again = build(source, shards, CONFIG)
-    assert (again.fresh, again.reported, files_of(shards)) == (False, False, before)
+    assert (again.built, again.report_written, files_of(shards)) == (False, False, before)
     (shards / REPORT_NAME).unlink()
     again = build(source, shards, CONFIG)
-    assert (again.fresh, again.reported, files_of(shards)) == (False, True, before)
+    assert (again.built, again.report_written, files_of(shards)) == (False, True, before)
 
 
 def test_the_page_names_no_folder_of_this_machine(source, built):
@@ -574,7 +574,7 @@ def test_the_command_on_the_page_makes_the_same_config(source, tmp_path, config)
 def test_the_command_of_a_build_from_a_file_takes_the_file(source, built, tmp_path):
     given = split_file.load(built / "images.csv")
     config = _config({}, split="file", splits_sha256=given.sha256)
-    build(source, tmp_path / "first", config, assignment=given, workers=1)
+    build(source, tmp_path / "first", config, split_file=given, workers=1)
     page = Page(tmp_path / "first")
     said = unescape(re.search(r"<pre><code>(.*?)</code></pre>", page.html)[1])
     assert said == "octprep build --src DIR --out DIR --splits FILE --size 32"

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from octprep.source.listing import list_source
 from octprep.splits import split_file
 from octprep.verification import verify
 from tests.worlds.archive import archive, write_folder
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -49,22 +49,22 @@ def odd_source(tmp_path):
 def test_any_file_name_survives_build_and_verify(odd_source, tmp_path):
     out = tmp_path / "out"
     build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1)
-    rows = images_csv.read((out / "images.csv").read_bytes())
+    rows = read_cells(out)
     paths = [row["path"] for row in rows]
     assert len(paths) == len(set(paths)) == len(archive()) + len(ODD)
     assert all(path.isprintable() or "\u202e" in path for path in paths)
     there = {path for path in odd_source.rglob("*") if path.is_file()}
     assert {odd_source / text_to_path(path) for path in paths} == there
-    reasons = {row["path"].rpartition("/")[2]: row["left_out"] for row in rows if row["left_out"]}
+    reasons = {row["path"].rpartition("/")[2]: row["exclusion_reason"] for row in rows if row["exclusion_reason"]}
     assert reasons["Icon\\x0d"] == MACOS_METADATA
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
-    assert verify(out, workers=1).faults == ()
+    assert verify(out, workers=1).violations == ()
     assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).fresh
     (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
     who = split_file.load(tmp_path / "who.csv")
     config = dataclasses.replace(CONFIG, split="file", splits_sha256=who.sha256)
     build(odd_source, tmp_path / "again", config, assignment=who, workers=1)
-    moved = {row["path"]: row["split"] for row in images_csv.read((tmp_path / "again" / "images.csv").read_bytes())}
+    moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
 
@@ -89,7 +89,7 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
     build(source, tmp_path / "out", CONFIG, workers=1)
     good = (tmp_path / "out" / "images.csv").read_bytes()
     head, first, *rest = good.split(b"\n")
-    assert len(images_csv.read(good)) == len(archive())
+    assert images_csv.decode(good).count == len(archive())
     for bad in (
         b"",
         good + b"\0",
@@ -102,7 +102,7 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
         good + b'"',
     ):
         with pytest.raises(ValueError, match=r"."):
-            images_csv.read(bad)
-    text = io.StringIO(good.decode())
-    assert [dict(row) for row in csv.DictReader(text)] == images_csv.read(good)
+            images_csv.decode(bad)
+    table = images_csv.decode(good)
+    assert images_csv.encode([*table.rows, *table.excluded]) == good
     assert files.path_to_text("a\rb") == "a\\x0db"

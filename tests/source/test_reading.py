@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from octprep import preprocessing
-from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.inspection import inspect
@@ -24,6 +23,7 @@ from octprep.source.listing import list_source
 from octprep.source.reading import read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +38,7 @@ def listed_file(src, path=ONE):
 
 
 def exclusions_of(out):
-    return {
-        row["path"]: row["left_out"] for row in images_csv.read((out / "images.csv").read_bytes()) if row["left_out"]
-    }
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
 
 
 # A machine that fails
