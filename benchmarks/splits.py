@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from octprep.format.config import BuildConfig
 from octprep.format.seeding import seeded_hash
 from octprep.shards.plan import plan_shards
-from octprep.source.files import KERMANY_CLASSES, PUBLISHED, Scan
+from octprep.source.files import Scan
+from octprep.source.published import KERMANY_CLASSES, PUBLISHED
 from octprep.splits.strategies import split_scans
 from octprep.splits.stratify import NoFeasibleSplit, distance, stratified_group_split
 
