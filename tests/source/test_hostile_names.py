@@ -59,20 +59,20 @@ def test_any_file_name_survives_build_and_verify(odd_source, tmp_path):
     assert reasons["Icon\\x0d"] == MACOS_METADATA
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
     assert verify(out, workers=1).violations == ()
-    assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).fresh
+    assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).built
     (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
     who = split_file.load(tmp_path / "who.csv")
-    config = dataclasses.replace(CONFIG, split="file", splits_sha256=who.sha256)
-    build(odd_source, tmp_path / "again", config, assignment=who, workers=1)
+    config = dataclasses.replace(CONFIG, split="file", split_file_sha256=who.sha256)
+    build(odd_source, tmp_path / "again", config, split_file=who, workers=1)
     moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
 
-@pytest.mark.parametrize("look", ["scan", "audit"])
-def test_control_characters_in_names_are_not_printed(odd_source, tmp_path, look):
+@pytest.mark.parametrize("options", [["--quick"], []], ids=["quick", "full"])
+def test_control_characters_in_names_are_not_printed(odd_source, tmp_path, options):
     page = tmp_path / "found.json"
-    for src in (odd_source, next(odd_source.iterdir()))[look == "audit" :]:
-        command = [sys.executable, "-m", "octprep.cli", look, "--src", src, "--json", page, "--workers", "1"]
+    for src in (odd_source, next(odd_source.iterdir()))[not options :]:
+        command = [sys.executable, "-m", "octprep.cli", "inspect", src, *options, "--json", page, "--workers", "1"]
         done = subprocess.run(command, capture_output=True)
         assert done.returncode == 0, done.stderr
         printed = (done.stdout + done.stderr).decode()

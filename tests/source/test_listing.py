@@ -134,8 +134,8 @@ def test_followed_links_give_the_same_dataset_as_the_files(source, tmp_path):
     build(source, tmp_path / "plain", CONFIG, workers=1)
     move_behind_link(source, "train/NORMAL")
     move_behind_link(source, ONE)
-    assert build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).fresh
-    assert not build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).fresh
+    assert build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).built
+    assert not build(source, tmp_path / "linked", CONFIG, workers=1, follow_links=True).built
     plain, linked = (Manifest.load(tmp_path / name) for name in ("plain", "linked"))
     assert plain.digest == linked.digest
     assert b"not inside the source" not in (tmp_path / "linked" / "report.html").read_bytes()

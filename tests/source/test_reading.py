@@ -90,9 +90,9 @@ def run_failing(failing_disk, times, error, *arguments):
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE])
 def test_a_disk_that_fails_briefly_excludes_nothing(source, tmp_path, failing_disk, error):
-    done = run_failing(failing_disk, 2, error, "scan", "--src", source, "--json", tmp_path / "found.json")
+    done = run_failing(failing_disk, 2, error, "inspect", "--quick", source, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
-    assert "unusable: none" in done.stdout
+    assert "excluded: none" in done.stdout
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE])
@@ -100,14 +100,14 @@ def test_a_disk_that_keeps_failing_stops_inspection_and_build_and_the_build_resu
     source, tmp_path, failing_disk, error
 ):
     out = tmp_path / "out"
-    command = ["build", "--src", source, "--out", out, "--size", "96", "--near-duplicates", "off"]
+    command = ["build", "--src", source, "--out", out, "--size", "96", "--no-near-duplicates"]
     done = run_failing(failing_disk, 99, error, *command)
     assert done.returncode == 1
     assert done.stderr.startswith(f"octprep: {source / ONE} cannot be read: {os.strerror(error)}. That says nothing")
     assert done.stderr.count("\n") == 1
-    assert build(source, out, CONFIG).fresh
+    assert build(source, out, CONFIG).built
     assert exclusions_of(out) == {}
-    done = run_failing(failing_disk, 99, error, "audit" if error == errno.EACCES else "scan", "--src", source)
+    done = run_failing(failing_disk, 99, error, "inspect", source, *["--quick"] * (error == errno.EACCES))
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{ONE} cannot be read" in done.stderr
 
@@ -156,7 +156,7 @@ def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):
 
 
 def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
-    true = preprocessing.prepare
+    true = preprocessing.preprocess
     last = list_source(source).scan_files[-1].path  # of the second batch
     bad = preprocessing.decode((source / last).read_bytes())
 
@@ -165,12 +165,12 @@ def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
             raise ZeroDivisionError("division\nby zero")
         return true(gray, recipe)
 
-    monkeypatch.setattr(preprocessing, "prepare", mistaken)
+    monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert len(list((tmp_path / "out" / ".octprep-work" / "prepared").glob("*.json"))) == 1
+    assert len(list((tmp_path / "out" / ".octprep-work" / "cache").glob("*.json"))) == 1
     monkeypatch.undo()
-    assert build(source, tmp_path / "out", CONFIG, workers=1).fresh
+    assert build(source, tmp_path / "out", CONFIG, workers=1).built
 
 
 def threads(_):
@@ -254,7 +254,7 @@ def test_a_source_that_vanishes_stops_the_build_which_resumes_when_it_is_back(so
     out = tmp_path / "out"
     with pytest.raises(StoppedError, match=r"is gone, so it is not the file"):
         build(source, out, CONFIG, workers=1, progress=vanish)
-    assert len(list((out / ".octprep-work" / "prepared").glob("*.json"))) == 1
+    assert len(list((out / ".octprep-work" / "cache").glob("*.json"))) == 1
     assert not (out / "manifest.json").exists()
     for path in source.rglob("*.away"):
         path.rename(path.with_suffix(".jpeg"))
