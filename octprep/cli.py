@@ -7,7 +7,6 @@ from octprep.terminal import interrupts
 if interrupts.is_program("octprep", __name__):
     interrupts.watch("octprep")  # before the imports that take a while
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +163,7 @@ def inspect(
     console.say(console.inspection_summary(src, result), json_file=json_file, json=result.to_json)
     for file in files:
         console.say(f"wrote {file}")
-    console.say(f"next: octprep build --src {shlex.quote(str(src))} --out shards")
+    console.say(f"next: octprep build --src {console.quoted(src)} --out shards")
 
 
 @command(app, "octprep verify shards --certificate certificate.txt")
@@ -203,7 +202,7 @@ def verify(
             return
         write_output_file("--certificate", certificate, f"{line}\n".encode())
         console.say(f"wrote {certificate}")
-    console.say(f"next: octtrain fit {shlex.quote(str(folder))}")
+    console.say(f"next: octtrain fit {console.quoted(folder)}")
 
 
 @command(app, "octprep report shards --src OCT2017")
@@ -266,7 +265,7 @@ def synthesize(
         drawn = draw(out, patients=patients, seed=seed, faults=faults, truth=truth, workers=workers, progress=progress)
     lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
     lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
-    lines.append(f"next: octprep build --src {shlex.quote(str(out))} --out shards")
+    lines.append(f"next: octprep build --src {console.quoted(out)} --out shards")
     console.say("\n".join(lines))
 
 
