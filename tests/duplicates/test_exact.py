@@ -4,7 +4,7 @@ import dataclasses
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octprep.duplicates.exact import (
@@ -46,6 +46,7 @@ def test_two_sets_that_a_third_scan_connects_are_one():
     assert duplicate_sets([by_bytes, by_pixels, both]) == [[by_bytes, by_pixels, both]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))
 def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(population):
     scans = [
