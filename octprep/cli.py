@@ -7,7 +7,6 @@ from octprep.terminal import interrupts
 if interrupts.is_program("octprep", __name__):
     interrupts.watch("octprep")  # before the imports that take a while
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -162,7 +161,7 @@ def inspect(
     if report is not None:
         write_output_file("--report", report, page.render(src, result))
     lines = [console.inspection_summary(src, result), *(f"wrote {file}" for file in files)]
-    lines.append(f"next: octprep build --src {shlex.quote(str(src))} --out shards")
+    lines.append(f"next: octprep build --src {console.quoted(src)} --out shards")
     console.say("\n".join(lines), json_file=json_file, json=result.to_json)
 
 
@@ -192,7 +191,7 @@ def verify(
         write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
         lines.append(f"wrote {certificate}")
     if not failed:
-        lines.append(f"next: octtrain fit {shlex.quote(str(folder))}")
+        lines.append(f"next: octtrain fit {console.quoted(folder)}")
     if certificate is not None and str(certificate) == "-" and not failed:
         console.say(console.certificate(result), always=True, json_file=json_file, json=result.to_json)
     else:
@@ -263,7 +262,7 @@ def synthesize(
         drawn = draw(out, patients=patients, seed=seed, faults=faults, truth=truth, workers=workers, progress=progress)
     lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
     lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
-    lines.append(f"next: octprep build --src {shlex.quote(str(out))} --out shards")
+    lines.append(f"next: octprep build --src {console.quoted(out)} --out shards")
     console.say("\n".join(lines))
 
 

@@ -374,6 +374,11 @@ def _path(path: Path) -> str:
     return path_to_text(str(path))
 
 
+def quoted(path: Path) -> str:
+    """A path of this machine for a command to copy: on one line, quoted for the shell."""
+    return shlex.quote(_path(path))
+
+
 def _in(src: Path, root: str) -> str:
     """A folder in the source; root is text already."""
     return f"{_path(src)}/{root}" if root else _path(src)
