@@ -201,3 +201,12 @@ def test_of_many_violations_the_first_are_printed_and_the_rest_counted(shards):
     assert len(result.violations) > 300
     assert re.search(r"^  and [0-9,]+ more$", printed, re.MULTILINE)
     assert len(printed.splitlines()) < 120
+
+
+def test_path_of_another_row_is_named(shards):
+    rows = read_cells(shards)
+    first, second = (row for row in rows if row["path"].startswith("test/CNV"))
+    first["path"] = second["path"]
+    write_cells(shards, rows)
+    update_digests(shards)
+    assert (2, f"images.csv {second['path']}", "has 2 rows") in violations_of(shards)
