@@ -31,7 +31,7 @@ SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 def prepared(data: bytes, recipe: Preprocessing) -> NDArray[np.uint8]:
     cv2.setNumThreads(1)
-    return preprocessing.prepare(preprocessing.decode(data), recipe).pixels
+    return preprocessing.preprocess(preprocessing.decode(data), recipe).pixels
 
 
 def population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.int64], list[str]]:
@@ -52,7 +52,8 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, see
     """A network that has seen these images; each class weighs the same."""
     import keras
 
-    from octtrain.models import build_model, with_augmentation
+    from octtrain.models import build_model
+    from octtrain.models.augmentation import with_augmentation
 
     keras.utils.set_random_seed(seed)
     model = build_model("octnet-s", (SIDE, SIDE, 1), len(CLASSES))

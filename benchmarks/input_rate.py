@@ -1,8 +1,8 @@
-"""Reading against the usual way: octtrain's batches from shards, and keras.utils.image_dataset_from_directory.
+"""Input rate: octtrain's batches from shards compared with keras.utils.image_dataset_from_directory.
 
-Both give shuffled batches of 32 images, 224x224 gray, of the same phantoms, and are timed after a pass to warm up: the
-file cache is warm for both, octtrain's epochs follow one another without a break as they do in training, and Keras's
-dataset starts again each time, as it does there. Prints both rates and last the ratio.
+Both give shuffled batches of 32 images, 224x224 gray, of the same synthetic scans, and are timed after a pass to warm
+up: the file cache is warm for both, octtrain's epochs follow one another without a break as they do in training, and
+Keras' dataset starts again each time, as it does there. Prints both rates and, last, the ratio.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BATCH = 32
 
 
 def rate(batches: Iterable[Any], warm: int) -> float:
-    """Images a second, the first `warm` batches aside, until the last batch is there.
+    """Images a second, without the first `warm` batches, until the last batch has arrived.
 
-    What follows the last batch is not reading: taking an iterator down, TensorFlow's tuner of parallelism now and then
-    sleeps out its second.
+    The time after the last batch does not count: when an iterator is destroyed, TensorFlow's tuner of parallelism
+    sometimes waits for up to a second.
     """
     start, end, images = time.perf_counter(), 0.0, 0
     for i, (pixels, _label) in enumerate(batches):
@@ -56,16 +56,15 @@ def main() -> None:
         from octprep.format.manifest import Manifest
         from octtrain.data.stream import steps, training_batches
 
-        usual = keras.utils.image_dataset_from_directory(
+        from_directory = keras.utils.image_dataset_from_directory(
             src / "train", color_mode="grayscale", image_size=(224, 224), batch_size=BATCH, shuffle=True, seed=0
         )
-        rival = rate(itertools.chain(usual, usual), len(usual))
-        manifest = Manifest.load(out)
-        epoch = steps(manifest, ("train",), BATCH)
-        ours = rate(training_batches(out, manifest, ("train",), BATCH, 0, epochs=range(5)), epoch)
-    print(f"image_dataset_from_directory {rival:8.0f} images/s")
-    print(f"octtrain                     {ours:8.0f} images/s")
-    print(f"ratio {ours / rival:.1f}")
+        keras_rate = rate(itertools.chain(from_directory, from_directory), len(from_directory))
+        warm = steps(Manifest.load(out), "train", BATCH)
+        octtrain_rate = rate(training_batches(out, "train", batch_size=BATCH, epochs=range(5)), warm)
+    print(f"image_dataset_from_directory {keras_rate:8.0f} images/s")
+    print(f"octtrain                     {octtrain_rate:8.0f} images/s")
+    print(f"ratio {octtrain_rate / keras_rate:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,52 @@
-"""Keras models trained and judged on the shards that octprep writes."""
+"""Train, evaluate and use models on the shards that octprep builds.
+
+    run = octtrain.fit("shards", epochs=12)
+    report = octtrain.evaluate(run)
+    for result in octtrain.load_run(run.folder).predict(["scan.jpeg"]):
+        print(result.path, result)
+
+Importing this package imports neither TensorFlow nor Keras nor NumPy; the first use of a function does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    __version__: str
+
+    from octtrain.config import FitConfig
+    from octtrain.data.stream import training_batches
+    from octtrain.evaluation.evaluate import evaluate
+    from octtrain.prediction import load_run
+    from octtrain.training.fit import fit
+
+__all__ = ["FitConfig", "evaluate", "fit", "load_run", "training_batches"]
+
+_MODULES = {
+    "FitConfig": "octtrain.config",
+    "evaluate": "octtrain.evaluation.evaluate",
+    "resize": "octtrain.training.fit",
+    "load_run": "octtrain.prediction",
+    "training_batches": "octtrain.data.stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("octprep")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "FitConfig":
+        from octtrain.runtime import prepare_keras
+
+        prepare_keras()
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,127 +2,120 @@
 
 from __future__ import annotations
 
-from octtrain import interrupts  # first: it watches for Ctrl-C while the rest is imported
+from octprep.terminal import interrupts
 
-# isort: split
+if interrupts.is_program("octtrain", __name__):
+    interrupts.watch("octtrain")  # before the imports that take a while
+
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from octprep import terminal
 from octprep.format.errors import OctError
-from octprep.format.manifest import Manifest
-
-
-class Interrupted(OctError):
-    """The user pressed Ctrl-C, or the program was ended by SIGTERM."""
-
-    exit_code = 130
-
-
-class Commands(TyperGroup):
-    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        interrupts.command_runs()
-        try:
-            with terminal.quiet_pipe():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted(interrupts.sentence()) from None
-
-
-Model = Literal["octnet-s", "octnet-m", "mobilenetv3-small", "efficientnetv2-b0", "inceptionv3"]
-
-app = typer.Typer(
-    name="octtrain",
-    cls=Commands,
-    help="Train, measure and use models on the shards that octprep builds.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from octprep.terminal import run_program
+from octtrain.config import MODELS, FitConfig, merge_settings
+from octtrain.experiments.leakage.config import FIT_SETTINGS, LeakageConfig
+from octtrain.options import given_settings, with_options, without_rest
 
 
 class MissingTensorFlow(OctError):
     """The packages that training needs are not installed."""
 
 
-@app.command()
+class Verbosity:
+    """How much the program prints, by --quiet and --verbose."""
+
+    quiet = False
+    verbose = False
+
+
+app = typer.Typer(
+    name="octtrain",
+    help="Train, evaluate and use models on the shards that octprep builds.",
+    epilog="Example: octtrain fit shards, then octtrain evaluate, then octtrain predict scan.jpeg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMPLETIONS = {"model": MODELS, "weights": ("none", "imagenet")}
+Shards = Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.", show_default=False)]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write the metrics as JSON; - is standard output.", rich_help_panel="Output"
+    ),
+]
+
+
+def print_version(is_given: bool) -> None:
+    """Print the version and end the program, for --version."""
+    if is_given:
+        from octtrain import __version__
+
+        typer.echo(f"octtrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what TensorFlow and Keras log, and full tracebacks.")
+    ] = False,
+) -> None:
+    """Set what applies to all commands."""
+    Verbosity.quiet, Verbosity.verbose = quiet, verbose
+
+
+@app.command(epilog="Example: octtrain fit shards --model octnet-m --epochs 20")
+@without_rest
+@with_options(FitConfig, completions=COMPLETIONS)
 def fit(
-    shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
+    context: typer.Context,
+    shards: Shards,
     run: Annotated[
         Path | None,
         typer.Option(
-            help="New folder for the run, or with --resume one to go on with; by default "
-            "runs/SHARDS-MODEL-NUMBER here, or with --resume the latest run on these shards in runs/.",
+            metavar="DIR",
+            help="New folder for the run, or with --resume an existing one. By default runs/SHARDS-MODEL-NUMBER, or "
+            "with --resume the latest run on these shards in runs/.",
             show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        Model | None,
-        typer.Option(help="The network (octnet-s).", show_default=False),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most this many (12).", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step (32).", show_default=False)] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate (0.001).", show_default=False)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides weights, order and augmentation (0).", show_default=False)
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="none|imagenet|FILE", help="To start from (none).", show_default=False)
-    ] = None,
-    fold: Annotated[
-        int | None, typer.Option(help="The fold to validate on, for shards in folds.", show_default=False)
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(
-            help="End after this many epochs without a better balanced accuracy (6; 0: never).", show_default=False
+            rich_help_panel="Run",
         ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on after the last finished epoch, with the run's own settings; --epochs and --patience may be "
-            "given again.",
+            help="Continue after the last finished epoch, with the run's own settings; only --epochs and --patience "
+            "may be changed.",
+            rich_help_panel="Run",
         ),
     ] = False,
+    **settings: Any,
 ) -> None:
-    """Train a model on shards; keep the epoch with the best balanced accuracy on val."""
-    interrupts.advise(f"nothing was trained yet, and the same command {'goes on' if resume else 'begins again'}")
-    with heavy_imports():
-        from octtrain.runs.folder import latest_run, resolve
-        from octtrain.training import fit as fitting
+    """Train a model on shards, and keep the epoch with the best balanced accuracy on val."""
+    interrupts.advise(f"nothing was trained yet; the same command {'resumes' if resume else 'starts'} it again")
+    given = given_settings(context, settings)
+    merge_settings(FitConfig(), given)  # reports a value out of range before TensorFlow is imported
+    with importing_keras():
+        from octtrain.training import fit as training
 
-    given = {
-        "model": model,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "weights": weights,
-        "fold": fold,
-        "patience": patience,
-    }
-    if resume and run is None:
-        run = latest_run(digest=Manifest.load(shards).digest)
-        say(f"resuming {run}, the latest run on these shards")
-    config = resolve(run, {name: value for name, value in given.items() if value is not None}, resume=resume)
-    fitting.fit(shards, run, config, resume=resume, say=say)
+    training.fit(shards, run, resume=resume, log=log, **given)
 
 
-@app.command()
+@app.command(epilog="Example: octtrain evaluate runs/shards-octnet-s-1 --json metrics.json")
 def evaluate(
     run: Annotated[
         Path | None,
@@ -132,94 +125,125 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="SPLIT", help="What to measure on: test, val or a fold.")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="Split to evaluate on: test, val or a fold.", rich_help_panel="Data")
+    ] = "test",
     shards: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the shards that the run was trained on are now.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="The shards that the run was trained on, if they were moved.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
     ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Other shards to measure on, of the same classes and recipe.", show_default=False
+            metavar="DIR",
+            help="Other shards to evaluate on, of the same classes and preprocessing.",
+            show_default=False,
+            rich_help_panel="Data",
         ),
     ] = None,
+    allow_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leaks",
+            help="Evaluate even if the model was exposed to these patients, and mark the result.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the results; by default the run's.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the results; by default the run's.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on if the model has seen these patients, and mark the result.")
-    ] = False,
+    json: JsonFile = None,
 ) -> None:
-    """Measure a run's best model: sensitivity and specificity per class, AUC, urgent referral, weighted error."""
+    """Evaluate a run's best model: sensitivity, specificity and AUC per class, urgent referral, weighted error."""
     interrupts.advise("nothing was written")
-    with heavy_imports():
+    with importing_keras():
         from octtrain.evaluation import evaluate as evaluation
-        from octtrain.runs.folder import latest_run
+        from octtrain.runs.locations import latest_run
 
     if run is None:
         run = latest_run()
         warn(f"the latest run: {run}")
-    evaluation.evaluate(run, split, shards, dataset=dataset, out=out, allow_leaks=allow_leaks, say=say)
+    evaluation.evaluate(
+        run, split, shards, dataset=dataset, out=out, json_file=json, allow_leaks=allow_leaks, log=log_for(json)
+    )
 
 
-@app.command()
+@app.command(epilog="Example: octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")
 def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
             metavar="[RUN] IMAGE...|DIR",
-            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is taken.",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is used.",
+            show_default=False,
         ),
     ],
     csv: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="For all probabilities and what was skipped; grows as it goes, and one of this run is gone on with.",
+            help="Write all probabilities, and the reasons of exclusions. The file grows with every batch; one that "
+            "already holds predictions of this model is continued.",
             show_default=False,
+            rich_help_panel="Output",
         ),
     ] = None,
 ) -> None:
-    """Classify B-scans as they come from the device; what cannot be read is skipped with a reason."""
+    """Classify B-scans as they come from the device; files that cannot be read are excluded with a reason."""
     interrupts.advise("no file was classified yet")
-    with heavy_imports():
-        from octtrain import prediction as prediction
+    with importing_keras():
+        from octtrain import prediction
+        from octtrain.prediction_inputs import choose_run
 
-    run, images, chosen = prediction.choose_run(inputs)
-    if chosen:
+    run, images, is_latest = choose_run(inputs)
+    if is_latest:
         warn(f"the latest run: {run}")
-    prediction.predict(run, images, csv, say=say, warn=warn)
+    prediction.predict(run, images, csv, log=log, warn=warn)
 
 
-@app.command()
-def leakage(
-    shards: Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.")],
-    model: Annotated[Model, typer.Option(help="The network.")] = "octnet-s",
-    epochs: Annotated[int, typer.Option(help="Of every training.")] = 12,
-    repeats: Annotated[int, typer.Option(help="Pairs of trainings.")] = 5,
-    folds: Annotated[int, typer.Option(help="One of so many parts is held out, another one in each repeat.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.001,
-    seed: Annotated[int, typer.Option(help="Decides splits, weights, order and augmentation.")] = 0,
-    max_images: Annotated[int, typer.Option(help="Use at most so many images, of whole patients.")] = 2000,
-    json: Annotated[Path | None, typer.Option(help="File for everything measured.", show_default=False)] = None,
-) -> None:
-    """Show how much better a model looks on a split by image than by patient (Tampu et al. 2022)."""
+@app.command(epilog="Example: octtrain leakage shards --repeats 10 --json leakage.json")
+@without_rest
+@with_options(LeakageConfig)
+@with_options(FitConfig, only=FIT_SETTINGS, completions=COMPLETIONS)
+def leakage(shards: Shards, json: JsonFile = None, **settings: Any) -> None:
+    """Show how much better a model looks on a split by image than on one by patient (Tampu et al. 2022)."""
     interrupts.advise("not all repeats were done, so nothing was written")
-    with heavy_imports():
-        from octtrain.experiments import leakage as experiment
-        from octtrain.runs.folder import FitConfig
+    of_fit = {name: settings.pop(name) for name in FIT_SETTINGS}
+    config = LeakageConfig(fit=FitConfig(patience=0, **of_fit), **settings)
+    with importing_keras():
+        from octtrain.experiments.leakage import experiment
 
-    fit_config = FitConfig(model=model, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, patience=0)
-    config = experiment.LeakageConfig(fit=fit_config, repeats=repeats, folds=folds, max_images=max_images)
-    experiment.leakage(shards, config, json, say=say)
+    experiment.leakage(shards, config, json, log=log_for(json))
 
 
-def say(line: str) -> None:
-    """Print at once, also into a file or a pipe; control characters are shown as escapes, but for ends of lines."""
-    typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
-    sys.stdout.flush()
+def log(line: str) -> None:
+    """Print at once, also into a file or a pipe; control characters are escaped, except ends of lines."""
+    if not Verbosity.quiet:
+        typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
+        sys.stdout.flush()
+
+
+def log_for(json_file: Path | None) -> Callable[[str], None]:
+    """`log`, or the same to standard error where standard output is for JSON."""
+    if json_file is None or str(json_file) != "-":
+        return log
+
+    def log_to_stderr(line: str) -> None:
+        if not Verbosity.quiet:
+            typer.echo("\n".join(map(terminal.printable, line.split("\n"))), err=True)
+
+    return log_to_stderr
 
 
 def warn(line: str) -> None:
@@ -228,15 +252,17 @@ def warn(line: str) -> None:
 
 
 @contextmanager
-def heavy_imports() -> Iterator[None]:
-    """Import TensorFlow and Keras without their chatter, with the settings that octtrain needs; say what to install if
-    they are missing.
+def importing_keras() -> Iterator[None]:
+    """Import TensorFlow and Keras without what they log, and with the settings that octtrain needs.
 
-    With TF_CPP_MIN_LOG_LEVEL at 0 everything is shown. At 1 not: JAX leaves that in the environment of every program
-    that imports it, for the programs that it starts.
+    With TF_CPP_MIN_LOG_LEVEL at 0, or --verbose, everything is shown. At 1 it is not: JAX leaves that in the
+    environment of every program that imports it, for the programs that it starts. Raises MissingTensorFlow, with what
+    to install, if a package is missing.
     """
     from octtrain.runtime import prepare_keras
 
+    if Verbosity.verbose:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     try:
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
             prepare_keras()
@@ -246,11 +272,11 @@ def heavy_imports() -> Iterator[None]:
             os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        with _quiet_stderr():
+        with _no_stderr():
             prepare_keras()
             yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch"):
+        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch", "scipy", "h5py"):
             raise MissingTensorFlow(
                 f'{error.name} is not installed; install what training needs by `pip install "octprep[train]"`.'
             ) from None
@@ -258,49 +284,30 @@ def heavy_imports() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def _no_stderr() -> Iterator[None]:
     """Drop what C++ libraries write to standard error while they load, before they read any log level."""
     try:
         sys.stderr.flush()
-        kept = os.dup(2)
-    except (OSError, AttributeError, ValueError):  # there is none
+        stderr = os.dup(2)
+    except (OSError, AttributeError, ValueError):  # there is no standard error
         yield
         return
     try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 2)
             yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
-def main(args: list[str] | None = None) -> Any:
-    """The program `octtrain`: whatever the user can mend ends in one line and an exit code, not in a stack trace."""
-    terminal.prepare()
-    if args is None:
-        interrupts.watch()
-    try:
-        return app(args)
-    except BaseException as error:
-        if number := interrupts.caught():  # whatever a library made of the interruption
-            if isinstance(error, SystemExit) and isinstance(error.code, int):  # a command has said it itself
-                interrupts.leave("", error.code)
-            interrupts.leave(interrupts.sentence(), 128 + number)
-        if isinstance(error, OctError):
-            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
-            sys.exit(error.exit_code)
-        if isinstance(error, BrokenPipeError):  # whoever read the output has gone
-            terminal.drop_output()
-            sys.exit(terminal.PIPE_CLOSED)
-        if isinstance(error, MemoryError):
-            warn("octtrain: there is not enough memory; end other programs, then run the same command again.")
-            sys.exit(1)
-        if isinstance(error, OSError):
-            warn(f"octtrain: {error}")
-            sys.exit(1)
-        raise
+def main(args: list[str] | None = None) -> None:
+    """The program `octtrain`: an error that the user can fix ends it with one sentence and an exit code.
+
+    With `args`, which only tests give, signals are left to the process that calls it.
+    """
+    run_program("octtrain", lambda: app(args), memory_advice="close other programs and try again", watch=args is None)
 
 
 if __name__ == "__main__":

@@ -1,270 +1,236 @@
-"""Classify B-scan files, prepared exactly as the training images were."""
+"""Classify B-scan files, preprocessed exactly as the training images were."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections import Counter
+import shlex
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from octprep import preprocessing
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
-from octprep.format.errors import ManifestError, OctError, SettingError, SourceError, StoppedError, UnreadableImage
+from octprep.format.errors import (
+    ManifestError,
+    Notice,
+    OctError,
+    SourceError,
+    StoppedError,
+    UnreadableImage,
+)
 from octprep.format.files import path_to_text
-from octprep.format.manifest import MANIFEST_NAME, Manifest, version_differences
-from octprep.terminal import drop_output, printable
-from octtrain import interrupts, rows
-from octtrain.answers import answer
-from octtrain.rows import Row, Rows
-from octtrain.runs.folder import CONFIG_NAME, HISTORY_NAME, MODEL_NAME, Run, latest_run
+from octprep.format.manifest import version_differences
+from octprep.terminal import discard_stdout, interrupts, printable
+from octprep.wording import listed, number
+from octtrain import predictions_csv
+from octtrain.inference import predict_probabilities
+from octtrain.prediction_inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
+from octtrain.predictions_csv import PredictionsCsv, Row
+from octtrain.runs.run import MODEL_NAME, Run
 
 BATCH = 32  # images
-STAMPS = ("skipped", "bytes", "modified_ns", "model")  # of a row, after a probability for each class
-UNREAD = "could not be read: "  # how the reason starts where nothing is known of the file, which may be good
-
-_NAME = re.compile(r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-[0-9]+-[0-9]+\.[A-Za-z0-9]+")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file or folder that could not be classified, and why."""
-
-    path: Path
-    reason: str
-
-    @property
-    def unread(self) -> bool:
-        """Whether it may be good: reading failed, not the image."""
-        return self.reason.startswith(UNREAD)
+STATE_COLUMNS = ("exclusion_reason", "bytes", "modified_ns", "model")  # after a probability for each class
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one file."""
+    """The model's output for one file."""
 
     path: Path
-    known: str | None  # the truth, where the file's name or folder says it
-    prediction: str
-    probabilities: NDArray[np.float32]  # (classes,), 0..1
+    label: str  # the most probable class
+    true_label: str | None  # where the file's name or folder states a class that the model knows
+    probabilities: NDArray[np.float32]  # (classes,), 0..1, in the order of the run's class names
 
 
-Result = Prediction | Skipped
+Result = Prediction | Exclusion
+Log = Callable[[str], None]
 
 
-def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
-    """The run, the images, and whether the run was chosen: the first argument if it is a run, else the latest run.
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with everything needed to classify files. Made by `load_run`."""
 
-    Raises SourceError if the first argument does not exist or is a damaged run, if no image is named, or if there is no
-    run; SettingError if a run stands among the images.
-    """
-    first, *rest = arguments
-    try:
-        first.stat()
-    except OSError as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be reached ({error.strerror})"
-        raise SourceError(
-            f"{first} {reason}; give a run made by `octtrain fit`, or B-scans or folders of them."
-        ) from None
-    for path in rest:
-        if _is_run(path):
-            raise SettingError(f"the run {path} stands after {first}; give the run first, then the images.")
-    if _is_run(first):
-        if not rest:
-            raise SourceError(f"no image is named after the run {first}; give B-scans or folders of them.")
-        return first, rest, False
-    parts = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if _holds(first, name)]
-    if parts:
-        missing = [name for name in (CONFIG_NAME, MANIFEST_NAME) if name not in parts]
-        raise SourceError(
-            f"{first} holds {', '.join(parts)} but no {' and no '.join(missing)}, so it is no run folder. Give a run "
-            "made by `octtrain fit`; if these are B-scans, name a run before them."
+    run: Run
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the probabilities."""
+        return self.run.manifest.class_names
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """(n, height, width, 1) uint8 in 0..255, preprocessed, to (n, classes) float32 probabilities."""
+        return self.run.load_model()
+
+    def predict(self, paths: Path | str | Iterable[Path | str], csv_file: Path | str | None = None) -> list[Result]:
+        """Classify files, and all files in folders at any depth.
+
+        csv_file: for all probabilities and exclusions; grows with every batch, and is continued if it already holds
+        predictions of this model: rows of files that have not changed since are kept.
+
+        Returns for each file, sorted by path within each folder, a Prediction (`label`, `probabilities` (classes,)
+        float32 in 0..1, `true_label`) or an Exclusion with the reason why it could not be classified.
+
+        Raises SourceError if a path does not exist or there is no file; OutputError if the CSV cannot be used;
+        ManifestError if the model is damaged; StoppedError if the CSV can no longer be written or memory is short.
+        """
+        given = [paths] if isinstance(paths, Path | str) else list(paths)
+        results, _ = self._predict(
+            [Path(path) for path in given], Path(csv_file) if csv_file else None, _silent, _silent
         )
-    return latest_run(), [first, *rest], True
+        return results
+
+    def prepare_image(self, path: Path | str) -> NDArray[np.uint8] | Exclusion:
+        """A file's pixels as the model takes them, (height, width) uint8 in 0..255, or why there are none."""
+        return prepare_image(Path(path), self.run.manifest.recipe)
+
+    def _predict(self, inputs: Sequence[Path], csv_file: Path | None, log: Log, warn: Log) -> tuple[list[Result], int]:
+        """All results, and how many of them were in the CSV already."""
+        names = self.class_names
+        if csv_file:
+            predictions_csv.check(csv_file)
+        files = find_files(inputs, csv_file)
+        _ = self.model  # loaded before the CSV is made
+        header = ["path", "prediction", *names, *STATE_COLUMNS]
+        with (
+            nullcontext()
+            if csv_file is None
+            else predictions_csv.open_growing(csv_file, header, _model_id(self.run)) as table
+        ):
+            results = _earlier_results(table, files, names) if table else {}
+            earlier = len(results)
+            if table and earlier:
+                log(f"{_text(table.path)} already holds {earlier:,} of the {len(files):,} files; their rows are kept")
+            remaining = [file for file in files if path_of(file) not in results]
+            _advise(table, len(results), len(files))
+            for start in range(0, len(remaining), BATCH):
+                batch = remaining[start : start + BATCH]
+                states = [_file_state(path_of(file)) for file in batch]  # before they are read
+                batch_results = list(self._classify(batch))
+                if table:
+                    table.add([_row(result, names, state) for result, state in zip(batch_results, states, strict=True)])
+                results |= {result.path: result for result in batch_results}
+                _advise(table, len(results), len(files))
+                try:
+                    _print(batch_results, log, warn)
+                except BrokenPipeError:
+                    if not table:
+                        raise
+                    discard_stdout()  # the reader of the output has gone, but the file is still wanted
+        return [results[path_of(file)] for file in files], earlier
+
+    def _classify(self, batch: Sequence[Path | Exclusion]) -> Iterator[Result]:
+        """The results of some files, in their order."""
+        names = self.class_names
+        images = [file if isinstance(file, Exclusion) else self.prepare_image(file) for file in batch]
+        pixels = [image for image in images if not isinstance(image, Exclusion)]
+        rows: Iterator[NDArray[np.float32]] = iter(())
+        if pixels:
+            rows = iter(predict_probabilities(self.model, np.stack(pixels)[..., None], len(names)))
+        for file, image in zip(batch, images, strict=True):
+            if isinstance(image, Exclusion):
+                yield image
+            else:
+                path, probabilities = path_of(file), next(rows)
+                yield Prediction(path, names[int(probabilities.argmax())], label_from_path(path, names), probabilities)
 
 
-def _is_run(path: Path) -> bool:
-    return _holds(path, CONFIG_NAME) and _holds(path, MANIFEST_NAME)
+def load_run(folder: Path | str | Run, *, warn: Log | None = None) -> LoadedRun:
+    """Open a trained run to classify files with it: `octtrain.load_run("runs/a").predict(["scan.jpeg"])`.
 
+    folder: of the run, or what `octtrain.fit` returned.  warn: takes a line if other library versions than
+    the installed ones made the pixels that the model was trained on; by default it is issued as a Notice, a warning.
 
-def _holds(folder: Path, name: str) -> bool:
-    try:
-        return (folder / name).is_file()
-    except OSError:  # a folder that may not be entered
-        return False
+    The model itself is loaded when it is first used. Raises SourceError if the folder is no run, ManifestError if it
+    was edited or this version of octprep would preprocess differently, SettingError if a library is missing.
+    """
+    run = folder if isinstance(folder, Run) else Run.load(Path(folder))
+    for line in check_preprocessing(run):
+        if warn:
+            warn(f"WARNING: {line}")
+        else:
+            warnings.warn(line, Notice, stacklevel=2)
+    return LoadedRun(run)
 
 
 def predict(
-    folder: Path,
-    inputs: Sequence[Path],
+    run: Path | str | Run,
+    paths: Sequence[Path],
     csv_file: Path | None = None,
-    say: Callable[[str], None] = print,
-    warn: Callable[[str], None] = print,
+    *,
+    log: Log = print,
+    warn: Log = print,
 ) -> list[Result]:
-    """Classify files, and all files in folders at any depth; one line each, and all probabilities in a CSV if asked.
+    """Classify files as `LoadedRun.predict` does, and print a line for each and a summary.
 
-    What is no good image is skipped with a reason. A file named CLASS-patient-number, or in a class folder, carries its
-    truth if the model knows that class: how many predictions agree is counted. The CSV grows with every batch; if it is
-    there already with answers of this model, its rows are kept and not made again, unless the file has changed since or
-    could not be read.
+    A file named CLASS-patient-number, or in a class folder, states its class: how many predictions agree is counted.
 
-    Raises SourceError if an input is not there or nothing at all could be classified; OutputError if the CSV cannot be
-    used; ManifestError if this version of octprep would prepare other pixels; after all else is done StoppedError if
-    files could not be read.
+    Raises what `load_run` and `LoadedRun.predict` raise; SourceError if no file at all could be classified; after all
+    other files are done, StoppedError if some could not be read.
     """
-    run = Run.load(folder)
-    names = run.manifest.class_names
-    check_pixels(run.manifest, folder, warn)
-    if csv_file:
-        rows.check(csv_file)
-    found = find_files(inputs, csv_file)
-    model = run.model()
-
-    header = ["path", "prediction", *names, *STAMPS]
-    with nullcontext() if csv_file is None else rows.growing(csv_file, header, _model_id(run)) as table:
-        results = _before(table, found, names) if table else {}
-        before = len(results)
-        if table and before:
-            say(f"{_shown(table.path)} holds {before:,} of the {len(found):,} files already; their rows are kept")
-        todo = [one for one in found if _path(one) not in results]
-        _advise(table, len(results), len(found))
-        for start in range(0, len(todo), BATCH):
-            some = todo[start : start + BATCH]
-            stamps = [_stamp(_path(one)) for one in some]  # before they are read
-            batch = list(_classify(some, run.manifest, model))
-            if table:
-                table.add([_row(result, names, stamp) for result, stamp in zip(batch, stamps, strict=True)])
-            results |= {result.path: result for result in batch}
-            _advise(table, len(results), len(found))
-            try:
-                _tell(batch, say, warn)
-            except BrokenPipeError:
-                if not table:
-                    raise
-                drop_output()  # nobody reads on, but the file is still wanted
-
-    ordered = [results[_path(one)] for one in found]
+    loaded = load_run(run, warn=warn)
+    results, earlier = loaded._predict(paths, csv_file, log, warn)
     try:
-        for line in _closing(ordered, names, csv_file, before):
-            say(line)
+        for line in _summary(results, loaded, csv_file, earlier):
+            log(line)
     except BrokenPipeError:
         if not csv_file:
             raise
-        drop_output()
-    unread = [result for result in ordered if isinstance(result, Skipped) and result.unread]
+        discard_stdout()
+    unread = [result for result in results if isinstance(result, Exclusion) and result.is_unread]
     if unread:
-        first = f"{_shown(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"
+        first = f"{_text(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"
         raise StoppedError(
-            f"{len(unread):,} of {len(found):,} could not be read ({first}), so nothing is known of them; the rest is "
-            "done. The same command tries them again."
+            f"{len(unread):,} of {number(len(results), 'file')} could not be read ({first}), so nothing is known of "
+            "them; the rest is done. Run the same command again to retry them."
         )
-    if not any(isinstance(result, Prediction) for result in ordered):
-        raise SourceError(f"none of the {len(found):,} files could be classified; give B-scans as JPEG files.")
-    return ordered
+    if not any(isinstance(result, Prediction) for result in results):
+        raise SourceError(
+            f"none of the {number(len(results), 'file')} could be classified; give B-scans as JPEG files."
+        )
+    return results
 
 
-def check_pixels(manifest: Manifest, folder: Path, warn: Callable[[str], None]) -> None:
-    """Warn where other libraries made the pixels that the model was trained on.
+def check_preprocessing(run: Run) -> list[str]:
+    """Sentences about other library versions that made the pixels which the model was trained on.
 
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
-    revision = manifest.recipe.revision
+    manifest = run.manifest
+    revision = manifest.recipe.version
     if revision != PREPROCESSING_VERSION:
         made_by = manifest.libraries.get("octprep", "another version")
         raise ManifestError(
-            f"{folder} was trained on pixels of revision {revision} of the imaging (octprep {made_by}), but this "
-            f"octprep ({version('octprep')}) has revision {PREPROCESSING_VERSION} and would show it other pixels. Install "
+            f"{run.folder} was trained on pixels of preprocessing version {revision} (octprep {made_by}), but this "
+            f"octprep ({version('octprep')}) has version {PREPROCESSING_VERSION} and would give other pixels. Install "
             "that one, or build the shards and train again with this one."
         )
-    installed = {"octprep": version("octprep"), **preprocessing.libraries(manifest.recipe)}
-    for difference in version_differences(manifest, installed):
-        warn(f"WARNING: {difference}; pixels, and so answers, may differ a little from those of the training.")
+    installed = {"octprep": version("octprep"), **preprocessing.library_versions(manifest.recipe)}
+    return [
+        f"{difference}; pixels, and so predictions, may differ a little from those of the training."
+        for difference in version_differences(manifest, installed)
+    ]
 
 
-def find_files(inputs: Sequence[Path], csv_file: Path | None = None) -> list[Path | Skipped]:
-    """The files given, and whatever is in the folders given, sorted; folders that are not entered, with the reason.
-
-    Links to files are followed, links to folders inside a folder are not. The file of rows itself is no input. Raises
-    SourceError if an input does not exist or there is nothing at all.
-    """
-    found: dict[Path, Path | Skipped] = {}
-    for given in inputs:
-        try:
-            is_folder = given.is_dir()
-            given.stat()
-        except FileNotFoundError:
-            raise SourceError(f"{given} does not exist; give B-scans or folders of them.") from None
-        except OSError as error:
-            raise SourceError(f"{given} cannot be reached ({error.strerror or error}).") from None
-        for one in sorted(_walk(given), key=_path) if is_folder else [given]:
-            found.setdefault(_path(one), one)
-    if csv_file and csv_file.exists():
-        names = {csv_file.name, csv_file.resolve().name}
-        found = {path: one for path, one in found.items() if path.name not in names or not _same(path, csv_file)}
-    if not found:
-        raise SourceError(f"there is no file in {', '.join(map(str, inputs))}; give B-scans or folders of them.")
-    return list(found.values())
-
-
-def _walk(folder: Path) -> Iterator[Path | Skipped]:
-    faults: list[Skipped] = []
-
-    def unreadable(error: OSError) -> None:
-        faults.append(Skipped(Path(error.filename), f"{UNREAD}{error.strerror or error}"))
-
-    for here, folders, names in os.walk(folder, onerror=unreadable):
-        yield from (Path(here, name) for name in names)
-        for path in (Path(here, name) for name in folders):
-            if path.is_symlink():
-                yield Skipped(path, "is a link to a folder, which is not followed; give that folder itself")
-    yield from faults
-
-
-def known_class(path: Path, class_names: Sequence[str]) -> str | None:
-    """The truth about a file: from a name CLASS-patient-number.jpeg, or the class folder it lies in.
-
-    None if neither is a class that the model knows: a name such as OCT-2024-01.jpeg is no label.
-    """
-    return next((label for label in _labels(path) if label in class_names), None)
-
-
-def foreign_classes(paths: Sequence[Path], class_names: Sequence[str]) -> Counter[str]:
-    """How many files without a known class look as if they were of another one, and of which.
-
-    By a name CLASS-patient-number.jpeg, or by a folder that stands beside class folders.
-    """
-    homes = {path.parent.parent for path in paths if path.parent.name.strip().upper() in class_names}
-    foreign: Counter[str] = Counter()
-    for path in paths:
-        named, beside = bool(_NAME.fullmatch(path.name)), path.parent.parent in homes
-        if known_class(path, class_names) is None and (named or beside):
-            foreign[_labels(path)[0]] += 1
-    return foreign
-
-
-def _labels(path: Path) -> list[str]:
-    match = _NAME.fullmatch(path.name)
-    return [*([match["label"].upper()] if match else []), path.parent.name.strip().upper()]
-
-
-def load(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Skipped:
-    """The pixels that training would have seen of a file, (height, width) uint8 in 0..255, or why there are none."""
+def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
+    """A file's pixels as training would have them, (height, width) uint8 in 0..255, or why there are none."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.prepare(preprocessing.read_image(path), recipe).pixels
+            return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
     except UnreadableImage as error:
-        return Skipped(path, printable(str(error)))
+        return Exclusion(path, printable(str(error)))
     except OSError as error:
-        return Skipped(path, f"{UNREAD}{printable(error.strerror or str(error))}")
+        return Exclusion(path, f"{UNREAD}{printable(error.strerror or str(error))}")
     except MemoryError:
-        return Skipped(path, f"{UNREAD}not enough memory")
+        return Exclusion(path, f"{UNREAD}not enough memory")
     except OctError:
         raise
     except Exception as error:
@@ -272,102 +238,89 @@ def load(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Skipped:
         raise
 
 
-def _classify(batch: Sequence[Path | Skipped], manifest: Manifest, model: object) -> Iterator[Result]:
-    """What becomes of each of some files, in their order."""
-    loaded = [one if isinstance(one, Skipped) else load(one, manifest.recipe) for one in batch]
-    pixels = [image for image in loaded if not isinstance(image, Skipped)]
-    names = manifest.class_names
-    answers: Iterator[NDArray[np.float32]] = iter(())
-    if pixels:
-        answers = iter(answer(model, np.stack(pixels)[..., None], len(names)))
-    for one, image in zip(batch, loaded, strict=True):
-        if isinstance(image, Skipped):
-            yield image
-        else:
-            path, probabilities = _path(one), next(answers)
-            yield Prediction(path, known_class(path, names), names[int(probabilities.argmax())], probabilities)
-
-
-def _advise(table: Rows | None, done: int, of: int) -> None:
-    """What is to be said if the program is interrupted from here on."""
+def _advise(table: PredictionsCsv | None, done: int, total: int) -> None:
+    """Set the advice for an interruption from here on."""
     if table:
-        interrupts.advise(
-            f"{_shown(table.path)} holds {done:,} of {of:,} files, and the same command goes on from there"
-        )
+        interrupts.advise(f"{_text(table.path)} holds {done:,} of {total:,} files; rerun the same command to resume")
     else:
-        interrupts.advise(f"{done:,} of {of:,} files were done; with --csv FILE their answers are kept")
+        interrupts.advise(f"{done:,} of {total:,} files were classified; --csv FILE would keep their predictions")
 
 
-def _tell(batch: Iterable[Result], say: Callable[[str], None], warn: Callable[[str], None]) -> None:
-    for result in batch:
-        if isinstance(result, Skipped):
-            warn(f"skipped {_shown(result.path)}: {result.reason}")
+def _print(results: Iterable[Result], log: Log, warn: Log) -> None:
+    for result in results:
+        if isinstance(result, Exclusion):
+            warn(f"excluded {_text(result.path)}: {result.reason}")
         else:
-            say(f"{_shown(result.path)}  {result.prediction}  {result.probabilities.max():.3f}")
+            log(f"{_text(result.path)}  {result.label}  {result.probabilities.max():.3f}")
 
 
-def _closing(results: Sequence[Result], names: Sequence[str], csv_file: Path | None, before: int) -> Iterator[str]:
-    """What is said of all files together."""
-    classified = [result for result in results if isinstance(result, Prediction)]
-    named = [result for result in classified if result.known]
-    if named:
-        agree = sum(result.known == result.prediction for result in named)
-        yield f"{agree:,} of {len(named):,} agree with the class that the file's name or folder tells"
-    foreign = foreign_classes([result.path for result in classified], names)
-    if foreign:
-        listed = ", ".join(f"{label} {number:,}" for label, number in foreign.most_common(5))
-        number, more = foreign.total(), ", ..." * (len(foreign) > 5)
+def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None, earlier: int) -> Iterator[str]:
+    """The lines after those of the single files."""
+    predictions = [result for result in results if isinstance(result, Prediction)]
+    labelled = [prediction for prediction in predictions if prediction.true_label]
+    if labelled:
+        agreeing = sum(prediction.true_label == prediction.label for prediction in labelled)
+        yield f"{agreeing:,} of {len(labelled):,} agree with the class that the file's name or folder states"
+    unknown = unknown_classes([prediction.path for prediction in predictions], loaded.class_names)
+    if unknown:
+        classes = listed([f"{label} {count:,}" for label, count in unknown.most_common()], 5)
         yield (
-            f"{number:,} file{_s(number)} named or placed as of a class that the model does not know ({listed}{more}); "
-            "if that is their class, no answer about them can be right"
+            f"{number(unknown.total(), 'file')} named or placed as of a class that the model does not know ({classes})"
+            "; if that is their class, no prediction for them can be right"
         )
-    counted = f"{len(classified):,} classified, {len(results) - len(classified):,} skipped"
+    counts = f"{len(predictions):,} classified, {len(results) - len(predictions):,} excluded"
     if csv_file:
-        kept = f", {before:,} of them from before" if before else ""
-        yield f"{counted}; wrote {_shown(csv_file)} ({len(results):,} row{_s(len(results))}{kept})"
+        kept = f", {earlier:,} of them from before" if earlier else ""
+        yield f"{counts}; wrote {_text(csv_file)} ({number(len(results), 'row')}{kept})"
+        run = shlex.quote(_text(loaded.run.folder))
+        yield f"next: `octtrain evaluate {run}` shows how reliable such predictions are on patients of the test split"
     else:
-        yield f"{counted}; --csv FILE keeps the probabilities of all classes and the reasons"
+        yield f"{counts}; wrote no file"
+        yield "next: --csv FILE keeps the probabilities of all classes and the reasons of exclusions"
 
 
-def _before(table: Rows, found: Sequence[Path | Skipped], names: Sequence[str]) -> dict[Path, Result]:
-    """What the file of rows says of some files; rows of files that changed or could not be read are taken out of it."""
-    kept: dict[Path, Result] = {}
-    again = []
-    for one in found:
-        row = table.kept.get(_shown(_path(one)))
+def _earlier_results(
+    table: PredictionsCsv, files: Sequence[Path | Exclusion], names: Sequence[str]
+) -> dict[Path, Result]:
+    """The results that a CSV already holds; rows of files that changed or could not be read are removed from it."""
+    results: dict[Path, Result] = {}
+    outdated = []
+    for file in files:
+        row = table.earlier.get(_text(path_of(file)))
         if row is None:
             continue
-        result = _result(_path(one), row, names)
-        if result is None or (isinstance(result, Skipped) and result.unread) or row[-3:-1] != _stamp(_path(one)):
-            again.append(row[0])
+        result = _result(path_of(file), row, names)
+        is_unread = isinstance(result, Exclusion) and result.is_unread
+        if result is None or is_unread or row[-3:-1] != _file_state(path_of(file)):
+            outdated.append(row[0])
         else:
-            kept[result.path] = result
-    table.forget(again)
-    return kept
+            results[result.path] = result
+    table.remove(outdated)
+    return results
 
 
-def _row(result: Result, names: Sequence[str], stamp: list[str]) -> Row:
-    """A result's cells in the file of rows, but for the model."""
-    if isinstance(result, Skipped):
-        return [_shown(result.path), "", *[""] * len(names), result.reason, *stamp]
-    shown = [f"{probability:.6f}" for probability in result.probabilities]
-    return [_shown(result.path), result.prediction, *shown, "", *stamp]
+def _row(result: Result, names: Sequence[str], state: list[str]) -> Row:
+    """A result as a row of the CSV, without its last cell, the model."""
+    if isinstance(result, Exclusion):
+        return [_text(result.path), "", *[""] * len(names), result.reason, *state]
+    cells = [f"{probability:.6f}" for probability in result.probabilities]
+    return [_text(result.path), result.label, *cells, "", *state]
 
 
 def _result(path: Path, row: Row, names: Sequence[str]) -> Result | None:
-    """What `_row` made a row of, or None if it made it of nothing."""
-    _, prediction, *cells, reason, _, _, _ = row
+    """The result that `_row` made a row of, or None for any other row."""
+    _, label, *cells, reason, _, _, _ = row
     if reason:
-        return Skipped(path, reason)
+        return Exclusion(path, reason)
     try:
         probabilities = np.array(cells, np.float32)
     except ValueError:
         return None
-    return Prediction(path, known_class(path, names), prediction, probabilities) if prediction in names else None
+    return Prediction(path, label, label_from_path(path, names), probabilities) if label in names else None
 
 
-def _stamp(path: Path) -> list[str]:
-    """A file's size and the time it was last changed, as they stand in the file of rows."""
+def _file_state(path: Path) -> list[str]:
+    """A file's size and modification time as cells of the CSV."""
     try:
         status = path.stat()
     except OSError:
@@ -376,29 +329,14 @@ def _stamp(path: Path) -> list[str]:
 
 
 def _model_id(run: Run) -> str:
-    """What names a model in the file of rows: the first digits of its file's SHA-256."""
+    """The model's identity in the CSV: the first digits of its file's SHA-256."""
     with (run.folder / MODEL_NAME).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _s(number: int) -> str:
-    return "s" * (number != 1)
-
-
-def _path(one: Path | Result) -> Path:
-    return one if isinstance(one, Path) else one.path
-
-
-def _shown(path: Path) -> str:
+def _text(path: Path) -> str:
     return path_to_text(path.as_posix())
 
 
-def _same(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
-
-
-def _nowhere(line: str) -> None:
+def _silent(line: str) -> None:
     pass

@@ -1,4 +1,4 @@
-"""What Keras runs on: backend, device, and the settings that every model here needs, whatever keras.json says."""
+"""The backend and device that Keras runs on, and the settings that every model here needs."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pathlib import Path
 from octprep.format.errors import SettingError
 
 BACKENDS = ("tensorflow", "jax")
-PROBE_SECONDS = 60  # for a second process to say why no GPU can be used
+PROBE_SECONDS = 60  # limit of the process that finds out why no GPU can be used
 
-UNSAID = "it does not say why; it may be installed without support for NVIDIA GPUs."
+NO_REASON = "it gives no reason; it may be installed without support for NVIDIA GPUs."
 
 # The start of a line of TensorFlow's or JAX's log: a level and numbers, or a date and a level, then file:line].
 _LOG = re.compile(r"^(\S*\d{4}[^\]]*?\.(cc|py|h):\d+\] ?|WARNING:\S*: ?)")
 
 
 def prepare_keras() -> None:
-    """Have Keras compute as the models here need it: images with their channels last, numbers in float32.
+    """Set Keras to what the models here need: channels last, float32, and no limits on epochs and steps.
 
-    Whatever keras.json and the environment say of that is set aside, and so are their limits on epochs and steps. On
-    JAX, TensorFlow is kept off the GPU: it only reads. Raises SettingError if Keras is to run on another backend than
+    This overrides keras.json and the environment. On JAX, the GPU is hidden from TensorFlow, which only reads shards.
+    Raises SettingError if Keras is to run on another backend than
     TensorFlow or JAX, on one that is not installed, or cannot start.
     """
     if sys.modules.get("keras") is None:
-        _check_backend(*_wanted_backend())
+        _check_backend(*_configured_backend())
     try:
         import keras
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # whatever Keras makes of a value that it does not know
+    except Exception as error:  # whatever Keras raises for a setting that it does not know
         raise SettingError(
-            f"Keras cannot start ({str(error).strip() or type(error).__name__}); mend or delete {_keras_json()}, and "
-            "look at the variables of the environment that begin with KERAS_."
+            f"Keras cannot start ({str(error).strip() or type(error).__name__}); correct or delete {_keras_json()}, "
+            "and check the environment variables that begin with KERAS_."
         ) from None
     _check_backend(keras.config.backend(), "Keras")
     keras.config.set_image_data_format("channels_last")
@@ -52,34 +52,34 @@ def prepare_keras() -> None:
         if hasattr(keras.config, name):
             getattr(keras.config, name)(None)
     if keras.config.backend() == "jax" and "tensorflow" in sys.modules:
-        keep_tensorflow_off_the_gpu()
+        hide_gpu_from_tensorflow()
 
 
-def keep_tensorflow_off_the_gpu() -> None:
+def hide_gpu_from_tensorflow() -> None:
     """Leave the GPU's memory to JAX; TensorFlow reads shards, and would take all of it."""
     import tensorflow as tf
 
-    with suppress(RuntimeError):  # TensorFlow runs already, on whatever it found
+    with suppress(RuntimeError):  # TensorFlow has initialised its devices already
         tf.config.set_visible_devices([], "GPU")
 
 
-def versions() -> dict[str, str]:
-    """Name and version of what a training depends on besides its settings."""
+def library_versions() -> dict[str, str]:
+    """Name -> version of the libraries that a training's numbers depend on."""
     import keras
 
-    found = {}
+    versions = {}
     for name in ("octprep", "keras", keras.config.backend(), "numpy"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def describe_device() -> list[str]:
-    """What computes, as lines: backend, device and precision, and why an NVIDIA GPU that is there is not used."""
+    """Backend, device and precision in one line, and a warning if the machine has an NVIDIA GPU that is not used."""
     import keras
 
     backend = keras.config.backend()
-    gpus = keras.distribution.list_devices("gpu") if _sees_gpu(backend) else []
+    gpus = keras.distribution.list_devices("gpu") if _has_gpu(backend) else []
     names = sorted(_gpu_names(backend))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({cores} core{'s' * (cores != 1)})"
@@ -100,7 +100,7 @@ def has_nvidia() -> bool:
 
 
 def why_no_gpu(backend: str) -> str:
-    """What a backend says of GPUs that it does not use, asked in a process of its own, where nothing is hidden."""
+    """A backend's own reason for not using a GPU, from the log of a new process in which no log level hides it."""
     code = {
         "tensorflow": "import tensorflow as tf; tf.config.list_physical_devices('GPU')",
         "jax": "import jax; jax.devices()",
@@ -112,18 +112,20 @@ def why_no_gpu(backend: str) -> str:
             timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        return UNSAID
-    return reasons(done.stderr)
+        return NO_REASON
+    return gpu_messages(done.stderr)
 
 
-def reasons(log: str) -> str:
-    """The lines of a log that speak of a GPU, each once, without their marks of time and place; four at most."""
+def gpu_messages(log: str) -> str:
+    """The lines of a log about GPUs, each once, without time and source file; at most four."""
     lines = [_LOG.sub("", line).strip() for line in log.splitlines()]
-    useful = [line for line in dict.fromkeys(lines) if re.search("gpu|cuda|cudnn|nvidia|dlopen", line, re.IGNORECASE)]
-    return " ".join(useful[:4]) or UNSAID
+    about_gpus = [
+        line for line in dict.fromkeys(lines) if re.search("gpu|cuda|cudnn|nvidia|dlopen", line, re.IGNORECASE)
+    ]
+    return " ".join(about_gpus[:4]) or NO_REASON
 
 
-def _sees_gpu(backend: str) -> bool:
+def _has_gpu(backend: str) -> bool:
     if backend == "jax":
         import jax
 
@@ -134,7 +136,7 @@ def _sees_gpu(backend: str) -> bool:
 
 
 def _gpu_names(backend: str) -> set[str]:
-    """The makers' names of the GPUs, as far as the backend says them."""
+    """The product names of the GPUs, as far as the backend knows them."""
     if backend == "jax":
         import jax
 
@@ -156,7 +158,7 @@ def _version(name: str) -> str:
 
 
 def _keras_json() -> Path:
-    """Where Keras looks for its settings."""
+    """The file from which Keras reads its settings."""
     home = os.environ.get("KERAS_HOME")
     if home is None:
         user = Path("~").expanduser()
@@ -164,14 +166,14 @@ def _keras_json() -> Path:
     return Path(home).expanduser() / "keras.json"
 
 
-def wanted_backend() -> str:
+def selected_backend() -> str:
     """The backend that Keras runs on, or would if it were imported now."""
     keras = sys.modules.get("keras")
-    return str(keras.config.backend()) if keras else _wanted_backend()[0]
+    return str(keras.config.backend()) if keras else _configured_backend()[0]
 
 
-def _wanted_backend() -> tuple[str, str]:
-    """The backend that Keras would take, and what says so."""
+def _configured_backend() -> tuple[str, str]:
+    """The backend that Keras would select, and what configures it."""
     if name := os.environ.get("KERAS_BACKEND"):
         return name, "KERAS_BACKEND"
     path = _keras_json()
@@ -182,14 +184,16 @@ def _wanted_backend() -> tuple[str, str]:
     return BACKENDS[0], "Keras"
 
 
-def _check_backend(name: str, said_by: str) -> None:
-    way = "set the variable KERAS_BACKEND to tensorflow or jax"
+def _check_backend(name: str, configured_by: str) -> None:
+    advice = "set the variable KERAS_BACKEND to tensorflow or jax"
     if name not in BACKENDS:
-        raise SettingError(f"{said_by} chooses the backend {name!r}, but octtrain runs on TensorFlow or JAX; {way}.")
+        raise SettingError(
+            f"{configured_by} chooses the backend {name!r}, but octtrain runs on TensorFlow or JAX; {advice}."
+        )
     if sys.modules.get(name) is None and find_spec(name) is None:
         if name == "tensorflow":
             raise ModuleNotFoundError(name=name)
         raise SettingError(
-            f'{said_by} chooses the backend {name}, which is not installed; run `pip install "octprep[{name}]"`, '
-            f"or {way}."
+            f'{configured_by} chooses the backend {name}, which is not installed; run `pip install "octprep[{name}]"`, '
+            f"or {advice}."
         )

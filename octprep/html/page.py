@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 
 import jinja2
@@ -13,6 +14,7 @@ from octprep.html import charts
 from octprep.html.text import visible
 
 
+@cache
 def environment(package: str) -> jinja2.Environment:
     """For the templates of a package and the shared ones.
 

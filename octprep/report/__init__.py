@@ -17,7 +17,7 @@ from octprep.format.files import atomic_write
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, read_part
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
-from octprep.source.files import directory_problem
+from octprep.source.listing import directory_problem
 
 _SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 

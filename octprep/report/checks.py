@@ -155,7 +155,7 @@ def table_differences(images: Images, manifest: Manifest) -> list[str]:
     for noun, count, declared in (
         ("rows", images.count, source["found"]),
         ("images kept", len(images.kept), source["kept"]),
-        ("files excluded", len(images.excluded), source["left_out"]),
+        ("files excluded", len(images.excluded), source["excluded"]),
     ):
         if count != declared:
             differences.append(f"{count:,} {noun}, where the manifest says {declared:,}")

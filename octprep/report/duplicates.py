@@ -35,13 +35,13 @@ class DuplicatesSummary:
 
 def summarise(file: DuplicatesFile, images: Images) -> DuplicatesSummary:
     """Count the pairs of duplicates.json, and the patient ids that they link by images.csv."""
-    reasons = Counter(pair.reason for pair in file.joins)
+    reasons = Counter(pair.reason for pair in file.pairs)
     ids: dict[str, set[str]] = {}
     for row in (*images.kept, *(excluded.scan for excluded in images.excluded if excluded.scan)):
         ids.setdefault(row.patient_group, set()).add(row.patient)
     sizes = [len(members) for members in ids.values() if len(members) > 1]
     return DuplicatesSummary(
-        pairs=len(file.joins),
+        pairs=len(file.pairs),
         by_reason={reason: reasons[reason] for reason in REASONS},
         threshold=file.threshold,
         linked_ids=sum(sizes),
@@ -60,13 +60,11 @@ def sampled(distances: Distances) -> str:
     """A sentence: of how many pairs of scans the distances are, and how many there are."""
     parts = []
     for counts, total, whose in (
-        (distances.same, distances.same_of, "one patient"),
-        (distances.different, distances.different_of, "two patients"),
+        (distances.within, distances.within_total, "one patient"),
+        (distances.between, distances.between_total, "two patients"),
     ):
         count = sum(counts)
-        if total == -1:
-            parts.append(f"{count:,} draws (with replacement) of pairs of scans of {whose}")
-        elif count == total:
+        if count == total:
             parts.append(f"{'all ' * (total > 1)}{number(total, 'pair')} of scans of {whose}")
         else:
             parts.append(f"{count:,} of the {total:,} pairs of scans of {whose}, drawn at random")
@@ -78,11 +76,11 @@ def distance_chart(distances: Distances) -> Markup:
 
     Empty without a pair.
     """
-    bins = len(distances.same)
+    bins = len(distances.within)
     rows, medians = [], []
     for name, colour, counts, total in (
-        ("same", _SAME_COLOUR, distances.same, distances.same_of),
-        ("different", _DIFFERENT_COLOUR, distances.different, distances.different_of),
+        ("same", _SAME_COLOUR, distances.within, distances.within_total),
+        ("different", _DIFFERENT_COLOUR, distances.between, distances.between_total),
     ):
         if count := sum(counts):
             subtitle = number(count, "pair") if count == total else f"{count:,} drawn"

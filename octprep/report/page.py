@@ -16,7 +16,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.html import charts, page
 from octprep.html.charts import Row
 from octprep.html.pictures import SourceImages
-from octprep.report import checks, command, recipe, statistics
+from octprep.report import checks, settings, statistics
 from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.report.cards import build_cards
@@ -69,15 +69,14 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes |
             **_shortcuts_section(images or Images(), manifest.class_names),
             **build_cards(
                 images or Images(),
-                duplicate_pairs.least_similar(duplicates_file.joins) if duplicates_file else (),
+                duplicate_pairs.least_similar(duplicates_file.pairs) if duplicates_file else (),
                 manifest.recipe,
                 shards,
                 source,
                 statistics.sample_patients(images.kept if images else (), manifest),
             ),
-            recipe=recipe.lines(manifest.config),
-            command=command.command(manifest.config),
-            unsaid=command.unsaid(manifest.config),
+            recipe=settings.in_words(manifest.config),
+            command=settings.command(manifest.config),
         )
     )
     return text.encode()
@@ -124,8 +123,8 @@ def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: M
     return {
         "duplicates": duplicate_pairs.summarise(file, images) if file else None,
         "searched": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.SMALLEST,
-        "smallest": duplicates.SMALLEST,
+        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.MIN_PIXELS,
+        "smallest": duplicates.MIN_PIXELS,
     }
 
 

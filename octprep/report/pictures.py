@@ -6,7 +6,7 @@ What cannot be shown becomes a sentence; no picture ever stops a report.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from octprep import preprocessing
 from octprep.arrays import Float64, Gray
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.images_csv import ExcludedRow, ImageRow
-from octprep.format.manifest import AFFINE, IMAGE, PATH, ROW_OFFSET
 from octprep.html.pictures import Picture, SourceImages, jpeg, reduced, whole
 from octprep.shards import tfrecord
-from octprep.shards.records import unpacked
+from octprep.shards.records import Record, decode_pixels, decode_record
 from octprep.shards.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
@@ -57,9 +56,9 @@ def read_stored(folder: Path, rows: Iterable[ImageRow], recipe: Preprocessing) -
             for data in tfrecord.read(folder / shard):
                 # Most records are not needed: look for the path among the bytes before parsing any.
                 candidates = [path for path in paths if path.encode() in data]
-                if candidates and (path := _path(example := tfrecord.decode(data))) in candidates:
-                    stored[path] = _stored(example, recipe)
-                    paths.discard(path)
+                if candidates and (record := decode_record(data, recipe)).path in candidates:
+                    stored[record.path] = _stored(record, recipe)
+                    paths.discard(record.path)
                 if not paths:
                     break
         except (OSError, RecordError, KeyError, IndexError, TypeError, ValueError, cv2.error):
@@ -102,32 +101,26 @@ def thumbnail(source: SourceImages, row: ExcludedRow, width: int) -> Picture:
 
 
 def _inpainted(row: ImageRow, gray: Gray, recipe: Preprocessing, width: int) -> Picture:
-    if not recipe.clean:
+    if not recipe.inpaint_fill:
         return Picture("Fill not inpainted: the recipe does not ask for it")
-    if recipe.revision != PREPROCESSING_VERSION:
+    if recipe.version != PREPROCESSING_VERSION:
         return Picture("Inpainting not shown: this version of octprep inpaints differently from the one that built")
-    border = preprocessing.find_border(gray)
-    if border is None:
+    depths = preprocessing.find_fill(gray)
+    if depths is None:
         return jpeg(f"{row.path}: no fill to inpaint", reduced(gray, width))
-    left, right = border.trim()  # fill at the sides is cut off
-    clean = preprocessing.clean(gray, border, border.mask())[:, left:right]
-    return jpeg(f"{row.path} with its fill inpainted", reduced(clean, width))
+    left, right = depths.kept_columns()  # fill at the sides is cut off
+    inpainted = preprocessing.inpaint(gray, depths)[:, left:right]
+    return jpeg(f"{row.path} with its fill inpainted", reduced(inpainted, width))
 
 
-def _stored(example: Mapping[str, Any], recipe: Preprocessing) -> StoredScan:
-    data = example[IMAGE][0]
-    encoding = "raw" if len(data) == recipe.height * recipe.width else "png"
-    pixels = unpacked(data, recipe, encoding)
+def _stored(record: Record, recipe: Preprocessing) -> StoredScan:
+    encoding = "raw" if len(record.image) == recipe.height * recipe.width else "png"
+    pixels = decode_pixels(record.image, recipe.height, recipe.width, encoding)
     if pixels is None:
-        raise ValueError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
-    affine = example[AFFINE]
-    columns = affine[0] * np.arange(recipe.width, dtype=np.float64) + affine[2]
-    offsets = np.array(example[ROW_OFFSET], np.float64) if recipe.flatten else np.zeros(recipe.width)
+        raise RecordError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
+    columns = record.affine[0] * np.arange(recipe.width, dtype=np.float64) + record.affine[2]
+    offsets = np.array(record.row_offset, np.float64) if recipe.flatten else np.zeros(recipe.width)
     return StoredScan(pixels, columns, offsets)
-
-
-def _path(example: Mapping[str, Any]) -> str:
-    return str(bytes(example[PATH][0]).decode())
 
 
 def _framed(small: Gray, shape: tuple[int, ...], row: ImageRow, stored: StoredScan | None) -> Any:

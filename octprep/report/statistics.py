@@ -14,7 +14,7 @@ from octprep.arrays import Float64
 from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import seeded_hash
-from octprep.source.files import kind
+from octprep.source.files import reason_kind
 
 SAMPLED = 4  # scans of each class that are shown
 LOWEST = 6  # images in each list of extremes
@@ -254,7 +254,7 @@ def exclusion_reasons(excluded: Iterable[ExcludedRow]) -> tuple[ExclusionReason,
     """The excluded files by kind of reason, most frequent first."""
     by_kind: dict[str, list[ExcludedRow]] = defaultdict(list)
     for row in excluded:
-        by_kind[kind(row.exclusion_reason)].append(row)
+        by_kind[reason_kind(row.exclusion_reason)].append(row)
     order = sorted(by_kind, key=lambda name: (-len(by_kind[name]), name))
     return tuple(ExclusionReason(name, len(by_kind[name]), tuple(by_kind[name][:NAMED])) for name in order)
 

@@ -24,7 +24,7 @@ def check_near_duplicates(evidence: Evidence, near: Correlations) -> Iterator[Vi
     for (first, second), correlation in sorted(near.items()):
         (first_split, first_record), (split, record) = evidence.first_records[first], evidence.first_records[second]
         same_content = first_record.sha256 == record.sha256 or first_record.pixel_digest == record.pixel_digest
-        if first_split != split and not same_content and correlation >= duplicates.THRESHOLD:
+        if first_split != split and not same_content and correlation >= duplicates.MIN_CORRELATION:
             yield Violation(
                 1,
                 record.where,
@@ -42,7 +42,7 @@ def check_duplicates(evidence: Evidence, near: Correlations) -> Iterator[Violati
         return
     scans = {scan.path: scan for scan in evidence.table.scans}
     damaged = {problem.path for problem in evidence.table.problems}
-    for pair in evidence.duplicates.joins:
+    for pair in evidence.duplicates.pairs:
         if not damaged.isdisjoint((pair.first, pair.second)):
             continue
         first, second = scans.get(pair.first), scans.get(pair.second)
@@ -110,5 +110,5 @@ def _check_search(evidence: Evidence, file: DuplicatesFile) -> Iterator[Violatio
         yield Violation(
             2, DUPLICATES_NAME, f"shows that near-identical scans were treated otherwise than config says ({setting})"
         )
-    elif not searched and any(pair.reason == NEAR_IDENTICAL for pair in file.joins):
+    elif not searched and any(pair.reason == NEAR_IDENTICAL for pair in file.pairs):
         yield Violation(2, DUPLICATES_NAME, "has near-identical scans, but config.near_duplicates is off")

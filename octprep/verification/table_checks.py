@@ -18,12 +18,11 @@ from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.images_csv import DECIMALS, ImageRow, ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
-from octprep.source import files
-from octprep.source.files import ScanFile
+from octprep.source.files import ScanFile, parse_scan_path
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
 
-_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure`
+_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure_intensity`
 _NAMED_ONE_BY_ONE = 3  # rows with the same violation, even if they are all rows
 _NEARLY_ALL = 0.9  # of the images: what is wrong with more of them is reported once
 
@@ -47,7 +46,7 @@ def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
     counts = [("rows", table.count, manifest.source["found"])]
     if not table.problems:
         counts.append(("rows of images kept", len(table.rows), manifest.source["kept"]))
-        counts.append(("rows of excluded files", len(table.excluded), manifest.source["left_out"]))
+        counts.append(("rows of excluded files", len(table.excluded), manifest.source["excluded"]))
     for noun, count, declared in counts:
         if count != declared:
             yield Violation(2, IMAGES_NAME, f"has {count:,} {noun}, where the manifest says {declared:,}")
@@ -172,7 +171,7 @@ def _record_differences(row: ImageRow, record: RecordSummary, manifest: Manifest
     ):
         if in_record != cell:
             yield column, f"says {column} {in_record}, where {IMAGES_NAME} says {cell}"
-    _, affine = preprocessing.place(row.measurements.crop, manifest.recipe)
+    affine = preprocessing.Geometry.of_crop(row.measurements.crop, manifest.recipe).affine
     pairs = zip(affine, record.affine, strict=True)
     if not all(math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-6) for expected, actual in pairs):
         yield "crop", f"does not have the affine of its crop {row.measurements.crop}"
@@ -205,7 +204,7 @@ def _expected_groups(table: Table, duplicates: DuplicatesFile | None) -> dict[st
         return patient
 
     damaged = {problem.path for problem in table.problems}
-    for pair in duplicates.joins:
+    for pair in duplicates.pairs:
         if not damaged.isdisjoint((pair.first, pair.second)):
             return None
         if pair.first in patients and pair.second in patients:
@@ -219,7 +218,7 @@ def _parse_path(path: str) -> ScanFile | None:
     folders = path.split("/")[:-1]
     inner = 2 if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else 1
     try:
-        named = files.read_name(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
+        named = parse_scan_path(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
     except ValueError:  # not what `path_to_text` writes
         return None
     return named if isinstance(named, ScanFile) else None

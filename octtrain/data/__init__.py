@@ -1,1 +1,1 @@
-"""TODO."""
+"""Batches of images and labels from shards."""

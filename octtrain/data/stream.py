@@ -1,4 +1,4 @@
-"""Shards to batches: the one module that speaks tf.data."""
+"""Batches from TFRecord shards by tf.data. Only this module and `octtrain.runtime` import TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from octprep.format.manifest import IMAGE, LABEL, PATH, PATIENT, Manifest
 from octprep.format.seeding import derived_seed
 from octtrain import runtime
 
-if runtime.wanted_backend() == "jax":  # before TensorFlow looks for devices
-    runtime.keep_tensorflow_off_the_gpu()
+if runtime.selected_backend() == "jax":  # before TensorFlow looks for devices
+    runtime.hide_gpu_from_tensorflow()
 
-# Of serialized records, in the shuffle buffer. Records come already mixed within a shard and from several shards at a
-# time, so a modest buffer is enough; four times as much read at a third of the speed (caches, page faults).
+# Size of the shuffle buffer of serialized records. Records are already mixed within a shard and come from several
+# shards at a time, so a modest buffer is enough; four times as much read at a third of the speed (caches, page faults).
 SHUFFLE_BYTES = 64_000_000
 
-# Shards read side by side in training. A constant, because a number that followed the machine's cores would change the
-# order of the images with it.
-READ_AT_ONCE = 8
+# Shards read in parallel in training. A constant, because the order of the images depends on it, and must not depend on
+# the machine's cores.
+PARALLEL_SHARDS = 8
 
-_KEYS = (PATIENT, PATH)
+_IDS = (PATIENT, PATH)
 _TYPES = {IMAGE: tf.string, LABEL: tf.int64, PATIENT: tf.string, PATH: tf.string}
 
-# What tf.data raises when bytes fail their CRC, are cut short, are missing, are no tf.train.Example with the expected
-# features, or are more or fewer records than the manifest counts.
-_DAMAGE = (
+# What tf.data raises for a failed CRC, a truncated or missing file, bytes that are no tf.train.Example with the
+# expected features, and more or fewer records than the manifest counts.
+_DATA_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.OutOfRangeError,
     tf.errors.NotFoundError,
@@ -40,26 +40,40 @@ _DAMAGE = (
 
 
 def training_batches(
-    folder: Path, manifest: Manifest, splits: Sequence[str], batch_size: int, seed: int, epochs: range = range(1)
+    folder: Path | str,
+    split: str | Sequence[str] = "train",
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    epochs: range = range(1),
+    manifest: Manifest | None = None,
 ) -> tf.data.Dataset:
-    """Batches of (image, label) for the given epochs, one after the other.
+    """Shuffled batches (image, label) of a split for the given epochs, one after the other.
 
-    image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the class names.
-    The order depends on the seed and the epoch's number alone, so a resumed training meets the images as an unbroken
-    one would have. Every epoch has `steps(manifest, splits, batch_size)` batches of equal size. Iterate inside
-    `readable`, which turns what a damaged shard raises into ManifestError.
+    image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the manifest's class names.
+
+    folder: of shards, made by `octprep build`.  split: its name, or several, as for a dataset in folds.  epochs: their
+    numbers, such as `range(3, 12)` to resume after the third.  manifest: of the folder, if it was loaded already.
+
+    The order depends on the seed and the epoch's number alone, so a resumed training reads the images in the order of
+    an unbroken one. Every epoch has `steps(manifest, split, batch_size)` batches of equal size: an incomplete last one
+    is dropped unless it is the only one. Augmentation and class weights are not applied.
+
+    Raises ManifestError if the folder is no folder of shards, has no such split, or the split is empty. Damaged shards
+    raise TensorFlow's errors while the dataset is iterated; inside `data_errors_as_manifest_errors` they become
+    ManifestError.
     """
 
     def one_epoch(shards_seed: tf.Tensor, records_seed: tf.Tensor) -> tf.data.Dataset:
-        # Only in the graph of this function: the order is to depend on nothing else, and tf.data fails on a seed that
-        # is a tensor if the global seed, which it mixes in, is 0.
+        # Only in the graph of this function: tf.data mixes the global seed into its own, and fails on a seed that is a
+        # tensor if the global seed is 0.
         tf.compat.v1.set_random_seed(1)
         return (
             tf.data.Dataset.from_tensor_slices(files)
             .shuffle(len(files), seed=shards_seed)  # shards in another order each epoch ...
             .interleave(  # ... and several at a time, so that one batch mixes many shards
                 tf.data.TFRecordDataset,
-                cycle_length=min(READ_AT_ONCE, len(files)),
+                cycle_length=min(PARALLEL_SHARDS, len(files)),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
@@ -68,11 +82,12 @@ def training_batches(
             .batch(batch, drop_remainder=True)  # a partial batch would compile the training step twice
         )
 
+    folder, splits, manifest = _checked(folder, split, manifest)
     files = _files(folder, manifest, splits)
     count = _records(manifest, splits)
     batch = min(batch_size, count)
     buffer = max(1, min(count, SHUFFLE_BYTES // _record_bytes(manifest, splits)))
-    seeds = [[derived_seed(seed, what, epoch) for epoch in epochs] for what in ("shard order", "image order")]
+    seeds = [[derived_seed(seed, purpose, epoch) for epoch in epochs] for purpose in ("shard order", "image order")]
     return (
         tf.data.Dataset.from_tensor_slices(tuple(tf.constant(column, tf.int64) for column in seeds))
         .flat_map(one_epoch)
@@ -83,48 +98,54 @@ def training_batches(
 
 
 def batches(
-    folder: Path, manifest: Manifest, splits: Sequence[str], batch_size: int, *, keys: bool = False
+    folder: Path | str,
+    split: str | Sequence[str] = "test",
+    *,
+    batch_size: int = 64,
+    with_ids: bool = False,
+    manifest: Manifest | None = None,
 ) -> tf.data.Dataset:
-    """One pass over every image of some splits, always in the order in which the shards hold them.
+    """One pass over every image of a split, always in the order in which the shards hold them.
 
-    image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the class names. With `keys` also
-    patient: (n,) bytes and scan: (n,) bytes. The last batch may be smaller. Iterate inside `readable`, which turns
-    what a damaged shard raises into ManifestError.
+    image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the class names. With `with_ids` also
+    patient: (n,) bytes and path: (n,) bytes, relative to the source. The last batch may be smaller. Arguments and
+    errors as for `training_batches`.
     """
+    folder, splits, manifest = _checked(folder, split, manifest)
     return (
         tf.data.Dataset.from_tensor_slices(_files(folder, manifest, splits))
         .flat_map(tf.data.TFRecordDataset)  # one shard after the other; parsing, not reading, is what takes time
         .apply(tf.data.experimental.assert_cardinality(_records(manifest, splits)))
         .batch(batch_size)
-        .map(_parser(manifest, (IMAGE, LABEL, *(_KEYS if keys else ()))), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(_parser(manifest, (IMAGE, LABEL, *(_IDS if with_ids else ()))), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
-def steps(manifest: Manifest, splits: Sequence[str], batch_size: int) -> int:
-    """Batches in one training epoch: whole ones only, but at least one."""
-    return max(1, _records(manifest, splits) // batch_size)
+def steps(manifest: Manifest, split: str | Sequence[str], batch_size: int) -> int:
+    """Batches in one training epoch: complete ones only, but at least one."""
+    return max(1, _records(manifest, _names(split)) // batch_size)
 
 
 @contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Whatever a damaged shard makes TensorFlow raise in here becomes one ManifestError."""
+def data_errors_as_manifest_errors(folder: Path) -> Iterator[None]:
+    """Turn what TensorFlow raises for a damaged shard inside the block into ManifestError."""
     try:
         yield
-    except _DAMAGE as error:
-        # A bad operand inside the model is an InvalidArgumentError too: only what came out of an iterator is data.
+    except _DATA_ERRORS as error:
+        # A bad operand inside the model is an InvalidArgumentError too: only those of an iterator are about data.
         if "IteratorGetNext" not in str(error) and not isinstance(error, tf.errors.DataLossError):
             raise
         raise ManifestError(
             f"The shards in {folder} are damaged or not those of its manifest ({_reason(error)}). "
-            "`octprep verify` says which; copy the folder again, or repair it by the `octprep build` that made it."
+            "`octprep verify` names them; copy the folder again, or repair it by the `octprep build` that made it."
         ) from None
 
 
 def _parser(manifest: Manifest, names: tuple[str, ...]) -> Any:
     """A function from serialized records, (n,) bytes, to the named features."""
     height, width = manifest.recipe.height, manifest.recipe.width
-    wanted = {name: tf.io.FixedLenFeature([], _TYPES[name]) for name in names}
+    specification = {name: tf.io.FixedLenFeature([], _TYPES[name]) for name in names}
 
     def raw(images: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.io.decode_raw(images, tf.uint8), (-1, height, width, 1))
@@ -134,11 +155,29 @@ def _parser(manifest: Manifest, names: tuple[str, ...]) -> Any:
         return tf.ensure_shape(pixels, (None, height, width, 1))
 
     def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        features = tf.io.parse_example(records, wanted)
+        features = tf.io.parse_example(records, specification)
         return (decode(features[IMAGE]), *(features[name] for name in names[1:]))
 
     decode = raw if manifest.config.encoding == "raw" else png
     return parse
+
+
+def _names(split: str | Sequence[str]) -> tuple[str, ...]:
+    return (split,) if isinstance(split, str) else tuple(split)
+
+
+def _checked(
+    folder: Path | str, split: str | Sequence[str], manifest: Manifest | None
+) -> tuple[Path, tuple[str, ...], Manifest]:
+    """The arguments of a dataset, the manifest loaded and the splits known to hold images. Raises ManifestError."""
+    folder, splits = Path(folder), _names(split)
+    manifest = manifest or Manifest.load(folder)
+    for name in splits:
+        if name not in manifest.splits:
+            raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
+    if not _records(manifest, splits):
+        raise ManifestError(f"Split {' and '.join(map(repr, splits))} of {folder} holds no images.")
+    return folder, splits, manifest
 
 
 def _files(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[str]:
@@ -155,10 +194,10 @@ def _record_bytes(manifest: Manifest, splits: Sequence[str]) -> int:
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    """The first line of what TensorFlow says, without the graph's own names."""
+    """The first line of TensorFlow's message, without the names of graph nodes."""
     text = str(error.message).split("[[")[0].split("[Op:")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    useful = [line for line in lines if not line.startswith(("Detected at node", "Graph execution error", "File "))]
-    reason = (useful or lines or [type(error).__name__])[0]
+    specific = [line for line in lines if not line.startswith(("Detected at node", "Graph execution error", "File "))]
+    reason = (specific or lines or [type(error).__name__])[0]
     reason = reason.rsplit("}} ", 1)[-1]
     return reason.rstrip(" .")

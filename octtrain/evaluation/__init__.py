@@ -1,1 +1,1 @@
-"""TODO."""
+"""Evaluating a trained model on a split of a dataset."""

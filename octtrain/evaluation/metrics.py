@@ -1,7 +1,7 @@
-"""How good predictions are: numpy in, numbers and counts out.
+"""Metrics of predictions: sensitivity, specificity, AUC, balanced accuracy, MCC, urgent referral, weighted error.
 
-Classes are looked up by name, never by position. What cannot be told, such as the sensitivity for a class of which
-there is no image, is None and shown as "-".
+Classes are looked up by name, never by position. A metric that is undefined, such as the sensitivity for a class
+without images, is None and shown as "-".
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FEW = 5  # patients of a class below which what is measured on them is said to mean little
-URGENT = ("CNV", "DME")  # who must see a specialist at once (Kermany et al. 2018)
+MIN_PATIENTS = 5  # of a class; results on fewer get a caveat
+URGENT = ("CNV", "DME")  # classes that need urgent referral to a specialist (Kermany et al. 2018)
 
 # Kermany et al., Cell 172 (2018), Fig. S4A: truth -> prediction -> cost.
 COSTS: Mapping[str, Mapping[str, int]] = {
@@ -27,27 +27,27 @@ COSTS: Mapping[str, Mapping[str, int]] = {
 
 @dataclass(frozen=True)
 class Proportion:
-    """So many of so many."""
+    """A number of images among a total."""
 
-    hits: int
-    of: int
+    count: int
+    total: int
 
     @property
     def value(self) -> float | None:
-        """0..1, or None of nothing."""
-        return self.hits / self.of if self.of else None
+        """0..1, or None if the total is 0."""
+        return self.count / self.total if self.total else None
 
     def __str__(self) -> str:
-        return f"{show(self.value)} ({self.hits:,}/{self.of:,})"
+        return f"{format_value(self.value)} ({self.count:,}/{self.total:,})"
 
     def as_json(self) -> dict[str, Any]:
-        """The value and both counts."""
-        return {"value": self.value, "hits": self.hits, "of": self.of}
+        """For json.dumps: the value and both counts."""
+        return {"value": self.value, "count": self.count, "total": self.total}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassReport:
-    """One class against the rest. AUC 0..1, None where one side is empty."""
+    """One class, or several, against the rest. AUC 0..1, None where either is empty."""
 
     sensitivity: Proportion
     specificity: Proportion
@@ -56,7 +56,7 @@ class ClassReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything measured on one split."""
+    """All metrics of one split."""
 
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]  # (classes, classes): truth down, prediction across
@@ -70,13 +70,13 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """For json.dumps."""
         return {
-            "images": self.accuracy.of,
+            "images": self.accuracy.total,
             "accuracy": self.accuracy.as_json(),
             "balanced_accuracy": self.balanced_accuracy,
             "macro_auc": self.macro_auc,
             "weighted_error_percent": self.weighted_error,
             "urgent_referral": _json(self.urgent) if self.urgent else None,
-            "per_class": {name: _json(found) for name, found in self.per_class.items()},
+            "per_class": {name: _json(report) for name, report in self.per_class.items()},
             "confusion": {
                 "truth down, prediction across": list(self.class_names),
                 "counts": self.confusion.tolist(),
@@ -84,10 +84,10 @@ class Report:
         }
 
 
-def measure(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_names: Sequence[str]) -> Report:
-    """Compare predictions with the truth.
+def compute_metrics(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_names: Sequence[str]) -> Report:
+    """All metrics of predictions.
 
-    truth: (n,) index into class_names.  probabilities: (n, classes), 0..1.  The decision is the most probable class.
+    truth: (n,) index into class_names.  probabilities: (n, classes), 0..1.  The prediction is the most probable class.
     """
     k = len(class_names)
     counts = confusion(truth, probabilities.argmax(axis=1), k)
@@ -106,45 +106,48 @@ def measure(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_
         accuracy=Proportion(int(np.trace(counts)), int(counts.sum())),
         balanced_accuracy=balanced_accuracy(counts),
         per_class=per_class,
-        macro_auc=_mean(found.auc for found in per_class.values()),
+        macro_auc=_mean(report.auc for report in per_class.values()),
         urgent=_urgent(truth, probabilities, counts, class_names),
         weighted_error=weighted_error(counts, class_names),
     )
 
 
-def doubts(report: Report, patients: Mapping[str, int], split: str = "test") -> list[str]:
-    """Why a report says little, each with its numbers: classes with few patients or none, a model at chance.
+def caveats(report: Report, patients: Mapping[str, int], split: str = "test") -> list[str]:
+    """Limits of a report, each with its numbers: classes with few patients or none, a model at chance.
 
-    patients: of each class, by its name.  split: what to call it.
+    patients: class name -> number of patients.  split: its name in the sentences.
     """
-    there = {name: count for name, count in patients.items() if count}
-    missing = [name for name in report.class_names if name not in there]
+    present = {name: count for name, count in patients.items() if count}
+    missing = [name for name in report.class_names if name not in present]
     lines = []
     if missing:
         lines.append(
-            f"{split} has no image of {', '.join(missing)}: how well {'it is' if len(missing) == 1 else 'they are'} "
-            f"recognised cannot be said, and the means are over {len(there)} of {len(report.class_names)} classes"
+            f"{split} has no image of {', '.join(missing)}: sensitivity for {'it' if len(missing) == 1 else 'them'} is "
+            f"unknown, and means are over {len(present)} of {len(report.class_names)} classes"
         )
-    if len(there) == 1:
+    if len(present) == 1:
         lines.append(
-            f"{split} has one class alone, {next(iter(there))}: nothing here shows that the model tells any apart"
+            f"{split} has only one class, {next(iter(present))}, so it cannot show that the model distinguishes classes"
         )
-    few = [f"{name} {count}" for name, count in there.items() if count < FEW]
+    few = [f"{name} {count}" for name, count in present.items() if count < MIN_PATIENTS]
     if few:
-        lines.append(f"few patients in {split} ({', '.join(few)}): what is measured on them says little about others")
-    called = [name for name, count in zip(report.class_names, report.confusion.sum(axis=0), strict=True) if count]
-    if len(called) == 1:
-        lines.append(f"the model calls all {report.accuracy.of:,} images {called[0]}, so it tells no classes apart")
-    elif len(there) > 1 and (found := _at_chance(report, there)):
-        lines.append(found)
+        lines.append(f"few patients in {split} ({', '.join(few)}): results on them say little about other patients")
+    predicted = [name for name, count in zip(report.class_names, report.confusion.sum(axis=0), strict=True) if count]
+    if len(predicted) == 1:
+        lines.append(
+            f"the model classifies all {report.accuracy.total:,} images as {predicted[0]}, so it distinguishes nothing"
+        )
+    elif len(present) > 1 and (at_chance := _chance_caveat(report, present)):
+        lines.append(at_chance)
     return lines
 
 
-def _at_chance(report: Report, patients: Mapping[str, int]) -> str | None:
-    """What to say of a balanced accuracy that so many patients do not set apart from guessing.
+def _chance_caveat(report: Report, patients: Mapping[str, int]) -> str | None:
+    """The caveat of a balanced accuracy whose 95 % interval includes guessing, 1/k; None if it does not.
 
-    Its standard error is taken as if every patient were one image, as the images of one patient are much alike, and
-    with two hits and two misses more for each class, without which few patients that agree would seem certain.
+    Every patient counts as one image, because images of one patient are similar, and each class's sensitivity p gets
+    two successes and two failures more (Agresti and Coull 1998), without which few patients that agree would seem
+    certain: standard error = sqrt(sum(p (1 - p) / (patients + 4))) / k.
     """
     assert report.balanced_accuracy is not None
     variance = 0.0
@@ -159,12 +162,12 @@ def _at_chance(report: Report, patients: Mapping[str, int]) -> str | None:
         return None
     return (
         f"balanced accuracy {report.balanced_accuracy:.3f} with an error of {1.96 * error:.3f} (95 %) from "
-        f"{sum(patients.values()):,} patients is not set apart from guessing, {chance:.3f}"
+        f"{sum(patients.values()):,} patients does not differ from guessing, {chance:.3f}"
     )
 
 
 def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """(classes, classes) counts: truth down, prediction across."""
+    """(classes, classes) counts: truth down, prediction across. truth, predicted: (n,) class index."""
     pairs = truth.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
@@ -177,16 +180,18 @@ def balanced_accuracy(counts: NDArray[np.int64]) -> float | None:
 def mcc(counts: NDArray[np.int64]) -> float | None:
     """Matthews' correlation of truth and prediction for any number of classes (Gorodkin 2004), -1..1.
 
-    None if all images are of one class, or all are called the same.
+    None if all images are of one class, or all are predicted to be.
     """
-    n, right = float(counts.sum()), float(np.trace(counts))
-    truth, called = counts.sum(axis=1).astype(np.float64), counts.sum(axis=0).astype(np.float64)
-    spread = (n * n - float(truth @ truth)) * (n * n - float(called @ called))
-    return (right * n - float(truth @ called)) / spread**0.5 if spread > 0 else None
+    n, correct = float(counts.sum()), float(np.trace(counts))
+    truth, predicted = counts.sum(axis=1).astype(np.float64), counts.sum(axis=0).astype(np.float64)
+    variances = (n * n - float(truth @ truth)) * (n * n - float(predicted @ predicted))
+    return (correct * n - float(truth @ predicted)) / variances**0.5 if variances > 0 else None
 
 
 def auc(positive: NDArray[np.bool_], score: NDArray[np.floating[Any]]) -> float | None:
-    """The chance that a positive scores higher than a negative, ties counting half; None if either is missing.
+    """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
+
+    By ranks, as the Mann-Whitney statistic; None without positives or without negatives.
 
     positive: (n,).  score: (n,), higher means more likely positive.
     """
@@ -200,25 +205,26 @@ def auc(positive: NDArray[np.bool_], score: NDArray[np.floating[Any]]) -> float 
 
 
 def weighted_error(counts: NDArray[np.int64], class_names: Sequence[str]) -> float | None:
-    """Kermany's cost of errors in percent, 100 * sum(cost * count) / n; None for other classes than theirs."""
+    """The weighted error of Kermany et al. in percent, 100 * sum(cost * count) / n; None for other classes."""
     if set(class_names) != set(COSTS) or not counts.sum():
         return None
     costs = np.array([[COSTS[truth][predicted] for predicted in class_names] for truth in class_names])
     return float(100 * (costs * counts).sum() / counts.sum())
 
 
-def show(value: float | None, digits: int = 3) -> str:
-    """A number for people; "-" where there is none."""
+def format_value(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def table(report: Report) -> str:
-    """The whole report as lines of text."""
+def format_report(report: Report) -> str:
+    """A report as a table and lines of text."""
     width = max(len("urgent referral"), *map(len, report.class_names))
     lines = [f"{'':{width}}  {'sensitivity':>21}  {'specificity':>21}  {'AUC':>6}"]
     rows = [*report.per_class.items(), *([("urgent referral", report.urgent)] if report.urgent else [])]
-    for name, found in rows:
-        lines.append(f"{name:{width}}  {found.sensitivity!s:>21}  {found.specificity!s:>21}  {show(found.auc):>6}")
+    for name, metrics in rows:
+        auc_text = format_value(metrics.auc)
+        lines.append(f"{name:{width}}  {metrics.sensitivity!s:>21}  {metrics.specificity!s:>21}  {auc_text:>6}")
     lines += ["", "truth down, prediction across"]
     cell = max(7, *(len(name) + 2 for name in report.class_names))
     lines.append(" " * width + "".join(f"{name:>{cell}}" for name in report.class_names))
@@ -227,42 +233,42 @@ def table(report: Report) -> str:
     lines += [
         "",
         f"accuracy           {report.accuracy}",
-        f"balanced accuracy  {show(report.balanced_accuracy)}",
-        f"macro AUC          {show(report.macro_auc)}",
+        f"balanced accuracy  {format_value(report.balanced_accuracy)}",
+        f"macro AUC          {format_value(report.macro_auc)}",
     ]
     if report.weighted_error is not None:
-        lines.append(f"weighted error     {show(report.weighted_error, 1)} %")
+        lines.append(f"weighted error     {format_value(report.weighted_error, 1)} %")
     return "\n".join(lines)
 
 
 def _urgent(
     truth: NDArray[np.int64], probabilities: NDArray[np.float32], counts: NDArray[np.int64], class_names: Sequence[str]
 ) -> ClassReport | None:
-    """CNV or DME against the rest: decided by the most probable class, ranked by p(CNV) + p(DME)."""
+    """CNV or DME against the rest: predicted by the most probable class, ranked by p(CNV) + p(DME)."""
     if not set(URGENT) < set(class_names):
         return None
-    which = [list(class_names).index(name) for name in URGENT]
+    urgent = [list(class_names).index(name) for name in URGENT]
     return ClassReport(
-        sensitivity=Proportion(int(counts[np.ix_(which, which)].sum()), int(counts[which].sum())),
-        specificity=_specificity(counts, which),
-        auc=auc(np.isin(truth, which), probabilities[:, which].sum(axis=1, dtype=np.float64)),
+        sensitivity=Proportion(int(counts[np.ix_(urgent, urgent)].sum()), int(counts[urgent].sum())),
+        specificity=_specificity(counts, urgent),
+        auc=auc(np.isin(truth, urgent), probabilities[:, urgent].sum(axis=1, dtype=np.float64)),
     )
 
 
-def _specificity(counts: NDArray[np.int64], which: Sequence[int]) -> Proportion:
-    """Of the images of all other classes, how many were called another class."""
-    rest = [i for i in range(len(counts)) if i not in which]
+def _specificity(counts: NDArray[np.int64], positive: Sequence[int]) -> Proportion:
+    """Of the images of all other classes, those that were predicted to be of another class than these."""
+    rest = [i for i in range(len(counts)) if i not in positive]
     return Proportion(int(counts[np.ix_(rest, rest)].sum()), int(counts[rest].sum()))
 
 
 def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
-def _json(found: ClassReport) -> dict[str, Any]:
+def _json(report: ClassReport) -> dict[str, Any]:
     return {
-        "sensitivity": found.sensitivity.as_json(),
-        "specificity": found.specificity.as_json(),
-        "auc": found.auc,
+        "sensitivity": report.sensitivity.as_json(),
+        "specificity": report.specificity.as_json(),
+        "auc": report.auc,
     }

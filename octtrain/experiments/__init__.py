@@ -1,1 +1,1 @@
-"""TODO."""
+"""Experiments: comparisons of trainings on one dataset."""

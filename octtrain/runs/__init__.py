@@ -1,1 +1,1 @@
-"""TODO."""
+"""Run folders: what a training leaves behind, what its model was trained on, and where runs are kept."""

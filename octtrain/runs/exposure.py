@@ -1,4 +1,7 @@
-"""Whom a model has seen: the patients and the files behind the images that it was trained on and chosen by."""
+"""Exposure of a model: the patients and images that it was trained on and selected on, including initial weights.
+
+A run keeps them in exposure.csv, so that evaluation can refuse patients that the model was exposed to.
+"""
 
 from __future__ import annotations
 
@@ -13,60 +16,72 @@ from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
 
 EXPOSURE_NAME = "exposure.csv"
-INHERITED = "weights"  # in place of a split: seen by the model whose weights this one was begun from
+INITIAL_WEIGHTS = "initial_weights"  # in place of a split: images that the initial weights were exposed to
 
 
 class TrainingImage(NamedTuple):
-    """One image that a model has seen."""
+    """One image that a model was exposed to: a row of exposure.csv."""
 
-    patient: str  # the id in the file's name
-    group: str  # the smallest id among those that octprep takes for the same person's
-    sha256: str  # of the source file, hex
-    split: str  # of the dataset it was trained on, or INHERITED
+    patient: str
+    patient_group: str
+    sha256: str
+    split: str  # of the dataset it was trained on, or INITIAL_WEIGHTS
 
 
 class Exposure(NamedTuple):
-    """All that a model has seen."""
+    """Everything a model was exposed to."""
 
-    sights: tuple[TrainingImage, ...]
-    complete: bool  # False: it was begun from weights of which nobody knows what they had seen
+    images: tuple[TrainingImage, ...]
+    complete: bool  # False: it was initialised from weights whose training images are unknown
 
 
-def images(shards: Path, manifest: Manifest) -> Sequence[ImageRow]:
-    """The rows of images.csv that are in a split, each image once.
+def read_images(shards: Path, manifest: Manifest) -> Sequence[ImageRow]:
+    """The images of images.csv that are in a split, each once.
 
     Raises ManifestError if the file is missing or not the one that the manifest names.
     """
     return images_csv.read_checked(shards, manifest).rows
 
 
-def sights(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:
-    """What a model sees in some splits of images.csv."""
+def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:
+    """What a model is exposed to that is trained or selected on some splits."""
     return tuple(
         TrainingImage(row.patient, row.patient_group, row.sha256, row.split) for row in rows if row.split in splits
     )
 
 
-def overlap(seen: Iterable[TrainingImage], judged: Iterable[TrainingImage]) -> Leaks:
-    """The judged patients, and contents of files, that have been seen; sorted. Other ids of a patient count as well."""
-    seen, judged = list(seen), list(judged)
-    ids = {name for sight in seen for name in (sight.patient, sight.group)}
-    patients = {sight.patient for sight in judged if sight.patient in ids or sight.group in ids}
-    contents = {sight.sha256 for sight in seen} & {sight.sha256 for sight in judged}
+def patients_per_class(rows: Iterable[ImageRow], splits: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
+    """The number of patient groups with images of each class in some splits."""
+    groups: dict[str, set[str]] = {name: set() for name in class_names}
+    for row in rows:
+        if row.split in splits and row.label in groups:
+            groups[row.label].add(row.patient_group)
+    return {name: len(members) for name, members in groups.items()}
+
+
+def exposed(exposure: Iterable[TrainingImage], evaluated: Iterable[TrainingImage]) -> Leaks:
+    """The patients and file contents among the evaluated images that are in an exposure, sorted.
+
+    A patient counts as well if only another id of the same patient group is in the exposure.
+    """
+    exposure, evaluated = list(exposure), list(evaluated)
+    ids = {name for image in exposure for name in (image.patient, image.patient_group)}
+    patients = {image.patient for image in evaluated if image.patient in ids or image.patient_group in ids}
+    contents = {image.sha256 for image in exposure} & {image.sha256 for image in evaluated}
     return Leaks(patients=tuple(sorted(patients)), contents=tuple(sorted(contents)))
 
 
-def encode(seen: Iterable[TrainingImage]) -> bytes:
+def encode(images: Iterable[TrainingImage]) -> bytes:
     """The bytes of exposure.csv."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(TrainingImage._fields)
-    writer.writerows(seen)
+    writer.writerows(images)
     return out.getvalue().encode()
 
 
 def decode(data: bytes) -> tuple[TrainingImage, ...]:
-    """What `encode` made `data` of. Raises ValueError or TypeError if it did not."""
+    """The images that `encode` made `data` of. Raises ValueError or TypeError for any other bytes."""
     try:
         header, *rows = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
     except csv.Error as error:

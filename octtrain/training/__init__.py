@@ -1,1 +1,1 @@
-"""TODO."""
+"""Training a model on a folder of shards into a run folder."""

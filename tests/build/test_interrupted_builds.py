@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.worlds.archive import archive, files_of, write_folder, write_scan
-from tests.worlds.tables import read_cells
 
-from octprep import console, pipeline
+from octprep import console, pipeline, preprocessing
 from octprep.duplicates import file
 from octprep.format import files, images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -58,11 +57,11 @@ def older(source, tmp_path_factory):
 STAGES = {
     "lock": ("shards.workdir.finished", 1),
     "prepare": ("shards.cache._write_receipt", 3),
-    "prepare a scan": ("preprocessing.prepare", 20),
+    "prepare a scan": ("preprocessing.preprocess", 20),
     "compare": ("duplicates.file.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
-    "table": ("format.images_csv.encode", 1),
+    "table": ("format.images_csv.table", 1),
     "joins": ("duplicates.file.collect", 1),
     "report": ("report.render", 1),
     "publish": ("shards.workdir.place", 1),
@@ -151,7 +150,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes_and_leaves_no_str
     cleaning = stage in ("clean up", "half cleaned up")
     assert cleaning == ((out / MANIFEST_NAME).exists() and Manifest.load(out).config.seed == 0)
     built = build(source, out, CONFIG, workers=1, overwrite=was == "older" and not cleaning)
-    assert built.fresh != cleaning
+    assert built.built != cleaning
     assert files_of(out) == files_of(shards)
 
 
@@ -160,7 +159,7 @@ def test_what_a_killed_build_has_done_is_not_done_again(source, shards, killed, 
     shutil.copytree(older_work(killed, source, tmp_path), out, dirs_exist_ok=True)
     monkeypatch.setattr(cache, "BATCH", 8)
     read = []
-    monkeypatch.setattr(cache.imaging, "prepare", lambda *_: read.append(1))
+    monkeypatch.setattr(preprocessing, "preprocess", lambda *_: read.append(1))
     build(source, out, CONFIG, workers=1)
     assert read == []
     assert files_of(out) == files_of(shards)
@@ -238,19 +237,19 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
         spoil(out / shard.name, how)
     digest_ok = {path: path.stat().st_ino for path in out.rglob("*.tfrecord") if path.is_file()}
     read = []
-    prepare = cache.imaging.prepare
-    monkeypatch.setattr(cache.imaging, "prepare", lambda *given: (read.append(1), prepare(*given))[1])
+    preprocess = preprocessing.preprocess
+    monkeypatch.setattr(preprocessing, "preprocess", lambda *given: (read.append(1), preprocess(*given))[1])
     with pytest.warns(Notice, match=rf"{out} was damaged: {damaged[0].name} .*, {damaged[1].name} .* is built again"):
         built = build(source, out, CONFIG, workers=1)
-    rows = read_cells(out)
+    rows = images_csv.read((out / IMAGES_NAME).read_bytes())
     assert len(read) == sum(bool({one.name for one in damaged} & set(row["shard"].split())) for row in rows)
-    assert built.fresh and built.manifest == Manifest.load(shards)
+    assert built.built and built.manifest == Manifest.load(shards)
     (out / damaged[0].name).with_name("elsewhere").unlink(missing_ok=True)
     (out / damaged[1].name).with_name("elsewhere").unlink(missing_ok=True)
     assert files_of(out) == files_of(shards)
     kept = {path for path, inode in digest_ok.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(digest_ok) - 2
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("balance", ["undersample", "none"])
@@ -262,7 +261,7 @@ def test_a_shard_is_built_again_however_the_classes_are_balanced(source, tmp_pat
     assert len(manifest.splits["train"]) > 1
     (out / manifest.splits["train"][0].name).unlink()
     with pytest.warns(Notice, match="was damaged"):
-        assert build(source, out, config, workers=1).fresh
+        assert build(source, out, config, workers=1).built
     assert files_of(out) == whole
 
 
@@ -272,7 +271,7 @@ def test_a_folder_with_a_damaged_table_is_built_again_to_the_same_dataset(source
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     spoil(out / name, how)
     with pytest.warns(Notice, match=f"{out} was damaged: {name} "):
-        assert build(source, out, CONFIG, workers=1).fresh
+        assert build(source, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
 
 
@@ -294,7 +293,7 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_only_if_asked
 def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path):
     out = Path(shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile))
     assert workdir.stamped(out) != workdir.stamped(shards)
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
     assert workdir.stamped(out) == workdir.stamped(shards)
     mounted = subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True)
     if mounted.returncode:
@@ -302,7 +301,7 @@ def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path)
     try:
         for has_flock in (True, False):
             files.HAS_FLOCK = has_flock
-            assert not build(source, out, CONFIG, workers=1).fresh
+            assert not build(source, out, CONFIG, workers=1).built
     finally:
         files.HAS_FLOCK = True
         subprocess.run(["umount", out], check=True)
@@ -313,10 +312,10 @@ def test_files_that_were_only_touched_change_nothing_and_are_read_once(source, s
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
     monkeypatch.setattr(pipeline, "_digests", None)  # nothing is read again
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("kind", ["replaced", "mended"])
@@ -335,11 +334,11 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     first, second = (str(notice.message) for notice in notices)
     assert first.startswith(f"1 source file changed since {out} was built: {path.relative_to(src).as_posix()}.")
     assert "holds another dataset than before" in second
-    assert built.fresh
-    rows = {row["path"]: row for row in read_cells(out)}
+    assert built.built
+    rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert verify(out, workers=1).faults == ()
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert verify(out, workers=1).violations == ()
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(source, shards, tmp_path):
@@ -350,7 +349,7 @@ def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(sou
     if subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True).returncode:
         pytest.skip("mounting a folder read-only needs root")
     try:
-        assert not build(src, out, CONFIG, workers=1).fresh
+        assert not build(src, out, CONFIG, workers=1).built
     finally:
         subprocess.run(["umount", out], check=True)
     assert files_of(out) == files_of(shards)
@@ -369,7 +368,7 @@ def test_whatever_ends_a_build_late_what_is_prepared_is_kept(source, tmp_path, m
     monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "prepared").glob("*.bin")] == ["000000.bin"]
+    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "cache").glob("*.bin")] == ["000000.bin"]
 
 
 def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeypatch):
@@ -382,9 +381,8 @@ def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeyp
 
 
 def test_the_closing_words_name_what_is_too_little_and_what_comes_next(shards):
-    manifest = Manifest.load(shards)
-    rows = images_csv.read_checked(shards, manifest).rows
-    closing = console.built(shards, manifest)
+    rows = images_csv.read((shards / IMAGES_NAME).read_bytes())
+    closing = console.built(shards, Manifest.load(shards))
     assert class_balance.scarce(rows)
     assert all(line in closing for line in class_balance.scarce(rows))
     assert closing.endswith(f"\nnext: octprep verify {shards}, then octtrain fit {shards}")
@@ -395,7 +393,7 @@ def interrupted(source, out, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(duplicates_file, "near_duplicate_pairs", stop)
         build(source, out, CONFIG, workers=1)
-    return out / ".octprep-work" / "prepared" / "000000.json"
+    return out / ".octprep-work" / "cache" / "000000.json"
 
 
 def stop(*_, **__):
@@ -410,6 +408,8 @@ def stop(*_, **__):
         ('"affine": [', '"affine": [0.5, '),
         ('"crc": ', '"crd": '),
         ('"key": "', '"key": "0'),
+        ('"pixels_crc": ', '"pixels_crc": 1'),
+        ('"rows_sha256": "', '"rows_sha256": "0'),
         ('"sha256": "', '"sha257": "'),
         ("{", "["),
     ],
@@ -433,22 +433,21 @@ def test_prepared_pixels_that_were_damaged_are_made_again(source, shards, tmp_pa
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, monkeypatch):
     receipt = interrupted(source, tmp_path / "out", monkeypatch)
+    results = cache.read_receipt(receipt.parent, "000000")
+    head = json.loads(receipt.read_bytes().splitlines()[0])
     task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
-    key = cache._key(task)
-    found = cache.results(receipt.parent, "000000")
 
     @dataclasses.dataclass(frozen=True)
     class Other(cache.CachedScan):
         eye: str = ""
 
+    key, to_row = cache._key(task), cache._to_row
     with monkeypatch.context() as patch:
         patch.setattr(cache, "CachedScan", Other)
-        assert cache._key(task) != key, "a field more is another version"
-        rows = [Other(**vars(one)) if isinstance(one, cache.CachedScan) else one for one in found]
-        patch.setattr(
-            cache, "_fields", lambda one: vars(one) | ({"scan": vars(one.scan)} if hasattr(one, "scan") else {})
-        )
-        cache._write_receipt(receipt, json.loads(receipt.read_bytes().splitlines()[0])["key"], rows)
+        other_key = cache._key(task)
+        assert other_key != key, "a field more is another version"
+        patch.setattr(cache, "_to_row", lambda result: to_row(result) | {"eye": ""})
+        cache._write_receipt(receipt, other_key, results, head["pixels_bytes"], head["pixels_crc"])
     build(source, tmp_path / "out", CONFIG, workers=1)
     assert files_of(tmp_path / "out") == files_of(shards)
 
@@ -457,8 +456,8 @@ def test_an_unfinished_build_with_other_settings_lends_what_it_prepared(source, 
     interrupted(source, tmp_path / "out", monkeypatch)
     with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
         build(source, tmp_path / "out", OLDER, workers=1)
-    monkeypatch.setattr(cache.imaging, "prepare", None)
-    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).fresh
+    monkeypatch.setattr(preprocessing, "preprocess", None)
+    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).built
 
 
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
@@ -471,7 +470,7 @@ def test_scans_are_compared_until_just_those_in_the_shards_were(source, tmp_path
         lambda scans, *given, **more: (compared.append(scans), find(scans, *given, **more))[1],
     )
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance=balance, max_per_patient=3), workers=1)
-    rows = read_cells(tmp_path / "out")
+    rows = images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())
     assert {one.path for one in compared[-1]} == {row["path"] for row in rows if row["shard"]}
     assert len(compared[-1]) < len(compared[0])
 
@@ -490,8 +489,8 @@ def test_pairs_that_only_show_among_the_kept_scans_join_their_patients(source, t
     everyone = [path for path in source.rglob("*.jpeg") if path.name != "CNV-0-91.jpeg"]
     monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", find)
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, balance="undersample"), workers=1)
-    rows = {row["path"]: row for row in read_cells(tmp_path / "out")}
-    assert rows[pair[0]]["patient_group"] == rows[pair[1]]["patient_group"]
+    rows = {row["path"]: row for row in images_csv.read((tmp_path / "out" / IMAGES_NAME).read_bytes())}
+    assert rows[pair[0]]["group"] == rows[pair[1]]["group"]
     assert rows[pair[0]]["split"] in ("", "test")
 
 

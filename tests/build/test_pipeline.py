@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.worlds.archive import SAMPLE, archive, files_of, write_folder, write_scan
-from tests.worlds.tables import read_cells
 
 from octprep import console, preprocessing
 from octprep.format import images_csv
@@ -63,12 +62,12 @@ def records(folder, split):
         CONFIG,
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="undersample", seed=3),
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="none", encoding="png"),
-        BuildConfig(recipe=SMALL, split="grouped", fractions=(2, 1, 1)),
+        BuildConfig(recipe=SMALL, split="by-patient", fractions=(2, 1, 1)),
         BuildConfig(recipe=SMALL, split="kfold", folds=3, balance="none"),
         BuildConfig(recipe=SMALL, max_per_patient=3),
-        BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", strength=None, fit="pad")),
+        BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", denoise_strength=None, resize="pad")),
     ],
-    ids=["oversample", "undersample", "png", "grouped", "kfold", "capped", "pad"],
+    ids=["oversample", "undersample", "png", "by-patient", "kfold", "capped", "pad"],
 )
 def test_all_laws_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
@@ -100,39 +99,39 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     config = dataclasses.replace(CONFIG, balance=balance, seed=5)
     first = build(source, tmp_path / "first", config, workers=1).manifest
     given = split_file.load(tmp_path / "first" / IMAGES_NAME)
-    again = dataclasses.replace(config, split="file", splits_sha256=given.sha256)
-    second = build(source, tmp_path / "second", again, assignment=given, workers=1).manifest
+    again = dataclasses.replace(config, split="file", split_file_sha256=given.sha256)
+    second = build(source, tmp_path / "second", again, split_file=given, workers=1).manifest
     assert second.splits == first.splits
-    assert second.config.splits_sha256 == given.sha256
+    assert second.config.split_file_sha256 == given.sha256
     assert verify(tmp_path / "second", workers=1).violations == ()
-    assert not build(source, tmp_path / "second", again, assignment=given).fresh
+    assert not build(source, tmp_path / "second", again, split_file=given).built
 
 
 def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp_path):
     given = split_file.SplitFile("patient", {"0": "train", "50": "test"})
-    other = dataclasses.replace(CONFIG, split="file", splits_sha256="00" * 32)
+    other = dataclasses.replace(CONFIG, split="file", split_file_sha256="00" * 32)
     for config, file in ((other, given), (other, None), (CONFIG, given)):
         with pytest.raises(SettingError, match="splits_sha256 must be the sha256 of the assignment"):
-            build(source, tmp_path / "out", config, assignment=file)
+            build(source, tmp_path / "out", config, split_file=file)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_closing_words_say_which_share_is_furthest_from_what_was_wanted(source, tmp_path):
     for config, words in (
         (dataclasses.replace(CONFIG, balance="none"), "what the test set leaves"),
-        (dataclasses.replace(CONFIG, balance="undersample", split="grouped"), "the scans"),
+        (dataclasses.replace(CONFIG, balance="undersample", split="by-patient"), "the scans"),
         (dataclasses.replace(CONFIG, balance="none", split="kfold", folds=3), "what the test set leaves"),
     ):
         out = tmp_path / words.split()[-1] / config.split
         manifest = build(source, out, config, workers=1).manifest
-        rows = read_cells(out)
-        [clause] = class_balance.told(images_csv.read_checked(out, manifest), manifest.config)
+        rows = images_csv.read((out / "images.csv").read_bytes())
+        [clause] = class_balance.told(rows, manifest.config)
         said = rf"of {words}, (\w+) has ([\d.]+)% of (\w+) where ([\d.]+)% were wanted \((.*?) percentage"
         split, share, label, wanted, deviation = re.match(said, clause).groups()
         assert f"\nshares: {clause}\n" in console.built(out, manifest)
         assert f"As dealt: {clause}." in (out / "report.html").read_text()
         rows = [row for row in rows if row["class"] == label]
-        dealt = [row for row in rows if row["split"] or "undersample" in row["exclusion_reason"]]
+        dealt = [row for row in rows if row["split"] or "undersample" in row["left_out"]]
         if "leaves" in words:
             dealt = [row for row in dealt if row["split"] != "test"]
         held = sum((row["split"] or "train") == split for row in dealt)
@@ -174,9 +173,9 @@ def test_records_hold_the_pixels_that_preparation_gives_and_say_where_they_come_
     for _, example in records(shards, "test"):
         path = source / example["path"][0].decode()
         gray = preprocessing.decode(path.read_bytes())
-        ready = preprocessing.prepare(gray, SMALL)
+        ready = preprocessing.preprocess(gray, SMALL)
         assert example["image"][0] == ready.pixels.tobytes()
-        assert np.allclose(example["affine"], ready.affine)
+        assert np.allclose(example["affine"], ready.geometry.affine)
         assert tuple(example["source_size"]) == gray.shape
         label, patient, number = path.stem.split("-")
         assert Manifest.load(shards).class_names[example["label"][0]] == label
@@ -188,7 +187,7 @@ def test_records_hold_the_pixels_that_preparation_gives_and_say_where_they_come_
 def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(source, shards, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(shards, out)
-    assert not build(source, out, CONFIG).fresh
+    assert not build(source, out, CONFIG).built
     other = dataclasses.replace(CONFIG, seed=9)
     with pytest.raises(OutputError, match=r"finished, but with other settings: seed 0 there, 9 now.*--overwrite"):
         build(source, out, other)
@@ -199,7 +198,7 @@ def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(s
         build(fewer, out, CONFIG)
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
-    assert build(source, out, other, overwrite=True).fresh
+    assert build(source, out, other, overwrite=True).built
     assert verify(out).violations == ()
     assert (out / "my notes.txt").exists()
 
@@ -225,7 +224,7 @@ def test_out_is_never_inside_the_source_nor_the_source_inside_out(source, tmp_pa
 def test_what_cannot_be_split_by_names_leaves_nothing_behind_and_by_content_what_was_prepared(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     with pytest.raises(LeakError, match="patient 50 stand"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official"))
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given"))
     lonely = write_folder(tmp_path / "lonely", [f"CNV-{n}-1" for n in range(5)] + ["DME-9-1", "DME-9-2"])
     with pytest.raises(SourceError, match="class DME has 1 patient"):
         build(lonely, tmp_path / "out", CONFIG)
@@ -234,7 +233,7 @@ def test_what_cannot_be_split_by_names_leaves_nothing_behind_and_by_content_what
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="DME"):
         build(src, tmp_path / "out", CONFIG)
-    assert (tmp_path / "out" / ".octprep-work" / "prepared" / "000000.bin").stat().st_size, "the work was thrown away"
+    assert (tmp_path / "out" / ".octprep-work" / "cache" / "000000.bin").stat().st_size, "the work was thrown away"
 
 
 def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
@@ -242,17 +241,17 @@ def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
     for path in src.rglob("*.jpeg"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="has no readable scan"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="grouped"))
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="by-patient"))
     assert not (tmp_path / "out").exists()
 
 
-def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(tmp_path):
+def test_allowed_leaks_are_in_the_manifest_and_break_law_1_for_ever(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
-    manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official", allow_leaks=True)).manifest
+    manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given", allow_leaks=True)).manifest
     assert manifest.leaks.patients == ("50",)
-    violations = verify(tmp_path / "out").violations
-    assert {violation.check for violation in violations} == {1}
-    assert "patient 50 is in test and in train" in violations[0].message
+    faults = verify(tmp_path / "out").faults
+    assert {fault.law for fault in faults} == {1}
+    assert "patient 50 is in test and in train" in faults[0].what
 
 
 def start_build(source, out, *extra):
@@ -271,7 +270,7 @@ def large_source(tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_path):
     build(large_source, tmp_path / "whole", CONFIG)
-    killed, batches = tmp_path / "killed", tmp_path / "killed" / ".octprep-work" / "prepared"
+    killed, batches = tmp_path / "killed", tmp_path / "killed" / ".octprep-work" / "cache"
     process = start_build(large_source, killed, "--workers", "2", "--denoise", "median")
     while process.poll() is None and len(list(batches.glob("*.json"))) < 3:
         time.sleep(0.005)
@@ -304,7 +303,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_p
 def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     out = tmp_path / "out"
     process = start_build(large_source, out, "--workers", "2")
-    batches = out / ".octprep-work" / "prepared"
+    batches = out / ".octprep-work" / "cache"
     while process.poll() is None and not list(batches.glob("*.json")):
         time.sleep(0.002)
     workers = []
@@ -320,7 +319,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert process.returncode == 1
     assert "a worker process was ended from outside" in errors.decode()
     assert "Traceback" not in errors.decode()
-    assert build(large_source, out, CONFIG).fresh
+    assert build(large_source, out, CONFIG).built
     assert verify(out).violations == ()
 
 
@@ -360,11 +359,11 @@ def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
     assert verify(tmp_path / "out").violations == ()
-    assert manifest.config.split == "repaired"
+    assert manifest.config.split == "keep-test"
     assert manifest.records("test") == 8
     with pytest.raises(LeakError, match="patients 53018, 732516 and 6294785"):
-        build(SAMPLE, tmp_path / "official", BuildConfig(split="official"))
-    leaky = build(SAMPLE, tmp_path / "official", BuildConfig(split="official", allow_leaks=True)).manifest
+        build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given"))
+    leaky = build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given", allow_leaks=True)).manifest
     assert leaky.leaks.patients == ("53018", "732516", "6294785")
 
 

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -616,43 +614,3 @@ def test_one_seed_and_epoch_do_not_give_the_order_of_another_seed(tmp_path):
 
     assert order(0, 100_003) != order(1, 0)
     assert order(1, 0) == order(1, 0)
-
-
-SLEEPER = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from octtrain import interrupts
-interrupts.watch()
-interrupts.command_runs()
-interrupts.advise("go on by hand")
-ready = "ready"
-while True:
-    try:
-        if ready:
-            print(ready, flush=True)
-            ready = ""
-        time.sleep(100)
-    except BaseException:
-        pass
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent to a process")
-@pytest.mark.parametrize(
-    ("number", "said", "code", "times"),
-    [
-        (signal.SIGINT, "interrupted", 130, 1),
-        (signal.SIGTERM, "terminated", 143, 1),
-        (signal.SIGINT, "interrupted", 130, 2),
-    ],
-)
-def test_an_interruption_that_a_library_swallows_ends_the_program_all_the_same(number, said, code, times):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    for _ in range(times):
-        process.send_signal(number)
-        time.sleep(0.1)
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (code, f"octtrain: {said}; go on by hand.\n")

@@ -25,7 +25,7 @@ from tests.worlds.tables import read_cells
 @pytest.mark.slow
 def test_pairs_are_named_and_pictured_side_by_side(synthetic_source, synthetic):
     file = DuplicatesFile.from_json((synthetic / DUPLICATES_NAME).read_bytes())
-    near = [pair for pair in file.joins if pair.reason == "near-identical"]
+    near = [pair for pair in file.pairs if pair.reason == "near-identical"]
     part, texts = section(rendered(synthetic, synthetic_source), "duplicates")
     assert len(near) == 4
     rows = {row["path"]: row for row in read_cells(synthetic)}
@@ -40,10 +40,10 @@ def test_pairs_are_named_and_pictured_side_by_side(synthetic_source, synthetic):
             else:
                 assert f"{path}, excluded: {rows[path]['exclusion_reason']}" in texts
     assert f'<th scope="row">near-identical</th><td class="n">{len(near)}</td>' in part
-    assert f'<th scope="row">All</th><td class="n">{len(file.joins)}</td>' in part
+    assert f'<th scope="row">All</th><td class="n">{len(file.pairs)}</td>' in part
     assert 'aria-labelledby="distances-title distances-desc"' in part
     assert "same patient: median 0." in part
-    assert f"is at least {duplicates.THRESHOLD:.2f}." in part
+    assert f"is at least {duplicates.MIN_CORRELATION:.2f}." in part
     assert "absent" not in part
 
 
@@ -53,8 +53,8 @@ def test_counts_of_compared_pairs(synthetic):
     same = sum(first == second for first, second in itertools.combinations(ids, 2))
     every = len(ids) * (len(ids) - 1) // 2
     distances = DuplicatesFile.from_json((synthetic / DUPLICATES_NAME).read_bytes()).distances
-    assert (distances.same_of, distances.different_of) == (same, every - same)
-    assert sum(distances.same) == same
+    assert (distances.within_total, distances.between_total) == (same, every - same)
+    assert sum(distances.within) == same
     assert f"all {same:,} pairs of scans of one patient" in Page(synthetic).text
 
 
@@ -116,10 +116,18 @@ COUNTS = st.lists(st.integers(0, 3) | ANYTHING, min_size=2, max_size=2) | ANYTHI
     content=st.fixed_dictionaries(
         {
             "threshold": st.floats(0, 1) | ANYTHING,
-            "joins": st.lists(st.fixed_dictionaries(PAIR), max_size=3) | ANYTHING,
+            "pairs": st.lists(st.fixed_dictionaries(PAIR), max_size=3) | ANYTHING,
             "distances": st.none()
             | ANYTHING
-            | st.fixed_dictionaries({"edges": st.just([0, 1, 2]) | ANYTHING, "same": COUNTS, "different": COUNTS}),
+            | st.fixed_dictionaries(
+                {
+                    "edges": st.just([0, 1, 2]) | ANYTHING,
+                    "within": COUNTS,
+                    "between": COUNTS,
+                    "within_total": st.integers(0, 9) | ANYTHING,
+                    "between_total": st.integers(0, 9) | ANYTHING,
+                }
+            ),
         }
     )
 )
@@ -162,14 +170,16 @@ def test_least_similar_pairs_are_shown_and_all_are_counted(built):
 def test_page_says_whether_near_identical_scans_were_looked_for(source, built, tmp_path):
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, near_duplicates=False), workers=1)
     part = section(Page(tmp_path / "out").html, "duplicates")[0]
-    assert "were not looked for: the folder was built without <code>--near-duplicates</code>." in part
+    assert "were not looked for: the folder was built with <code>--no-near-duplicates</code>." in part
     assert "correlation" not in part
     assert "distances" not in part
     assert "stored images of less than 8,192 pixels hold too little" in section(Page(built).html, "duplicates")[0]
 
 
 def test_chart_of_distances_has_medians_and_counts():
-    distances = Distances((0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3), same_of=4, different_of=9)
+    distances = Distances(
+        (0, 0.5, 1, 1.5, 2), within=(0, 4, 0, 0), between=(0, 0, 1, 3), within_total=4, between_total=9
+    )
     chart = duplicate_pairs.distance_chart(distances)
     assert "same patient: median 0.75; different patients: median 1.67" in chart
     assert chart.count('class="bars') == 2
@@ -177,8 +187,6 @@ def test_chart_of_distances_has_medians_and_counts():
     assert ">4 drawn<" in chart
     sentence = "Compared were all 4 pairs of scans of one patient and 4 of the 9 pairs of scans of two patients"
     assert duplicate_pairs.sampled(distances) == f"{sentence}, drawn at random."
-    with_replacement = dataclasses.replace(distances, same_of=-1, different_of=-1)
-    assert "4 draws (with replacement) of pairs of scans of two patients" in duplicate_pairs.sampled(with_replacement)
-    one_kind = dataclasses.replace(distances, same=(0, 0, 0, 0), different=(0, 0, 0, 1))
+    one_kind = dataclasses.replace(distances, within=(0, 0, 0, 0), between=(0, 0, 0, 1))
     assert duplicate_pairs.distance_chart(one_kind).count('class="bars') == 1
-    assert duplicate_pairs.distance_chart(dataclasses.replace(one_kind, different=one_kind.same)) == ""
+    assert duplicate_pairs.distance_chart(dataclasses.replace(one_kind, between=one_kind.within)) == ""

@@ -60,7 +60,7 @@ def test_frame_follows_the_retina_where_the_scan_was_flattened(row, source):
 
 
 def test_scan_is_inpainted_only_where_that_is_shown(row, source, monkeypatch):
-    monkeypatch.setattr(preprocessing, "find_border", None)
+    monkeypatch.setattr(preprocessing, "find_fill", None)
     steps = pictures.steps(report.SourceImages(source), row, None, RECIPE, pictures.SMALL, inpainted=False)
     assert steps.source.uri
     assert steps.inpainted is None

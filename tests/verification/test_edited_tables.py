@@ -147,7 +147,7 @@ def test_wrong_row_is_named_where_another_shard_is_damaged(shards):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"joins": 3}'])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"pairs": 3}'])
 def test_unreadable_duplicates_file_is_named(shards, content):
     (shards / "duplicates.json").write_bytes(content)
     assert any("duplicates.json" in where and "cannot be read" in text for _, where, text in violations_of(shards))
@@ -161,12 +161,12 @@ def test_edited_duplicate_pairs_are_named_though_all_digests_fit(good, shards):
     paths = [next(row["path"] for row in rows if row["split"] == split) for split in ("train", "test")]
     for pairs in (
         (),
-        (*file.joins, DuplicatePair(*paths, "near-identical", 0.9)),
-        (*file.joins, DuplicatePair("a", "b", "near-identical", 0.9)),
-        tuple(dataclasses.replace(pair, reason="near-identical", correlation=0.95) for pair in file.joins),
-        tuple(dataclasses.replace(pair, correlation=0.95) for pair in file.joins),
+        (*file.pairs, DuplicatePair(*paths, "near-identical", 0.9)),
+        (*file.pairs, DuplicatePair("a", "b", "near-identical", 0.9)),
+        tuple(dataclasses.replace(pair, reason="near-identical", correlation=0.95) for pair in file.pairs),
+        tuple(dataclasses.replace(pair, correlation=0.95) for pair in file.pairs),
     ):
-        (shards / "duplicates.json").write_bytes(dataclasses.replace(file, joins=pairs).to_json())
+        (shards / "duplicates.json").write_bytes(dataclasses.replace(file, pairs=pairs).to_json())
         update_digests(shards)
         assert violations_of(shards), pairs
 

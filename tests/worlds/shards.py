@@ -81,7 +81,7 @@ def write_folder(
     shards: int = 2,
     encoding: str = "raw",
     balance: str = "none",
-    split: str = "grouped",
+    split: str = "by-patient",
     leaks: Leaks | None = None,
     seed: int = 0,
     height: int = 32,
@@ -115,11 +115,11 @@ def write_folder(
     manifest = Manifest(
         class_names=tuple(classes),
         config=BuildConfig(
-            recipe=Preprocessing(height=height, width=width, denoise="none", crop="none", clean=False),
+            recipe=Preprocessing(height=height, width=width, denoise="none", crop="none", inpaint_fill=False),
             split=split,
             balance=balance,
             encoding=encoding,
-            allow_leaks=split == "official" and bool(leaks),
+            allow_leaks=split == "as-given" and bool(leaks),
             seed=seed,
         ),
         splits=splits,
@@ -128,7 +128,7 @@ def write_folder(
             "listing": NOTHING,
             "found": sum(map(len, written.values())),
             "kept": sum(map(len, written.values())),
-            "left_out": 0,
+            "excluded": 0,
         },
         images_sha256=NOTHING,
         duplicates_sha256=NOTHING,
@@ -160,14 +160,15 @@ def write_images(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> Manif
 
 def untrained_run(folder: Path, manifest: Manifest, shards: Path) -> Any:
     """A run whose model was never trained."""
+    from octtrain.config import FitConfig
     from octtrain.models import build_model
-    from octtrain.runs.folder import FitConfig, Run
+    from octtrain.runs.folder import RunFolder
+    from octtrain.runs.run import Run
 
     run = Run(folder=folder, config=FitConfig(), manifest=manifest, shards=shards)
-    folder.mkdir(parents=True)
-    run.begin([])
-    shape = (manifest.recipe.height, manifest.recipe.width, 1)
-    run.save_model(build_model("octnet-s", shape, len(manifest.class_names)), folder / "model.keras")
+    run_folder = RunFolder(run)
+    run_folder.initialise()
+    run_folder.save_model(build_model("octnet-s", run.image_shape, len(manifest.class_names)), folder / "model.keras")
     return run
 
 

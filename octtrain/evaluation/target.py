@@ -1,0 +1,145 @@
+"""What a run's model is evaluated on: a split of a dataset, and how far the model was exposed to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from octprep.format.config import Preprocessing
+from octprep.format.errors import LeakError, ManifestError, SourceError
+from octprep.format.manifest import Leaks, Manifest
+from octprep.wording import listed, number
+from octtrain.runs import exposure
+from octtrain.runs.run import Run
+
+MAX_NAMED = 20  # patients in one message
+LEAKS_BETWEEN_SPLITS = "LEAKY: patients in two splits of this dataset, so these results are too good"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTarget:
+    """A split of a dataset that a run's model is evaluated on."""
+
+    run_folder: Path
+    run_digest: str  # of the run's dataset
+    shards: Path  # folder of the dataset, which need not be the run's
+    manifest: Manifest  # of that dataset
+    split: str
+    patients: int  # of the split
+    exposed: Leaks  # patients and file contents of the split that the model was exposed to
+    leak_warning: str | None  # why the results are too good, if they are
+    caveats: tuple[str, ...]  # what else a reader must know
+
+    @property
+    def is_own_dataset(self) -> bool:
+        """Whether the run was trained on this dataset."""
+        return self.manifest.digest == self.run_digest
+
+    @property
+    def name(self) -> str:
+        """The split, and for another dataset than the run's the start of its digest: a part of file names."""
+        return self.split if self.is_own_dataset else f"{self.split}-{self.manifest.digest[:8]}"
+
+
+def resolve_target(run: Run, split: str, shards: Path | None = None, dataset: Path | None = None) -> EvaluationTarget:
+    """Find the dataset, check that the run's model can be used on it, and compare its patients with the exposure.
+
+    shards: where the run's own dataset is, by default where it was.  dataset: another one to evaluate on. Raises
+    SourceError and ManifestError as `evaluate` does.
+    """
+    folder = dataset or shards or run.shards
+    if not folder.is_dir():
+        raise SourceError(
+            f"the dataset {folder} does not exist."
+            if dataset
+            else f"the shards {folder} do not exist; name their folder by --shards DIR."
+        )
+    manifest = Manifest.load(folder)
+    if not dataset and manifest.digest != run.manifest.digest:
+        raise ManifestError(
+            f"{folder} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
+            f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {folder} to "
+            "evaluate on this one instead."
+        )
+    require_same_task(run, manifest, folder)
+    if split not in manifest.splits:
+        raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+    if not manifest.records(split):
+        raise ManifestError(f"Split {split!r} of {folder} holds no images, so there is nothing to evaluate on.")
+
+    is_own = manifest.digest == run.manifest.digest
+    selected_on_split = is_own and split in run.provenance.selected_on
+    evaluated = exposure.images_of(exposure.read_images(folder, manifest), (split,))
+    images, complete = run.exposure()
+    if selected_on_split:  # a caveat, not a leak
+        images = tuple(image for image in images if image.split != split)
+    exposed = exposure.exposed(images, evaluated)
+    patients = len({image.patient for image in evaluated})
+    leak_warning = None
+    if exposed:
+        amount = _describe_exposed(exposed, patients, split)
+        leak_warning = f"LEAKY: the model was exposed to {amount}, so these results are too good"
+    elif is_own and manifest.leaks:
+        leak_warning = LEAKS_BETWEEN_SPLITS
+    return EvaluationTarget(
+        run_folder=run.folder,
+        run_digest=run.manifest.digest,
+        shards=folder,
+        manifest=manifest,
+        split=split,
+        patients=patients,
+        exposed=exposed,
+        leak_warning=leak_warning,
+        caveats=tuple(_caveats(run, split, selected_on_split, complete)),
+    )
+
+
+def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
+    """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with."""
+    pairs = {"class names": (", ".join(run.manifest.class_names), ", ".join(manifest.class_names))}
+    pairs |= {
+        field.name: (getattr(run.manifest.recipe, field.name), getattr(manifest.recipe, field.name))
+        for field in fields(Preprocessing)
+    }
+    differences = [
+        f"{name} {expected} there, {actual} here" for name, (expected, actual) in pairs.items() if expected != actual
+    ]
+    if differences:
+        raise ManifestError(
+            f"{shards} is another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
+            f"({run.manifest.digest[:12]}), and the model cannot be used on it: {'; '.join(differences)}. Build it "
+            "with the settings of the run's dataset."
+        )
+
+
+def require_unexposed(target: EvaluationTarget) -> None:
+    """Raise LeakError, with the patients, if the model was exposed to patients or images of the split."""
+    if not target.exposed:
+        return
+    ids = target.exposed.patients
+    patients = f": {'patient' if len(ids) == 1 else 'patients'} {listed(ids, MAX_NAMED)}" if ids else ""
+    condition = "" if target.is_own_dataset else ", or if the ids refer to different patients"
+    raise LeakError(
+        f"the model in {target.run_folder} was trained on, or selected on, "
+        f"{_describe_exposed(target.exposed, target.patients, target.split)}{patients}. Evaluate on patients it was "
+        f"not exposed to; to evaluate all the same{condition}, give --allow-leaks, and the result is marked LEAKY."
+    )
+
+
+def _describe_exposed(exposed: Leaks, patients: int, split: str) -> str:
+    images = number(len(exposed.contents), "image")
+    if not exposed.patients:
+        return f"{images} of {split}, under other patient ids"
+    return f"{len(exposed.patients):,} of the {number(patients, 'patient')} and {images} of {split}"
+
+
+def _caveats(run: Run, split: str, selected_on_split: bool, complete: bool) -> list[str]:
+    caveats = []
+    if selected_on_split:
+        caveats.append(f"{split} was used to select the best epoch, so these results are a little too good")
+    if not complete:
+        caveats.append(
+            f"the model was initialised from {run.config.weights}, whose training patients are unknown; they may "
+            "include patients of this split"
+        )
+    return caveats

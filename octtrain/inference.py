@@ -1,0 +1,43 @@
+"""Running a model on a batch of images, with a plain reason where its output is unusable."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from octprep.format.errors import ManifestError, StoppedError
+
+
+def predict_probabilities(model: keras.Model, images: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
+    """The class probabilities of a model: (n, classes) float32, 0..1.
+
+    images: (n, height, width, 1) uint8 in 0..255. Raises ManifestError if the model is not made for such images or so
+    many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
+    """
+    input_shape, output_shape = tuple(model.input_shape), tuple(model.output_shape)
+    if input_shape[1:] != images.shape[1:] or output_shape[1:] != (classes,):
+        raise ManifestError(
+            f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
+            f"{images.shape[1:]} and {classes} classes, so it is not the run's. Put back the model that belongs there."
+        )
+    try:
+        probabilities = np.asarray(model.predict_on_batch(images), dtype=np.float32)
+    except Exception as error:  # every backend has its own type for this
+        if not _is_out_of_memory(error):
+            raise
+        raise StoppedError(
+            f"there is not enough memory to run the model on {len(images)} images at a time; end other programs that "
+            "use this machine's memory or its GPU, then run the same command again."
+        ) from None
+    if not np.isfinite(probabilities).all():
+        raise ManifestError(
+            "the model's probabilities are no numbers (nan): its training diverged or its file was damaged. Train "
+            "again with a lower --lr."
+        )
+    return probabilities
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    name = type(error).__name__
+    return isinstance(error, MemoryError) or name == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)

@@ -1,0 +1,45 @@
+"""`--json FILE`: metrics as JSON in a file, or on standard output for `-`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from octprep.format.errors import OutputError
+from octprep.format.files import atomic_write, path_to_text
+
+STDOUT = Path("-")
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON object; NaN and infinity are errors."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+
+
+def check(path: Path) -> None:
+    """Raise OutputError if a file cannot be written, before anything is computed for it."""
+    if path == STDOUT:
+        return
+    text, folder = path_to_text(str(path)), path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"the folder of --json {text} does not exist; make it first.")
+    if path.is_dir():
+        raise OutputError(f"--json {text} is a folder; name a file.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder of --json {text} cannot be written to; name a file elsewhere.")
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object to a file, whole or not at all, or to standard output. Raises OutputError if that fails."""
+    if path == STDOUT:
+        sys.stdout.write(encode(content).decode())
+        sys.stdout.flush()
+        return
+    try:
+        atomic_write(path, encode(content))
+    except OSError as error:
+        raise OutputError(f"--json {path_to_text(str(path))} cannot be written ({error.strerror or error}).") from None

@@ -1,0 +1,210 @@
+"""A run as its folder describes it: settings, dataset, history, model and exposure. Reads only.
+
+config.json     settings, start time, path of the shards, library versions; written last: it makes the folder a run
+manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
+exposure.csv    patient, patient group, SHA-256 and split of every image that the model was trained or selected on
+history.csv     one row per finished epoch; an epoch counts once its row is here
+model.keras     the best epoch's model: raw pixels to probabilities; octtrain.json in it says what it was trained on
+checkpoints/    weights and optimizer of the last finished epoch, and the checksums of the files that belong to it
+logs/           for TensorBoard, where it is installed
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+
+from octprep.format.errors import ManifestError, SettingError, SourceError
+from octprep.format.files import NotReadable, read_bytes
+from octprep.format.manifest import MANIFEST_NAME, Manifest, read_part
+from octtrain import runtime
+from octtrain.config import FitConfig, is_own_model
+from octtrain.model_files import check_weights, keras_version
+from octtrain.runs import exposure
+from octtrain.runs.exposure import EXPOSURE_NAME, Exposure
+from octtrain.runs.history import HISTORY_NAME, MAX_BYTES, Row, read_history
+from octtrain.runs.provenance import ModelProvenance, read_provenance
+
+RUN_VERSION = 3
+CONFIG_NAME = "config.json"
+MODEL_NAME = "model.keras"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run: its settings and dataset, and the folder with its files, which need not exist yet."""
+
+    folder: Path
+    config: FitConfig
+    manifest: Manifest
+    shards: Path  # where the dataset was when the run started
+    libraries: Mapping[str, str] = field(default_factory=dict)  # name -> version, when the run started
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a run folder's config.json and manifest.json.
+
+        Raises SourceError if it is no run folder, ManifestError if it is of another version or was edited.
+        """
+        raw = read_config(folder)
+        try:
+            if raw["run_version"] != RUN_VERSION:
+                raise ManifestError(
+                    f"{folder / CONFIG_NAME} is of version {raw['run_version']}, but this program reads version "
+                    f"{RUN_VERSION}. Train again with `octtrain fit`."
+                )
+            config = FitConfig(**raw["config"])
+            shards = Path(os.path.normpath(folder.resolve() / _text(raw["shards"])))
+            digest = _text(raw["digest"])
+            libraries = {_text(key): _text(value) for key, value in raw["libraries"].items()}
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise _invalid_config(folder, error) from None
+        try:
+            manifest = Manifest.load(folder)
+        except ManifestError as error:
+            reason = str(error).split(". ")[0]
+            raise ManifestError(f"{reason}. Copy it from the shards into the run again, or train again.") from None
+        if manifest.digest != digest:
+            raise ManifestError(
+                f"{folder / MANIFEST_NAME} is of the dataset {manifest.digest[:12]}, but {CONFIG_NAME} says that the "
+                f"run is of {digest[:12]}. Copy it from the shards into the run again, or train again."
+            )
+        return cls(folder=folder, config=config, manifest=manifest, shards=shards, libraries=libraries)
+
+    @property
+    def provenance(self) -> ModelProvenance:
+        """What this run's model is trained on."""
+        trained_on, selected_on = choose_splits(self.manifest, self.config.fold)
+        return ModelProvenance(
+            digest=self.manifest.digest,
+            class_names=self.manifest.class_names,
+            recipe=self.manifest.recipe,
+            trained_on=trained_on,
+            selected_on=selected_on,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the model's input."""
+        return self.manifest.recipe.height, self.manifest.recipe.width, 1
+
+    def history(self) -> list[Row]:
+        """The finished epochs, first to last. Raises ManifestError if history.csv is not what was written."""
+        return read_history(self.folder / HISTORY_NAME)
+
+    def exposure(self) -> Exposure:
+        """What the model was exposed to. Raises ManifestError if exposure.csv is missing or not what was written."""
+        path = self.folder / EXPOSURE_NAME
+        raw = read_config(self.folder)
+        try:
+            content = read_part(path)
+            if hashlib.sha256(content).hexdigest() != raw["exposure_sha256"]:
+                raise ValueError(f"its SHA-256 is not the one in {CONFIG_NAME}")
+            return Exposure(exposure.decode(content), bool(raw["exposure_complete"]))
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ManifestError(
+                f"{path} is not what `octtrain fit` wrote ({error}), so the model's training patients are unknown. "
+                "Restore it or train again."
+            ) from None
+
+    def load_model(self) -> keras.Model:
+        """The best epoch's model: (n, height, width, 1) uint8 in 0..255 to (n, classes) float32 probabilities.
+
+        Raises SourceError if no epoch was finished, ManifestError if the file is damaged, is another run's, or has
+        layers that Keras does not know.
+        """
+        path = self.folder / MODEL_NAME
+        if not path.is_file():
+            raise SourceError(f"{self.folder} has no {MODEL_NAME} yet; finish it with `octtrain fit --resume`.")
+        provenance = read_provenance(path)
+        try:
+            check_weights(path)
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{path} cannot be loaded ({error}). Restore it or train again.") from None
+        if provenance != self.provenance:
+            raise ManifestError(
+                f"{path} is of another run ({provenance}) than the one that {self.folder} describes "
+                f"({self.provenance}). Put back the model that belongs there, or train again."
+            )
+        runtime.prepare_keras()
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception as error:  # Keras raises whatever zipfile, h5py, json and its layers happen to raise
+            raise self._unloadable(path, error) from None
+
+    def _unloadable(self, path: Path, error: Exception) -> ManifestError:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        writer = keras_version(path)
+        if writer != keras.__version__:
+            return ManifestError(
+                f"{path} was written by Keras {writer} and cannot be loaded by Keras {keras.__version__}, which is "
+                f"installed here ({reason}). Install Keras {writer}, or train again."
+            )
+        if is_own_model(self.config.model):
+            module = self.config.model.partition(":")[0]
+            return ManifestError(
+                f"{path} was built by {self.config.model} and cannot be loaded ({reason}). If it has layers of your "
+                "own, decorate them with @keras.saving.register_keras_serializable() and train again; then "
+                f"`import {module}` in Python before octtrain.evaluate or octtrain.load_run."
+            )
+        return ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train again.")
+
+
+def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The splits to train on and to validate on: train and val, or all folds but one and that one.
+
+    Raises SettingError if the fold is missing, superfluous or unknown, ManifestError if one of them has no images.
+    """
+    folds = tuple(name for name in manifest.splits if name.startswith("fold"))
+    if folds and fold is None:
+        raise SettingError(
+            f"these shards are in {len(folds)} folds; choose the one to validate on by --fold 0 and so on"
+        )
+    if fold is not None and not folds:
+        raise SettingError(f"these shards have no folds but {', '.join(manifest.splits)}; omit --fold")
+    if fold is not None and fold >= len(folds):
+        raise SettingError(f"fold must be between 0 and {len(folds) - 1}; got {fold}")
+    val = (f"fold{fold}",) if folds else ("val",)
+    train = tuple(name for name in folds if name not in val) if folds else ("train",)
+    for name in (*train, *val):
+        if name not in manifest.splits or not manifest.records(name):
+            raise ManifestError(
+                f"The shards have no images in split {name!r}, so no model can be trained and selected on them. "
+                "Build them with `octprep build --split by-patient` or from more patients."
+            )
+    return train, val
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's config.json as it is. Raises SourceError if there is none, ManifestError if it is no JSON object."""
+    if not (folder / CONFIG_NAME).is_file() or not (folder / MANIFEST_NAME).is_file():
+        state = "is no run folder" if folder.exists() else "does not exist"
+        raise SourceError(f"{folder} {state}; make one with `octtrain fit SHARDS --run {folder}`.")
+    try:
+        raw = json.loads(read_bytes(folder / CONFIG_NAME, MAX_BYTES)[0])
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, NotReadable, ValueError, RecursionError) as error:
+        raise _invalid_config(folder, error) from None
+    return raw
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _invalid_config(folder: Path, error: Exception) -> ManifestError:
+    reason = f"{error} is missing" if isinstance(error, KeyError) else error
+    return ManifestError(
+        f"{folder / CONFIG_NAME} is not what `octtrain fit` wrote ({reason}). Restore it or train again."
+    )

@@ -1,0 +1,93 @@
+"""Warnings about what a training can show: few patients, a result at chance, initial weights with known patients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from octprep.wording import number
+from octtrain.runs import exposure
+from octtrain.runs.exposure import INITIAL_WEIGHTS
+from octtrain.runs.history import Row, best_epoch
+from octtrain.runs.run import Run
+
+# Patients of a class below which the choice of the best epoch, or what is learnt of the class, rests on very little.
+MIN_PATIENTS = 5
+
+
+def leak_warnings(run: Run) -> list[str]:
+    """That the dataset was built with patients or images in two splits."""
+    leaks = run.manifest.leaks
+    if not leaks:
+        return []
+    return [
+        f"WARNING: {number(len(leaks.patients), 'patient')} and {number(len(leaks.contents), 'image')} of these shards "
+        "are in two splits; results on them are too good."
+    ]
+
+
+def exposure_warnings(run: Run, train: Sequence[str]) -> list[str]:
+    """That the initial weights were, or may have been, exposed to patients that are held out here."""
+    images, complete = run.exposure()
+    if not complete:
+        return [
+            f"WARNING: the training patients of {run.config.weights} are unknown, so `octtrain evaluate` cannot check "
+            "whether the model was exposed to the patients it is tested on; it can for a model.keras in its run folder."
+        ]
+    initial = [image for image in images if image.split == INITIAL_WEIGHTS]
+    if not initial:
+        return []
+    held_out = [name for name in run.manifest.splits if name not in train]
+    rows = exposure.read_images(run.shards, run.manifest)
+    patients = exposure.exposed(initial, exposure.images_of(rows, held_out)).patients
+    if not patients:
+        return []
+    return [
+        f"WARNING: {run.config.weights} was exposed to {len(patients):,} of the patients held out here "
+        f"({', '.join(held_out)}); results on them are too good."
+    ]
+
+
+def few_patients_warnings(run: Run, train: Sequence[str], val: Sequence[str]) -> list[str]:
+    """Classes with fewer than MIN_PATIENTS patients in training, or where the best epoch is selected."""
+    rows = exposure.read_images(run.shards, run.manifest)
+    lines = []
+    for name, splits, consequence in (
+        ("training", train, "little can be learnt of it"),
+        (", ".join(val), val, "the best epoch is selected on very little"),
+    ):
+        counts = exposure.patients_per_class(rows, splits, run.manifest.class_names)
+        few = [
+            f"{number(count, 'patient') if count else 'no patients'} of {label}"
+            for label, count in counts.items()
+            if count < MIN_PATIENTS
+        ]
+        if few:
+            lines.append(f"WARNING: {name} has {', '.join(few)}: {consequence}.")
+        if sum(count > 0 for count in counts.values()) == 1:
+            lines.append(
+                f"WARNING: {name} has images of one class only, so no model can be distinguished from a guess there."
+            )
+    return lines
+
+
+def chance_warnings(run: Run, val: Sequence[str], history: Sequence[Row]) -> list[str]:
+    """That the best epoch is no better than guessing: balanced accuracy <= 1/k + 2 standard errors of a guess.
+
+    Each patient counts as one answer, as the scans of one patient agree: the variance of a guess is
+    sum(p (1 - p) / patients of the class) / k^2, with p = 1/k.
+    """
+    rows = exposure.read_images(run.shards, run.manifest)
+    patients = [count for count in exposure.patients_per_class(rows, val, run.manifest.class_names).values() if count]
+    if len(patients) < 2:
+        return []
+    chance = 1 / len(patients)
+    margin = 2 * math.sqrt(sum(chance * (1 - chance) / count for count in patients)) / len(patients)
+    best = history[best_epoch(history) - 1]["val_balanced_accuracy"]
+    if best > chance + margin:
+        return []
+    return [
+        f"WARNING: that is not above chance: guessing among {len(patients)} classes gives {chance:.4f}, and on "
+        f"{sum(patients):,} patients up to {chance + margin:.4f} by luck. No learning is shown; try more --epochs, "
+        "another --lr, or more patients."
+    ]
