@@ -31,7 +31,7 @@ def test_headline_sections_and_pictures_of_a_good_build(built):
         "same bytes as another scan",
         "truncated JPEG",
         "its patient is in the test set",
-        "octprep build --src DIR --out DIR --split keep-test --size 32x48 --shard-mb 0.02",
+        "octprep build --src DIR --out DIR --split keep-test --shard-mb 0.02 --size 32x48",
     ):
         assert text in page.text, text
     assert all(picture["alt"] and picture["src"].startswith("data:image/jpeg;base64,") for picture in page.pictures)

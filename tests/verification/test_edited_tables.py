@@ -152,7 +152,7 @@ def test_unreadable_duplicates_file_is_named(shards, content):
     (shards / "duplicates.json").write_bytes(content)
     assert any("duplicates.json" in where and "cannot be read" in text for _, where, text in violations_of(shards))
     with pytest.raises(ManifestError, match=r"duplicates\.json cannot be read"):
-        console.join_lines(shards, Manifest.load(shards))
+        console.duplicate_lines(shards, Manifest.load(shards))
 
 
 def test_edited_duplicate_pairs_are_named_though_all_digests_fit(good, shards):
@@ -187,7 +187,7 @@ def test_control_characters_are_not_printed(shards):
     rows = read_cells(shards)
     next(row for row in rows if row["shard"])["path"] = "a\x1b[31mred\u202e"
     write_cells(shards, rows)
-    printed = console.verified(shards, verify(shards, workers=1))
+    printed = console.verification_summary(shards, verify(shards, workers=1))
     assert "\x1b" not in printed
     assert "a\\x1b[31mred\\u202e" in printed
 
@@ -197,7 +197,7 @@ def test_of_many_violations_the_first_are_printed_and_the_rest_counted(shards):
     kept = next(row for row in rows if row["shard"])
     write_cells(shards, [*rows, *({**kept, "path": f"x{n}"} for n in range(300))])
     result = verify(shards, workers=1)
-    printed = console.verified(shards, result)
+    printed = console.verification_summary(shards, result)
     assert len(result.violations) > 300
     assert re.search(r"^  and [0-9,]+ more$", printed, re.MULTILINE)
     assert len(printed.splitlines()) < 120
