@@ -52,7 +52,7 @@ def main() -> None:
     print(f"{len(grays)} synthetic scans")
     print("| denoiser | strength | ms a scan | ENL | edge |\n|---|---|---|---|---|")
     for name, strength in DENOISERS.items():
-        recipe = Preprocessing(denoise=name, strength=strength)
+        recipe = Preprocessing(denoise=name, denoise_strength=strength)
         cost, looks, step = 0.0, [], 0.0
         for gray, truth in zip(grays, truths, strict=True):
             start = time.perf_counter()

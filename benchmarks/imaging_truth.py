@@ -37,7 +37,7 @@ class FillCounts:
 
     def add(self, gray: Gray, truth: Phantom) -> None:
         """Count the pixels of one scan."""
-        depths, is_fill = preprocessing.find_fill(gray), truth.border > 0
+        depths, is_fill = preprocessing.find_fill(gray), truth.fill > 0
         mask = np.zeros(gray.shape, bool) if depths is None else depths.mask() > 0
         self.agreed += int((mask & is_fill).sum())
         self.detected += int(mask.sum())

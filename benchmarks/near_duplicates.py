@@ -37,7 +37,7 @@ RECIPES = {
     "default": Preprocessing(),
     "crop-none": Preprocessing(crop="none"),
     "size-96": Preprocessing(height=96, width=96),
-    "pad": Preprocessing(fit="pad"),
+    "pad": Preprocessing(resize="pad"),
     "flatten": Preprocessing(flatten=True),
 }
 ARCHIVE_SCANS, MAX_SCANS, MILLION = 84_484, 225, 1_000_000

@@ -205,7 +205,7 @@ def check_preprocessing(run: Run) -> list[str]:
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
     manifest = run.manifest
-    revision = manifest.recipe.revision
+    revision = manifest.recipe.version
     if revision != PREPROCESSING_VERSION:
         made_by = manifest.libraries.get("octprep", "another version")
         raise ManifestError(

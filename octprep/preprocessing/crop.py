@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.arrays import Gray, Mask
-from octprep.format.config import FIELDS, Preprocessing
+from octprep.format.config import FIELDS_OF_VIEW, Preprocessing
 from octprep.preprocessing.fill_detection import find_fill
 from octprep.preprocessing.fill_inpainting import SpeckleTile, inpaint_rows, inpaint_sides
 from octprep.preprocessing.geometry import Crop, source_rows
@@ -38,15 +38,15 @@ def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
     rows, columns = gray.shape
     left, right, fill_fraction = 0, columns, 0.0
     cleaned, fill = gray, None
-    depths = find_fill(gray) if recipe.clean else None
+    depths = find_fill(gray) if recipe.inpaint_fill else None
     if depths is not None:
         left, right = depths.kept_columns()
         mask = depths.mask()
         fill_fraction = cv2.countNonZero(mask) / gray.size
         cleaned, fill = inpaint_sides(gray, depths, mask)
     notes: list[str] = []
-    if recipe.field:
-        left, right = _cut_to_field(left, right, columns, recipe.field, notes)
+    if recipe.field_of_view:
+        left, right = _cut_to_field(left, right, columns, recipe.field_of_view, notes)
     kept_fill = None if fill is None else fill[:, left:right]
     retina = _retina(cleaned[:, left:right], kept_fill, recipe, notes)
     top, bottom = (retina.top, retina.bottom) if recipe.crop == "retina" else (0, rows)
@@ -81,7 +81,7 @@ def _retina(gray: Gray, fill: Mask | None, recipe: Preprocessing, notes: list[st
 
 def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
     """The columns to keep for a field of view of so many degrees about the middle, as far as the scan has them."""
-    degrees = FIELDS.get(columns)
+    degrees = FIELDS_OF_VIEW.get(columns)
     if degrees is None:
         notes.append(f"the field of view of {columns} columns is unknown: all columns kept")
         return left, right

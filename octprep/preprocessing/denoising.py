@@ -50,18 +50,20 @@ def denoise(gray: Gray, recipe: Preprocessing) -> Gray:
 
     gray: (rows, columns) uint8; the result has its shape. Raises SettingError as `library_versions` does.
     """
-    assert recipe.strength is not None
+    assert recipe.denoise_strength is not None
     match recipe.denoise:
         case "median":
-            return cv2.medianBlur(gray, int(recipe.strength)).astype(np.uint8, copy=False)
+            return cv2.medianBlur(gray, int(recipe.denoise_strength)).astype(np.uint8, copy=False)
         case "bilateral":
-            return cv2.bilateralFilter(gray, 5, recipe.strength, 5).astype(np.uint8, copy=False)
+            return cv2.bilateralFilter(gray, 5, recipe.denoise_strength, 5).astype(np.uint8, copy=False)
         case "lee":
-            return _lee(gray, int(recipe.strength))
+            return _lee(gray, int(recipe.denoise_strength))
         case "wavelet":
-            return _wavelet(gray, recipe.strength)
+            return _wavelet(gray, recipe.denoise_strength)
         case "nlm":
-            filtered = cv2.fastNlMeansDenoising(gray, h=recipe.strength, templateWindowSize=7, searchWindowSize=21)
+            filtered = cv2.fastNlMeansDenoising(
+                gray, h=recipe.denoise_strength, templateWindowSize=7, searchWindowSize=21
+            )
             return filtered.astype(np.uint8, copy=False)
         case _:
             return gray

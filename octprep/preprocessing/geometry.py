@@ -46,7 +46,7 @@ class Geometry:
         """The rows to add, in each stored column, to the source row that the affine gives: (width,).
 
         They are what was applied: flattening moves every column of the source by whole rows, and a stored column is the
-        mean of those that the resize made it of. Zeros in the bars of --fit pad, and if the scan was not flattened.
+        mean of those that the resize made it of. Zeros in the bars of --resize pad, and if the scan was not flattened.
         """
         offsets = np.zeros(width)
         if self.rpe_curve:
@@ -74,7 +74,7 @@ class Geometry:
 
 
 def placement(crop: Crop, recipe: Preprocessing) -> Crop:
-    """Where a crop lies in the stored image, in stored pixels: all of the image but for the bars of --fit pad."""
+    """Where a crop lies in the stored image, in stored pixels: all of the image but for the bars of --resize pad."""
     top, bottom, left, right = crop
     height, width = target_size(bottom - top, right - left, recipe)
     stored_top, stored_left = (recipe.height - height) // 2, (recipe.width - width) // 2

@@ -15,7 +15,7 @@ _Scalar = TypeVar("_Scalar", np.uint8, np.float64)
 
 def target_size(rows: int, columns: int, recipe: Preprocessing) -> tuple[int, int]:
     """(height, width) that a crop takes in the stored image: all of it, or with bars what keeps its shape."""
-    if recipe.fit == "stretch":
+    if recipe.resize == "stretch":
         return recipe.height, recipe.width
     scale = min(recipe.height / rows, recipe.width / columns)
     return (

@@ -13,6 +13,7 @@ it. `table_checks` and `manifest_checks` say what no record can show.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,21 @@ class VerificationResult:
     not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were looked for
     unread: tuple[str, ...] = ()  # shards that could not be read whole, and tables that could not be read
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
+
+    def to_json(self) -> bytes:
+        """Everything, for other programs."""
+        whole = {
+            "digest": self.manifest.digest,
+            "all_guarantees_hold": not self.violations,
+            "records": self.records,
+            "splits": {split: count._asdict() for split, count in self.counts.items()},
+            "guarantees": {str(check): text for check, text in CHECKS.items()},
+            "violations": [violation._asdict() for violation in self.violations],
+            "not_comparable": self.not_comparable,
+            "unread": self.unread,
+            "unchecked_rows": self.unchecked_rows,
+        }
+        return (json.dumps(whole, indent=1) + "\n").encode()
 
 
 def verify(folder: Path, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
@@ -140,7 +156,7 @@ def _read_checked(
 
 def _crops(table: Table | None, manifest: Manifest) -> dict[str, Crop]:
     """The crop of every image by its path, where black bars beside the scan are not part of its measurements."""
-    if table is None or manifest.recipe.fit != "pad":
+    if table is None or manifest.recipe.resize != "pad":
         return {}
     return {row.path: row.measurements.crop for row in table.rows}
 

@@ -170,7 +170,7 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
 
 def _measures(pixels: Gray, path: str, task: ReadTask) -> tuple[float, ...]:
     """Mean, std and sharpness of the stored pixels without black bars; () if the crop is not known."""
-    if task.manifest.recipe.fit == "pad":
+    if task.manifest.recipe.resize == "pad":
         if path not in task.crops:
             return ()
         top, bottom, left, right = preprocessing.placement(task.crops[path], task.manifest.recipe)

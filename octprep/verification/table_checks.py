@@ -46,7 +46,7 @@ def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
     counts = [("rows", table.count, manifest.source["found"])]
     if not table.problems:
         counts.append(("rows of images kept", len(table.rows), manifest.source["kept"]))
-        counts.append(("rows of excluded files", len(table.excluded), manifest.source["left_out"]))
+        counts.append(("rows of excluded files", len(table.excluded), manifest.source["excluded"]))
     for noun, count, declared in counts:
         if count != declared:
             yield Violation(2, IMAGES_NAME, f"has {count:,} {noun}, where the manifest says {declared:,}")

@@ -337,7 +337,7 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     assert built.built
     rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert verify(out, workers=1).faults == ()
+    assert verify(out, workers=1).violations == ()
     assert not build(src, out, CONFIG, workers=1).built
 
 

@@ -99,7 +99,7 @@ def test_a_scan_without_a_clear_epithelium_is_not_flattened_and_noted():
 )
 def test_every_device_width_is_cut_to_the_same_field_of_view(width, columns, note):
     gray, _, _ = layered(10, 5, width=width)
-    image = preprocessing.preprocess(gray, Preprocessing(field=20))
+    image = preprocessing.preprocess(gray, Preprocessing(field_of_view=20))
     assert image.geometry.crop[2:] == columns
     assert image.measurements.note == note
     assert abs(image.geometry.affine[0] - (columns[1] - columns[0]) / 224) < 1e-9

@@ -26,7 +26,7 @@ def test_preprocessing_is_deterministic_and_leaves_its_input_alone(denoiser):
 
 def test_stored_pixels_never_share_memory_with_the_source():
     gray = draw_scan("x", 128, 128)
-    recipe = Preprocessing(height=128, width=128, denoise="none", crop="none", clean=False)
+    recipe = Preprocessing(height=128, width=128, denoise="none", crop="none", inpaint_fill=False)
     pixels = preprocessing.preprocess(gray, recipe).pixels
     assert np.array_equal(pixels, gray)
     assert not np.shares_memory(pixels, gray)
@@ -34,7 +34,7 @@ def test_stored_pixels_never_share_memory_with_the_source():
 
 @pytest.mark.slow
 def test_a_blurred_scan_is_less_sharp_whatever_its_noise(synthetic_scans):
-    clear = [gray for gray, truth in synthetic_scans if not truth.border.any()][::3]
+    clear = [gray for gray, truth in synthetic_scans if not truth.fill.any()][::3]
     rng = np.random.default_rng(0)
     blurred = []
     for gray in clear:
@@ -49,7 +49,7 @@ def test_a_blurred_scan_is_less_sharp_whatever_its_noise(synthetic_scans):
 
 def test_bars_do_not_count_in_the_measurements():
     gray, _, _ = layered(0, 0)
-    recipe = Preprocessing(fit="pad")
+    recipe = Preprocessing(resize="pad")
     image = preprocessing.preprocess(gray, recipe)
     top, bottom, left, right = preprocessing.placement(image.geometry.crop, recipe)
     assert top > 0
@@ -59,6 +59,6 @@ def test_bars_do_not_count_in_the_measurements():
 
 
 def test_a_recipe_of_another_version_is_refused():
-    recipe = Preprocessing(denoise="none", crop="none", clean=False)
-    with pytest.raises(ManifestError, match="revision 99"):
-        preprocessing.preprocess(draw_scan("x", 100, 100), dataclasses.replace(recipe, revision=99))
+    recipe = Preprocessing(denoise="none", crop="none", inpaint_fill=False)
+    with pytest.raises(ManifestError, match="version 99 of the preprocessing"):
+        preprocessing.preprocess(draw_scan("x", 100, 100), dataclasses.replace(recipe, version=99))

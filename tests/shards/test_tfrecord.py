@@ -104,3 +104,13 @@ def test_values_that_an_example_cannot_hold_are_refused():
         tfrecord.encode({"empty": []})
     with pytest.raises(TypeError, match="bytes, ints or floats"):
         tfrecord.encode({"text": ["a"]})
+
+
+def test_offsets_are_those_of_the_records(tmp_path):
+    records = [b"a", b"", b"b" * 1000]
+    path = tmp_path / "x.tfrecord"
+    path.write_bytes(b"".join(map(tfrecord.frame, records)))
+    assert [tfrecord.read_at(path, offset) for offset in tfrecord.offsets(path)] == records
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(tfrecord.RecordError, match="ends inside the record"):
+        tfrecord.offsets(path)
