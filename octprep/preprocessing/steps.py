@@ -31,8 +31,8 @@ def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
     """Do to one B-scan what the recipe says.
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Equal input gives equal pixels. Raises
-    ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and SettingError
-    if its denoiser is not installed.
+    ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
+    SettingError if its denoiser is not installed.
     """
     if recipe.version != PREPROCESSING_VERSION:
         raise ManifestError(
