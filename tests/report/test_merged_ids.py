@@ -167,10 +167,10 @@ def test_least_similar_pairs_are_shown_and_all_are_counted(built):
 
 
 @pytest.mark.slow
-def test_page_says_whether_near_identical_scans_were_looked_for(source, built, tmp_path):
+def test_page_says_whether_near_identical_scans_were_searched_for(source, built, tmp_path):
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, near_duplicates=False), workers=1)
     part = section(Page(tmp_path / "out").html, "duplicates")[0]
-    assert "were not looked for: the folder was built with <code>--no-near-duplicates</code>." in part
+    assert "were not searched for: the folder was built with <code>--no-near-duplicates</code>." in part
     assert "correlation" not in part
     assert "distances" not in part
     assert "stored images of less than 8,192 pixels hold too little" in section(Page(built).html, "duplicates")[0]
