@@ -67,7 +67,7 @@ class VerificationResult:
     records: int
     violations: tuple[Violation, ...]
     counts: Mapping[str, SplitCount]  # by split
-    not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were looked for
+    not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were searched for
     unread: tuple[str, ...] = ()  # shards that could not be read whole, and tables that could not be read
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
 
