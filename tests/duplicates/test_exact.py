@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octprep.duplicates.exact import conflicts, joins, same_contents, settle_duplicates
+from octprep.duplicates.exact import deduplicate, duplicate_sets, exact_duplicate_pairs, label_conflicts
 from octprep.format.errors import SourceError
 from tests.worlds.archive import scan
 
@@ -25,14 +25,16 @@ def test_equal_pixels_are_the_same_content_as_equal_bytes():
         with_pixels(B1, "p"),
         with_pixels(scan("train/CNV/CNV-4-1.jpeg", content=A1.path), "q"),
     ]
-    assert [len(members) for members in same_contents(scans)] == [3]
-    kept, exclusions = settle_duplicates(scans)
+    assert [len(members) for members in duplicate_sets(scans)] == [3]
+    kept, exclusions = deduplicate(scans)
     assert [one.path for one in kept] == [A1.path]
     assert [exclusion.reason.partition(":")[0] for exclusion in exclusions] == [
         "same pixels as another scan",
         "same bytes as another scan",
     ]
-    assert {pair.reason for pair in joins(scans)} == {"same bytes", "same pixels"} or len(joins(scans)) == 2
+    assert {pair.reason for pair in exact_duplicate_pairs(scans)} == {"same bytes", "same pixels"} or len(
+        exact_duplicate_pairs(scans)
+    ) == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))
@@ -43,7 +45,7 @@ def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(populati
         )
         for i, (p, b, x) in enumerate(population)
     ]
-    sets = same_contents(scans)
+    sets = duplicate_sets(scans)
     members = [one.path for duplicates in sets for one in duplicates]
     assert len(members) == len(set(members))
     for first in scans:
@@ -51,22 +53,22 @@ def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(populati
             equal = first.sha256 == second.sha256 or (first.pixels and first.pixels == second.pixels)
             if equal and first is not second:
                 assert any(first in duplicates and second in duplicates for duplicates in sets)
-    assert same_contents(scans[::-1]) == sets
+    assert duplicate_sets(scans[::-1]) == sets
 
 
 def test_label_conflicts_are_dropped_kept_or_an_error_as_asked():
     other = dataclasses.replace(scan("train/DME/DME-2-1.jpeg"), sha256=A1.sha256)
     third = dataclasses.replace(scan("train/DME/DME-5-1.jpeg"), sha256=A1.sha256)
     scans = [A1, A2, other, third]
-    assert [[one.path for one in members] for members in conflicts(scans)] == [[A1.path, other.path, third.path]]
-    kept, exclusions = settle_duplicates(scans)
+    assert [[one.path for one in members] for members in label_conflicts(scans)] == [[A1.path, other.path, third.path]]
+    kept, exclusions = deduplicate(scans)
     assert [one.path for one in kept] == [A2.path]
     assert {exclusion.reason for exclusion in exclusions} == {"same bytes under different classes: CNV and DME"}
-    kept, exclusions = settle_duplicates(scans, "keep")
+    kept, exclusions = deduplicate(scans, "keep")
     assert [one.path for one in kept] == [A1.path, A2.path, other.path]
     assert [exclusion.reason for exclusion in exclusions] == [f"same bytes as another scan: {other.path}"]
     with pytest.raises(SourceError, match=r"under different classes: .*--conflicts drop"):
-        settle_duplicates(scans, "error")
+        deduplicate(scans, "error")
 
 
 def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_where_labels_differ():
@@ -79,7 +81,7 @@ def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_wher
         scan("train/DME/DME-4-1.jpeg", content="c"),
         scan("val/DME/DME-4-2.jpeg", content="c"),
     ]
-    kept, exclusions = settle_duplicates(population)
+    kept, exclusions = deduplicate(population)
     assert [one.path for one in kept] == ["test/CNV/CNV-1-1.jpeg", "val/DME/DME-4-2.jpeg"]
     reasons = defaultdict(set)
     for exclusion in exclusions:
@@ -90,5 +92,5 @@ def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_wher
         "same bytes under different classes: CNV and DME": {"train/CNV/CNV-2-1.jpeg", "train/DME/DME-3-1.jpeg"},
         "same bytes as another scan: val/DME/DME-4-2.jpeg": {"train/DME/DME-4-1.jpeg"},
     }
-    with pytest.raises(SourceError, match="2 contents stand under different classes"):
-        settle_duplicates(population, "error")
+    with pytest.raises(SourceError, match="2 contents are under different classes"):
+        deduplicate(population, "error")
