@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,7 +91,8 @@ def kill_builds(source, jobs):
     if not hasattr(os, "fork"):
         pytest.skip("the builds are forked")
     words = json.dumps([[str(out), *stage] for out, stage in jobs])
-    done = subprocess.run([sys.executable, "-c", KILLER, source, words], capture_output=True, text=True)
+    command = [sys.executable, "-c", KILLER, source, words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.split() == [str(int(signal.SIGKILL))] * len(jobs), done.stderr
 
 
