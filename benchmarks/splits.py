@@ -216,10 +216,10 @@ def main() -> None:
     print("Patients whose split changes when others are added (in brackets with StratifiedGroupKFold):")
     stability()
     comparison(options.populations)
-    for strategy in ("repaired", "grouped", "kfold"):
+    for strategy in ("keep-test", "by-patient", "kfold"):
         report_cost(ENTRIES, strategy)
     if options.entries:
-        report_cost(options.entries, "repaired")
+        report_cost(options.entries, "keep-test")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def build(
 
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
-    preprocessing.libraries(job.config.recipe)  # raises for one that is not installed, before anything is read
+    preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
     cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
@@ -201,7 +201,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     workdir.clean_up(job.out)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
-        report.write(job.out, job.src)
+        report.write_report(job.out, job.src)
     table = images_csv.decode(read_part(job.out / IMAGES_NAME))
     return BuildResult(
         existing.manifest,
@@ -239,8 +239,8 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that what can never work fails before an hour of reading."""
-    if config.splits_sha256 != (split_file.sha256 if split_file else ""):
-        raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
+    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
+        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file.check(source.scan_files)
     scans = [
@@ -275,7 +275,7 @@ def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -
     return search.near_duplicate_pairs(
         [item.scan for item in items],
         [item.descriptor for item in items],
-        lambda index: cache.stored_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
+        lambda index: cache.read_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
         workers=job.pool.workers,
     )
 
@@ -346,11 +346,11 @@ def _manifest(
             "listing": job.source.listing_sha256,
             "found": job.source.file_count,
             "kept": job.source.file_count - excluded,
-            "left_out": excluded,
+            "excluded": excluded,
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
-        libraries={"octprep": version("octprep"), **preprocessing.libraries(job.config.recipe)},
+        libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from octprep.format.images_csv import ExcludedRow, ImageRow, Row, ScanRow
-from octprep.format.measurements import ScanMeasurements
 from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion
@@ -63,14 +62,6 @@ def _scan_columns(item: CachedScan, group_key: str) -> dict[str, Any]:
         "width": scan.width,
         "height": scan.height,
         "sha256": scan.sha256,
-        "measurements": ScanMeasurements(
-            fill_fraction=item.border,
-            crop=item.crop,
-            crop_confidence=item.confidence,
-            note=item.note,
-            mean_intensity=item.mean,
-            std_intensity=item.deviation,
-            sharpness=item.sharpness,
-        ),
+        "measurements": item.measurements,
         "patient_group": group_key,
     }

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 STAGES = {
     "lock": ("shards.workdir.existing_build", 1),
     "cache a batch": ("shards.cache._write_receipt", 3),
-    "cache a scan": ("preprocessing.prepare", 20),
+    "cache a scan": ("preprocessing.preprocess", 20),
     "compare": ("duplicates.search.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
@@ -130,6 +130,6 @@ def test_what_a_killed_build_has_done_is_not_done_again(source, shards, tmp_path
     assert not (out / MANIFEST_NAME).exists()
     assert list(out.glob("train/*.tfrecord"))
     monkeypatch.setattr(cache, "BATCH", 8)
-    monkeypatch.setattr(preprocessing, "prepare", None)  # no scan is prepared again
+    monkeypatch.setattr(preprocessing, "preprocess", None)  # no scan is prepared again
     build(source, out, CONFIG, workers=1)
     assert files_of(out) == files_of(shards)

@@ -34,12 +34,14 @@ def records(folder, split):
         CONFIG,
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="undersample", seed=3),
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="none", encoding="png"),
-        BuildConfig(recipe=SMALL, split="grouped", fractions=(2, 1, 1)),
+        BuildConfig(recipe=SMALL, split="by-patient", fractions=(2, 1, 1)),
         BuildConfig(recipe=SMALL, split="kfold", folds=3, balance="none"),
         BuildConfig(recipe=SMALL, max_per_patient=3),
-        BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", strength=None, fit="pad")),
+        BuildConfig(
+            recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", denoise_strength=None, resize="pad")
+        ),
     ],
-    ids=["oversample", "undersample", "png", "grouped", "kfold", "capped", "pad"],
+    ids=["oversample", "undersample", "png", "by-patient", "kfold", "capped", "pad"],
 )
 def test_all_guarantees_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
@@ -76,17 +78,17 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     config = dataclasses.replace(CONFIG, balance=balance, seed=5)
     first = build(source, tmp_path / "first", config, workers=1).manifest
     file = split_file.load(tmp_path / "first" / IMAGES_NAME)
-    again = dataclasses.replace(config, split="file", splits_sha256=file.sha256)
+    again = dataclasses.replace(config, split="file", split_file_sha256=file.sha256)
     second = build(source, tmp_path / "second", again, split_file=file, workers=1).manifest
     assert second.splits == first.splits
-    assert second.config.splits_sha256 == file.sha256
+    assert second.config.split_file_sha256 == file.sha256
     assert verify(tmp_path / "second", workers=1).violations == ()
     assert not build(source, tmp_path / "second", again, split_file=file, workers=1).built
 
 
 def test_a_split_file_and_a_config_must_belong_together(source, tmp_path):
     file = split_file.SplitFile("patient", {"0": "train", "50": "test"})
-    other = dataclasses.replace(CONFIG, split="file", splits_sha256="00" * 32)
+    other = dataclasses.replace(CONFIG, split="file", split_file_sha256="00" * 32)
     for config, given in ((other, file), (other, None), (CONFIG, file)):
         with pytest.raises(SettingError, match="must be the sha256 of the split file"):
             build(source, tmp_path / "out", config, split_file=given)
@@ -143,9 +145,9 @@ def test_records_hold_the_pixels_of_the_preprocessing_and_where_they_come_from(s
     for example in examples:
         path = source / example["path"][0].decode()
         gray = preprocessing.decode(path.read_bytes())
-        prepared = preprocessing.prepare(gray, SMALL)
+        prepared = preprocessing.preprocess(gray, SMALL)
         assert example["image"][0] == prepared.pixels.tobytes()
-        assert np.allclose(example["affine"], prepared.affine)
+        assert np.allclose(example["affine"], prepared.geometry.affine)
         assert tuple(example["source_size"]) == gray.shape
         label, patient, number = path.stem.split("-")
         assert class_names[example["label"][0]] == label
@@ -153,7 +155,7 @@ def test_records_hold_the_pixels_of_the_preprocessing_and_where_they_come_from(s
 
 
 def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(source, tmp_path):
-    config = dataclasses.replace(CONFIG, split="official", allow_leaks=True)
+    config = dataclasses.replace(CONFIG, split="as-given", allow_leaks=True)
     manifest = build(source, tmp_path / "out", config, workers=1).manifest
     assert manifest.leaks.patients == ("50",)
     violations = verify(tmp_path / "out", workers=1).violations
@@ -191,7 +193,7 @@ def test_a_split_that_the_names_rule_out_leaves_nothing_and_one_that_contents_ru
     source, src, tmp_path
 ):
     with pytest.raises(LeakError, match="patient 50 is in more"):
-        build(source, tmp_path / "out", dataclasses.replace(CONFIG, split="official"))
+        build(source, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given"))
     lonely = write_folder(tmp_path / "lonely", [f"CNV-{n}-1" for n in range(5)] + ["DME-9-1", "DME-9-2"])
     with pytest.raises(SourceError, match="class DME has 1 patient"):
         build(lonely, tmp_path / "out", CONFIG)
@@ -208,7 +210,7 @@ def test_a_source_without_a_readable_scan_is_an_error(tmp_path):
     for path in src.rglob("*.jpeg"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="has no readable scan"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="grouped"), workers=1)
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="by-patient"), workers=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -247,10 +249,10 @@ def test_a_pair_found_only_among_the_scans_in_the_shards_groups_its_patients(sou
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
     assert verify(tmp_path / "out").violations == ()
-    assert manifest.config.split == "repaired"
+    assert manifest.config.split == "keep-test"
     assert manifest.records("test") == 8
     with pytest.raises(LeakError, match="patients 53018, 732516 and 6294785"):
-        build(SAMPLE, tmp_path / "official", BuildConfig(split="official"))
+        build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given"))
     shutil.rmtree(tmp_path / "out")
-    leaky = build(SAMPLE, tmp_path / "out", BuildConfig(split="official", allow_leaks=True)).manifest
+    leaky = build(SAMPLE, tmp_path / "out", BuildConfig(split="as-given", allow_leaks=True)).manifest
     assert leaky.leaks.patients == ("53018", "732516", "6294785")

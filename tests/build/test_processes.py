@@ -216,11 +216,11 @@ def test_without_locks_between_processes_one_process_does_all_the_work(
 def test_too_many_open_files_are_reported(source, tmp_path):
     patch = (
         "import resource; from octprep.shards import cache\n"
-        "original = cache.results\n"
+        "original = cache.read_receipt\n"
         "def results(*arguments):\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
         "    return original(*arguments)\n"
-        "cache.results = results"
+        "cache.read_receipt = results"
     )
     command = run_patched(patch, "build", "--src", source, "--out", tmp_path / "out", "--workers", 1)
     done = subprocess.run(command, capture_output=True, text=True)
