@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from octprep import preprocessing
+from octprep.console import build_summary
 from octprep.duplicates import search
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format import images_csv
@@ -17,7 +18,13 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME,
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
 from octprep.splits import split_file
-from octprep.splits.balance import deviations_from_table, patients_from_rows
+from octprep.splits.balance import (
+    UNDERSAMPLED,
+    describe_deviation,
+    describe_few_patients,
+    deviations_from_table,
+    patients_from_rows,
+)
 from octprep.verification import verify
 from tests.worlds.archive import SAMPLE, archive, files_of, write_folder
 from tests.worlds.builds import CONFIG, SMALL, cache_of
@@ -161,6 +168,39 @@ def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(source, tmp_p
     violations = verify(tmp_path / "out", workers=1).violations
     assert {violation.check for violation in violations} == {1}
     assert "patient 50 is in test and in train" in violations[0].message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dataclasses.replace(CONFIG, balance="none"),
+        dataclasses.replace(CONFIG, balance="undersample", split="by-patient"),
+        dataclasses.replace(CONFIG, balance="none", split="kfold", folds=3),
+    ],
+    ids=["keep-test", "by-patient", "kfold"],
+)
+def test_the_summary_and_the_report_name_the_share_that_is_furthest_from_its_target(source, tmp_path, config):
+    out = tmp_path / "out"
+    result = build(source, out, config, workers=1)
+    [deviation] = result.deviations
+    clause = describe_deviation(deviation)
+    assert f"\nshares: {clause}\n" in build_summary(out, result)
+    assert clause in (out / "report.html").read_text()
+    table = images_csv.read_checked(out, result.manifest)
+    splits = [row.split for row in table.rows if row.label == deviation.label and row.split in deviation.splits]
+    splits += [
+        "train" for row in table.excluded if row.exclusion_reason == UNDERSAMPLED and row.scan.label == deviation.label
+    ]
+    assert deviation.share == splits.count(deviation.split) / len(splits)
+
+
+def test_the_summary_names_splits_with_few_patients_and_the_next_commands(source, out):
+    result = build(source, out, CONFIG, workers=1)
+    summary = build_summary(out, result)
+    sentences = describe_few_patients(result.counts.patients_per_class)
+    assert sentences
+    assert all(sentence in summary for sentence in sentences)
+    assert summary.endswith(f"\nnext: octprep verify {out}, then octtrain fit {out}")
 
 
 # Builds that are not possible

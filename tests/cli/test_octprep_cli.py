@@ -79,7 +79,7 @@ def test_scan_build_verify_and_again(source, tmp_path):
     done = run("build", "--src", source, "--out", out, "--size", "32x48")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
-    assert "shares: of what the test set leaves, " in done.stdout
+    assert "shares: of the scans not in test, " in done.stdout
     assert "all guarantees hold" in run("verify", out).stdout
     written = (out / "report.html").read_bytes()
     done = run("report", out, "--src", source)
