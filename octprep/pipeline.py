@@ -240,7 +240,7 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that what can never work fails before an hour of reading."""
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
-        raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
+        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file.check(source.scan_files)
     scans = [
