@@ -60,7 +60,7 @@ def main() -> None:
         mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
         right, found, there = right + int((mask & truth).sum()), found + int(mask.sum()), there + int(truth.sum())
         for flatten, measured in crops.items():
-            ready = preprocessing.prepare(gray, Preprocessing(flatten=flatten))
+            ready = preprocessing.preprocess(gray, Preprocessing(flatten=flatten))
             top, bottom, left, stop = ready.crop
             ilm, rpe, bruch = (line[left:stop] for line in (phantom.ilm, phantom.rpe, phantom.bruch))
             if ready.bend:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Gray
-from octprep.preprocessing import clean, find_border
+from octprep.preprocessing import find_fill, inpaint
 from octprep.synthetic.anatomy import Rng
 from octprep.synthetic.bscan import Phantom
 from octprep.synthetic.disease import CLASSES
@@ -114,9 +114,9 @@ def near_duplicate(pixels: Gray, rng: Rng) -> bytes:
 
 def _bright_rows(pixels: Gray) -> tuple[Float32, Float32]:
     """Estimates of the retina's first row and the last bright row in each column, (columns,) each; fill is ignored."""
-    fill = find_border(pixels)
-    cleaned = pixels if fill is None else clean(pixels, fill, fill.mask())
-    smooth = np.asarray(cv2.GaussianBlur(cleaned, (0, 0), sigmaX=9, sigmaY=3), np.uint8)
+    depths = find_fill(pixels)
+    visible = pixels if depths is None else inpaint(pixels, depths)
+    smooth = np.asarray(cv2.GaussianBlur(visible, (0, 0), sigmaX=9, sigmaY=3), np.uint8)
     level, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
     bright = smooth > 0.6 * level  # the darkest layers and some choroid too
     first = np.argmax(bright, axis=0)

@@ -518,7 +518,7 @@ def test_a_training_needs_to_know_who_is_in_the_shards(tmp_path):
 
 def test_leaky_shards_are_called_so_by_fit_and_evaluate(tmp_path):
     leaks = Leaks(patients=("1016042",))
-    write_shards(tmp_path / "s", {"train": 4, "val": 2, "test": 2}, split="official", leaks=leaks)
+    write_shards(tmp_path / "s", {"train": 4, "val": 2, "test": 2}, split="as-given", leaks=leaks)
 
     def until_warned(line):
         if line.startswith("WARNING: 1 patients"):

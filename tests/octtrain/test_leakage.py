@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
-from octprep.synthetic import draw_disease, draw_appearance, draw_scan
+from octprep.synthetic import draw_appearance, draw_disease, draw_scan
 from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.experiments.leakage import (
@@ -106,7 +106,7 @@ def test_phantoms_of_strong_look_seem_easier_when_split_by_image(worlds, tmp_pat
 
 def test_images_that_know_no_patient_show_no_inflation(worlds):
     lines = []
-    shorter = dataclasses.replace(CONFIG, fit=dataclasses.replace(CONFIG.fit, epochs=8), repeats=3)
+    shorter = dataclasses.replace(CONFIG, resize=dataclasses.replace(CONFIG.fit, epochs=8), repeats=3)
     found = leakage(worlds / "none", shorter, say=lines.append)
     assert found.balanced_accuracy.by_patient > 0.4  # it does learn: chance is 0.25
     for measure in (found.balanced_accuracy, found.mcc):

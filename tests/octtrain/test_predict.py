@@ -80,7 +80,7 @@ def test_prediction_sees_the_pixels_that_training_saw(tmp_path):
     recipe = Preprocessing(height=48, width=64)
     manifest, _ = write_shards(tmp_path / "s", {"test": 1}, shards=1)
     jpeg = scan(tmp_path / "CNV-1-1.jpeg")
-    prepared = preprocessing.prepare(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
+    prepared = preprocessing.preprocess(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
     content = tfrecord.frame(record(prepared, 0, "1", "CNV-1-1.jpeg"))
     shard = Shard(
         name="test/a.tfrecord",
@@ -425,7 +425,7 @@ def test_other_libraries_are_named_and_other_pixels_are_refused(run, tmp_path):
     assert len(warned) == 2
     assert any("OpenCV 3.4.1 made the shards" in line for line in warned)
     assert any("octprep 0.0.1 made the shards" in line for line in warned)
-    made_by(dataclasses.replace(manifest.recipe, revision=1), octprep="0.0.1")
+    made_by(dataclasses.replace(manifest.recipe, version=1), octprep="0.0.1")
     with pytest.raises(ManifestError, match=r"revision 1 of the imaging \(octprep 0\.0\.1\), but this octprep"):
         predict(tmp_path / "run", [image], say=quiet)
 
