@@ -69,7 +69,7 @@ class RunFolder:
             raise OutputError(f"{self.path} already holds a run; continue it by --resume, or give another --run.")
         stored = Run.load(self.path)
         changes = [
-            f"{name.replace('_', '-')} {before} there, {getattr(self.run.config, name)} now"
+            f"{name.replace('_', '-')} {before} in the run, {getattr(self.run.config, name)} now"
             for name, before in dataclasses.asdict(stored.config).items()
             if name not in RESUMABLE and getattr(self.run.config, name) != before
         ]
@@ -80,7 +80,7 @@ class RunFolder:
             )
         if stored.manifest.digest != self.run.manifest.digest:
             raise OutputError(
-                f"{self.path} was started on other shards (digest {stored.manifest.digest[:12]} there, "
+                f"{self.path} was started on other shards (digest {stored.manifest.digest[:12]} in the run, "
                 f"{self.run.manifest.digest[:12]} in {self.run.shards}); give those, or another --run."
             )
         epochs = stored.history()
@@ -274,7 +274,7 @@ def exposure_of_weights(weights: str) -> Exposure:
 
 
 class _MemoryFile(io.BytesIO):
-    """A file in memory whose suffix tells Keras what to write. HDF5 on a full disk would end the process."""
+    """A file in memory whose suffix selects the format that Keras writes. HDF5 on a full disk would end the process."""
 
     suffix = ".keras"
 

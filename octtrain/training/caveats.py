@@ -74,7 +74,7 @@ def few_patients_warnings(run: Run, train: Sequence[str], val: Sequence[str]) ->
 def chance_warnings(run: Run, val: Sequence[str], history: Sequence[Row]) -> list[str]:
     """That the best epoch is no better than guessing: balanced accuracy <= 1/k + 2 standard errors of a guess.
 
-    Each patient counts as one answer, as the scans of one patient agree: the variance of a guess is
+    Each patient counts as one prediction, as those of one patient mostly agree: the variance of a guess is
     sum(p (1 - p) / patients of the class) / k^2, with p = 1/k.
     """
     rows = exposure.read_images(run.shards, run.manifest)

@@ -111,11 +111,11 @@ def test_moved_shards_and_other_datasets_have_their_own_results(trained, shards,
 def test_shards_of_another_task_are_an_error_with_the_difference(trained, tmp_path):
     run, *_ = trained
     write_shards(tmp_path / "size", {"test": 1}, height=40, first_patient=50_000)
-    with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 there, 40 here\. Build it"):
+    with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 in the run, 40 here\. Build it"):
         evaluate(run.folder, dataset=tmp_path / "size", log=quiet)
     write_shards(tmp_path / "names", {"test": 1}, classes=CLASSES[::-1], first_patient=50_000)
     with pytest.raises(
-        ManifestError, match="class names CNV, DME, DRUSEN, NORMAL there, NORMAL, DRUSEN, DME, CNV here"
+        ManifestError, match="class names CNV, DME, DRUSEN, NORMAL in the run, NORMAL, DRUSEN, DME, CNV here"
     ):
         evaluate(run.folder, dataset=tmp_path / "names", log=quiet)
 

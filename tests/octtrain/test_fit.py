@@ -147,7 +147,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(trained, s
     run, *_ = trained
     with pytest.raises(OutputError, match="--resume, or give another --run"):
         fit(shards, run.folder, CONFIG, log=quiet)
-    with pytest.raises(OutputError, match=r"lr 0.003 there, 0.1 now"):
+    with pytest.raises(OutputError, match=r"lr 0.003 in the run, 0.1 now"):
         fit(shards, run.folder, dataclasses.replace(CONFIG, lr=0.1), resume=True, log=quiet)
     write_shards(tmp_path / "other", {"train": 4, "val": 4}, seed=1)
     with pytest.raises(OutputError, match="was started on other shards"):
