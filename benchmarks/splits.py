@@ -1,5 +1,6 @@
-"""Dealing patients: time and memory for an archive of the real size and of 10 million scans, how many patients move
-when new ones come, and how near the shares come to the wanted ones beside scikit-learn's StratifiedGroupKFold.
+"""Splitting by patient: time and memory for an archive of the real size and of 10 million scans, how many patients
+change their split when others are added, and how near the class shares come to their targets, against scikit-learn's
+StratifiedGroupKFold.
 
 The archive is simulated, without pixels: the published counts per class, one CNV patient of 225 scans, a median of 5
 and at most 98 scans for NORMAL, some ids under two classes, test patients who are in train too.
@@ -21,31 +22,31 @@ from numpy.typing import NDArray
 
 from octprep.format.config import BuildConfig
 from octprep.format.seeding import seeded_hash
-from octprep.shards.plan import plan_split
+from octprep.shards.plan import plan_shards
 from octprep.source.files import KERMANY_CLASSES, PUBLISHED, Scan
-from octprep.splits import stratify
-from octprep.splits.strategies import split
+from octprep.splits.strategies import split_scans
+from octprep.splits.stratify import NoFeasibleSplit, distance, stratified_group_split
 
 ENTRIES = 84_484
 KAGGLE = PUBLISHED["Kaggle kermany2018"]
 MEDIANS, LARGEST = (20, 8, 6, 5), (225, 150, 100, 98)  # scans of a patient, by class
 TWO_CLASSES = 0.03  # of patients
-DEALS = {"8:1:1": ([0.8, 0.1, 0.1], 10), "8:1": ([8 / 9, 1 / 9], 9), "5 folds": ([0.2] * 5, 5)}
-NEAR = 1e-12  # distances that differ by less are called equal
+TARGETS = {"8:1:1": ([0.8, 0.1, 0.1], 10), "8:1": ([8 / 9, 1 / 9], 9), "5 folds": ([0.2] * 5, 5)}
+EQUAL = 1e-12  # distances that differ by less count as equal
 
 
 def population(scale: float, seed: int) -> NDArray[np.int64]:
-    """(patients, classes) scans: the published numbers of training scans, times so many."""
+    """(patients, classes) scans: the published numbers of training scans, times `scale`."""
     rng = np.random.default_rng(seed)
     rows: list[NDArray[np.int64]] = []
     for label, (total, median, largest) in enumerate(zip(KAGGLE["train"], MEDIANS, LARGEST, strict=True)):
-        left = round(total * scale)
-        while left:
+        remaining = round(total * scale)
+        while remaining:
             if label == 0 and not rows:
-                number = min(left, largest)
+                number = min(remaining, largest)
             else:
-                number = min(left, largest, max(1, round(median * rng.lognormal())))
-            left -= number
+                number = min(remaining, largest, max(1, round(median * rng.lognormal())))
+            remaining -= number
             if label and rng.random() < TWO_CLASSES:
                 rows[rng.integers(len(rows))][label] += number
             else:
@@ -54,7 +55,7 @@ def population(scale: float, seed: int) -> NDArray[np.int64]:
 
 
 def archive(entries: int) -> list[Scan]:
-    """As many scans as Kaggle's archive has, or so many times more."""
+    """Scans as in Kaggle's archive, about as many as `entries`."""
     scale = entries / ENTRIES
     scans = []
 
@@ -69,42 +70,43 @@ def archive(entries: int) -> list[Scan]:
             for image in range(number):
                 add("train", label, patient, 100 * (label == "DME") + image + 1)
     for folder in ("test", "val"):
-        for place, (label, number) in enumerate(zip(KERMANY_CLASSES, KAGGLE[folder], strict=True)):
-            patients = np.flatnonzero(counts[:, place])
+        for column, (label, number) in enumerate(zip(KERMANY_CLASSES, KAGGLE[folder], strict=True)):
+            patients = np.flatnonzero(counts[:, column])
             for image in range(round(number * scale)):
                 add(folder, label, int(patients[image * 7 % len(patients)]), 1000 + image)
     return scans
 
 
-def one(entries: int, strategy: str) -> None:
+def measure_one(entries: int, strategy: str) -> None:
     """Split and plan one archive, and print what that took as JSON; in a process of its own, for its peak memory."""
     scans = archive(entries)
     config = BuildConfig(split=strategy, balance="none" if strategy == "kfold" else "oversample")
     before = memory("VmRSS")
     start = time.perf_counter()
-    splits = split(scans, config)
-    middle = time.perf_counter()
+    splits = split_scans(scans, config)
+    after_split = time.perf_counter()
     shards = 0
     for name, members in splits.members.items():
         balance = config.balance if name == "train" else "none"
-        shards += len(plan_split(name, members, balance, 224 * 224 + 330, config.shard_mb * 1e6, config.seed)[0])
+        shards += len(plan_shards(name, members, balance, 224 * 224 + 330, config.shard_mb * 1e6, config.seed)[0])
     end = time.perf_counter()
-    found = {"entries": len(scans), "split": middle - start, "plan": end - middle, "shards": shards}
-    print(json.dumps({**found, "scans_mb": before, "peak_mb": memory("VmHWM")}))
+    cost = {"entries": len(scans), "split": after_split - start, "plan": end - after_split, "shards": shards}
+    print(json.dumps({**cost, "scans_mb": before, "peak_mb": memory("VmHWM")}))
 
 
-def memory(what: str) -> float:
+def memory(field: str) -> float:
     """MB of this process, from Linux's /proc: getrusage's peak is inherited from the process that starts this one."""
-    return int(Path("/proc/self/status").read_text().partition(f"{what}:")[2].split()[0]) / 1e3
+    return int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0]) / 1e3
 
 
-def size(entries: int, strategy: str) -> None:
+def report_cost(entries: int, strategy: str) -> None:
+    """Print the cost of `measure_one`."""
     command = [sys.executable, __file__, "--one", str(entries), strategy]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    cost = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(
-        f"{found['entries']:>11,} scans, {strategy:8}  grouping and split {found['split']:7.1f} s, "
-        f"plan {found['plan']:6.1f} s ({found['shards']:,} shards); peak {found['peak_mb']:,.0f} MB, "
-        f"of which {found['scans_mb']:,.0f} MB were there before, with the list of scans",
+        f"{cost['entries']:>11,} scans, {strategy:8}  grouping and split {cost['split']:7.1f} s, "
+        f"plan {cost['plan']:6.1f} s ({cost['shards']:,} shards); peak {cost['peak_mb']:,.0f} MB, "
+        f"of which {cost['scans_mb']:,.0f} MB for the list of scans itself",
         flush=True,
     )
 
@@ -114,43 +116,43 @@ def digests(patients: int) -> list[bytes]:
 
 
 def stability() -> None:
-    """Which part of the patients who were there before is in another split once new ones have come."""
+    """Print which share of the patients changes its split when others are added."""
     for scale in (1.0, 0.1):
         counts = population(scale, 0)
         keys = digests(2 * len(counts))
-        for name, (wanted, folds) in DEALS.items():
-            before = stratify.assign(counts, keys[: len(counts)], wanted)
-            rival = stratified(counts, folds)
-            told = []
+        for name, (targets, folds) in TARGETS.items():
+            before = stratified_group_split(counts, keys[: len(counts)], targets)
+            theirs_before = merge_folds(sklearn_folds(counts, folds), folds, targets)
+            changes = []
             for share in (0.01, 0.1):
-                more = np.vstack([counts, population(scale * share, 1)])
-                after = stratify.assign(more, keys[: len(more)], wanted)[: len(counts)]
-                theirs = merged(stratified(more, folds)[: len(counts)], wanted) != merged(rival, wanted)
-                told.append(f"{share:.0%} new scans move {(after != before).mean():.2%} ({theirs.mean():.0%})")
-            print(f"{len(counts):>6,} patients, {name:8}  {', '.join(told)}")
+                larger = np.vstack([counts, population(scale * share, 1)])
+                after = stratified_group_split(larger, keys[: len(larger)], targets)[: len(counts)]
+                theirs = merge_folds(sklearn_folds(larger, folds), folds, targets)[: len(counts)] != theirs_before
+                changes.append(f"{share:.0%} more scans: {(after != before).mean():.2%} ({theirs.mean():.0%})")
+            print(f"{len(counts):>6,} patients, {name:8}  {', '.join(changes)}")
 
 
-def stratified(counts: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+def sklearn_folds(counts: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
     """The fold of every patient by scikit-learn's StratifiedGroupKFold."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = np.repeat(np.arange(len(counts)), counts.sum(axis=1))
     labels = np.concatenate([np.repeat(np.arange(len(row)), row) for row in counts])
-    places = np.zeros(len(counts), dtype=np.int64)
+    fold_of = np.zeros(len(counts), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class has few members
         for fold, (_, members) in enumerate(StratifiedGroupKFold(folds).split(labels, labels, groups)):
-            places[groups[members]] = fold
-    return places
+            fold_of[groups[members]] = fold
+    return fold_of
 
 
-def merged(folds: NDArray[np.int64], wanted: list[float]) -> NDArray[np.int64]:
-    """Equal folds -> parts of the wanted sizes."""
-    edges = np.cumsum(np.array(wanted) * (folds.max() + 1)).round()
-    return np.searchsorted(edges, folds, side="right")
+def merge_folds(fold_of: NDArray[np.int64], folds: int, targets: list[float]) -> NDArray[np.int64]:
+    """Equal folds -> parts of the target fractions."""
+    edges = np.cumsum(np.array(targets) * folds).round()
+    return np.searchsorted(edges, fold_of, side="right")
 
 
-def crowd(rng: np.random.Generator) -> NDArray[np.int64]:
+def random_counts(rng: np.random.Generator) -> NDArray[np.int64]:
     """A small population: 40 to 400 patients, 2 to 6 classes of very different size, up to 225 scans of a patient."""
     patients, classes = int(rng.integers(40, 400)), int(rng.integers(2, 7))
     chances = rng.dirichlet(np.ones(classes))
@@ -162,61 +164,61 @@ def crowd(rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def comparison(populations: int) -> None:
-    """The distance from the wanted shares, ours and theirs, where both give every split every class."""
-    for name, (wanted, folds) in DEALS.items():
+    """Print the distances from the targets, ours and theirs, where both give every split every class."""
+    for name, (targets, folds) in TARGETS.items():
         rng = np.random.default_rng(0)
-        nearer = equal = further = lacking = refused = 0
-        ratios, largest_deviation = [], []
-        while nearer + equal + further + lacking + refused < populations:
-            counts = crowd(rng)
+        nearer = equal = further = lacking = infeasible = 0
+        ratios, deviations = [], []
+        while nearer + equal + further + lacking + infeasible < populations:
+            counts = random_counts(rng)
             if counts.shape[1] < 2 or counts.sum(axis=0).max() < folds:
                 continue
-            theirs = merged(stratified(counts, folds), wanted)
+            theirs = merge_folds(sklearn_folds(counts, folds), folds, targets)
             try:
-                ours = stratify.assign(counts, digests(len(counts)), wanted)
-            except stratify.NoFeasibleSplit:
-                refused += 1
+                ours = stratified_group_split(counts, digests(len(counts)), targets)
+            except NoFeasibleSplit:
+                infeasible += 1
                 continue
-            if not all((counts[theirs == part] > 0).any(axis=0).all() for part in range(len(wanted))):
+            if not all((counts[theirs == part] > 0).any(axis=0).all() for part in range(len(targets))):
                 lacking += 1
                 continue
-            mine, rival = (stratify.distance(counts, places, wanted) for places in (ours, theirs))
-            nearer += mine < rival - NEAR
-            equal += abs(mine - rival) <= NEAR
-            further += mine > rival + NEAR
-            ratios.append(np.sqrt(mine / rival) if rival else 1)
-            largest_deviation.append((off(counts, ours, wanted), off(counts, theirs, wanted)))
-        mine_off, rival_off = np.median(largest_deviation, axis=0)
+            our_distance, their_distance = (distance(counts, part_of, targets) for part_of in (ours, theirs))
+            nearer += our_distance < their_distance - EQUAL
+            equal += abs(our_distance - their_distance) <= EQUAL
+            further += our_distance > their_distance + EQUAL
+            ratios.append(np.sqrt(our_distance / their_distance) if their_distance else 1)
+            deviations.append((largest_deviation(counts, ours, targets), largest_deviation(counts, theirs, targets)))
+        our_deviation, their_deviation = np.median(deviations, axis=0)
         print(
             f"{populations} populations, {name:8}  nearer {nearer}, equal {equal}, further {further}; not compared: "
-            f"{lacking} where StratifiedGroupKFold leaves a split without a class, {refused} that we refuse. "
-            f"Distance (root) {np.median(ratios):.3f} of theirs in the median; share that is furthest off: "
-            f"{100 * mine_off:.3f} points, theirs {100 * rival_off:.3f}"
+            f"{lacking} where StratifiedGroupKFold leaves a split without a class, {infeasible} without a feasible split. "
+            f"Distance (root) {np.median(ratios):.3f} of theirs in the median; largest deviation of a share: "
+            f"{100 * our_deviation:.3f} points, theirs {100 * their_deviation:.3f}"
         )
 
 
-def off(counts: NDArray[np.int64], places: NDArray[np.int64], wanted: list[float]) -> float:
+def largest_deviation(counts: NDArray[np.int64], part_of: NDArray[np.int64], targets: list[float]) -> float:
     """The largest deviation of any class's share in any part."""
-    held = np.stack([np.bincount(places, column, len(wanted)) for column in counts.T], axis=1)
-    return float(np.abs(held / counts.sum(axis=0) - np.array(wanted)[:, None]).max())
+    held = np.stack([np.bincount(part_of, column, len(targets)) for column in counts.T], axis=1)
+    return float(np.abs(held / counts.sum(axis=0) - np.array(targets)[:, None]).max())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--populations", type=int, default=200)
-    parser.add_argument("--entries", type=int, default=10_000_000, help="of the large archive; 0 leaves it out")
+    parser.add_argument("--entries", type=int, default=10_000_000, help="of the large archive; 0 skips it")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        one(int(options.one[0]), options.one[1])
+        measure_one(int(options.one[0]), options.one[1])
         return
-    print("Patients who were there before and are in another split (in brackets by StratifiedGroupKFold):")
+    print("Patients whose split changes when others are added (in brackets with StratifiedGroupKFold):")
     stability()
     comparison(options.populations)
     for strategy in ("repaired", "grouped", "kfold"):
-        size(ENTRIES, strategy)
+        report_cost(ENTRIES, strategy)
     if options.entries:
-        size(options.entries, "repaired")
+        report_cost(options.entries, "repaired")
 
 
 if __name__ == "__main__":

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
+from octprep.terminal import interrupts
+
+if interrupts.is_program("octprep", __name__):
+    interrupts.watch("octprep")  # before the imports that take a while
+
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-from octprep.terminal.interrupts import Watch
+import typer
 
-
-def _advice() -> str:
-    """How to go on after an interruption, by the command that was given."""
-    return "the same command goes on from here" if "build" in sys.argv[1:2] else "run the same command again"
-
-
-_watch = Watch("octprep", _advice)
-if Path(sys.argv[0]).stem == "octprep" or __name__ == "__main__":
-    _watch.start()  # here, as the imports below take a while
-
-import typer  # noqa: E402
-from typer.core import TyperGroup  # noqa: E402
-
-from octprep import terminal  # noqa: E402
-from octprep.format.config import Balance, Conflicts, Crop, Denoiser, Encoding, Fit, Strategy  # noqa: E402
-from octprep.format.errors import Notice, OctError, OutputError, SettingError, StoppedError  # noqa: E402
-from octprep.format.manifest import REPORT_NAME  # noqa: E402
+from octprep import terminal
+from octprep.format.config import Balance, Conflicts, Crop, Denoiser, Encoding, Fit, Strategy
+from octprep.format.errors import OutputError, SettingError
+from octprep.format.manifest import REPORT_NAME
 
 if TYPE_CHECKING:
     from octprep.workers import Progress
 
-
-class Interrupted(StoppedError):
-    """The user pressed Ctrl-C, or the system asked the program to end; `_watch` knows which."""
-
-
-class Commands(TyperGroup):
-    """The commands; an interruption leaves them as an error that `main` tells, which Typer would end in silence."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            with terminal.quiet_pipe():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
-
 app = typer.Typer(
     name="octprep",
-    cls=Commands,
     help="Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out.",
     no_args_is_help=True,
     add_completion=False,
@@ -187,16 +160,16 @@ def build(
             src,
             out,
             config,
-            assignment=assigned,
+            split_file=assigned,
             workers=workers,
             overwrite=overwrite,
             follow_links=follow_links,
             progress=progress,
         )
-    if not built.fresh:
-        what = f"only {REPORT_NAME} was missing and was written anew" if built.reported else "nothing was done"
+    if not built.built:
+        what = f"only {REPORT_NAME} was missing and was written anew" if built.report_written else "nothing was done"
         _say(f"{out} is finished already, from this source and with these settings; {what}.")
-    _say(console.built(out, built.manifest, fresh=built.fresh))
+    _say(console.built(out, built.manifest, fresh=built.built))
 
 
 @app.command()
@@ -211,15 +184,17 @@ def scan(
     """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
     from octprep import console as console
     from octprep.format import outputs
-    from octprep.inspection import quick
+    from octprep.inspection import inspect
 
     if json_file is not None:
         outputs.check(src, "--json", json_file)
     with _progress("img") as progress:
         keep_out = [] if json_file is None else [json_file]
-        found = quick.survey(src, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress)
+        found = inspect(
+            src, quick=True, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress
+        )
     if json_file is not None:
-        outputs.write("--json", json_file, found.to_json().encode())
+        outputs.write("--json", json_file, found.to_json())
     _say(console.surveyed(src, found))
 
 
@@ -241,8 +216,7 @@ def audit(
     """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
     from octprep import console as console
     from octprep.format import outputs
-    from octprep.inspection import audit as look
-    from octprep.inspection import page
+    from octprep.inspection import inspect, page
 
     targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
     for option, path in targets.items():
@@ -250,7 +224,7 @@ def audit(
     if len({path.resolve() for path in targets.values()}) < len(targets):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with _progress("img") as progress:
-        found = look(
+        found = inspect(
             src,
             follow_links=follow_links,
             keep_out=list(targets.values()),
@@ -277,7 +251,7 @@ def verify(
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
     _say(console.verified(folder, verdict))
-    if verdict.faults:
+    if verdict.violations:
         raise typer.Exit(1)
 
 
@@ -292,7 +266,7 @@ def certify(
 
     with _progress("rec") as progress:
         verdict = prove(folder, workers=workers, progress=progress)
-    if verdict.faults:
+    if verdict.violations:
         _say(console.verified(folder, verdict))
         raise typer.Exit(1)
     _say(console.certificate(verdict))
@@ -368,49 +342,9 @@ def phantom(
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one sentence and an exit code."""
-    terminal.prepare()
-    warnings.showwarning = _show
-    _watch.start()
-    try:
-        app()
-    except BaseException as error:
-        if _watch.number:  # whatever it was taken for on its way here
-            _watch.say()
-            sys.exit(_watch.exit_code)
-        if isinstance(error, MemoryError):
-            error = StoppedError(
-                "memory ran out; close other programs, or use fewer --workers, and run the same command again."
-            )
-        if not isinstance(error, OctError | OSError):
-            raise
-        _tell(error)
-        sys.exit(getattr(error, "exit_code", OctError.exit_code))
-    finally:
-        _watch.end()
-
-
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if issubclass(category, Notice):
-        _tell(message)
-    else:
-        _show_others(message, category, filename, lineno, file, line)
-
-
-_show_others = warnings.showwarning
-
-
-def _tell(what: object) -> None:
-    """A sentence on standard error."""
-    with suppress(OSError):
-        print(terminal.printable(f"octprep: {what}"), file=sys.stderr, flush=True)
+    """The program `octprep`: an error that the user can fix ends it with one sentence and an exit code."""
+    interrupts.advise(f"run the same command {'to resume' if 'build' in sys.argv[1:2] else 'again'}")
+    terminal.run_program("octprep", app, memory_advice="close other programs, or use fewer --workers, and try again")
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -418,9 +352,9 @@ def _say(text: str, *, err: bool = False) -> None:
     try:
         typer.echo(text, err=err)
     except BrokenPipeError:
-        terminal.drop_output()
+        terminal.discard_stdout()
     except OSError as error:
-        terminal.drop_output()
+        terminal.discard_stdout()
         raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
 
 

@@ -15,12 +15,13 @@ from octprep.format.errors import ManifestError
 from octprep.format.files import path_to_text
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_part
 from octprep.html.text import visible
-from octprep.inspection import Audit
+from octprep.inspection import Inspection
 from octprep.inspection import text as sentences
-from octprep.inspection.quick import Survey
-from octprep.source.files import MACOS, kind
+from octprep.inspection.checks import headline, recommendation
+from octprep.source.files import MACOS_METADATA, reason_kind
 from octprep.splits import balance
 from octprep.verification import CHECKS, VerificationResult
+from octprep.wording import listed, number
 
 _MOST = 12  # lines of a list before it is cut
 _MOST_FAULTS = 100  # of one law that verify prints
@@ -41,30 +42,39 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
     """The closing words of `octprep build`; fresh: what they speak of was written just now."""
     try:
-        rows = images_csv.read(read_part(out / IMAGES_NAME))
+        images = images_csv.decode(read_part(out / IMAGES_NAME))
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
         ) from None
     people: dict[str, set[str]] = defaultdict(set)
     kept: Counter[str] = Counter()
-    for row in rows:
-        if row["shard"]:
-            people[row["split"]].add(row["patient"])
-            kept[row["split"]] += 1
+    for row in images.rows:
+        people[row.split].add(row.patient)
+        kept[row.split] += 1
     lines = [["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]]
     body = [
         [name, *manifest.per_class(name).values(), manifest.records(name), kept[name], len(people[name]), len(shards),
          f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"]
         for name, shards in manifest.splits.items()
     ]  # fmt: skip
-    left_out = Counter(kind(row["left_out"]) for row in rows if row["left_out"])
-    dealt = [f"shares: {clause}" for clause in balance.told(rows, manifest.config)]
+    left_out = Counter(reason_kind(excluded.exclusion_reason) for excluded in images.excluded)
+    dealt = [
+        f"shares: {clause}"
+        for clause in map(balance.describe_deviation, balance.deviations_from_table(images, manifest.config))
+    ]
     parts = [
         table([*lines, *body]),
-        f"{len(rows):,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
+        f"{images.count:,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
         + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
-        "\n".join([leak_line(manifest), *join_lines(out, manifest), *dealt, *balance.scarce(rows)]),
+        "\n".join(
+            [
+                leak_line(manifest),
+                *join_lines(out, manifest),
+                *dealt,
+                *balance.describe_few_patients(balance.patients_from_rows(images.rows)),
+            ]
+        ),
         f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
         f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
@@ -77,13 +87,13 @@ def join_lines(out: Path, manifest: Manifest) -> list[str]:
     recipe, lines = manifest.recipe, []
     if not manifest.config.near_duplicates:
         lines.append("near-identical scans under different ids were not looked for (--near-duplicates off)")
-    elif recipe.height * recipe.width < duplicates.SMALLEST:
+    elif recipe.height * recipe.width < duplicates.MIN_PIXELS:
         lines.append(
             f"near-identical scans under different ids could not be looked for: {recipe.height}x{recipe.width} pixels "
-            f"are too few to tell patients apart ({duplicates.SMALLEST:,} are enough)"
+            f"are too few to tell patients apart ({duplicates.MIN_PIXELS:,} are enough)"
         )
     try:
-        joins = DuplicatesFile.from_json(read_part(out / DUPLICATES_NAME)).joins
+        joins = DuplicatesFile.from_json(read_part(out / DUPLICATES_NAME)).pairs
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / DUPLICATES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
@@ -109,50 +119,41 @@ def leak_line(manifest: Manifest) -> str:
         return f"split {manifest.config.split}: no patient and no image content is in two splits"
     pairs = [" = ".join(pair) for pair in leaks.near]
     found = [
-        [f"{sentences.number(len(leaks.patients), 'patient')} ({_some(leaks.patients)})"] * bool(leaks.patients),
-        [sentences.number(len(leaks.contents), "image content")] * bool(leaks.contents),
-        [f"{sentences.number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
+        [f"{number(len(leaks.patients), 'patient')} ({_some(leaks.patients)})"] * bool(leaks.patients),
+        [number(len(leaks.contents), "image content")] * bool(leaks.contents),
+        [f"{number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
     ]
-    told = sentences.listed([text for part in found for text in part])
+    told = listed([text for part in found for text in part])
     return f"LEAKY: in two splits: {visible(told)}. Results on these shards will look better than they are."
 
 
-def surveyed(src: Path, found: Survey) -> str:
-    """What `octprep scan` prints."""
-    labels = list(next(iter(found.images.values()), {}))
-    rows: list[list[object]] = [["images (patients)", *labels, "all"]]
-    for folder, counts in found.images.items():
-        patients = found.patients[folder]
-        rows.append(
-            [
-                folder or "(no split folders)",
-                *(f"{counts[label]:,} ({patients[label]:,})" for label in labels),
-                sum(counts.values()),
-            ]
-        )
-    sizes = [f"{size} {number:,}" for size, number in found.sizes.items()]
+def surveyed(src: Path, found: Inspection) -> str:
+    """What a quick inspection prints."""
     parts = [
-        f"{sentences.number(found.files, 'file')} in {_in(src, found.root)}: "
-        f"{sentences.number(len(found.scans), 'scan')}, "
-        f"{len(found.rejections):,} unusable",
-        table(rows),
-        f"published version: {found.version or 'the counts match none that is known'}",
-        f"sizes (width x height): {_some(sizes, 8)}",
+        f"{number(found.file_count, 'file')} in {_in(src, found.root)}: {number(len(found.scans), 'scan')}, "
+        f"{len(found.exclusions):,} unusable",
+        _counts(found),
+        f"published version: {found.published or 'the counts match none that is known'}",
+        f"sizes (width x height): {_some([f'{size} {count:,}' for size, count in found.sizes.items()], 8)}",
         "unusable: "
-        + (f"\n{_lines(f'{n:>7,}  {reason}' for reason, n in found.reasons.items())}" if found.rejections else "none"),
+        + (
+            f"\n{_lines(f'{count:>7,}  {reason}' for reason, count in found.exclusion_reasons.items())}"
+            if found.exclusions
+            else "none"
+        ),
     ]
-    details = [rejection for rejection in found.rejections if rejection.reason != MACOS]
+    details = [exclusion for exclusion in found.exclusions if exclusion.reason != MACOS_METADATA]
     if details:
-        parts.append("of these:\n" + _lines(f"  {rejection.path}: {rejection.reason}" for rejection in details))
-    patients_leak, contents_leak = found.leaks.patients, found.leaks.contents
+        parts.append("of these:\n" + _lines(f"  {exclusion.path}: {exclusion.reason}" for exclusion in details))
+    leaks = [leak.patient for leak in found.findings.patient_leaks]
     parts.append(
-        f"patients in more than one folder of the split: {len(patients_leak):,}"
-        + (f" ({_some(patients_leak)})" if patients_leak else "")
-        + f"\ncontents in more than one folder of the split: {len(contents_leak):,}"
+        f"patients in more than one folder of the split: {len(leaks):,}"
+        + (f" ({_some(leaks)})" if leaks else "")
+        + f"\ncontents in more than one folder of the split: {len(found.findings.content_leaks):,}"
     )
-    two = found.two_classes
-    parts.append(f"patient ids in more than one class: {len(two):,}" + _two_classes(two))
-    same = found.equal_contents
+    several = found.findings.patients_in_several_classes
+    parts.append(f"patient ids in more than one class: {len(several):,}" + _two_classes(several))
+    same = [[scan.path for scan in duplicates.scans] for duplicates in found.findings.duplicates]
     parts.append(
         f"scans with equal bytes: {sum(map(len, same)):,} in {len(same):,} sets"
         + (f"\n{_lines('  ' + ' = '.join(paths) for paths in same)}" if same else "")
@@ -160,109 +161,121 @@ def surveyed(src: Path, found: Survey) -> str:
     return _printable("\n\n".join(parts))
 
 
-def audited(src: Path, found: Audit) -> str:
-    """What `octprep audit` prints: the verdict, everything found with its reason, and what it means."""
-    labels = found.shortcuts.labels
-    rows: list[list[object]] = [["scans (patients)", *labels, "all"]]
+def _counts(found: Inspection) -> str:
+    rows: list[list[object]] = [["scans (patients)", *found.labels, "all"]]
     for folder, counts in found.images.items():
-        cells = (f"{counts[label]:,} ({found.patients[folder][label]:,})" for label in labels)
+        cells = (f"{counts[label]:,} ({found.patients[folder][label]:,})" for label in found.labels)
         rows.append([folder or "(no split folders)", *cells, sum(counts.values())])
-    what, test = found.findings, found.shortcuts
+    return table(rows)
+
+
+def audited(src: Path, found: Inspection) -> str:
+    """What a full inspection prints: the verdict, all findings with their reasons, and what they mean."""
+    assert found.pixels is not None
+    what, test = found.findings, found.pixels.shortcuts
     parts = [
-        sentences.headline(found),
-        f"{sentences.number(found.files, 'file')} in {_in(src, found.root)}: "
-        f"{sentences.number(len(found.read), 'scan')} of "
-        f"{sentences.number(found.ids, 'patient id')}, {len(found.rejections):,} unusable\n{sentences.version(found)}",
-        table(rows),
-        "\n".join(sentences.scarce(found)),
-        _section("unusable files", [f"{n:,}  {why}" for why, n in found.reasons.items()], len(found.rejections)),
+        headline(found),
+        f"{number(found.file_count, 'file')} in {_in(src, found.root)}: {number(len(found.scans), 'scan')} of "
+        f"{number(found.patient_count, 'patient id')}, {len(found.exclusions):,} unusable\n"
+        f"{sentences.published_sentence(found)}",
+        _counts(found),
+        "\n".join(sentences.few_patients_sentences(found)),
+        _section(
+            "unusable files", [f"{n:,}  {why}" for why, n in found.exclusion_reasons.items()], len(found.exclusions)
+        ),
     ]
-    if found.has_folders:
+    if found.has_splits:
         parts += [
-            _section("patients in more than one folder", [sentences.leak(one) for one in what.leaks]),
-            _section("contents in more than one folder", [sentences.copies(one) for one in what.copies]),
-            _section("near-identical pairs in more than one folder", [sentences.pair(one) for one in what.near]),
-            *(["\n".join(sentences.shared(found))] if what.leaks or what.groups else []),
+            _section("patients in more than one folder", [sentences.format_leak(leak) for leak in what.patient_leaks]),
+            _section("contents in more than one folder", [sentences.format_duplicates(x) for x in what.content_leaks]),
+            _section(
+                "near-identical pairs in more than one folder",
+                [sentences.format_pair(pair) for pair in what.near_duplicate_leaks],
+            ),
+            *(["\n".join(sentences.overlap_sentences(found))] if what.patient_leaks or what.merged_ids else []),
         ]
     parts += [
-        _section("patient ids that count as one person", [sentences.gathered(one) for one in what.groups]),
-        _section("contents under more than one class", [sentences.copies(one) for one in what.conflicts]),
-        _section("near-identical pairs under two classes", [sentences.pair(one) for one in what.near_conflicts]),
-        f"patient ids in more than one class: {len(what.two_classes):,}" + _two_classes(what.two_classes),
+        _section("merged patient ids", [sentences.format_merged_ids(merged) for merged in what.merged_ids]),
+        _section("contents under more than one class", [sentences.format_duplicates(x) for x in what.label_conflicts]),
+        _section(
+            "near-identical pairs under two classes",
+            [sentences.format_pair(pair) for pair in what.near_duplicate_conflicts],
+        ),
+        f"patient ids in more than one class: {len(what.patients_in_several_classes):,}"
+        + _two_classes(what.patients_in_several_classes),
     ]
-    if test.guesses:
-        lines: list[list[object]] = [["class guessed from", "right", "95 % interval", "chance"]]
+    if test.accuracies:
+        lines: list[list[object]] = [["shortcut features", "balanced accuracy", "95 % interval", "chance"]]
         lines += [
-            [one.feature, f"{one.right:.0%}", f"{one.low:.0%} to {one.high:.0%}", f"{test.chance:.0%}"]
-            for one in test.guesses
+            [one.feature, f"{one.balanced_accuracy:.0%}", f"{one.low:.0%} to {one.high:.0%}", f"{test.chance:.0%}"]
+            for one in test.accuracies
         ]
-        parts.append(f"shortcuts, on patients not seen before (mean over the classes):\n{table(lines)}")
-    parts += ["\n".join(sentences.shortcuts(test)), sentences.closing(found)]
+        parts.append(f"class predicted from one number of a scan, on held-out patients:\n{table(lines)}")
+    parts += ["\n".join(sentences.shortcut_sentences(test)), recommendation(found)]
     return _printable("\n\n".join(part for part in parts if part))
 
 
-def certificate(verdict: VerificationResult) -> str:
-    """One line that a paper can quote: what was proved, of which dataset. Only for a verdict without faults."""
-    manifest = verdict.manifest
+def certificate(result: VerificationResult) -> str:
+    """One line that a paper can quote: what was verified, of which dataset. Only for a result without violations."""
+    manifest = result.manifest
     counted = [
-        f"{split} {sentences.number(count.images, 'image')} of {sentences.number(count.patients, 'patient')}"
-        for split, count in verdict.counts.items()
+        f"{split} {number(count.images, 'image')} of {number(count.patients, 'patient')}"
+        for split, count in result.counts.items()
     ]
-    images = sum(count.images for count in verdict.counts.values())
+    images = sum(count.images for count in result.counts.values())
     apart = "patients, file contents and stored pixels"
-    if manifest.config.near_duplicates and verdict.too_small < images:
-        but = f" (but for {verdict.too_small:,} images too small to compare)" if verdict.too_small else ""
+    if manifest.config.near_duplicates and result.not_comparable < images:
+        but = f" (but for {result.not_comparable:,} images too small to compare)" if result.not_comparable else ""
         apart = f"patients, file contents and near-identical scans{but}"
     return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
-        f"disjoint across splits, re-derived from {verdict.records:,} records."
+        f"disjoint across splits, re-derived from {result.records:,} records."
     )
 
 
-def verified(folder: Path, verdict: VerificationResult) -> str:
-    """What `octprep verify` prints: each law with its verdict, each fault with its place, and what was not checked.
+def verified(folder: Path, result: VerificationResult) -> str:
+    """What `octprep verify` prints: each guarantee with its violations, and what was not checked.
 
-    Law 5 comes first where it is broken: what the records say cannot be trusted then.
+    Guarantee 5 comes first where it is violated: what the records say cannot be trusted then.
     """
-    by_law: dict[int, list[str]] = {law: [] for law in CHECKS}
-    for fault in verdict.faults:
-        by_law[fault.law].append(f"  {fault.where}: {fault.what}")
+    by_check: dict[int, list[str]] = {check: [] for check in CHECKS}
+    for violation in result.violations:
+        by_check[violation.check].append(f"  {violation.where}: {violation.message}")
     lines = []
-    for law in sorted(CHECKS, key=lambda law: (law != 5 or not by_law[5], law)):
-        faults = by_law[law]
-        state = "BROKEN" if faults else "open  " if law < 5 and verdict.unread else "holds "
-        lines.append(f"law {law} {state}: {_what(law, verdict)}")
-        lines += faults[:_MOST_FAULTS]
-        if more := len(faults) - _MOST_FAULTS:
+    for check in sorted(CHECKS, key=lambda check: (check != 5 or not by_check[5], check)):
+        violations = by_check[check]
+        state = "VIOLATED" if violations else "unknown " if check < 5 and result.unread else "holds   "
+        lines.append(f"guarantee {check} {state}: {_guarantee(check, result)}")
+        lines += violations[:_MOST_FAULTS]
+        if more := len(violations) - _MOST_FAULTS:
             lines += [f"  and {more:,} more"] * (more > 0)
-    if verdict.unread:
-        lines.append(f"not checked: whatever needs {_some(verdict.unread)}, which could not be read whole")
-        if verdict.lost_rows:
-            lines[-1] += f"; {sentences.number(verdict.lost_rows, 'row')} of {IMAGES_NAME} point there"
+    if result.unread:
+        lines.append(f"not checked: whatever needs {_some(result.unread)}, which could not be read whole")
+        if result.unchecked_rows:
+            lines[-1] += f"; {number(result.unchecked_rows, 'row')} of {IMAGES_NAME} point there"
     lines.append(
-        "in no record, so only looked at for what is possible: bytes, border, confidence and note in "
-        f"{IMAGES_NAME}, what it says of files left out, and settings that leave no trace, such as the seed"
+        "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence and note in "
+        f"{IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
     )
-    digest = verdict.manifest.digest
-    if verdict.faults:
-        lines.append(
-            f"{_path(folder)}: {sentences.number(len(verdict.faults), 'fault')} in {verdict.records:,} records"
-        )
+    digest = result.manifest.digest
+    if result.violations:
+        lines.append(f"{_path(folder)}: {number(len(result.violations), 'violation')} in {result.records:,} records")
     else:
-        lines.append(f"{_path(folder)}: {verdict.records:,} records, all laws hold; dataset digest {digest}")
+        lines.append(f"{_path(folder)}: {result.records:,} records, all guarantees hold; dataset digest {digest}")
     return _printable("\n".join(lines))
 
 
-def _what(law: int, verdict: VerificationResult) -> str:
-    """A law in words, less what was not looked at."""
-    if law == 1 and not verdict.manifest.config.near_duplicates:
+def _guarantee(check: int, result: VerificationResult) -> str:
+    """A guarantee in words, without what was not checked."""
+    if check == 1 and not result.manifest.config.near_duplicates:
         return (
             "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not looked "
             "for"
         )
-    if law == 1 and verdict.too_small:
-        return f"{CHECKS[law]}; {sentences.number(verdict.too_small, 'image')} too small to be compared with others"
-    return CHECKS[law]
+    if check == 1 and result.not_comparable:
+        too_small = number(result.not_comparable, "image")
+        return f"{CHECKS[check]}; {too_small} too small to be compared with others"
+    return CHECKS[check]
 
 
 def _section(title: str, lines: Sequence[str], number: int | None = None) -> str:

@@ -1,14 +1,21 @@
-"""build(): the table of contents of the whole preparation."""
+"""build(): a folder of B-scans -> class-balanced shards, images.csv, duplicates.json, a report and a manifest.
+
+The stages, in the order of `_build`: cache the prepared scans, split them and plan the shards, write the shards, write
+the tables, write the report, publish.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
 import hashlib
-import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,24 +24,49 @@ import cv2
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
 from octprep.duplicates.exact import DuplicatePair
+from octprep.duplicates.search import near_duplicate_pairs
 from octprep.format import images_csv
-from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
-from octprep.format.files import NotReadable, atomic_write, read_bytes, text_to_path
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, Shard, read_part
-from octprep.shards import cache, plan, workdir, writer
-from octprep.shards.cache import CachedScan
-from octprep.shards.plan import ShardPlan
-from octprep.source import files
-from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.format.files import atomic_write
+from octprep.format.manifest import (
+    DUPLICATES_NAME,
+    IMAGES_NAME,
+    REPORT_NAME,
+    Manifest,
+    Shard,
+    read_part,
+    version_differences,
+)
+from octprep.shards import cache, repair, workdir
+from octprep.shards.plan import ShardPlan, plan_shards
+from octprep.shards.stages import CachedSource, cache_scans, write_shards
+from octprep.shards.table import image_rows
+from octprep.shards.workdir import ExistingBuild
+from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
+from octprep.source.listing import list_source
+from octprep.splits import balance
+from octprep.splits.balance import ClassDeviation
 from octprep.splits.split_file import SplitFile
-from octprep.splits.strategies import Splits, resolve, split
+from octprep.splits.strategies import Splits, resolve_auto, split_scans
+from octprep.wording import listed, number
 from octprep.workers import Progress, WorkerPool, no_progress
 
-# What a record takes besides its image: keys, framing and the other features, with a path of usual length.
+# Bytes of a record besides its image: keys, framing and the other features, with a path of usual length.
 _RECORD_OVERHEAD = 330
 
-_MOST = 5  # names that a sentence lists
+_MAX_NAMES = 5  # names that a notice lists
+
+
+@dataclass(frozen=True)
+class BuildCounts:
+    """How many files a folder of shards was built from, and what became of them."""
+
+    files: int  # found under the source
+    images: Mapping[str, int]  # in the shards of each split, repeats not counted
+    patients: Mapping[str, int]  # ids in the shards of each split
+    patients_per_class: Mapping[str, Mapping[str, int]]  # by split and class; a patient group counts once
+    excluded: Mapping[str, int]  # by the kind of reason, the most frequent first
 
 
 @dataclass(frozen=True)
@@ -42,8 +74,51 @@ class BuildResult:
     """A finished folder of shards."""
 
     manifest: Manifest
-    fresh: bool  # False if everything, but perhaps the report, was there already and whole
-    reported: bool = True  # whether the report was written
+    built: bool  # False if everything, but perhaps the report, was there already and undamaged
+    report_written: bool
+    counts: BuildCounts
+    deviations: tuple[ClassDeviation, ...]  # of class shares from their targets; () for splits taken as given
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the stages of one build share."""
+
+    src: Path
+    out: Path
+    work: Path  # the work folder, locked
+    source: SourceListing
+    config: BuildConfig
+    split_file: SplitFile | None
+    pool: WorkerPool
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Which scan is in which split and shard."""
+
+    splits: Splits
+    near: tuple[DuplicatePair, ...]  # the near-duplicates that the patient groups of `splits` follow from
+    plans: Mapping[str, Sequence[ShardPlan]]  # by split
+    undersampled: tuple[Exclusion, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(sorted({scan.label for members in self.splits.members.values() for scan in members}))
+
+    @property
+    def paths_in_shards(self) -> set[str]:
+        return {scan.path for plans in self.plans.values() for plan in plans for scan, _ in plan.items}
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of a finished folder."""
+
+    images: bytes  # images.csv
+    duplicates: bytes  # duplicates.json
+    excluded: int  # files in no shard
 
 
 def build(
@@ -51,7 +126,7 @@ def build(
     out: Path,
     config: BuildConfig,
     *,
-    assignment: SplitFile | None = None,
+    split_file: SplitFile | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     follow_links: bool = False,
@@ -59,253 +134,100 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    For split `file`, `assignment` is who is where, and the config has its `sha256`. With follow_links what is behind
-    links in the source is taken too (`scan.find`).
-    What an interrupted build with the same settings left is used. A finished folder is looked at again: shards that are
-    damaged are built again, and all of it where a table is, or a source file that has another content now; a Notice
-    (a warning) says which. Raises SourceError, OutputError, LeakError or SettingError if it cannot be done, and
-    StoppedError if the machine ended the work, which the same call continues. What was prepared is kept, whatever the
-    reason; before anything is, nothing is left behind.
+    split_file: for split `file`; the config has its `sha256`. follow_links: take files behind links in the source too
+    (`octprep.source.listing.list_source`). workers: processes; None: one for each core.
+
+    Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
+    are built again, and everything is where a table is damaged or a source file has changed; a Notice (a warning) says
+    which. Raises SourceError, OutputError, LeakError or SettingError if the build is not possible, and StoppedError if
+    the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
+    cached yet, nothing is left behind.
     """
-    source = files.find(src, follow_links=follow_links, keep_out=[out])
-    try:
-        _keep_apart(src, out)
-        config = dataclasses.replace(config, split=resolve(config.split, source.named))
-        stamps = _stamps(src, source)
-        with workdir.claimed(out) as work, WorkerPool(workers) as engine:
-            before = None
-            if found := workdir.finished(out, config, source.listing, overwrite=overwrite):
-                before, damaged = found
-                changed: list[str] = []
-                shards_alone = all("/" in fault.partition(" ")[0] for fault in damaged)
-                if shards_alone:
-                    changed = _changed(src, out, source, stamps, config, engine, progress)
-                if damaged or changed:
-                    _notice_again(out, damaged, changed)
-                if not changed and (not damaged or (shards_alone and _mend(src, out, work, source, before, engine))):
-                    workdir.tidy(out)
-                    missing = not (out / REPORT_NAME).exists()
-                    if missing:
-                        report.write(out, src)
-                    return BuildResult(before, fresh=bool(damaged), reported=missing)
-            preprocessing.libraries(config.recipe)  # one that is missing is said before anything is read
-            _rehearse(source, config, assignment)
-            workdir.begin(work, config)
-            ready, unreadable = _prepare(src, work / "prepared", source.named, config, engine, progress)
-            if not ready:
-                raise SourceError(f"--src {src} has no readable scan; `octprep scan --src {src}` says why.")
-            splits, near, plans, surplus = _split(work, ready, config, assignment, engine.workers, progress)
-            class_names = tuple(sorted({scan.label for members in splits.members.values() for scan in members}))
-            written = _write_shards(work, "prepared", plans, ready, class_names, config.recipe, engine, progress)
-            left_out = sorted([*source.rejections, *unreadable, *splits.rejections, *surplus])
-            scans = [item.scan for item in ready]
-            table = images_csv.table(ready, splits.groups, plans, left_out)
-            atomic_write(work / IMAGES_NAME, table)
-            described = [item.descriptor for item in ready] if config.near_duplicates else None
-            joins = duplicates_file.collect(scans, near, described, config.seed).to_json()
-            atomic_write(work / DUPLICATES_NAME, joins)
-            workdir.stamp(work, max(stamps))
-            manifest = Manifest(
-                class_names=class_names,
-                config=config,
-                splits=written,
-                leaks=splits.leaks,
-                source={
-                    "listing": source.listing,
-                    "found": source.files,
-                    "kept": source.files - len(left_out),
-                    "left_out": len(left_out),
-                },
-                images_sha256=hashlib.sha256(table).hexdigest(),
-                duplicates_sha256=hashlib.sha256(joins).hexdigest(),
-                libraries={"octprep": version("octprep"), **preprocessing.libraries(config.recipe)},
-            )
-            progress("writing the report", 0, 1)
-            atomic_write(
-                work / REPORT_NAME, report.render(work / "shards", manifest, table, joins, report.SourceImages(src))
-            )
-            progress("writing the report", 1, 1)
-            workdir.seal(out, work, [shard for part in written.values() for shard in part], manifest)
-    except OSError as error:
-        raise _explain(error, out) from error
-    except (MemoryError, RuntimeError, cv2.error) as error:
-        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
-            raise
-        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
-            raise
-        raise StoppedError(
-            "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
-            "command again to go on."
-        ) from error
-    if before is not None and before.digest_ok and before.digest != manifest.digest:
-        _notice_other(out, before, manifest)
-    return BuildResult(manifest, fresh=True)
+    source = list_source(src, follow_links=follow_links, keep_out=[out])
+    with _system_errors_explained(out):
+        _require_disjoint_paths(src, out)
+        config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
+        with workdir.locked_workdir(out) as work, WorkerPool(workers) as pool:
+            job = _Job(src, out, work, source, config, split_file, pool, progress)
+            existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)
+            if existing and (kept := _keep_existing(job, existing)):
+                return kept
+            result = _build(job)
+    if existing:
+        _notice_other_dataset(out, existing.manifest, result.manifest)
+    return result
 
 
-def _stamps(src: Path, source: SourceListing) -> list[int]:
-    """When each file or its status was last changed, in nanoseconds; -1 where that cannot be said."""
-    stamps = []
-    for named in source.named:
-        try:
-            status = (src / text_to_path(named.path)).stat()
-            stamps.append(max(status.st_mtime_ns, status.st_ctime_ns))
-        except OSError:
-            stamps.append(-1)
-    return stamps
+def _build(job: _Job) -> BuildResult:
+    """The stages of a build."""
+    preprocessing.libraries(job.config.recipe)  # raises for one that is not installed, before anything is read
+    _dry_run_split(job.source, job.config, job.split_file)
+    workdir.begin(job.work, job.config)
+    cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
+    if not cached.scans:
+        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --src {job.src}` says why.")
+    planned = _split_and_plan(job, cached)
+    shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
+    tables = _write_tables(job, cached, planned)
+    manifest = _manifest(job, planned, shards, tables)
+    _write_report(job, manifest, tables)
+    workdir.publish(job.out, job.work, [shard for part in shards.values() for shard in part], manifest)
+    return BuildResult(
+        manifest,
+        built=True,
+        report_written=True,
+        counts=_counts(images_csv.decode(tables.images)),
+        deviations=tuple(balance.deviations_from_splits(planned.splits, job.config)),
+    )
 
 
-def _changed(
-    src: Path,
-    out: Path,
-    source: SourceListing,
-    stamps: Sequence[int],
-    config: BuildConfig,
-    engine: WorkerPool,
-    progress: Progress,
-) -> list[str]:
-    """The paths of source files that have another content than the one that a finished folder was built from.
-
-    Only files that are newer than those were are read, or all where it is not known how new they were, as in a copy of
-    the folder. If none of them has changed, as where the source was copied, the new time is kept.
-    """
-    newest = workdir.stamped(out)
-    known = newest in stamps
-    doubtful = [one for one, now in zip(source.named, stamps, strict=True) if not known or now > newest or now < 0]
-    if not doubtful:
-        return []
-    rows = {row["path"]: row for row in images_csv.read(read_part(out / IMAGES_NAME))}
-    changed = [named.path for named in doubtful if named.path not in rows]
-    doubtful = [named for named in doubtful if named.path in rows]
-    hashed = [named for named in doubtful if rows[named.path]["sha256"]]
-    progress("reading changed files", 0, len(hashed))
-    batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
-    for batch, digests in engine.run(_digests, [(src, batch) for batch in batches]):
-        progress("reading changed files", len(batch), len(hashed))
-        changed += [path for path, digest in zip(batch, digests, strict=True) if digest != rows[path]["sha256"]]
-    if refused := [named for named in doubtful if not rows[named.path]["sha256"]]:  # no scans when they were read
-        with tempfile.TemporaryDirectory() as folder:
-            ready, unreadable = _prepare(src, Path(folder), refused, config, engine, progress)
-        changed += [item.scan.path for item in ready]
-        changed += [one.path for one in unreadable if one.reason != rows[one.path]["left_out"]]
-    if not changed:
-        workdir.stamp(out, max(stamps))
-    return sorted(changed)
-
-
-def _digests(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
-    """The paths and SHA-256, in hex, of some files; "" for one that is no regular file of its size any more."""
-    src, batch = task
-    digests = []
-    for named in batch:
-        try:
-            path = src / text_to_path(named.path)
-            digests.append(hashlib.sha256(read_bytes(path, named.bytes)[0]).hexdigest())
-        except NotReadable:
-            digests.append("")
-    return [named.path for named in batch], digests
-
-
-def _mend(src: Path, out: Path, work: Path, source: SourceListing, manifest: Manifest, engine: WorkerPool) -> bool:
-    """Build the damaged shards of a finished folder again, from their scans alone; whether that was possible.
-
-    images.csv must be whole: it says which scans they hold.
-    """
-    members: dict[str, list[Scan]] = {name: [] for name in manifest.splits}
-    for row in images_csv.read(read_part(out / IMAGES_NAME)):
-        name = "train" if row["left_out"] == plan.UNDERSAMPLED else row["split"]
-        if name:
-            numbers = {key: int(row[key]) for key in ("number", "bytes", "height", "width")}
-            texts = {key: row[key] for key in ("path", "patient", "folder", "sha256")}
-            members[name].append(Scan(label=row["class"], **texts, **numbers))  # type: ignore[arg-type]
-    damaged = {fault.partition(" ")[0] for fault in workdir.damage(out, manifest)}
-    plans: dict[str, list[ShardPlan]] = {}
-    for name, part in manifest.splits.items():
-        balance = manifest.config.balance if name == "train" else "none"
-        planned, _ = plan.plan_split(name, members[name], balance, 1, 1, manifest.config.seed, shards=len(part))
-        plans[name] = [one for one in planned if one.name in damaged]
-    wanted = {one.path for part in plans.values() for planned in part for one, _ in planned.items}
-    work.mkdir(exist_ok=True)
-    named = [one for one in source.named if one.path in wanted]
-    ready, _ = _prepare(src, work / "again", named, manifest.config, engine, no_progress)
-    if {item.scan.path for item in ready} != wanted:
-        return False
-    written = _write_shards(work, "again", plans, ready, manifest.class_names, manifest.recipe, engine, no_progress)
-    there = {shard for part in manifest.splits.values() for shard in part}
-    made = [shard for part in written.values() for shard in part]
-    if {shard.name for shard in made} != damaged or not there.issuperset(made):
-        return False
-    workdir.place(out, work, made)
-    return True
-
-
-def _notice_again(out: Path, damaged: Sequence[str], changed: Sequence[str]) -> None:
-    """Say why a finished folder is worked on again."""
+def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
+    """Keep a finished folder, with its damaged shards built again; None if all of it must be built."""
+    if not all(damage.is_shard for damage in existing.damage):
+        _notice_rebuild(job.out, existing, [])
+        return None
+    changed = repair.changed_sources(job.src, job.out, job.source, job.config, job.pool, job.progress)
+    if existing.damage or changed:
+        _notice_rebuild(job.out, existing, changed)
     if changed:
-        what = f"{len(changed):,} source file{'s' * (len(changed) != 1)} changed since {out} was built"
-        text = f"{what}: {_some(changed)}. It is built again."
-    else:
-        text = f"{out} was damaged: {_some(damaged)}; that is built again."
-    warnings.warn(text, Notice, stacklevel=3)
+        return None
+    damaged = {damage.name for damage in existing.damage}
+    if damaged and not repair.repair_shards(
+        job.src, job.out, job.work, job.source, existing.manifest, damaged, job.pool
+    ):
+        return None
+    workdir.clean_up(job.out)
+    report_missing = not (job.out / REPORT_NAME).exists()
+    if report_missing:
+        report.write(job.out, job.src)
+    table = images_csv.decode(read_part(job.out / IMAGES_NAME))
+    return BuildResult(
+        existing.manifest,
+        built=bool(damaged),
+        report_written=report_missing,
+        counts=_counts(table),
+        deviations=tuple(balance.deviations_from_table(table, job.config)),
+    )
 
 
-def _notice_other(out: Path, before: Manifest, now: Manifest) -> None:
-    """Say that a folder holds another dataset than before, and which libraries differ."""
-    libraries = [
-        f"{name} {before.libraries.get(name, 'absent')} then, {number} now"
-        for name, number in now.libraries.items()
-        if before.libraries.get(name) != number
-    ]
-    text = f"{out} holds another dataset than before: digest {before.digest[:16]} then, {now.digest[:16]} now"
-    warnings.warn(f"{'; '.join([text, *libraries])}.", Notice, stacklevel=3)
+def _counts(table: images_csv.Table) -> BuildCounts:
+    patients: dict[str, set[str]] = defaultdict(set)
+    images: Counter[str] = Counter()
+    for row in table.rows:
+        patients[row.split].add(row.patient)
+        images[row.split] += 1
+    reasons = Counter(reason_kind(row.exclusion_reason) for row in table.excluded)
+    return BuildCounts(
+        files=table.count,
+        images=images,
+        patients={split: len(ids) for split, ids in patients.items()},
+        patients_per_class=balance.patients_from_rows(table.rows),
+        excluded=dict(reasons.most_common()),
+    )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST:,} more" if len(names) > _MOST else "")
-
-
-def _split(
-    work: Path,
-    ready: Sequence[CachedScan],
-    config: BuildConfig,
-    assignment: SplitFile | None,
-    workers: int,
-    progress: Progress,
-) -> tuple[Splits, list[DuplicatePair], dict[str, list[ShardPlan]], list[Exclusion]]:
-    """Who is in which split, the near-identical scans that were joined for it, the shards, and what is in none."""
-    scans = [item.scan for item in ready]
-    if not config.near_duplicates:
-        splits = split(scans, config, assignment=assignment)
-        return splits, [], *_plan(splits, ready, config)
-
-    def near_among(items: Sequence[CachedScan]) -> list[DuplicatePair]:
-        return duplicates_file.near_duplicate_pairs(
-            [item.scan for item in items],
-            [item.descriptor for item in items],
-            lambda i: cache.stored_pixels(work / "prepared", items[i], config.recipe, config.encoding),
-            workers=workers,
-        )
-
-    progress("comparing scans", 0, len(ready))
-    near = near_among(ready)
-    compared = {item.scan.path for item in ready}
-    while True:
-        splits = split(scans, config, near=near, assignment=assignment)
-        plans, surplus = _plan(splits, ready, config)
-        kept = {scan.path for part in plans.values() for planned in part for scan, _ in planned.items}
-        if kept == compared:
-            break
-        # What is compared with what depends a little on who is there. Whoever checks the shards has these alone.
-        compared = kept
-        more = set(near_among([item for item in ready if item.scan.path in kept])) - set(near)
-        if not more:
-            break
-        near = sorted({*near, *more})
-    progress("comparing scans", len(ready), len(ready))
-    return splits, near, plans, surplus
-
-
-def _keep_apart(src: Path, out: Path) -> None:
-    """The source is read-only, and shards among the scans would be taken for scans."""
+def _require_disjoint_paths(src: Path, out: Path) -> None:
+    """Raise OutputError if one folder is in the other: the source is read-only, and its files are taken for scans."""
     try:
         source, target = src.resolve(), out.resolve()
     except RuntimeError:
@@ -314,110 +236,188 @@ def _keep_apart(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
-def _rehearse(source: SourceListing, config: BuildConfig, assignment: SplitFile | None) -> None:
-    """Split by the names alone, so that what can never work fails before an hour of reading."""
-    if config.splits_sha256 != (assignment.sha256 if assignment else ""):
-        raise SettingError("the config's splits_sha256 must be the sha256 of the assignment that is given with it")
-    if assignment is not None:
-        assignment.check(source.named)
-    pretended = [
-        Scan(**vars(named), sha256=hashlib.sha256(named.path.encode()).hexdigest(), height=0, width=0)
-        for named in source.named
+def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
+    """Split by the file names alone, so that what can never work fails before an hour of reading."""
+    if config.splits_sha256 != (split_file.sha256 if split_file else ""):
+        raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
+    if split_file is not None:
+        split_file.check(source.scan_files)
+    scans = [
+        Scan(**vars(file), sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
+        for file in source.scan_files
     ]
-    split(pretended, config, assignment=assignment)
+    split_scans(scans, config, split_file=split_file)
 
 
-def _prepare(
-    src: Path, folder: Path, named: Sequence[ScanFile], config: BuildConfig, engine: WorkerPool, progress: Progress
-) -> tuple[list[CachedScan], list[Exclusion]]:
-    """Read, decode and prepare scans, each once; sorted by path."""
-    folder.mkdir(exist_ok=True)
-    tasks = cache.batch_tasks(src, folder, named, config.recipe, config.encoding)
-    ready: list[CachedScan] = []
-    unreadable: list[Exclusion] = []
-    progress("preparing scans", 0, len(named))
-    for name in engine.run(cache.prepare_batch, tasks):
-        results = cache.results(folder, name)
-        for result in results:
-            if isinstance(result, Exclusion):
-                unreadable.append(result)
-            else:
-                ready.append(result)
-        progress("preparing scans", len(results), len(named))
-    return sorted(ready, key=lambda item: item.scan.path), unreadable
+def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
+    """Split the scans and plan the shards; patient groups follow near-duplicates, unless the config turns that off."""
+
+    def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
+        scans = [item.scan for item in cached.scans]
+        splits = split_scans(scans, job.config, near=near, split_file=job.split_file)
+        plans, undersampled = _plan(splits, cached, job.config)
+        return _Planned(splits, tuple(near), plans, tuple(undersampled))
+
+    if not job.config.near_duplicates:
+        return split_and_plan([])
+    job.progress("comparing scans", 0, len(cached.scans))
+    planned = _until_stable(
+        partial(_near_duplicates, job, cached), split_and_plan, {item.scan.path for item in cached.scans}
+    )
+    job.progress("comparing scans", len(cached.scans), len(cached.scans))
+    return planned
+
+
+def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -> list[DuplicatePair]:
+    """The near-duplicate pairs among these scans."""
+    items = [item for item in cached.scans if item.scan.path in paths]
+    return near_duplicate_pairs(
+        [item.scan for item in items],
+        [item.descriptor for item in items],
+        lambda index: cache.stored_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
+        workers=job.pool.workers,
+    )
+
+
+def _until_stable(
+    compare: Callable[[AbstractSet[str]], Sequence[DuplicatePair]],
+    split_and_plan: Callable[[Sequence[DuplicatePair]], _Planned],
+    paths: AbstractSet[str],
+) -> _Planned:
+    """Compare and split in turn until the scans in the shards show no pair that the split does not respect.
+
+    Which pairs are found depends a little on which scans are compared (the LSH's medians, its crowded buckets), and
+    whoever verifies the shards compares those in them alone. The pairs only grow, so this ends.
+    """
+    near = sorted(compare(paths))
+    compared = paths
+    while True:
+        planned = split_and_plan(near)
+        if planned.paths_in_shards == compared:
+            return planned
+        compared = planned.paths_in_shards
+        added = set(compare(compared)) - set(near)
+        if not added:
+            return planned
+        near = sorted({*near, *added})
 
 
 def _plan(
-    splits: Splits, ready: Sequence[CachedScan], config: BuildConfig
+    splits: Splits, cached: CachedSource, config: BuildConfig
 ) -> tuple[dict[str, list[ShardPlan]], list[Exclusion]]:
     """The shards of every split; only train is balanced."""
-    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in ready) / len(ready)
+    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.scans) / len(cached.scans)
     plans: dict[str, list[ShardPlan]] = {}
-    surplus: list[Exclusion] = []
-    for name, members in splits.members.items():
-        balance = config.balance if name == "train" else "none"
-        plans[name], left_out = plan.plan_split(
-            name, members, balance, record_bytes, config.shard_mb * 1e6, config.seed
+    undersampled: list[Exclusion] = []
+    for split, members in splits.members.items():
+        split_balance = config.balance if split == "train" else "none"
+        plans[split], exclusions = plan_shards(
+            split, members, split_balance, record_bytes, config.shard_mb * 1e6, config.seed
         )
-        surplus += left_out
-    return plans, surplus
+        undersampled += exclusions
+    return plans, undersampled
 
 
-def _write_shards(
-    work: Path,
-    batches: str,
-    plans: Mapping[str, Sequence[ShardPlan]],
-    ready: Sequence[CachedScan],
-    class_names: tuple[str, ...],
-    recipe: Preprocessing,
-    engine: WorkerPool,
-    progress: Progress,
-) -> dict[str, tuple[Shard, ...]]:
-    by_path = {item.scan.path: item for item in ready}
-    tasks = [
-        writer.ShardTask(
-            folder=work / "shards",
-            batches=work / batches,
-            name=planned.name,
-            class_names=class_names,
-            recipe=recipe,
-            items=tuple((by_path[scan.path], copy) for scan, copy in planned.items),
-        )
-        for part in plans.values()
-        for planned in part
-    ]
-    records = sum(len(task.items) for task in tasks)
-    progress("writing records", 0, records)
-    written: dict[str, Shard] = {}
-    for shard in engine.run(writer.write_shard, tasks):
-        written[shard.name] = shard
-        progress("writing records", shard.records, records)
-    return {name: tuple(written[planned.name] for planned in part) for name, part in plans.items()}
+def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
+    """Write images.csv and duplicates.json to the work folder."""
+    exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
+    images = images_csv.encode(image_rows(cached.scans, planned.splits.groups, planned.plans, exclusions))
+    atomic_write(job.work / IMAGES_NAME, images)
+    scans = [item.scan for item in cached.scans]
+    descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
+    duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
+    atomic_write(job.work / DUPLICATES_NAME, duplicates)
+    workdir.keep_newest_source_ns(job.work, max(job.source.changed_ns.values()))
+    return _Tables(images, duplicates, len(exclusions))
 
 
-def _explain(error: OSError, out: Path) -> OctError:
-    """What the system refused, as a sentence."""
+def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+    return Manifest(
+        class_names=planned.class_names,
+        config=job.config,
+        splits=shards,
+        leaks=planned.splits.leaks,
+        source={
+            "listing": job.source.listing_sha256,
+            "found": job.source.file_count,
+            "kept": job.source.file_count - tables.excluded,
+            "left_out": tables.excluded,
+        },
+        images_sha256=hashlib.sha256(tables.images).hexdigest(),
+        duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
+        libraries={"octprep": version("octprep"), **preprocessing.libraries(job.config.recipe)},
+    )
+
+
+def _write_report(job: _Job, manifest: Manifest, tables: _Tables) -> None:
+    """Write the report to the work folder."""
+    job.progress("writing the report", 0, 1)
+    source = report.SourceImages(job.src)
+    page = report.render(job.work / "shards", manifest, tables.images, tables.duplicates, source)
+    atomic_write(job.work / REPORT_NAME, page)
+    job.progress("writing the report", 1, 1)
+
+
+def _notice_rebuild(out: Path, existing: ExistingBuild, changed: Sequence[str]) -> None:
+    """Say why a finished folder is built again, in whole or in part."""
+    if changed:
+        count = number(len(changed), "source file")
+        text = f"{count} changed since {out} was built: {listed(changed, _MAX_NAMES)}. It is built again."
+    else:
+        text = f"{out} was damaged: {listed(list(map(str, existing.damage)), _MAX_NAMES)}; that is built again."
+    warnings.warn(text, Notice, stacklevel=4)
+
+
+def _notice_other_dataset(out: Path, before: Manifest, now: Manifest) -> None:
+    """Say that a folder holds another dataset than before, and which libraries differ."""
+    if before.digest_ok and before.digest != now.digest:
+        digests = f"digest {before.digest[:16]} then, {now.digest[:16]} now"
+        text = f"{out} holds another dataset than before: {digests}"
+        differences = version_differences(before, now.libraries)
+        warnings.warn(f"{'; '.join([text, *differences])}.", Notice, stacklevel=3)
+
+
+@contextmanager
+def _system_errors_explained(out: Path) -> Iterator[None]:
+    """Raise what the system refuses as an OctError that says what to do; programming errors pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(error, out) from error
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
+            raise
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        raise StoppedError(
+            "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
+            "command again to resume."
+        ) from error
+
+
+def _disk_error(error: OSError, out: Path) -> OctError:
+    """What the system refused, as an error of the program."""
     kept = "What is done is kept"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoppedError(
-            f"the disk of --out {out} is full. {kept}: free some space (at most twice what the shards "
-            "will take is needed while they are made) and run the same command again to go on."
+            f"the disk of --out {out} is full. {kept}: free some space (a build needs at most twice what its shards "
+            "take) and run the same command again to resume."
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StoppedError(
             f"no more files can be opened ({error.strerror}). {kept}: allow more with `ulimit -n`, or use fewer "
-            "--workers, and run the same command again to go on."
+            "--workers, and run the same command again to resume."
         )
     if error.errno in (errno.ENOMEM, errno.EAGAIN):
         return StoppedError(
             f"the system gives no more memory or processes ({error.strerror}). {kept}: close other programs, or use "
-            "fewer --workers, and run the same command again to go on."
+            "fewer --workers, and run the same command again to resume."
         )
-    where = Path(error.filename).absolute() if isinstance(error.filename, str) else None
-    ours = out.absolute()
-    if where is not None and not where.is_relative_to(ours) and not ours.is_relative_to(where):
+    path = Path(error.filename).absolute() if isinstance(error.filename, str) else None
+    target = out.absolute()
+    if path is not None and not path.is_relative_to(target) and not target.is_relative_to(path):
         return StoppedError(
-            f"{error.filename}: {error.strerror or error}. {kept}: mend that and run the same command again to go on."
+            f"{error.filename}: {error.strerror or error}. {kept}: fix that and run the same command again to resume."
         )
-    file = f" ({error.filename})" if error.filename else ""
-    return OutputError(f"--out {out} cannot be written: {error.strerror or error}{file}.")
+    name = f" ({error.filename})" if error.filename else ""
+    return OutputError(f"--out {out} cannot be written: {error.strerror or error}{name}.")

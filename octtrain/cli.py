@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from octtrain import interrupts  # first: it handles Ctrl-C while the rest is imported
+from octprep.terminal import interrupts
 
-# isort: split
+if interrupts.is_program("octtrain", __name__):
+    interrupts.watch("octtrain")  # before the imports that take a while
+
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,32 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from octprep import terminal
 from octprep.format.errors import OctError
 from octtrain.config import MODELS, FitConfig, merge_settings
 from octtrain.experiments.leakage.config import FIT_SETTINGS, LeakageConfig
 from octtrain.options import given_settings, with_options, without_rest
-
-
-class Interrupted(OctError):
-    """The user pressed Ctrl-C, or the program was ended by SIGTERM."""
-
-    exit_code = 130
-
-
-class Commands(TyperGroup):
-    """The commands; an interruption leaves them as an error that `main` prints, which Typer would end in silence."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        interrupts.command_runs()
-        try:
-            with terminal.quiet_pipe():
-                return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted(interrupts.sentence()) from None
 
 
 class MissingTensorFlow(OctError):
@@ -55,7 +38,6 @@ class Verbosity:
 
 app = typer.Typer(
     name="octtrain",
-    cls=Commands,
     help="Train, evaluate and use models on the shards that octprep builds.",
     epilog="Example: octtrain fit shards, then octtrain evaluate, then octtrain predict scan.jpeg",
     no_args_is_help=True,
@@ -191,7 +173,7 @@ def evaluate(
 
     if run is None:
         run = latest_run()
-        warn(f"the latest run: {run}")
+        terminal.warn(f"the latest run: {run}")
     evaluation.evaluate(
         run, split, shards, dataset=dataset, out=out, json_file=json, allow_leaks=allow_leaks, log=log_for(json)
     )
@@ -226,8 +208,8 @@ def predict(
 
     run, images, is_latest = choose_run(inputs)
     if is_latest:
-        warn(f"the latest run: {run}")
-    prediction.predict(run, images, csv, log=log, warn=warn)
+        terminal.warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, log=log, warn=terminal.warn)
 
 
 @app.command(epilog="Example: octtrain leakage shards --repeats 10 --json leakage.json")
@@ -246,10 +228,9 @@ def leakage(shards: Shards, json: JsonFile = None, **settings: Any) -> None:
 
 
 def log(line: str) -> None:
-    """Print at once, also into a file or a pipe; control characters are escaped, except ends of lines."""
+    """Print to standard output, unless --quiet is given."""
     if not Verbosity.quiet:
-        typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
-        sys.stdout.flush()
+        terminal.say(line)
 
 
 def log_for(json_file: Path | None) -> Callable[[str], None]:
@@ -257,16 +238,12 @@ def log_for(json_file: Path | None) -> Callable[[str], None]:
     if json_file is None or str(json_file) != "-":
         return log
 
-    def log_to_stderr(line: str) -> None:
+    def log_to_stderr(lines: str) -> None:
         if not Verbosity.quiet:
-            typer.echo("\n".join(map(terminal.printable, line.split("\n"))), err=True)
+            for line in lines.split("\n"):
+                terminal.warn(line)
 
     return log_to_stderr
-
-
-def warn(line: str) -> None:
-    """Print one line to standard error."""
-    typer.echo(terminal.printable(line), err=True)
 
 
 @contextmanager
@@ -320,33 +297,24 @@ def _no_stderr() -> Iterator[None]:
         os.close(stderr)
 
 
-def main(args: list[str] | None = None) -> Any:
-    """The program `octtrain`: an error that the user can fix ends in one line and an exit code, not in a traceback."""
-    terminal.prepare()
-    if args is None:
-        interrupts.watch()
+def _run(args: list[str] | None) -> None:
+    """Run a command; with --verbose, print the traceback of an error that otherwise ends in one sentence."""
     try:
-        return app(args)
-    except BaseException as error:
-        if number := interrupts.caught():  # whatever a library made of the interruption
-            if isinstance(error, SystemExit) and isinstance(error.code, int):  # a command has printed it itself
-                interrupts.leave("", error.code)
-            interrupts.leave(interrupts.sentence(), 128 + number)
-        if isinstance(error, BrokenPipeError):  # the reader of the output has gone
-            terminal.drop_output()
-            sys.exit(terminal.PIPE_CLOSED)
-        if Verbosity.verbose and not isinstance(error, SystemExit | Interrupted):
-            raise
-        if isinstance(error, OctError):
-            warn(str(error) if isinstance(error, Interrupted) else f"octtrain: {error}")
-            sys.exit(error.exit_code)
-        if isinstance(error, MemoryError):
-            warn("octtrain: there is not enough memory; end other programs, then run the same command again.")
-            sys.exit(1)
-        if isinstance(error, OSError):
-            warn(f"octtrain: {error}")
-            sys.exit(1)
+        app(args)
+    except Exception:
+        if Verbosity.verbose:
+            traceback.print_exc()
         raise
+
+
+def main(args: list[str] | None = None) -> None:
+    """The program `octtrain`: an error that the user can fix ends it with one sentence and an exit code.
+
+    With `args`, which only tests give, signals are left to the process that calls it.
+    """
+    terminal.run_program(
+        "octtrain", lambda: _run(args), memory_advice="close other programs and try again", watch=args is None
+    )
 
 
 if __name__ == "__main__":

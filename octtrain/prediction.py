@@ -28,9 +28,9 @@ from octprep.format.errors import (
 )
 from octprep.format.files import path_to_text
 from octprep.format.manifest import version_differences
-from octprep.terminal import drop_output, printable
+from octprep.terminal import discard_stdout, interrupts, printable
 from octprep.wording import listed, number
-from octtrain import interrupts, predictions_csv
+from octtrain import predictions_csv
 from octtrain.inference import predict_probabilities
 from octtrain.prediction_inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
 from octtrain.predictions_csv import PredictionsCsv, Row
@@ -124,7 +124,7 @@ class LoadedRun:
                 except BrokenPipeError:
                     if not table:
                         raise
-                    drop_output()  # the reader of the output has gone, but the file is still wanted
+                    discard_stdout()  # the reader of the output has gone, but the file is still wanted
         return [results[path_of(file)] for file in files], earlier
 
     def _classify(self, batch: Sequence[Path | Exclusion]) -> Iterator[Result]:
@@ -184,7 +184,7 @@ def predict(
     except BrokenPipeError:
         if not csv_file:
             raise
-        drop_output()
+        discard_stdout()
     unread = [result for result in results if isinstance(result, Exclusion) and result.is_unread]
     if unread:
         first = f"{_text(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from pathlib import Path
 
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.manifest import MANIFEST_NAME
+from octprep.format.names import parse_scan_name
 from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME
 
 UNREAD = "could not be read: "  # start of the reason where nothing is known of the file, which may be good
-
-_NAME = re.compile(r"(?P<label>[A-Za-z][A-Za-z0-9_]*)-[0-9]+-[0-9]+\.[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def unknown_classes(paths: Sequence[Path], class_names: Sequence[str]) -> Counte
     parents = {path.parent.parent for path in paths if path.parent.name.strip().upper() in class_names}
     unknown: Counter[str] = Counter()
     for path in paths:
-        states_class = bool(_NAME.fullmatch(path.name)) or path.parent.parent in parents
+        states_class = parse_scan_name(path.name) is not None or path.parent.parent in parents
         if states_class and label_from_path(path, class_names) is None:
             unknown[_stated_labels(path)[0]] += 1
     return unknown
@@ -131,8 +129,8 @@ def _walk(folder: Path) -> Iterator[Path | Exclusion]:
 
 
 def _stated_labels(path: Path) -> list[str]:
-    match = _NAME.fullmatch(path.name)
-    return [*([match["label"].upper()] if match else []), path.parent.name.strip().upper()]
+    name = parse_scan_name(path.name)
+    return [*([name.label] if name else []), path.parent.name.strip().upper()]
 
 
 def _is_run(path: Path) -> bool:

@@ -1,33 +1,37 @@
-"""Scans of different patients that show the same picture: near-identical pixels under another id.
+"""Duplicates: scans with the same content, and near-duplicates, whose pixels are nearly the same under another id.
 
-An archive may hold one B-scan twice, encoded again, moved by some pixels, brightened or with other fill at its border,
-under two patient ids. The bytes do not tell, so each stored image is described by `describe` in 256 bytes, and
-`near_identical` looks for pairs in four steps, each of which leaves far fewer than the one before:
+`exact` finds scans with the same bytes or the same stored pixels, and decides which of them are kept.
 
-1. hash bits of the descriptors, cut into bands, must agree in one band (`hashing`);
-2. most hash bits must agree (`hashing`);
+An archive may also hold one B-scan twice, encoded again, shifted by some pixels, brightened or with other fill, under
+two patient ids. Such pairs are found by `search`, in steps of which each leaves far fewer pairs than the one before:
+
+1. every stored image is described by 256 low-frequency DCT coefficients, one byte each (`descriptors`);
+2. locality-sensitive hashing (LSH) with multiprobe gives the pairs whose hash bits agree in a band (`lsh`);
 3. the descriptors must be nearly equal once a shift and a stretch between them are fitted (`descriptors`);
-4. the fine detail of the pixels, speckle too, must correlate where they lie on each other (`detail`).
+4. the images are registered (ECC), and their fine detail, speckle included, must correlate (NCC; `registration`).
 
-Numbers in these modules are of 224x224 images as the default recipe gives: of 1,600 phantoms of 500 patients and 38
-real scans of OCT2017, and of 600 and 38 near-identical copies (moved by up to 4 pixels, +-5 % brightness, another
-wedge, JPEG quality 70). benchmarks/likeness.py measures the whole on 10,000 phantoms.
+`file` reads and writes duplicates.json, `distances` measures how far apart descriptors are in general.
+
+Numbers in these modules were measured on 224x224 images as the default settings give: on 1,600 synthetic scans of 500
+patients and 38 real scans of OCT2017, and 600 and 38 near-duplicates of them (shifted by up to 4 pixels, +-5 %
+brightness, other fill, JPEG quality 70). benchmarks/near_duplicates.py measures the whole on 10,000 synthetic scans.
 """
 
-from octprep.duplicates.descriptors import DESCRIPTOR, NEAR, Distances, describe, distances
-from octprep.duplicates.registration import SMALLEST, THRESHOLD, comparable, correlation
-from octprep.duplicates.search import Pair, near_identical
+from octprep.duplicates.descriptors import DESCRIPTOR_BYTES, MAX_ALIGNED_DISTANCE, dct_descriptor
+from octprep.duplicates.distances import Distances, measure_distances
+from octprep.duplicates.registration import MIN_CORRELATION, MIN_PIXELS, detail_correlation, is_comparable
+from octprep.duplicates.search import NearDuplicate, near_identical
 
 __all__ = [
-    "DESCRIPTOR",
-    "NEAR",
-    "SMALLEST",
-    "THRESHOLD",
+    "DESCRIPTOR_BYTES",
+    "MAX_ALIGNED_DISTANCE",
+    "MIN_CORRELATION",
+    "MIN_PIXELS",
     "Distances",
-    "Pair",
-    "comparable",
-    "correlation",
-    "describe",
-    "distances",
+    "NearDuplicate",
+    "dct_descriptor",
+    "detail_correlation",
+    "is_comparable",
+    "measure_distances",
     "near_identical",
 ]

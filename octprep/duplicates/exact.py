@@ -1,8 +1,8 @@
-"""Scans with the same content: the same bytes of the file, or the same stored pixels."""
+"""Exact duplicates: scans with the same content, that is the same bytes of the file or the same stored pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,12 +10,13 @@ from octprep.format.errors import SourceError
 from octprep.source.files import Exclusion, Scan
 
 SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL = "same bytes", "same pixels", "near-identical"
-_MOST = 5  # sets of contradictory files that an error names
+_PRECEDENCE = ("test", "val", "train", "")  # of folders: a duplicate in an earlier one is kept
+_MAX_EXAMPLES = 5  # sets of contradictory files that an error names
 
 
 @dataclass(frozen=True, order=True)
 class DuplicatePair:
-    """Two scans under different patient ids that are one person's, and why."""
+    """Two scans under different patient ids that count as one patient's, and why."""
 
     first: str  # path; the smaller of the two
     second: str  # path
@@ -23,118 +24,128 @@ class DuplicatePair:
     correlation: float = 1.0  # of their stored pixels, up to 1
 
 
-def contents(scan: Scan) -> tuple[str, ...]:
-    """What tells that two scans show the same: the bytes of the file and, where they are known, the stored pixels."""
+def content_keys(scan: Scan) -> tuple[str, ...]:
+    """Keys that two scans with the same content share: of the file's bytes and, where known, of the stored pixels."""
     return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels}"] if scan.pixels else []))
 
 
-def same_contents(scans: Iterable[Scan]) -> list[list[Scan]]:
-    """Sets of at least two scans with the same content, whatever they are called; each and all sorted by path."""
-    sets: dict[str, list[Scan]] = {}
+def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
+    """Sets of at least two scans with the same content, whatever their names; each and all sorted by path."""
+    set_of: dict[str, list[Scan]] = {}  # by content key
     for scan in sorted(scans):
-        found = [sets[content] for content in contents(scan) if content in sets]
-        home = found[0] if found else []
-        for other in found[1:]:
-            if other is not home:  # the bytes are those of one set, the pixels those of another
-                home += other
-                for content in (content for moved in other for content in contents(moved)):
-                    sets[content] = home
-        home.append(scan)
-        for content in contents(scan):
-            sets[content] = home
-    unique = {id(home): home for home in sets.values() if len(home) > 1}
-    return sorted(sorted(home) for home in unique.values())
+        keys = content_keys(scan)
+        same, *others = [set_of[key] for key in keys if key in set_of] or [[]]
+        for other in others:
+            if other is not same:  # the bytes are those of one set, the pixels those of another
+                same += other
+                set_of |= {key: same for moved in other for key in content_keys(moved)}
+        same.append(scan)
+        set_of |= dict.fromkeys(keys, same)
+    distinct = {id(same): same for same in set_of.values() if len(same) > 1}
+    return sorted(sorted(same) for same in distinct.values())
 
 
-def joins(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) -> list[DuplicatePair]:
-    """Every reason but the id for which scans of different ids are one group, sorted; a set of copies is a chain."""
-    found = set(near)
-    for copies in same_contents(scans):
-        for first, second in pairwise(copies):
-            if first.patient != second.patient:
-                reason = SAME_BYTES if first.sha256 == second.sha256 else SAME_PIXELS
-                found.add(DuplicatePair(first.path, second.path, reason))
-    return sorted(found)
+def exact_duplicate_pairs(scans: Iterable[Scan]) -> list[DuplicatePair]:
+    """Pairs of scans with the same content under different ids, sorted; a set of duplicates gives a chain of pairs."""
+    return sorted(
+        DuplicatePair(first.path, second.path, _kind(first, second))
+        for duplicates in duplicate_sets(scans)
+        for first, second in pairwise(duplicates)
+        if first.patient != second.patient
+    )
 
 
-def conflicts(scans: Iterable[Scan]) -> list[list[Scan]]:
+def label_conflicts(scans: Iterable[Scan]) -> list[list[Scan]]:
     """The sets of scans with the same content under different classes."""
-    return [copies for copies in same_contents(scans) if len({scan.label for scan in copies}) > 1]
+    return [duplicates for duplicates in duplicate_sets(scans) if len({scan.label for scan in duplicates}) > 1]
 
 
-def settle_duplicates(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Exclusion]]:
-    """Keep one of the scans with the same content, and none where the copies are labelled differently.
+def deduplicate(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Exclusion]]:
+    """Keep one of the scans with the same content, and none where they are labelled differently; both sorted.
 
-    A copy in the test folder goes before one in val, that before one in train, so that a published test set stays
-    whole; copies elsewhere do not count against it even under another class. on_conflict says what becomes of copies
-    under different classes: `drop` leaves all out, `keep` keeps one of each class, `error` raises SourceError.
+    A scan in the test folder goes before one in val, that before one in train, so that a published test set stays
+    whole; duplicates elsewhere do not count against it even under another class. on_conflict says what becomes of
+    duplicates under different classes: `drop` excludes all, `keep` keeps one of each class, `error` raises SourceError.
     """
-    ordered = sorted(scans)
+    scans = sorted(scans)
     if on_conflict == "error":
-        _refuse_conflicts(ordered)
-    in_sets: dict[str, Sequence[Scan]] = {scan.path: copies for copies in same_contents(ordered) for scan in copies}
-    kept: list[Scan] = []
-    rejections: list[Exclusion] = []
-    for scan in ordered:
-        copies = in_sets.get(scan.path, (scan,))
-        if scan.path != copies[0].path:
-            continue  # settled with the first of its set
-        first, *others = sorted(copies, key=lambda scan: (("test", "val", "train", "").index(scan.folder), scan.path))
-        rivals = [copy for copy in copies if first.folder != "test" or copy.folder == "test"]
-        labels = sorted({rival.label for rival in rivals})
-        if len(labels) == 1:
-            kept.append(first)
-            rejections += [_copy(other, first) for other in others]
-            continue
-        if on_conflict == "keep":
-            firsts = {label: next(copy for copy in (first, *others) if copy.label == label) for label in labels}
-            kept += firsts.values()
-            rejections += [
-                _copy(other, firsts.get(other.label, first))
-                for other in (first, *others)
-                if other not in firsts.values()
-            ]
-        else:
-            reason = _under_several(first, others[0], labels)
-            rejections += [Exclusion(copy.path, reason) for copy in (first, *others)]
-    return sorted(kept), sorted(rejections)
+        _require_no_conflicts(scans)
+    exclusions: list[Exclusion] = []
+    for duplicates in duplicate_sets(scans):
+        by_precedence = sorted(duplicates, key=_precedence)
+        survivors = _survivors(by_precedence, on_conflict)
+        exclusions += _exclusions(by_precedence, survivors)
+    excluded = {exclusion.path for exclusion in exclusions}
+    return [scan for scan in scans if scan.path not in excluded], sorted(exclusions)
 
 
-def settle_conflicts(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Exclusion]]:
-    """Leave out what stands under different classes, and nothing else: for splits that are taken as they are.
+def drop_label_conflicts(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Exclusion]]:
+    """Exclude contents under different classes, and nothing else: for splits that are taken as they are; both sorted.
 
     `keep` keeps all of it, `error` raises SourceError.
     """
-    ordered = sorted(scans)
+    scans = sorted(scans)
     if on_conflict == "error":
-        _refuse_conflicts(ordered)
+        _require_no_conflicts(scans)
     reasons: dict[str, str] = {}
-    for copies in conflicts(ordered) if on_conflict == "drop" else ():
-        reason = _under_several(copies[0], copies[1], sorted({copy.label for copy in copies}))
-        reasons |= dict.fromkeys((copy.path for copy in copies), reason)
-    kept = [scan for scan in ordered if scan.path not in reasons]
+    for duplicates in label_conflicts(scans) if on_conflict == "drop" else ():
+        reason = _conflict_reason(duplicates[0], duplicates[1], sorted({scan.label for scan in duplicates}))
+        reasons |= dict.fromkeys((scan.path for scan in duplicates), reason)
+    kept = [scan for scan in scans if scan.path not in reasons]
     return kept, [Exclusion(path, reason) for path, reason in sorted(reasons.items())]
 
 
-def _refuse_conflicts(scans: Iterable[Scan]) -> None:
-    """Raise SourceError if a content stands under different classes."""
-    if found := conflicts(scans):
-        named = "; ".join(" = ".join(copy.path for copy in copies) for copies in found[:_MOST])
-        what = "1 content stands" if len(found) == 1 else f"{len(found):,} contents stand"
+def _precedence(scan: Scan) -> tuple[int, str]:
+    return _PRECEDENCE.index(scan.folder), scan.path
+
+
+def _labels_that_count(by_precedence: Sequence[Scan]) -> list[str]:
+    """The classes of duplicates, sorted; where one is in the test folder, those of the test folder alone."""
+    in_test = by_precedence[0].folder == "test"
+    return sorted({scan.label for scan in by_precedence if scan.folder == "test" or not in_test})
+
+
+def _survivors(by_precedence: Sequence[Scan], on_conflict: str) -> Mapping[str, Scan]:
+    """The scans of a duplicate set that are kept, by class; {} if all are dropped for a label conflict."""
+    labels = _labels_that_count(by_precedence)
+    if len(labels) > 1 and on_conflict != "keep":
+        return {}
+    return {label: next(scan for scan in by_precedence if scan.label == label) for label in labels}
+
+
+def _exclusions(by_precedence: Sequence[Scan], survivors: Mapping[str, Scan]) -> list[Exclusion]:
+    """Why the other scans of a duplicate set are excluded."""
+    if not survivors:
+        reason = _conflict_reason(by_precedence[0], by_precedence[1], _labels_that_count(by_precedence))
+        return [Exclusion(scan.path, reason) for scan in by_precedence]
+    kept = {scan.path for scan in survivors.values()}
+    return [
+        Exclusion(scan.path, _duplicate_reason(scan, survivors.get(scan.label, by_precedence[0])))
+        for scan in by_precedence
+        if scan.path not in kept
+    ]
+
+
+def _require_no_conflicts(scans: Iterable[Scan]) -> None:
+    """Raise SourceError if a content is under different classes."""
+    if conflicts := label_conflicts(scans):
+        examples = "; ".join(" = ".join(scan.path for scan in duplicates) for duplicates in conflicts[:_MAX_EXAMPLES])
+        what = "1 content is" if len(conflicts) == 1 else f"{len(conflicts):,} contents are"
         raise SourceError(
-            f"{what} under different classes: {named}. Correct the source, or let --conflicts drop leave such files "
-            "out, or --conflicts keep keep one of each class."
+            f"{what} under different classes: {examples}. Correct the source, or give --conflicts drop to exclude such "
+            "files, or --conflicts keep to keep one of each class."
         )
 
 
-def _copy(copy: Scan, of: Scan) -> Exclusion:
-    other = "another scan" if copy.label == of.label else f"a scan of {of.label}"
-    return Exclusion(copy.path, f"{_same(copy, of)} as {other}: {of.path}")
+def _duplicate_reason(scan: Scan, kept: Scan) -> str:
+    which = "another scan" if scan.label == kept.label else f"a scan of {kept.label}"
+    return f"{_kind(scan, kept)} as {which}: {kept.path}"
 
 
-def _under_several(first: Scan, second: Scan, labels: Sequence[str]) -> str:
-    return f"{_same(first, second)} under different classes: {' and '.join(labels)}"
+def _conflict_reason(first: Scan, second: Scan, labels: Sequence[str]) -> str:
+    return f"{_kind(first, second)} under different classes: {' and '.join(labels)}"
 
 
-def _same(first: Scan, second: Scan) -> str:
+def _kind(first: Scan, second: Scan) -> str:
+    """In which way the content of two duplicates is the same."""
     return SAME_BYTES if first.sha256 == second.sha256 else SAME_PIXELS

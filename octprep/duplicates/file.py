@@ -1,20 +1,23 @@
-"""Which scans of a build are joined across patient ids, and the file that says so: duplicates.json."""
+"""duplicates.json: the pairs of scans by which a build merged patient ids, and how far apart scans are in general."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from octprep import duplicates
-from octprep.arrays import Gray
-from octprep.duplicates import Distances
-from octprep.duplicates.exact import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, DuplicatePair, joins
+from octprep.duplicates.descriptors import as_matrix
+from octprep.duplicates.distances import Distances, is_number, measure_distances
+from octprep.duplicates.exact import (
+    NEAR_IDENTICAL,
+    SAME_BYTES,
+    SAME_PIXELS,
+    DuplicatePair,
+    exact_duplicate_pairs,
+)
+from octprep.duplicates.registration import MIN_CORRELATION
 from octprep.format.json_types import read_json
 from octprep.source.files import Scan
 
@@ -23,18 +26,30 @@ REASONS = (SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL)
 
 @dataclass(frozen=True)
 class DuplicatesFile:
-    """Why scans under different ids count as one patient's, and how far apart scans are in general."""
+    """Why scans under different ids count as one patient's, and how far apart scans are in general.
 
-    joins: tuple[DuplicatePair, ...]
-    distances: Distances | None  # None where near-identical scans were not looked for
-    threshold: float = duplicates.THRESHOLD  # correlation from which two scans were taken for one
+    Validates on construction; raises ValueError if a pair or the threshold is none that a build can write.
+    """
+
+    pairs: tuple[DuplicatePair, ...]
+    distances: Distances | None  # None where near-duplicates were not searched for
+    threshold: float = MIN_CORRELATION  # correlation from which two scans were near-identical
+
+    def __post_init__(self) -> None:
+        for pair in self.pairs:
+            if not (isinstance(pair.first, str) and isinstance(pair.second, str) and pair.reason in REASONS):
+                raise ValueError(f"a pair must have two paths and one of the reasons {', '.join(REASONS)}")
+            if not is_number(pair.correlation, -1, 1):
+                raise ValueError("the correlation of a pair must be a number from -1 to 1")
+        if not is_number(self.threshold, 0, 1):
+            raise ValueError("the threshold must be a number from 0 to 1")
 
     def to_json(self) -> bytes:
         """The bytes of duplicates.json."""
         text = json.dumps(
             {
                 "threshold": self.threshold,
-                "joins": [dataclasses.asdict(join) for join in self.joins],
+                "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
                 "distances": dataclasses.asdict(self.distances) if self.distances else None,
             },
             indent=1,
@@ -46,88 +61,29 @@ class DuplicatesFile:
         """What `to_json` wrote. Raises ValueError if it cannot have written the data."""
         raw = read_json(data)
         try:
-            found = raw["distances"]
-            joins = tuple(DuplicatePair(**join) for join in raw["joins"])
-            distances = None if found is None else _distances(found)
-            threshold = raw["threshold"]
+            pairs = tuple(DuplicatePair(**pair) for pair in raw["pairs"])
+            distances = None if raw["distances"] is None else _distances(raw["distances"])
+            return cls(pairs, distances, raw["threshold"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-        if not all(map(_can_be, joins)):
-            raise ValueError("it has a join that cannot be")
-        if distances is not None and not _counts(distances):
-            raise ValueError("it has distances that cannot be")
-        if not _number(threshold, 0, 1):
-            raise ValueError("it has a threshold that cannot be")
-        return cls(joins, distances, threshold)
 
 
-def _distances(found: Any) -> Distances:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+def _distances(raw: Any) -> Distances:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     return Distances(**fields)
 
 
-def _can_be(join: DuplicatePair) -> bool:
-    """Whether a build can have written this."""
-    paths = isinstance(join.first, str) and isinstance(join.second, str)
-    return paths and isinstance(join.reason, str) and join.reason in REASONS and _number(join.correlation, -1, 1)
-
-
-def _counts(found: Distances) -> bool:
-    """Whether these are edges that rise, and a count for each bin between them, of no more pairs than there are."""
-    if not all(isinstance(part, tuple) for part in (found.edges, found.same, found.different)):
-        return False
-    edges: Sequence[float] = found.edges
-    bins = len(edges) - 1
-    return (
-        bins > 0
-        and all(_number(edge, 0, 1e6) for edge in edges)
-        and all(low < high for low, high in pairwise(edges))
-        and len(found.same) == len(found.different) == bins
-        and all(type(count) is int and 0 <= count < 2**53 for count in (*found.same, *found.different))
-        and all(
-            type(total) is int and (total == -1 or sum(part) <= total < 2**53)
-            for part, total in ((found.same, found.same_of), (found.different, found.different_of))
-        )
-    )
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    """Whether it is a number in this range; JSON may hold anything, but NaN is in no range."""
-    return type(value) in (int, float) and isinstance(value, int | float) and low <= value <= high
-
-
-def near_duplicate_pairs(
-    scans: Sequence[Scan],
-    descriptors: Sequence[bytes],
-    pixels: Callable[[int], Gray],
-    *,
-    listed: float = duplicates.THRESHOLD,
-    workers: int | None = None,
-) -> list[DuplicatePair]:
-    """DuplicatesFile between near-identical scans under different ids, sorted; arguments as for `likeness.near_identical`."""
-    owners = [scan.patient for scan in scans]
-    found = []
-    for pair in duplicates.near_identical(as_matrix(descriptors), owners, pixels, listed=listed, workers=workers):
-        first, second = sorted((scans[pair.first].path, scans[pair.second].path))
-        found.append(DuplicatePair(first, second, NEAR_IDENTICAL, pair.correlation))
-    return sorted(found)
-
-
 def collect(
-    scans: Sequence[Scan], near: Iterable[DuplicatePair], descriptors: Sequence[bytes] | None, seed: int
+    scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], descriptors: Sequence[bytes] | None, seed: int
 ) -> DuplicatesFile:
-    """Everything for duplicates.json; descriptors are None where near-identical scans were not looked for.
+    """Everything for duplicates.json; descriptors are None where near-duplicates were not searched for.
 
-    What is joined by equal contents is not listed again as near-identical.
+    A pair with the same content is not listed again as near-identical.
     """
-    same = joins(scans)
-    pairs = {(join.first, join.second) for join in same}
-    found = [*same, *(join for join in near if (join.first, join.second) not in pairs)]
-    owners = [scan.patient for scan in scans]
-    distances = None if descriptors is None else duplicates.distances(as_matrix(descriptors), owners, seed)
-    return DuplicatesFile(tuple(sorted(found)), distances)
-
-
-def as_matrix(descriptors: Sequence[bytes]) -> Gray:
-    """(scans, likeness.DESCRIPTOR) uint8."""
-    return np.frombuffer(b"".join(descriptors), np.uint8).reshape(len(descriptors), duplicates.DESCRIPTOR)
+    exact_pairs = exact_duplicate_pairs(scans)
+    exact_paths = {(pair.first, pair.second) for pair in exact_pairs}
+    near_pairs = [pair for pair in near_duplicates if (pair.first, pair.second) not in exact_paths]
+    distances = None
+    if descriptors is not None:
+        distances = measure_distances(as_matrix(descriptors), [scan.patient for scan in scans], seed)
+    return DuplicatesFile(tuple(sorted([*exact_pairs, *near_pairs])), distances)

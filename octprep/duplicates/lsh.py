@@ -1,8 +1,21 @@
-"""Hashes of descriptors, cut into bands: which pairs are worth a closer look."""
+"""Locality-sensitive hashing of descriptors, with multiprobe: which pairs are worth a closer look.
+
+The hash of a descriptor has one bit for each of its lowest frequencies but the mean,
+
+    bit_k = (c_k > median of c_k over all rows),
+
+as all retinas look similar, so that the plain signs would mostly agree. The 96 bits are cut into 48 bands of 24 bits
+(every bit is in 12 bands). Two rows are candidates if they agree in all bits of one band, where the 4 bits of the first
+row that are nearest to the median, in units of the mean absolute deviation, may be flipped (query-directed multiprobe:
+Lv et al., Multi-Probe LSH, VLDB 2007), and if they differ in at most 26 of all 96 bits (Hamming distance).
+
+Banding: Indyk and Motwani, Approximate Nearest Neighbors, STOC 1998.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,128 +23,164 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Int64
 from octprep.duplicates.descriptors import SIDE
-from octprep.duplicates.unique_rows import Rows
+from octprep.duplicates.unique_rows import UniqueDescriptors
 
-# The hash: the signs of the lowest frequencies, less the population's median, as all retinas look alike. In a copy 5 %
-# of them differ, 18 % at most in all but 0.5 % of the copies; in scans of different patients half.
 _BITS = 96
-_DIFFERENT = 26  # bits, at most, between scans that are looked at further; 99.5 % of copies have 17, padded ones 21
-# With 48 bands of 24 bits, and the 4 bits of each that are nearest to the median tried both ways, copies of scans
-# of 700 phantoms agree in a band and in most bits in 99.7 % (not cropped 99.6, padded 99.4, straightened 99.3), and
-# 0.12 % of the pairs of two patients in what benchmarks/likeness.py takes for the archive. 16 bands of 16 bits without
-# the tries find 98 % (straightened 94) and let 0.2 % of the pairs through.
-_BANDS, _BAND, _TRIED = 48, 24, 4
-_CROWD = 1024  # of one band that are looked at with each, those whose descriptors follow each other
+# In near-duplicates 5 % of the bits differ, 18 % at most in all but 0.5 % of them; in scans of different patients half.
+_MAX_DIFFERENT_BITS = 26  # 99.5 % of near-duplicates have 17, padded ones 21
+# With these bands and flips, 99.7 % of the near-duplicates of scans of 700 synthetic patients agree in a band and in
+# most bits (not cropped 99.6, padded 99.4, flattened 99.3), and 0.12 % of the pairs of two patients in what
+# benchmarks/near_duplicates.py takes for the archive. 16 bands of 16 bits without flips find 98 % (flattened 94) and
+# let 0.2 % of the pairs through.
+_BANDS, _BAND_BITS, _FLIPPED_BITS = 48, 24, 4
+_MAX_BUCKET = 1024  # rows of one bucket that are paired with each probe: those nearest to it in the order of the rows
 
 _CHUNK = 1 << 16  # rows worked on at a time
-_MANY = 1 << 22  # pairs held before those found twice are dropped
-_PART = 1 << 19  # pairs of one band looked at at a time
+_MAX_HELD = 1 << 22  # pairs held before those that came twice are dropped
+_PAIRS_AT_ONCE = 1 << 19  # of one band
+
+Int8 = NDArray[np.int8]
+Int16 = NDArray[np.int16]
 
 
-def in_one_band(rows: Rows) -> tuple[Int64, Int64]:
-    """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), one < other."""
-    count = rows.scan.size
-    low = _low(rows)
-    middle = np.partition(low, count // 2, axis=0)[count // 2].astype(np.int16)
-    spread = np.array(
-        [np.abs(column.astype(np.int16) - bit).mean() + 1e-3 for column, bit in zip(low.T, middle, strict=True)],
+def lsh_candidates(unique: UniqueDescriptors) -> tuple[Int64, Int64]:
+    """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), first < second."""
+    count = len(unique)
+    low = _low_frequencies(unique)
+    median = np.partition(low, count // 2, axis=0)[count // 2].astype(np.int16)
+    scale = np.array(
+        [np.abs(column.astype(np.int16) - middle).mean() + 1e-3 for column, middle in zip(low.T, median, strict=True)],
         np.float32,
     )
-    bits = np.packbits(low > middle, axis=1).view(np.uint16)
-    kept, held = np.zeros(0, np.int64), 0
-    fresh = [kept]
+    words = np.packbits(low > median, axis=1).view(np.uint16)
+    kept = np.zeros(0, np.int64)  # pairs as numbers, first * count + second
+    fresh: list[Int64] = []  # more of them, in which some may come twice
+    fresh_count = 0
     for band in _bands():
-        for one, other in _collisions(low[:, band], middle[band], spread[band]):
-            lower, upper = np.minimum(one, other), np.maximum(one, other)
-            apart = (lower != upper) & rows.strangers(lower, upper)
-            lower, upper = lower[apart], upper[apart]
-            alike = _different_bits(bits[lower], bits[upper]) <= _DIFFERENT
-            fresh.append(lower[alike] * count + upper[alike])
-            held += fresh[-1].size
-            if held > _MANY:
-                kept, held = _once(np.concatenate([kept, *fresh])), 0
-                fresh = []
-    kept = _once(np.concatenate([kept, *fresh]))
+        for probing, probed in _bucket_pairs(low[:, band], median[band], scale[band]):
+            first, second = np.minimum(probing, probed), np.maximum(probing, probed)
+            useful = (first != second) & unique.different_patients(first, second)
+            first, second = first[useful], second[useful]
+            similar = _hamming_distances(words[first], words[second]) <= _MAX_DIFFERENT_BITS
+            fresh.append(first[similar] * count + second[similar])
+            fresh_count += fresh[-1].size
+            if fresh_count > _MAX_HELD:
+                kept, fresh, fresh_count = _sorted_unique(np.concatenate([kept, *fresh])), [], 0
+    kept = _sorted_unique(np.concatenate([kept, *fresh]))
     return kept // count, kept % count
 
 
-def _once(numbers: Int64) -> Int64:
+def _sorted_unique(numbers: Int64) -> Int64:
     """Sorted, each once; np.unique hashes them instead, at five times the cost of sorting so many."""
     numbers = np.sort(numbers)
     return numbers[np.append(True, numbers[1:] != numbers[:-1])] if numbers.size else numbers
 
 
-def _low(rows: Rows) -> NDArray[np.int8]:
+def _low_frequencies(unique: UniqueDescriptors) -> Int8:
     """The lowest _BITS frequencies of each row, without the mean: (rows, _BITS)."""
     down, across = np.mgrid[:SIDE, :SIDE]
     order = np.lexsort((down.ravel(), np.maximum(down, across).ravel(), (down + across).ravel()))[1 : _BITS + 1]
-    low = np.empty((rows.scan.size, _BITS), np.int8)
-    for start in range(0, rows.scan.size, _CHUNK):
-        part = rows.descriptors[rows.scan[start : start + _CHUNK]]
-        low[start : start + _CHUNK] = part.view(np.int8)[:, order]
+    low = np.empty((len(unique), _BITS), np.int8)
+    for start in range(0, len(unique), _CHUNK):
+        chunk = unique.descriptors[unique.scan[start : start + _CHUNK]]
+        low[start : start + _CHUNK] = chunk.view(np.int8)[:, order]
     return low
 
 
 def _bands() -> list[Int64]:
     """Which bits each band holds: _BITS shuffled and cut, over and over; always the same."""
     rng = np.random.default_rng(3)
-    shuffled = [rng.permutation(_BITS) for _ in range(-(-_BANDS * _BAND // _BITS))]
-    return list(np.concatenate(shuffled)[: _BANDS * _BAND].reshape(_BANDS, _BAND))
+    shuffled = [rng.permutation(_BITS) for _ in range(-(-_BANDS * _BAND_BITS // _BITS))]
+    return list(np.concatenate(shuffled)[: _BANDS * _BAND_BITS].reshape(_BANDS, _BAND_BITS))
 
 
-def _collisions(low: NDArray[np.int8], middle: NDArray[np.int16], spread: Float32) -> Iterator[tuple[Int64, Int64]]:
-    """Pairs of rows whose bits of one band agree, where the uncertain bits of the first may be either.
+def _bucket_pairs(low: Int8, median: Int16, scale: Float32) -> Iterator[tuple[Int64, Int64]]:
+    """Pairs of rows that one band puts in a bucket, the probing row and the probed one; (pairs,), some at a time.
 
-    low: (rows, _BAND). A row collides with itself, and pairs may come twice.
+    low: (rows, _BAND_BITS), the band's frequencies. A row meets itself, and pairs may come twice.
     """
-    weights = 1 << np.arange(_BAND, dtype=np.int64)
-    count = len(low)
-    keys = np.concatenate([(low[at : at + _CHUNK] > middle) @ weights for at in range(0, count, _CHUNK)])
-    order = np.argsort(keys, kind="stable")
-    known, starts, sizes = np.unique(keys[order], return_index=True, return_counts=True)
-    taken = np.zeros(1 << _BAND, bool)
-    taken[known] = True
-    for begin in range(0, count, _CHUNK):
-        tried = _tried(low[begin : begin + _CHUNK], keys[begin : begin + _CHUNK], middle, spread, weights)
-        row, turn = np.nonzero(taken[tried])
-        bucket = np.searchsorted(known, tried[row, turn])
-        row += begin
-        start, size = starts[bucket], sizes[bucket]
-        crowded = np.flatnonzero(size > _CROWD)
-        if crowded.size:  # those that follow each other by their bytes
-            place = np.array(
-                [
-                    np.searchsorted(order[first : first + many], who)
-                    for first, many, who in zip(start[crowded], size[crowded], row[crowded], strict=True)
-                ]
-            )
-            start[crowded] += np.clip(place - _CROWD // 2, 0, size[crowded] - _CROWD)
-            size[crowded] = _CROWD
-        total = np.cumsum(size)
-        cuts = np.searchsorted(total, np.arange(_PART, int(total[-1]), _PART))
-        for part in np.split(np.arange(row.size), cuts):
-            lengths = size[part]
-            offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            yield np.repeat(row[part], lengths), order[np.repeat(start[part], lengths) + offsets]
+    weights = 1 << np.arange(_BAND_BITS, dtype=np.int64)
+    chunks = range(0, len(low), _CHUNK)
+    keys = np.concatenate([(low[start : start + _CHUNK] > median) @ weights for start in chunks])
+    buckets = _Buckets.of(keys)
+    for start in chunks:
+        chunk = slice(start, start + _CHUNK)
+        row, bucket = buckets.occupied(_multiprobe_keys(low[chunk], keys[chunk], median, scale, weights))
+        row += start
+        yield from _expanded(buckets.rows, row, *_capped(buckets, row, bucket))
 
 
-def _tried(low: NDArray[np.int8], keys: Int64, middle: NDArray[np.int16], spread: Float32, weights: Int64) -> Int64:
-    """The keys of each row with its _TRIED least certain bits both ways: (rows, 2 ** _TRIED)."""
-    certain = np.abs(low - middle) / spread
-    weak = weights[np.argpartition(certain, _TRIED, axis=1)[:, :_TRIED]]
-    tried = keys[:, None]
-    for bit in weak.T:
-        tried = np.concatenate([tried, tried ^ bit[:, None]], axis=1)
-    return tried
+@dataclass(frozen=True)
+class _Buckets:
+    """Rows by the key of one band."""
+
+    rows: Int64  # (rows,) those of one bucket after those of the other, each in ascending order
+    keys: Int64  # (buckets,) ascending
+    starts: Int64  # (buckets,) where the rows of each begin
+    sizes: Int64  # (buckets,)
+    is_taken: NDArray[np.bool_]  # (2 ** _BAND_BITS,) whether a key has a bucket
+
+    @classmethod
+    def of(cls, row_keys: Int64) -> _Buckets:
+        """Sort rows into buckets. row_keys: (rows,)."""
+        rows = np.argsort(row_keys, kind="stable")
+        keys, starts, sizes = np.unique(row_keys[rows], return_index=True, return_counts=True)
+        is_taken = np.zeros(1 << _BAND_BITS, bool)
+        is_taken[keys] = True
+        return cls(rows, keys, starts, sizes, is_taken)
+
+    def occupied(self, probes: Int64) -> tuple[Int64, Int64]:
+        """Of the keys that each row probes, (rows, probes): the row and the bucket of each that has one; (hits,)."""
+        row, probe = np.nonzero(self.is_taken[probes])
+        return row, np.searchsorted(self.keys, probes[row, probe])
+
+
+def _multiprobe_keys(low: Int8, keys: Int64, median: Int16, scale: Float32, weights: Int64) -> Int64:
+    """The keys of each row with its _FLIPPED_BITS least certain bits both ways: (rows, 2 ** _FLIPPED_BITS)."""
+    certainty = np.abs(low - median) / scale
+    uncertain = weights[np.argpartition(certainty, _FLIPPED_BITS, axis=1)[:, :_FLIPPED_BITS]]
+    probes = keys[:, None]
+    for bit in uncertain.T:
+        probes = np.concatenate([probes, probes ^ bit[:, None]], axis=1)
+    return probes
+
+
+def _capped(buckets: _Buckets, row: Int64, bucket: Int64) -> tuple[Int64, Int64]:
+    """Where the rows that each hit is paired with begin, and how many they are; (hits,) each.
+
+    Of a bucket with more than _MAX_BUCKET rows, those around the probing row in the order of the descriptors' bytes.
+    """
+    start, size = buckets.starts[bucket], buckets.sizes[bucket]
+    crowded = np.flatnonzero(size > _MAX_BUCKET)
+    if crowded.size:
+        rank = np.array(
+            [
+                np.searchsorted(buckets.rows[first : first + count], probing)
+                for first, count, probing in zip(start[crowded], size[crowded], row[crowded], strict=True)
+            ]
+        )
+        start[crowded] += np.clip(rank - _MAX_BUCKET // 2, 0, size[crowded] - _MAX_BUCKET)
+        size[crowded] = _MAX_BUCKET
+    return start, size
+
+
+def _expanded(bucket_rows: Int64, row: Int64, start: Int64, size: Int64) -> Iterator[tuple[Int64, Int64]]:
+    """Each hit's row with each of its rows bucket_rows[start : start + size], about _PAIRS_AT_ONCE at a time."""
+    total = np.cumsum(size)
+    cuts = np.searchsorted(total, np.arange(_PAIRS_AT_ONCE, int(total[-1]), _PAIRS_AT_ONCE))
+    for hits in np.split(np.arange(row.size), cuts):
+        lengths = size[hits]
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        yield np.repeat(row[hits], lengths), bucket_rows[np.repeat(start[hits], lengths) + offsets]
 
 
 @lru_cache(maxsize=1)
-def _ones() -> NDArray[np.uint8]:
+def _popcount_table() -> NDArray[np.uint8]:
     """How many bits of each number of 16 bits are set."""
     numbers = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2)
     return np.asarray(np.unpackbits(numbers, axis=1).sum(axis=1), np.uint8)
 
 
-def _different_bits(one: NDArray[np.uint16], other: NDArray[np.uint16]) -> Int64:
-    """How many bits differ; (pairs, words) -> (pairs,)."""
-    return np.asarray(_ones()[one ^ other].sum(axis=1, dtype=np.int64))
+def _hamming_distances(first: NDArray[np.uint16], second: NDArray[np.uint16]) -> Int64:
+    """How many bits differ; (pairs, words) each -> (pairs,)."""
+    return np.asarray(_popcount_table()[first ^ second].sum(axis=1, dtype=np.int64))

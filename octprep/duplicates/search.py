@@ -1,148 +1,226 @@
-"""Pairs of scans of different patients whose stored pixels are near-identical."""
+"""The search for near-duplicates: candidates by their descriptors, then a decision on the pixels of each.
+
+Candidates come from LSH (or, in a small set, are all pairs) and have a small aligned distance. Of these each scan keeps
+its nearest few, and the pixels of every such pair are compared by `detail_correlation`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.arrays import Float32, Gray, Int64
-from octprep.duplicates.descriptors import DESCRIPTOR, FAR, NEAR, frequencies, left_over, unlike
-from octprep.duplicates.lsh import in_one_band
-from octprep.duplicates.registration import THRESHOLD, correlation
-from octprep.duplicates.unique_rows import Rows, distinct
+from octprep.arrays import Bytes, Float32, Gray, Int64
+from octprep.duplicates.descriptors import (
+    DESCRIPTOR_BYTES,
+    MAX_ALIGNED_DISTANCE,
+    MAX_RAW_DISTANCE,
+    aligned_distance,
+    as_matrix,
+    coefficients,
+    raw_distance,
+)
+from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
+from octprep.duplicates.lsh import lsh_candidates
+from octprep.duplicates.registration import MIN_CORRELATION, detail_correlation
+from octprep.duplicates.unique_rows import SEVERAL, UniqueDescriptors, unique_descriptors
+from octprep.source.files import Scan
 from octprep.workers import default_workers
 
-# A crowd of scans that are alike must not cost its square. Each is compared on pixels with so many, the nearest; and,
-# once it is paired with somebody's scan, with that patient's others only if each is among so few nearest of the other.
-_COMPARED, _CLOSE = 16, 3
+# Many similar scans must not cost the square of their number. Each is compared on pixels with its nearest; and once it
+# is paired with a scan of another patient, with that patient's others only if each is among the very nearest of the
+# other.
+_NEAREST, _VERY_NEAREST = 16, 3
 
-_ALL_PAIRS = 512  # descriptors up to which every pair is looked at: the median of a few is in the middle of nothing
-_FITTED = 1 << 10  # pairs that a shift and a stretch are fitted to at a time
-_AT_ONCE = 64  # pairs whose pixels are compared before it is asked which of the next need it
+_ALL_PAIRS = 512  # descriptors up to which every pair is a candidate: the median over so few means little to LSH
+_CHUNK = 1 << 10  # pairs that are aligned at a time
+_BLOCK = 64  # pairs whose pixels are compared before it is checked which of the next are needed
+_CACHED_IMAGES = 256
+
+_RowPairs = tuple[Int64, Int64, Float32]  # first and second row and their aligned distance; (pairs,) each
 
 
 @dataclass(frozen=True, order=True)
-class Pair:
+class NearDuplicate:
     """Two scans of different patients with near-identical pixels."""
 
     first: int  # index of a scan
     second: int  # index of the other, larger
-    correlation: float  # of their fine detail, to four places; THRESHOLD..1 unless others were asked for
+    correlation: float  # of their fine detail, to four places; MIN_CORRELATION..1 unless others were asked for
+
+
+def near_duplicate_pairs(
+    scans: Sequence[Scan],
+    descriptors: Sequence[bytes],
+    pixels: Callable[[int], Gray],
+    *,
+    min_correlation: float = MIN_CORRELATION,
+    workers: int | None = None,
+) -> list[DuplicatePair]:
+    """Pairs of near-identical scans under different ids, sorted; the other arguments are those of `near_identical`."""
+    patients = [scan.patient for scan in scans]
+    pairs = []
+    for pair in near_identical(
+        as_matrix(descriptors), patients, pixels, min_correlation=min_correlation, workers=workers
+    ):
+        first, second = sorted((scans[pair.first].path, scans[pair.second].path))
+        pairs.append(DuplicatePair(first, second, NEAR_IDENTICAL, pair.correlation))
+    return sorted(pairs)
 
 
 def near_identical(
-    descriptors: Gray,
+    descriptors: Bytes,
     patients: Sequence[str] | NDArray[np.integer],
     pixels: Callable[[int], Gray],
     *,
-    listed: float = THRESHOLD,
+    min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
-) -> list[Pair]:
+) -> list[NearDuplicate]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
-    descriptors: (scans, DESCRIPTOR) uint8, a row as `describe` gives. patients: who owns each scan, ids of one kind.
-    pixels: the stored image of a scan by its index, all from one recipe; it is asked only for the few that may be in a
-    pair, by several threads at once. listed: pairs from this correlation on are returned, be they near-identical or
-    not. workers: threads; None means one for each core. Which scans are paired depends neither on them nor on the order
-    of the scans, where no two have equal descriptors.
+    descriptors: (scans, DESCRIPTOR_BYTES) uint8, a row as `dct_descriptor` gives. patients: of each scan, ids of one
+    kind. pixels: the stored image of a scan by its index, all from one recipe; it is called only for candidates, by
+    several threads at once. min_correlation: pairs from this correlation on are returned, be they near-identical or
+    not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the scans,
+    where no two have equal descriptors. Raises ValueError for descriptors of another shape.
 
-    Not every pair of a crowd is listed: scans with equal descriptors are paired each with one of another patient; no
-    scan is compared with more than its _COMPARED nearest, unless it is among theirs; and where two patients share a
-    scan, others of theirs are compared only if they are about as near. The pairs are for joining patients, not for
-    counting copies.
+    Not every pair among many similar scans is returned: scans with equal descriptors are paired each with one of
+    another patient; no scan is compared with more than its _NEAREST, unless it is among theirs; and where two patients
+    share a scan, others of theirs are compared only if they are about as near. The pairs are for merging patients, not
+    for counting duplicates.
 
-    Images of less than SMALLEST pixels hold too little to tell, and give no pair.
+    Images of less than MIN_PIXELS hold too little detail, and give no pair.
     """
-    if descriptors.ndim != 2 or descriptors.shape != (len(patients), DESCRIPTOR):
+    if descriptors.ndim != 2 or descriptors.shape != (len(patients), DESCRIPTOR_BYTES):
         raise ValueError(
-            f"descriptors must be ({len(patients)}, {DESCRIPTOR}), a row for each patient given; "
+            f"descriptors must be ({len(patients)}, {DESCRIPTOR_BYTES}), a row for each patient given; "
             f"got {descriptors.shape}"
         )
     if len(patients) < 2:
         return []
-    owners = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
-    rows = distinct(np.ascontiguousarray(descriptors), owners)
-    look = lru_cache(maxsize=256)(pixels)
-
-    def compare(first: int, second: int) -> float:
-        # The scan with the smaller descriptor is laid on the other, so that their order does not count.
-        lower, upper = sorted((first, second), key=lambda scan: (descriptors[scan].tobytes(), scan))
-        return correlation(look(lower), look(upper))
-
-    def ends(first: int, second: int) -> set[tuple[int, int]]:
-        return {(first, int(owners[second])), (second, int(owners[first]))}
-
-    found: list[Pair] = []
-    paired: set[tuple[int, int]] = set()
-    # Threads, as NumPy and OpenCV let others go on while they work.
+    patient_index = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
+    unique = unique_descriptors(np.ascontiguousarray(descriptors), patient_index)
+    matcher = _Matcher(descriptors, patient_index, pixels, min_correlation)
+    # Threads, as NumPy and OpenCV release the interpreter's lock while they work.
     with ThreadPoolExecutor(workers or default_workers()) as threads:
-        candidates = _scans(rows, *_nearest(*_near(rows, threads)))
-        while block := list(islice(candidates, _AT_ONCE)):
-            block = [(one, other, close) for one, other, close in block if close or not ends(one, other) & paired]
-            correlations = threads.map(compare, *([pair[end] for pair in block] for end in (0, 1)))
-            for (one, other, close), agreed in zip(block, correlations, strict=True):
-                if not close and ends(one, other) & paired:  # since this block was begun
-                    continue
-                if agreed >= listed:
-                    found.append(Pair(one, other, round(agreed, 4)))
-                if agreed >= THRESHOLD:
-                    paired |= ends(one, other)
-    return sorted(found)
+        nearest = _nearest(*_near_rows(unique, threads))
+        matcher.decide(_candidates(unique, *nearest), threads)
+    return sorted(matcher.pairs)
 
 
-def _near(rows: Rows, threads: Executor) -> tuple[Int64, Int64, Float32]:
-    """Pairs of rows that may be near-identical and of two patients, one <= other, and their distances; (pairs,)."""
-    count = rows.scan.size
-    shared = np.flatnonzero(rows.owner < 0)
-    ones, others = np.triu_indices(count, 1) if count <= _ALL_PAIRS else in_one_band(rows)
+class _Candidate(NamedTuple):
+    """Two scans whose pixels may be compared."""
 
-    def near(start: int) -> tuple[Int64, Int64, Float32]:
-        one, other = (np.asarray(end[start : start + _FITTED], np.int64) for end in (ones, others))
-        apart = rows.strangers(one, other)
-        one, other = one[apart], other[apart]
-        left, right = (frequencies(rows.descriptors[rows.scan[end]]) for end in (one, other))
-        hopeful = unlike(left, right) <= FAR
-        distance = left_over(left[hopeful], right[hopeful])
-        kept = distance <= NEAR
-        return one[hopeful][kept], other[hopeful][kept], distance[kept]
-
-    found = [(shared, shared, np.zeros(shared.size, np.float32)), *threads.map(near, range(0, ones.size, _FITTED))]
-    one, other, distance = (np.concatenate(ends) for ends in zip(*found, strict=True))
-    return one, other, distance
+    first: int  # index of a scan; the smaller
+    second: int
+    very_near: bool  # whether each is among the _VERY_NEAREST of the other
 
 
-def _nearest(one: Int64, other: Int64, distance: Float32) -> tuple[Int64, Int64, NDArray[np.bool_]]:
-    """Those of the pairs in which either is among the _COMPARED nearest of the other, the nearest pairs first.
+class _Matcher:
+    """Decides on the pixels which candidates are near-identical.
 
-    And whether each is among the _CLOSE nearest of the other.
+    Once a scan is paired with a scan of another patient, more candidates of this scan and that patient are decided only
+    if they are very near: the two patients are merged already.
     """
-    ends, mates, apart = np.append(one, other), np.append(other, one), np.append(distance, distance)
-    order = np.lexsort((mates, apart, ends))
-    rank = np.empty(ends.size, np.int64)
-    rank[order] = np.arange(ends.size) - np.searchsorted(ends[order], ends[order])
+
+    def __init__(
+        self, descriptors: Bytes, patients: Int64, pixels: Callable[[int], Gray], min_correlation: float
+    ) -> None:
+        self.pairs: list[NearDuplicate] = []
+        self._descriptors = descriptors
+        self._patients = patients
+        self._pixels = lru_cache(_CACHED_IMAGES)(pixels)
+        self._min_correlation = min_correlation
+        self._paired: set[tuple[int, int]] = set()  # a scan, and a patient with a scan that is near-identical to it
+
+    def decide(self, candidates: Iterable[_Candidate], threads: Executor) -> None:
+        """Compare candidates in their order, a block at a time, and add those that correlate to `pairs`."""
+        candidates = iter(candidates)
+        while block := list(islice(candidates, _BLOCK)):
+            needed = [candidate for candidate in block if self._is_needed(candidate)]
+            for candidate, correlation in zip(needed, threads.map(self._correlation, needed), strict=True):
+                if self._is_needed(candidate):  # also after the candidates before it in the block
+                    self._add(candidate, correlation)
+
+    def _is_needed(self, candidate: _Candidate) -> bool:
+        return candidate.very_near or self._paired.isdisjoint(self._scans_and_patients(candidate))
+
+    def _add(self, candidate: _Candidate, correlation: float) -> None:
+        if correlation >= self._min_correlation:
+            self.pairs.append(NearDuplicate(candidate.first, candidate.second, round(correlation, 4)))
+        if correlation >= MIN_CORRELATION:
+            self._paired |= self._scans_and_patients(candidate)
+
+    def _scans_and_patients(self, candidate: _Candidate) -> set[tuple[int, int]]:
+        """Each scan of a candidate with the patient of the other."""
+        first, second, _ = candidate
+        return {(first, int(self._patients[second])), (second, int(self._patients[first]))}
+
+    def _correlation(self, candidate: _Candidate) -> float:
+        """The scan with the larger descriptor is registered to the other, so that their order has no influence."""
+        lower, upper = sorted(candidate[:2], key=lambda scan: (self._descriptors[scan].tobytes(), scan))
+        return detail_correlation(self._pixels(lower), self._pixels(upper))
+
+
+def _near_rows(unique: UniqueDescriptors, threads: Executor) -> _RowPairs:
+    """Pairs of rows of two patients that may be near-identical, first <= second; a row with itself if of several."""
+    firsts, seconds = np.triu_indices(len(unique), 1) if len(unique) <= _ALL_PAIRS else lsh_candidates(unique)
+
+    def near(start: int) -> _RowPairs:
+        first, second = (np.asarray(rows[start : start + _CHUNK], np.int64) for rows in (firsts, seconds))
+        apart = unique.different_patients(first, second)
+        first, second = first[apart], second[apart]
+        left, right = (coefficients(unique.descriptors[unique.scan[rows]]) for rows in (first, second))
+        alignable = raw_distance(left, right) <= MAX_RAW_DISTANCE
+        distance = aligned_distance(left[alignable], right[alignable])
+        kept = distance <= MAX_ALIGNED_DISTANCE
+        return first[alignable][kept], second[alignable][kept], distance[kept]
+
+    of_several = np.flatnonzero(unique.patient == SEVERAL)
+    chunks = [
+        (of_several, of_several, np.zeros(of_several.size, np.float32)),
+        *threads.map(near, range(0, firsts.size, _CHUNK)),
+    ]
+    first, second, distance = (np.concatenate(values) for values in zip(*chunks, strict=True))
+    return first, second, distance
+
+
+def _nearest(first: Int64, second: Int64, distance: Float32) -> tuple[Int64, Int64, NDArray[np.bool_]]:
+    """The pairs of rows in which either is among the _NEAREST of the other, the nearest pairs first.
+
+    Also whether each is among the _VERY_NEAREST of the other; (pairs,).
+    """
+    rows, partners, distances = np.append(first, second), np.append(second, first), np.append(distance, distance)
+    order = np.lexsort((partners, distances, rows))
+    rank = np.empty(rows.size, np.int64)  # of a partner among those of its row
+    rank[order] = np.arange(rows.size) - np.searchsorted(rows[order], rows[order])
     ranks = rank.reshape(2, -1)
-    kept = np.lexsort((other, one, distance))
-    kept = kept[ranks.min(axis=0)[kept] < _COMPARED]
-    return one[kept], other[kept], ranks.max(axis=0)[kept] < _CLOSE
+    kept = np.lexsort((second, first, distance))
+    kept = kept[ranks.min(axis=0)[kept] < _NEAREST]
+    return first[kept], second[kept], ranks.max(axis=0)[kept] < _VERY_NEAREST
 
 
-def _scans(rows: Rows, ones: Int64, others: Int64, close: NDArray[np.bool_]) -> Iterator[tuple[int, int, bool]]:
-    """Pairs of scans, the smaller index first, that pairs of rows stand for: each scan with one of another patient."""
-    for one, other, both in zip(ones.tolist(), others.tolist(), close.tolist(), strict=True):
-        found: set[tuple[int, int]] = set()
-        for row, opposite in ((one, other), (other, one)):
-            members = rows.members[rows.starts[row] : rows.starts[row + 1]]
-            mates = rows.members[rows.starts[opposite] : rows.starts[opposite + 1]]
-            # By owner: the last is a stranger to whoever owns the first, if anybody is.
-            choice = np.where(rows.owners[members] != rows.owners[mates[0]], mates[0], mates[-1])
-            apart = rows.owners[members] != rows.owners[choice]
-            lower, upper = np.minimum(members, choice)[apart], np.maximum(members, choice)[apart]
-            found.update(zip(lower.tolist(), upper.tolist(), strict=True))
-        for first, second in sorted(found):
-            yield first, second, both
+def _candidates(
+    unique: UniqueDescriptors, firsts: Int64, seconds: Int64, very_near: NDArray[np.bool_]
+) -> Iterator[_Candidate]:
+    """The pairs of scans that pairs of rows stand for, in their order: each scan with one of another patient."""
+    for first, second, is_very_near in zip(firsts.tolist(), seconds.tolist(), very_near.tolist(), strict=True):
+        pairs = {*_partners(unique, first, second), *_partners(unique, second, first)}
+        yield from (_Candidate(lower, upper, is_very_near) for lower, upper in sorted(pairs))
+
+
+def _partners(unique: UniqueDescriptors, row: int, opposite: int) -> Iterator[tuple[int, int]]:
+    """Each scan of a row with a scan of the opposite row of another patient, if there is one; smaller index first."""
+    scans, others = unique.scans_of(row), unique.scans_of(opposite)
+    patients = unique.patients
+    # Scans of a row are sorted by patient: if the first is not of another patient, only the last may be.
+    partners = np.where(patients[scans] != patients[others[0]], others[0], others[-1])
+    apart = patients[scans] != patients[partners]
+    lower, upper = np.minimum(scans, partners)[apart], np.maximum(scans, partners)[apart]
+    return zip(lower.tolist(), upper.tolist(), strict=True)

@@ -1,93 +1,333 @@
-"""images.csv: a row for every file found under the source; where it is, or why it was left out."""
+"""images.csv, the table of every file found under the source. Only the standard library is imported.
+
+A row is either an image in a split (`ImageRow`) or a file that was excluded, with the reason (`ExcludedRow`).
+`encode` writes each value in one way only, and `decode` accepts no other.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from octprep.shards.cache import CachedScan
-from octprep.shards.plan import ShardPlan
-from octprep.source.files import Exclusion
-from octprep.splits.patients import PatientGroup
+from octprep.format.errors import ManifestError
+from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
+from octprep.format.measurements import ScanMeasurements
 
 COLUMNS = (
-    "path", "class", "patient", "number", "folder", "bytes", "width", "height", "sha256",
-    "border", "crop_top", "crop_bottom", "crop_left", "crop_right", "confidence", "note",
-    "mean", "deviation", "sharpness",
-    "group", "split", "shard", "copies", "left_out",
+    "path", "class", "patient", "image_number", "source_split", "bytes", "width", "height", "sha256",
+    "fill_fraction", "crop_top", "crop_bottom", "crop_left", "crop_right", "crop_confidence", "note",
+    "mean_intensity", "std_intensity", "sharpness",
+    "patient_group", "split", "shard", "record_count", "exclusion_reason",
 )  # fmt: skip
 
-Row = dict[str, str]
+MAX_SIDE = 10**7  # pixels of a scan's side, and rows of a crop, are at most as many
+_MAX_COUNT = 10**14  # of bytes and of numbers in file names
+_MAX_NOTE = 1000  # characters
+_SHOWN = 40  # characters of a cell that a message shows
+
+# The columns of numbers with a fraction: the largest value, and the decimal places they are rounded to.
+DECIMALS = {
+    "fill_fraction": (1.0, 6), "crop_confidence": (1.0, 4),
+    "mean_intensity": (255.0, 2), "std_intensity": (255.0, 2), "sharpness": (1e6, 4),
+}  # fmt: skip
+# The columns of whole numbers: the smallest and the largest value.
+_WHOLE = {
+    "image_number": (0, _MAX_COUNT), "bytes": (1, _MAX_COUNT), "width": (1, MAX_SIDE), "height": (1, MAX_SIDE),
+    "crop_top": (-MAX_SIDE, MAX_SIDE), "crop_bottom": (-MAX_SIDE, MAX_SIDE),
+    "crop_left": (0, MAX_SIDE), "crop_right": (0, MAX_SIDE), "record_count": (1, _MAX_COUNT),
+}  # fmt: skip
+_OF_SCAN = COLUMNS[1 : COLUMNS.index("split")]  # columns that are empty for a file that could not be read as a scan
+_FILLED = tuple(column for column in _OF_SCAN if column not in ("source_split", "note"))  # never empty for a scan
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def table(
-    ready: Iterable[CachedScan],
-    groups: Iterable[PatientGroup],
-    plans: Mapping[str, Sequence[ShardPlan]],
-    left_out: Iterable[Exclusion],
-) -> bytes:
-    """The file's bytes, rows sorted by path, which is text as `octprep.format.files.path_to_text` makes it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanRow:
+    """What a row holds of a file that was read, decoded and preprocessed."""
 
-    Sizes and crop in source pixels (the crop's rows as flattened, where that was done), border as a fraction of the
-    source, confidence from 0 to 1; mean, deviation and sharpness of the stored pixels, as
-    `octprep.preprocessing.Prepared` says. group is the smallest patient id among those that are taken for one person's.
-    """
-    places: dict[str, dict[str, int]] = defaultdict(dict)  # path -> shard -> copies in it
-    for part in plans.values():
-        for planned in part:
-            for member, _ in planned.items:
-                where = places[member.path]
-                where[planned.name] = where.get(planned.name, 0) + 1
-    keys = {scan.path: group.key for group in groups for scan in group.scans}
-    rows: dict[str, dict[str, object]] = {}
-    for item in ready:
-        where = places.get(item.scan.path, {})
-        top, bottom, left, right = item.crop
-        rows[item.scan.path] = {
-            "path": item.scan.path,
-            "class": item.scan.label,
-            "patient": item.scan.patient,
-            "number": item.scan.number,
-            "folder": item.scan.folder,
-            "bytes": item.scan.bytes,
-            "width": item.scan.width,
-            "height": item.scan.height,
-            "sha256": item.scan.sha256,
-            "border": item.border,
-            "crop_top": top,
-            "crop_bottom": bottom,
-            "crop_left": left,
-            "crop_right": right,
-            "confidence": item.confidence,
-            "note": item.note,
-            "mean": item.mean,
-            "deviation": item.deviation,
-            "sharpness": item.sharpness,
-            "group": keys.get(item.scan.path, ""),
-            "split": next(iter(where), "").partition("/")[0],
-            "shard": " ".join(where),
-            "copies": sum(where.values()),
-        }
-    for rejection in left_out:
-        rows.setdefault(rejection.path, {"path": rejection.path, "copies": 0})["left_out"] = rejection.reason
+    path: str  # relative to the source, as `octprep.format.files.path_to_text` writes it
+    label: str  # the class, column `class`
+    patient: str  # the id in the file's name
+    image_number: int  # within the patient, from the file's name
+    source_split: str  # train, val or test where the source has such folders, else ""
+    bytes: int  # of the source file
+    width: int  # of the source, pixels
+    height: int  # of the source, pixels
+    sha256: str  # of the source file, hex
+    measurements: ScanMeasurements
+    patient_group: str  # the smallest of the patient ids that are linked by duplicate pairs, else the patient's own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRow(ScanRow):
+    """An image that is in a split."""
+
+    split: str
+    shards: tuple[str, ...]  # names of the shards that hold it, sorted; column `shard`, separated by spaces
+    record_count: int  # records that hold it, at least 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExcludedRow:
+    """A file that is in no split."""
+
+    path: str  # as in ScanRow
+    exclusion_reason: str
+    scan: ScanRow | None = None  # what was read before the exclusion; None if the file is no usable scan
+
+
+Row = ImageRow | ExcludedRow
+AnyScan = TypeVar("AnyScan", bound=ScanRow)
+
+
+class RowProblem(NamedTuple):
+    """Why a row is not one that a build writes."""
+
+    path: str  # of the row; "" if that is what is wrong
+    column: str
+    message: str  # such as: column 'width' is not a whole number: 'x'
+
+
+@dataclass(frozen=True)
+class Table:
+    """What images.csv holds, each row once: as an image, as an exclusion, or as one or more problems."""
+
+    rows: tuple[ImageRow, ...]  # in the order of the file
+    excluded: tuple[ExcludedRow, ...]
+    problems: tuple[RowProblem, ...] = ()
+    count: int = 0  # rows of the file
+
+    @property
+    def scans(self) -> Iterator[ScanRow]:
+        """Every row that describes a scan, kept or excluded."""
+        yield from self.rows
+        yield from (row.scan for row in self.excluded if row.scan)
+
+
+def encode(rows: Iterable[Row]) -> bytes:
+    """The bytes of images.csv: UTF-8, a header, and the rows sorted by path."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows[path] for path in sorted(rows))
+    writer.writerows(_cells(row) for row in sorted(rows, key=lambda row: row.path))
     return text.getvalue().encode()
 
 
-def read(data: bytes) -> list[Row]:
-    """The rows of images.csv, all cells as text. Raises ValueError if the bytes are no such table."""
+def decode(data: bytes) -> Table:
+    """The typed rows of images.csv, and what is wrong with the others.
+
+    Raises ValueError if the bytes are no CSV table in UTF-8 with these columns.
+    """
+    images: list[ImageRow] = []
+    excluded: list[ExcludedRow] = []
+    problems: list[RowProblem] = []
+    lines = _read(data)
+    for line in lines:
+        row = _decode_row(dict(zip(COLUMNS, line, strict=True)))
+        if isinstance(row, ImageRow):
+            images.append(row)
+        elif isinstance(row, ExcludedRow):
+            excluded.append(row)
+        else:
+            problems += row
+    return Table(tuple(images), tuple(excluded), tuple(problems), len(lines))
+
+
+def read_checked(folder: Path, manifest: Manifest) -> Table:
+    """The table of a finished folder.
+
+    Raises ManifestError if it is missing, if its SHA-256 is not the manifest's, or if it is not what octprep writes.
+    """
+    path = folder / IMAGES_NAME
+    repair = "Copy the folder again, or repair it by the `octprep build` that made it."
+    try:
+        data = read_part(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ManifestError(
+            f"{path} cannot be read ({reason}), but it says which patients are in which split. {repair}"
+        ) from None
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != manifest.images_sha256:
+        raise ManifestError(
+            f"{path} has SHA-256 {sha256[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
+            f"not what was built. {repair}"
+        )
+    try:
+        table = decode(data)
+        for problem in table.problems:
+            raise ValueError(f"{problem.path}: {problem.message}")
+    except ValueError as error:
+        raise ManifestError(f"{path} is not a table that octprep wrote ({error}). {repair}") from None
+    return table
+
+
+def _cells(row: Row) -> dict[str, object]:
+    """The cells of a row by column; those that are missing are empty."""
+    if isinstance(row, ExcludedRow):
+        scan = _scan_cells(row.scan) if row.scan else {}
+        return {"path": row.path, **scan, "record_count": 0, "exclusion_reason": row.exclusion_reason}
+    return {
+        **_scan_cells(row),
+        "split": row.split,
+        "shard": " ".join(row.shards),
+        "record_count": row.record_count,
+    }
+
+
+def _scan_cells(row: ScanRow) -> dict[str, object]:
+    measured = row.measurements
+    top, bottom, left, right = measured.crop
+    return {
+        "path": row.path,
+        "class": row.label,
+        "patient": row.patient,
+        "image_number": row.image_number,
+        "source_split": row.source_split,
+        "bytes": row.bytes,
+        "width": row.width,
+        "height": row.height,
+        "sha256": row.sha256,
+        **{column: round(float(getattr(measured, column)), places) for column, (_, places) in DECIMALS.items()},
+        "crop_top": top,
+        "crop_bottom": bottom,
+        "crop_left": left,
+        "crop_right": right,
+        "note": measured.note,
+        "patient_group": row.patient_group,
+    }
+
+
+def _read(data: bytes) -> Sequence[Sequence[str]]:
+    """The rows below the header, as text. Raises ValueError as `decode` does."""
     if b"\0" in data:
         raise ValueError("it holds a null byte")
     reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
     try:
-        header, *cells = list(reader) or [[]]
+        header, *lines = list(reader) or [[]]
     except csv.Error as error:
         raise ValueError(str(error)) from None
-    if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in cells):
+    if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
         raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-    return [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+    return lines
+
+
+def _decode_row(cells: dict[str, str]) -> Row | list[RowProblem]:
+    path, in_shard, excluded = cells["path"], bool(cells["shard"]), bool(cells["exclusion_reason"])
+    if not path:
+        return [RowProblem("", "path", "column 'path' is empty")]
+    if in_shard == excluded:
+        message = "has a shard and an exclusion_reason" if in_shard else "has neither a shard nor an exclusion_reason"
+        return [RowProblem(path, "shard", message)]
+    problems = [
+        RowProblem(path, column, f"column {column!r} {why}: {_shown(cells[column])}")
+        for column, why in _problems(cells, excluded=excluded)
+    ]
+    if problems:
+        return problems
+    if excluded:
+        return ExcludedRow(
+            path=path,
+            exclusion_reason=cells["exclusion_reason"],
+            scan=_make_scan(ScanRow, cells) if cells["class"] else None,
+        )
+    return _make_scan(
+        ImageRow,
+        cells,
+        split=cells["split"],
+        shards=tuple(cells["shard"].split(" ")),
+        record_count=int(cells["record_count"]),
+    )
+
+
+def _make_scan(kind: Callable[..., AnyScan], cells: dict[str, str], **more: object) -> AnyScan:
+    return kind(
+        path=cells["path"],
+        label=cells["class"],
+        patient=cells["patient"],
+        image_number=int(cells["image_number"]),
+        source_split=cells["source_split"],
+        bytes=int(cells["bytes"]),
+        width=int(cells["width"]),
+        height=int(cells["height"]),
+        sha256=cells["sha256"],
+        measurements=ScanMeasurements(
+            crop=(
+                int(cells["crop_top"]), int(cells["crop_bottom"]), int(cells["crop_left"]), int(cells["crop_right"])
+            ),
+            note=cells["note"],
+            **{column: float(cells[column]) for column in DECIMALS},
+        ),
+        patient_group=cells["patient_group"],
+        **more,
+    )  # fmt: skip
+
+
+def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, str]]:
+    """The columns whose cells no build writes, and what is wrong with each."""
+    if excluded:
+        if cells["split"]:
+            yield "split", "must be empty for a file that is in no shard"
+        if cells["record_count"] != "0":
+            yield "record_count", "must be 0 for a file that is in no shard"
+        if not any(cells[column] for column in _OF_SCAN):
+            return
+    else:
+        if why := _whole_problem(cells["record_count"], *_WHOLE["record_count"]):
+            yield "record_count", why
+        if not cells["split"]:
+            yield "split", "is empty for a file that is in a shard"
+        names = cells["shard"].split(" ")
+        if "" in names or names != sorted(set(names)):
+            yield "shard", "is not a sorted list of names"
+    numbers_are_good = True
+    for column in _FILLED:
+        if not cells[column]:
+            numbers_are_good = False
+            yield column, "is empty"
+    for column, (smallest, largest) in _WHOLE.items():
+        if cells[column] and column != "record_count" and (why := _whole_problem(cells[column], smallest, largest)):
+            numbers_are_good = False
+            yield column, why
+    for column, (highest, places) in DECIMALS.items():
+        if cells[column] and (why := _decimal_problem(cells[column], highest, places)):
+            yield column, why
+    if cells["sha256"] and not _SHA256.fullmatch(cells["sha256"]):
+        yield "sha256", "is not a SHA-256 in hexadecimal digits"
+    if len(cells["note"]) > _MAX_NOTE or not cells["note"].isprintable():
+        yield "note", "is not one line of printable text"
+    if numbers_are_good:
+        top, bottom, left, right = (int(cells[f"crop_{side}"]) for side in ("top", "bottom", "left", "right"))
+        if top >= bottom:
+            yield "crop_bottom", f"is not below crop_top {top}"
+        if not left < right <= int(cells["width"]):
+            yield "crop_right", f"is not between crop_left {left} and width {cells['width']}"
+
+
+def _whole_problem(cell: str, smallest: int, largest: int) -> str:
+    """What is wrong with a whole number, or ""."""
+    if not _INTEGER.fullmatch(cell):
+        return "is not a whole number"
+    return "" if smallest <= int(cell) <= largest else f"is not a number from {smallest:,} to {largest:,}"
+
+
+def _decimal_problem(cell: str, highest: float, places: int) -> str:
+    """What is wrong with a number with a fraction, or ""."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return "is not a number"
+    if not 0 <= value <= highest:  # NaN is in no range
+        return f"is not a number from 0 to {highest:,.0f}"
+    return "" if cell == repr(round(value, places)) else f"is not a number with {places} decimal places at most"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")

@@ -73,9 +73,9 @@ def distances(key: str, title: str, axis: str, found: Distances) -> Markup:
 
     Below a row's name is how many pairs there are, or how many of them were drawn.
     """
-    bins = len(found.same)
+    bins = len(found.within)
     rows, told = [], []
-    parts = ((found.same, found.same_of), (found.different, found.different_of))
+    parts = ((found.within, found.within_total), (found.between, found.between_total))
     for (label, colour), (counts, all_pairs) in zip(_PAIRS, parts, strict=True):
         if total := sum(counts):
             middle = _middle(counts)

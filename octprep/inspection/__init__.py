@@ -1,10 +1,90 @@
-"""What is wrong with a folder of B-scans as it is: everything that `octprep audit` says.
+"""What is in a folder of B-scans as it is, and what is wrong with it: everything that `octprep inspect` reports.
 
-Every scan is read and prepared once (`reading`), then looked at for leaks between the folders and contradictory labels
-(`findings`), for how alike scans are (`closeness`) and for numbers that give the class away (`shortcuts`). `words` and
-`page` say it. An audit reports; it does not judge, and nothing is written under the source.
+`inspect` reads every scan once and returns an `Inspection`. Without pixels it finds (`findings`) patients and files in
+more than one split, contradictory labels and files that cannot be used; with pixels also near-duplicates, how similar
+scans are (`similarity`), and numbers that give the class away (`shortcuts`). `checks` and `text` put it in sentences,
+`page` makes a web page of it. Nothing is written under the source.
 """
 
-from octprep.inspection.inspect import Audit, audit
+from __future__ import annotations
 
-__all__ = ["Audit", "audit"]
+from collections.abc import Sequence
+from pathlib import Path
+
+from octprep.format.errors import SettingError, SourceError
+from octprep.inspection import features, shortcuts, similarity
+from octprep.inspection.findings import collect_findings
+from octprep.inspection.inspection import Inspection, PixelFindings
+from octprep.source.listing import list_source
+from octprep.source.published import recognise
+from octprep.splits.patients import group_patients
+from octprep.workers import Progress, no_progress
+
+__all__ = ["Inspection", "PixelFindings", "inspect"]
+
+
+def inspect(
+    src: Path,
+    *,
+    quick: bool = False,
+    follow_links: bool = False,
+    keep_out: Sequence[Path] = (),
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Inspection:
+    """Inspect a folder of B-scans as it is; nothing is written.
+
+    quick: only decode the scans, which finds damaged files, and compare names and bytes. Otherwise every scan is also
+    preprocessed with the default settings, compared with the others on its pixels, and measured.
+    follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core. The result does not
+    depend on them. seed: draws the pairs of scans whose similarity is measured, and the folds of the shortcut test.
+
+    Raises SourceError if there is nothing to read, or, unless quick, no scan that can be read; StoppedError if a file
+    that is listed cannot be read; SettingError for a negative seed.
+    """
+    if seed < 0:
+        raise SettingError(f"seed must be 0 or more; got {seed}")
+    listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
+    if quick:
+        scans, exclusions = features.decode_scans(src, listing, workers, progress)
+        groups = group_patients(scans)
+        return Inspection(
+            root=listing.root,
+            file_count=listing.file_count,
+            published=recognise(listing.scan_files),
+            scans=scans,
+            exclusions=exclusions,
+            group_of={scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans},
+            findings=collect_findings(scans, groups, ()),
+            pixels=None,
+        )
+    scan_features, exclusions = features.measure_scans(src, listing, workers, progress)
+    if not scan_features:
+        raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
+    scans = tuple(item.scan for item in scan_features)
+    progress("comparing scans", 0, len(scans))
+    compared = similarity.compare_candidates(src, scan_features, workers)
+    progress("comparing scans", len(scans), len(scans))
+    near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
+    groups = group_patients(scans, near_duplicates)
+    group_of = {scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans}
+    scan_groups = [group_of[scan.path] for scan in scans]
+    shortcut_test = shortcuts.measure_shortcuts(scan_features, scan_groups, seed=seed, progress=progress)
+    return Inspection(
+        root=listing.root,
+        file_count=listing.file_count,
+        published=recognise(listing.scan_files),
+        scans=scans,
+        exclusions=exclusions,
+        group_of=group_of,
+        findings=collect_findings(scans, groups, near_duplicates),
+        pixels=PixelFindings(
+            features=scan_features,
+            similarity=similarity.measure_similarity(
+                src, scan_features, groups, compared, seed=seed, workers=workers, progress=progress
+            ),
+            shortcuts=shortcut_test,
+            typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),
+        ),
+    )

@@ -1,13 +1,14 @@
-"""Read and prepare every scan once, keeping what an audit needs: numbers and digests, no pixels."""
+"""Read every scan of a source once, keeping what an inspection needs: numbers and digests, no pixels."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 
@@ -17,65 +18,101 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.shards.cache import MAX_FILL_FRACTION
-from octprep.source import files
+from octprep.source import reading
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.source.reading import read_scan, with_retries
 from octprep.workers import Progress
 
-RECIPE = Preprocessing()  # the default: what most will train on, and what `likeness` is measured on
-_BATCH = 32  # scans per task: what is found of them goes through a pipe in one piece
+RECIPE = (
+    Preprocessing()
+)  # the default: what most will train on, and what the thresholds of `duplicates` are measured on
+_DECODED_BATCH, _PREPARED_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
+
+Result = TypeVar("Result", "ScanFeatures", Scan)
+_Batch = tuple[Path, Sequence[ScanFile]]
 
 
 @dataclass(frozen=True)
 class ScanFeatures:
-    """One scan, and the numbers that may give its class away."""
+    """One scan, and the numbers that may give its class away. Gray levels are from 0 to 255."""
 
     scan: Scan  # with the digest of its stored pixels
-    descriptor: bytes  # `likeness.describe` of the stored pixels
-    border: float  # fraction of the source that is fill
-    mean: float  # gray level of the decoded scan, fill and all
-    deviation: float  # of its gray levels
-    stored_mean: float  # of the stored pixels, which a network sees
-    stored_deviation: float
+    descriptor: bytes  # `duplicates.dct_descriptor` of the stored pixels
+    fill_fraction: float  # of the source that is fill, 0..1
+    decoded_mean: float  # gray level of the decoded scan, fill included
+    decoded_std: float  # of its gray levels
+    stored_mean: float  # gray level of the stored pixels, which a network sees
+    stored_std: float
+
+    def measured(self) -> dict[str, object]:
+        """The numbers, by name."""
+        return {name: value for name, value in vars(self).items() if name not in ("scan", "descriptor")}
 
 
-def read_all(
-    src: Path, source: SourceListing, workers: int | None, progress: Progress
+def decode_scans(
+    src: Path, listing: SourceListing, workers: int | None, progress: Progress
+) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
+    """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
+    scans, exclusions = _read(
+        reading.read_scans, Scan, _DECODED_BATCH, "reading scans", src, listing, workers, progress
+    )
+    return tuple(sorted(scans)), exclusions
+
+
+def measure_scans(
+    src: Path, listing: SourceListing, workers: int | None, progress: Progress
 ) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
-    """Everything under a source that can be prepared, and everything that cannot; each sorted by path."""
-    named = source.named
-    tasks = [(src, named[start : start + _BATCH]) for start in range(0, len(named), _BATCH)]
-    found: list[ScanFeatures] = []
-    rejections = list(source.rejections)
-    progress("preparing scans", 0, len(named))
-    for results in worker_pool.run(_read_batch, tasks, workers):
-        found += [result for result in results if isinstance(result, ScanFeatures)]
-        rejections += [result for result in results if isinstance(result, Exclusion)]
-        progress("preparing scans", len(results), len(named))
-    return tuple(sorted(found, key=lambda item: item.scan.path)), tuple(sorted(rejections))
+    """Preprocess and measure every scan of a source: those that can be, and every other file; each sorted by path."""
+    scan_features, exclusions = _read(
+        _read_batch, ScanFeatures, _PREPARED_BATCH, "preparing scans", src, listing, workers, progress
+    )
+    return tuple(sorted(scan_features, key=lambda item: item.scan.path)), exclusions
 
 
-def stored_pixels(src: Path, known: Scan) -> Gray:
-    """The stored pixels of a scan that was read before. Raises StoppedError if its file is another one now."""
-    named = ScanFile(**{field.name: getattr(known, field.name) for field in dataclasses.fields(ScanFile)})
-    return files.carefully(src, named, partial(_pixels_again, known.sha256))
+def stored_pixels(src: Path, scan: Scan) -> Gray:
+    """The stored pixels of a scan that was read before. Raises StoppedError if its file has changed since."""
+    scan_file = ScanFile(**{field.name: getattr(scan, field.name) for field in dataclasses.fields(ScanFile)})
+    return with_retries(src, scan_file, partial(_pixels_again, scan.sha256))
 
 
-def _pixels_again(sha256: str, src: Path, named: ScanFile) -> Gray:
-    found = files.read(src, named)
-    if isinstance(found, Exclusion) or found[0].sha256 != sha256:
+def _pixels_again(sha256: str, src: Path, scan_file: ScanFile) -> Gray:
+    result = read_scan(src, scan_file)
+    if isinstance(result, Exclusion) or result[0].sha256 != sha256:
         raise StoppedError(
-            f"{named.path} was changed while it was audited; run the audit again when nothing writes there."
+            f"{scan_file.path} changed during the inspection; run it again when nothing writes to the source."
         )
-    return preprocessing.prepare(found[1], RECIPE).pixels
+    return preprocessing.prepare(result[1], RECIPE).pixels
 
 
-def _read_batch(task: tuple[Path, Sequence[ScanFile]]) -> list[ScanFeatures | Exclusion]:
-    src, batch = task
-    return [files.carefully(src, named, _read_one) for named in batch]
+def _read(
+    read_batch: Callable[[_Batch], Sequence[Result | Exclusion]],
+    kind: type[Result],
+    batch: int,
+    what: str,
+    src: Path,
+    listing: SourceListing,
+    workers: int | None,
+    progress: Progress,
+) -> tuple[tuple[Result, ...], tuple[Exclusion, ...]]:
+    scan_files = listing.scan_files
+    tasks = [(src, scan_files[start : start + batch]) for start in range(0, len(scan_files), batch)]
+    results: list[Result] = []
+    exclusions = list(listing.exclusions)
+    progress(what, 0, len(scan_files))
+    for batch_results in worker_pool.run_tasks(read_batch, tasks, workers):
+        results += [result for result in batch_results if isinstance(result, kind)]
+        exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
+        progress(what, len(batch_results), len(scan_files))
+    return tuple(results), tuple(sorted(exclusions))
+
+
+def _read_batch(task: _Batch) -> list[ScanFeatures | Exclusion]:
+    src, scan_files = task
+    return [with_retries(src, scan_file, _read_one) for scan_file in scan_files]
 
 
 def _read_one(src: Path, named: ScanFile) -> ScanFeatures | Exclusion:
-    found = files.read(src, named)
+    found = read_scan(src, named)
     if isinstance(found, Exclusion):
         return found
     kept, gray = found
@@ -85,10 +122,10 @@ def _read_one(src: Path, named: ScanFile) -> ScanFeatures | Exclusion:
         return Exclusion(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
     return ScanFeatures(
         scan=dataclasses.replace(kept, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
-        descriptor=duplicates.describe(ready.pixels),
-        border=round(ready.border, 6),
-        mean=round(mean, 2),
-        deviation=round(deviation, 2),
+        descriptor=duplicates.dct_descriptor(ready.pixels),
+        fill_fraction=round(ready.border, 6),
+        decoded_mean=round(mean, 2),
+        decoded_std=round(deviation, 2),
         stored_mean=round(ready.mean, 2),
-        stored_deviation=round(ready.deviation, 2),
+        stored_std=round(ready.deviation, 2),
     )

@@ -1,6 +1,6 @@
-"""Who and what stands in more than one folder, whose scans belong together, and which labels contradict each other.
+"""Which patients and contents are in more than one split, which ids belong together, and which labels contradict.
 
-Pure: scans and joins in, values out.
+Pure: scans, patient groups and near-duplicate pairs in, values out.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from octprep.duplicates.exact import SAME_BYTES, SAME_PIXELS, DuplicatePair, conflicts, joins, same_contents
-from octprep.source import files
-from octprep.source.files import Scan
-from octprep.splits.patients import PatientGroup, by_number
+from octprep.duplicates.exact import (
+    SAME_BYTES,
+    SAME_PIXELS,
+    DuplicatePair,
+    duplicate_sets,
+    exact_duplicate_pairs,
+)
+from octprep.source.files import Scan, count_by_split_and_class
+from octprep.splits.patients import PatientGroup, numeric_order
 
 
 @dataclass(frozen=True)
-class Leak:
-    """A patient in more than one folder."""
+class PatientLeak:
+    """A patient id in more than one split folder."""
 
     patient: str
     scans: Mapping[str, int]  # by folder
@@ -25,7 +30,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Copies:
+class DuplicateSet:
     """Scans with the same content."""
 
     reason: str  # SAME_BYTES, or SAME_PIXELS where some of the files differ
@@ -33,112 +38,119 @@ class Copies:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Their classes."""
-        return tuple(sorted({one.label for one in self.scans}))
+        """Their classes, sorted."""
+        return tuple(sorted({scan.label for scan in self.scans}))
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Several patient ids that count as one person, and why."""
+class MergedIds:
+    """Several patient ids that count as one patient, and why."""
 
     patients: tuple[str, ...]
     scans: int
     folders: tuple[str, ...]
-    joins: tuple[DuplicatePair, ...]
+    pairs: tuple[DuplicatePair, ...]
 
 
 @dataclass(frozen=True)
-class Shared:
-    """How much of one folder is known from the others."""
+class SplitOverlap:
+    """How many scans of one split folder are of patients of the others."""
 
     folder: str
     scans: int
-    known: int  # scans whose person, as far as joins tell, has scans in another folder
+    shared_scans: int  # scans whose patient group has scans in another folder
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found about persons, contents and labels."""
+    """What names, contents and near-duplicate pairs show. Without pixels there are no near-duplicate pairs."""
 
-    leaks: tuple[Leak, ...]
-    copies: tuple[Copies, ...]  # with the same content in more than one folder
-    near: tuple[DuplicatePair, ...]  # near-identical scans of different ids in different folders
-    shared: tuple[Shared, ...]  # every folder; () where there are no split folders
-    groups: tuple[Gathered, ...]  # with more than one id
-    conflicts: tuple[Copies, ...]  # with the same content under several classes
-    near_conflicts: tuple[DuplicatePair, ...]  # near-identical scans of different ids and classes
-    two_classes: Mapping[str, tuple[str, ...]]  # the classes of every id that has more than one
+    patient_leaks: tuple[PatientLeak, ...]  # sorted by id
+    content_leaks: tuple[DuplicateSet, ...]  # with the same content in more than one split folder
+    near_duplicate_leaks: tuple[DuplicatePair, ...]  # of different ids, in different split folders
+    overlaps: tuple[SplitOverlap, ...]  # every folder; () where there are no split folders
+    merged_ids: tuple[MergedIds, ...]  # patient groups with more than one id
+    duplicates: tuple[DuplicateSet, ...]  # everything with the same content
+    label_conflicts: tuple[DuplicateSet, ...]  # with the same content under several classes
+    near_duplicate_conflicts: tuple[DuplicatePair, ...]  # of different ids, under different classes
+    patients_in_several_classes: Mapping[str, tuple[str, ...]]  # id -> its classes
 
 
-def find(scans: Sequence[Scan], groups: Sequence[PatientGroup], near: Sequence[DuplicatePair]) -> Findings:
-    """Look for everything. groups: of all scans; near: the near-identical scans of different ids among them.
+def collect_findings(
+    scans: Sequence[Scan], groups: Sequence[PatientGroup], near_duplicates: Sequence[DuplicatePair]
+) -> Findings:
+    """Collect all findings. groups: of all scans; near_duplicates: pairs of different ids among them.
 
-    What has the same content is not named again as near-identical.
+    A pair with the same content is not named again as a near-duplicate.
     """
-    same = joins(scans)
-    pairs = {(join.first, join.second) for join in same}
-    near = sorted(join for join in near if (join.first, join.second) not in pairs)
-    by_path = {one.path: one for one in scans}
-
-    def parted(join: DuplicatePair) -> bool:
-        return by_path[join.first].folder != by_path[join.second].folder
-
-    folders = list(files.count(scans))
-    labels = _labels(scans)
+    exact_pairs = exact_duplicate_pairs(scans)
+    exact_paths = {(pair.first, pair.second) for pair in exact_pairs}
+    near_pairs = sorted(pair for pair in near_duplicates if (pair.first, pair.second) not in exact_paths)
+    by_path = {scan.path: scan for scan in scans}
+    duplicates = tuple(_duplicate_set(same) for same in duplicate_sets(scans))
+    labels = _labels_of_patients(scans)
+    folders = list(count_by_split_and_class(scans))
     return Findings(
-        leaks=_leaks(scans, labels),
-        copies=tuple(_copies(same) for same in same_contents(scans) if len({one.folder for one in same}) > 1),
-        near=tuple(join for join in near if parted(join)),
-        shared=tuple(_shared(folder, groups) for folder in folders) if folders != [""] else (),
-        groups=tuple(_gathered(groups, sorted([*same, *near]))),
-        conflicts=tuple(_copies(same) for same in conflicts(scans)),
-        near_conflicts=tuple(join for join in near if by_path[join.first].label != by_path[join.second].label),
-        two_classes={patient: found for patient, found in labels.items() if len(found) > 1},
+        patient_leaks=_patient_leaks(scans, labels),
+        content_leaks=tuple(same for same in duplicates if len({scan.folder for scan in same.scans}) > 1),
+        near_duplicate_leaks=tuple(
+            pair for pair in near_pairs if by_path[pair.first].folder != by_path[pair.second].folder
+        ),
+        overlaps=tuple(_overlap(folder, groups) for folder in folders) if folders != [""] else (),
+        merged_ids=tuple(_merged_ids(groups, sorted([*exact_pairs, *near_pairs]))),
+        duplicates=duplicates,
+        label_conflicts=tuple(same for same in duplicates if len(same.labels) > 1),
+        near_duplicate_conflicts=tuple(
+            pair for pair in near_pairs if by_path[pair.first].label != by_path[pair.second].label
+        ),
+        patients_in_several_classes={patient: classes for patient, classes in labels.items() if len(classes) > 1},
     )
 
 
-def _labels(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:
+def _labels_of_patients(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:
     """The classes of every patient, by id."""
     labels: dict[str, set[str]] = defaultdict(set)
-    for one in scans:
-        labels[one.patient].add(one.label)
-    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=by_number)}
+    for scan in scans:
+        labels[scan.patient].add(scan.label)
+    return {patient: tuple(sorted(labels[patient])) for patient in sorted(labels, key=numeric_order)}
 
 
-def _leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]]) -> tuple[Leak, ...]:
+def _patient_leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]]) -> tuple[PatientLeak, ...]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for one in sorted(scans, key=lambda one: one.path):
-        counts[one.patient][one.folder] += 1
+    for scan in scans:
+        counts[scan.patient][scan.folder] += 1
     return tuple(
-        Leak(patient, dict(sorted(counts[patient].items())), found)
-        for patient, found in labels.items()
+        PatientLeak(patient, dict(sorted(counts[patient].items())), classes)
+        for patient, classes in labels.items()
         if len(counts[patient]) > 1
     )
 
 
-def _copies(same: Sequence[Scan]) -> Copies:
-    reason = SAME_BYTES if len({one.sha256 for one in same}) == 1 else SAME_PIXELS
-    return Copies(reason, tuple(sorted(same, key=lambda one: one.path)))
+def _duplicate_set(scans: Sequence[Scan]) -> DuplicateSet:
+    reason = SAME_BYTES if len({scan.sha256 for scan in scans}) == 1 else SAME_PIXELS
+    return DuplicateSet(reason, tuple(sorted(scans, key=lambda scan: scan.path)))
 
 
-def _shared(folder: str, groups: Iterable[PatientGroup]) -> Shared:
-    total = known = 0
+def _overlap(folder: str, groups: Iterable[PatientGroup]) -> SplitOverlap:
+    scan_count = shared_scans = 0
     for group in groups:
-        here = sum(one.folder == folder for one in group.scans)
-        total += here
-        known += here if here < len(group.scans) else 0
-    return Shared(folder, total, known)
+        in_folder = sum(scan.folder == folder for scan in group.scans)
+        scan_count += in_folder
+        if in_folder < len(group.scans):
+            shared_scans += in_folder
+    return SplitOverlap(folder, scan_count, shared_scans)
 
 
-def _gathered(groups: Iterable[PatientGroup], joins: Sequence[DuplicatePair]) -> list[Gathered]:
-    key_of = {one.path: group.key for group in groups for one in group.scans}
-    reasons: dict[str, list[DuplicatePair]] = defaultdict(list)
-    for join in joins:
-        reasons[key_of[join.first]].append(join)
-    found = []
+def _merged_ids(groups: Iterable[PatientGroup], pairs: Sequence[DuplicatePair]) -> list[MergedIds]:
+    groups = list(groups)
+    group_of = {scan.path: group.key for group in groups for scan in group.scans}
+    pairs_of: dict[str, list[DuplicatePair]] = defaultdict(list)
+    for pair in pairs:
+        pairs_of[group_of[pair.first]].append(pair)
+    merged = []
     for group in groups:
-        ids = sorted({one.patient for one in group.scans}, key=by_number)
+        ids = sorted({scan.patient for scan in group.scans}, key=numeric_order)
         if len(ids) > 1:
-            folders = tuple(sorted({one.folder for one in group.scans}))
-            found.append(Gathered(tuple(ids), len(group.scans), folders, tuple(reasons[group.key])))
-    return sorted(found, key=lambda one: by_number(one.patients[0]))
+            folders = tuple(sorted({scan.folder for scan in group.scans}))
+            merged.append(MergedIds(tuple(ids), len(group.scans), folders, tuple(pairs_of[group.key])))
+    return sorted(merged, key=lambda ids: numeric_order(ids.patients[0]))

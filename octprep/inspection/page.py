@@ -1,4 +1,4 @@
-"""The audit as one self-contained page, in the look of the report."""
+"""A full inspection as one self-contained page, in the style of the report."""
 
 from __future__ import annotations
 
@@ -11,29 +11,39 @@ from markupsafe import Markup
 
 from octprep.duplicates.exact import DuplicatePair
 from octprep.html import page
-from octprep.inspection import charts
-from octprep.inspection import text as sentences
+from octprep.inspection import charts, text
 from octprep.inspection.charts import Interval, Row
-from octprep.inspection.inspect import Audit
-from octprep.inspection.similarity import NEAR_ENOUGH, THRESHOLD, Similarity
+from octprep.inspection.checks import checks, headline, is_clean, recommendation
+from octprep.inspection.inspection import Inspection, PixelFindings
+from octprep.inspection.similarity import MAX_DISTANCE, THRESHOLD, Similarity
 from octprep.report import duplicates, pictures
 from octprep.report.pictures import Picture, SourceImages
-from octprep.source.files import MACOS, Scan
+from octprep.source.files import MACOS_METADATA, Scan
+from octprep.wording import listed, number
 
-_PAIRS = 24  # that are pictured in a gallery
-_APART = 4  # pairs that were not joined, pictured
-_LINES = 40  # of a list
+_MAX_CARDS = 24  # in a gallery
+_MAX_BELOW_THRESHOLD = 4  # cards of pairs below the threshold
+_MAX_LINES = 40  # of a list
 _BINS = 25  # of correlations from -0.25 to 1, with an edge at the threshold
-_WIDTH = 280  # of a picture at most, pixels
+_MAX_PICTURE_WIDTH = 280  # pixels
 
 
 @dataclass(frozen=True)
-class Twin:
-    """Scans beside each other."""
+class CardScan:
+    """One scan on a card."""
 
-    says: str
-    tag: str  # what is wrong with the pair; "" if nothing
-    scans: tuple[tuple[str, str, Picture], ...]  # path, what it is, picture
+    path: str
+    about: str  # class, patient and folder
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Card:
+    """Scans next to each other, for comparison by eye."""
+
+    caption: str
+    tag: str  # what is wrong with them; "" if nothing
+    scans: tuple[CardScan, ...]
 
 
 @dataclass(frozen=True)
@@ -44,119 +54,140 @@ class Lines:
     more: int
 
 
-def render(src: Path, audit: Audit) -> bytes:
-    """The page in UTF-8: no clock, no path of this machine. src is only read, for the pictures."""
-    style = page.asset("page.css") + page.asset("audit.css", "octprep.inspection")
+def render(src: Path, inspection: Inspection) -> bytes:
+    """The page in UTF-8, without the time or a path of this machine. src is only read, for the pictures.
+
+    Raises ValueError for a quick inspection, which has nothing to picture.
+    """
+    pixels, findings = inspection.pixels, inspection.findings
+    if pixels is None:
+        raise ValueError("a page needs a full inspection, but this one is quick; call inspect(src) without quick=True")
+    style = page.asset("page.css") + page.asset("inspection.css", "octprep.inspection")
     script = page.asset("page.js")
-    found = audit.findings
-    text = (
+    html = (
         page.environment("octprep.inspection")
-        .get_template("audit.html")
+        .get_template("inspection.html")
         .render(
             style=Markup(style),
             script=Markup(script),
             policy=Markup(page.policy(style, script)),
-            audit=audit,
-            labels=audit.shortcuts.labels,
-            headline=sentences.headline(audit),
-            bad=bool(found.leaks or found.copies or found.near or found.conflicts or found.near_conflicts),
-            version=f"{sentences.version(audit)}.",
-            checks=sentences.checks(audit),
-            closing=sentences.closing(audit),
-            scarce=sentences.scarce(audit),
-            counts=_counts(audit),
-            shared=sentences.shared(audit),
-            leaks=_lines([sentences.leak(leak) for leak in found.leaks]),
-            copies=_lines([sentences.copies(copies) for copies in found.copies]),
-            groups=_lines([sentences.gathered(gathered) for gathered in found.groups]),
-            conflicts=_lines([sentences.copies(copies) for copies in found.conflicts]),
-            near_conflicts=_lines([sentences.pair(join) for join in found.near_conflicts]),
-            two_classes=_lines([f"{key}: {sentences.listed(labels)}" for key, labels in found.two_classes.items()]),
-            unusable=_lines([f"{one.path}: {one.reason}" for one in audit.rejections if one.reason != MACOS]),
-            threshold=sentences.threshold(audit.closeness),
-            drawn=sentences.drawn(audit.closeness),
-            sampled=duplicates.sampled(audit.closeness.distances),
-            near_distance=NEAR_ENOUGH,
-            shortcuts=sentences.shortcuts(audit.shortcuts),
-            **_galleries(src, audit),
-            **_figures(audit),
+            inspection=inspection,
+            findings=findings,
+            test=pixels.shortcuts,
+            typical_values=pixels.typical_values,
+            labels=pixels.shortcuts.labels,
+            headline=headline(inspection),
+            clean=is_clean(inspection),
+            published=f"{text.published_sentence(inspection)}.",
+            checks=checks(inspection),
+            recommendation=recommendation(inspection),
+            few_patients=text.few_patients_sentences(inspection),
+            counts=_counts(inspection),
+            overlaps=text.overlap_sentences(inspection),
+            patient_leaks=_lines([text.format_leak(leak) for leak in findings.patient_leaks]),
+            content_leaks=_lines([text.format_duplicates(same) for same in findings.content_leaks]),
+            merged_ids=_lines([text.format_merged_ids(merged) for merged in findings.merged_ids]),
+            label_conflicts=_lines([text.format_duplicates(same) for same in findings.label_conflicts]),
+            near_duplicate_conflicts=_lines([text.format_pair(pair) for pair in findings.near_duplicate_conflicts]),
+            patients_in_several_classes=_lines(
+                [f"{patient}: {listed(labels)}" for patient, labels in findings.patients_in_several_classes.items()]
+            ),
+            exclusions=_lines(
+                [
+                    f"{exclusion.path}: {exclusion.reason}"
+                    for exclusion in inspection.exclusions
+                    if exclusion.reason != MACOS_METADATA
+                ]
+            ),
+            threshold=text.threshold_sentences(pixels.similarity),
+            sample=text.sample_sentence(pixels.similarity),
+            sampled_distances=duplicates.sampled(pixels.similarity.distances),
+            max_distance=MAX_DISTANCE,
+            shortcuts=text.shortcut_sentences(pixels.shortcuts),
+            **_galleries(src, inspection, pixels),
+            **_charts(pixels),
         )
     )
-    return text.encode()
+    return html.encode()
 
 
-def _counts(audit: Audit) -> list[tuple[str, str, list[int], int]]:
+def _counts(inspection: Inspection) -> list[tuple[str, str, list[int], int]]:
     """Folder, what is counted, how many of each class and in all."""
-    found = []
-    for folder, scans in audit.images.items():
+    rows = []
+    for folder, scans in inspection.images.items():
         name = folder or "(no split folders)"
-        people = len({item.scan.patient for item in audit.read if item.scan.folder == folder})
-        found.append((name, "scans", list(scans.values()), sum(scans.values())))
-        found.append((name, "patient ids", list(audit.patients[folder].values()), people))
-    return found
+        ids = len({scan.patient for scan in inspection.scans if scan.folder == folder})
+        rows.append((name, "scans", list(scans.values()), sum(scans.values())))
+        rows.append((name, "patient ids", list(inspection.patients[folder].values()), ids))
+    return rows
 
 
-def _galleries(src: Path, audit: Audit) -> dict[str, object]:
-    by_path = {item.scan.path: item.scan for item in audit.read}
+def _galleries(src: Path, inspection: Inspection, pixels: PixelFindings) -> dict[str, object]:
+    by_path = {scan.path: scan for scan in inspection.scans}
     source = SourceImages(src)
 
-    def twin(says: str, scans: Sequence[Scan]) -> Twin:
-        parted = [
-            *["in two folders"] * (len({one.folder for one in scans}) > 1),
-            *["under two classes"] * (len({one.label for one in scans}) > 1),
-        ]
-        return Twin(says, " and ".join(parted), tuple(_shown(source, one) for one in scans))
+    def pair_card(pair: DuplicatePair) -> Card:
+        return _card(source, f"Correlation {pair.correlation:.2f}", (by_path[pair.first], by_path[pair.second]))
 
-    def pair(join: DuplicatePair) -> Twin:
-        return twin(f"Correlation {join.correlation:.2f}", (by_path[join.first], by_path[join.second]))
+    def severity(pair: DuplicatePair) -> tuple[bool, bool, float, DuplicatePair]:
+        """Sorts pairs in two folders first, then pairs under two classes, then by correlation."""
+        first, second = by_path[pair.first], by_path[pair.second]
+        return first.folder == second.folder, first.label == second.label, -pair.correlation, pair
 
-    def harm(join: DuplicatePair) -> tuple[bool, bool, float, DuplicatePair]:
-        first, second = by_path[join.first], by_path[join.second]
-        return first.folder == second.folder, first.label == second.label, -join.correlation, join
-
-    near = sorted(audit.closeness.joined, key=harm)
+    near_duplicates = sorted(pixels.similarity.duplicates, key=severity)
     return {
-        "near": [pair(join) for join in near[:_PAIRS]],
-        "near_more": max(len(near) - _PAIRS, 0),
-        "apart": [pair(join) for join in audit.closeness.apart[:_APART]],
-        "conflict_pairs": [
-            twin(copies.reason.capitalize(), _one_of_each(copies.scans)) for copies in audit.findings.conflicts[:_PAIRS]
+        "near_duplicates": [pair_card(pair) for pair in near_duplicates[:_MAX_CARDS]],
+        "near_duplicates_more": max(len(near_duplicates) - _MAX_CARDS, 0),
+        "below_threshold": [pair_card(pair) for pair in pixels.similarity.below_threshold[:_MAX_BELOW_THRESHOLD]],
+        "conflict_cards": [
+            _card(source, same.reason.capitalize(), _first_of_each_class(same.scans))
+            for same in inspection.findings.label_conflicts[:_MAX_CARDS]
         ],
     }
 
 
-def _one_of_each(scans: Sequence[Scan]) -> list[Scan]:
-    """The first scan of every class."""
-    return list({one.label: one for one in reversed(scans)}.values())[::-1]
+def _card(source: SourceImages, caption: str, scans: Sequence[Scan]) -> Card:
+    tags = [
+        *["in two folders"] * (len({scan.folder for scan in scans}) > 1),
+        *["under two classes"] * (len({scan.label for scan in scans}) > 1),
+    ]
+    return Card(caption, " and ".join(tags), tuple(_card_scan(source, scan) for scan in scans))
 
 
-def _shown(source: SourceImages, one: Scan) -> tuple[str, str, Picture]:
-    about = f"{one.label}, patient {one.patient}{f', in {one.folder}' if one.folder else ''}"
-    alt = f"Source of {one.path}, {one.width} x {one.height} pixels"
-    return one.path, about, pictures.whole(source, one.path, one.sha256, alt, _WIDTH)
+def _card_scan(source: SourceImages, scan: Scan) -> CardScan:
+    about = f"{scan.label}, patient {scan.patient}{f', in {scan.folder}' if scan.folder else ''}"
+    alt = f"Source of {scan.path}, {scan.width} x {scan.height} pixels"
+    return CardScan(scan.path, about, pictures.whole(source, scan.path, scan.sha256, alt, _MAX_PICTURE_WIDTH))
 
 
-def _figures(audit: Audit) -> dict[str, object]:
-    test = audit.shortcuts
+def _first_of_each_class(scans: Sequence[Scan]) -> list[Scan]:
+    return list({scan.label: scan for scan in reversed(scans)}.values())[::-1]
+
+
+def _charts(pixels: PixelFindings) -> dict[str, object]:
+    test = pixels.shortcuts
     return {
-        "correlations": _correlations(audit.closeness),
-        "distances": _distances(audit.closeness),
+        "correlations": _correlations(pixels.similarity),
+        "distances": _distances(pixels.similarity),
         "intervals": charts.intervals(
             "intervals",
-            "How often the class is guessed right from each number",
-            "guessed right",
-            [Interval(one.feature, one.low, one.right, one.high, one.tells(test.chance)) for one in test.guesses],
+            "Balanced accuracy of each feature",
+            "balanced accuracy",
+            [
+                Interval(one.feature, one.low, one.balanced_accuracy, one.high, one.is_shortcut(test.chance))
+                for one in test.accuracies
+            ],
             test.chance,
         ),
     }
 
 
-def _correlations(found: Similarity) -> Markup:
+def _correlations(similarity: Similarity) -> Markup:
     edges = np.linspace(-0.25, 1, _BINS + 1)
     rows = [
-        ("strangers", found.different),
-        ("neighbours", found.same),
-        ("compared", [join.correlation for join in (*found.joined, *found.apart)]),
+        ("two patients", similarity.between),
+        ("one patient", similarity.within),
+        ("candidates", [pair.correlation for pair in (*similarity.duplicates, *similarity.below_threshold)]),
     ]
     return charts.distribution(
         "correlations",
@@ -165,11 +196,11 @@ def _correlations(found: Similarity) -> Markup:
         [
             Row(
                 name,
-                sentences.number(len(part), "pair"),
-                np.histogram(np.clip(part, -0.25, 1), edges)[0].tolist(),
+                number(len(correlations), "pair"),
+                np.histogram(np.clip(correlations, -0.25, 1), edges)[0].tolist(),
                 colour,
             )
-            for colour, (name, part) in enumerate(rows)
+            for colour, (name, correlations) in enumerate(rows)
         ],
         edges.tolist(),
         THRESHOLD,
@@ -177,22 +208,25 @@ def _correlations(found: Similarity) -> Markup:
     )
 
 
-def _distances(found: Similarity) -> Markup:
-    apart = found.distances
-    rows = [("two ids", apart.different, apart.different_of, 0), ("one id", apart.same, apart.same_of, 1)]
+def _distances(similarity: Similarity) -> Markup:
+    distances = similarity.distances
+    rows = [
+        ("two ids", distances.between, distances.between_total, 0),
+        ("one id", distances.within, distances.within_total, 1),
+    ]
     return charts.distribution(
         "distances",
         "Distance of descriptors in pairs of scans",
         "distance of descriptors",
         [
-            Row(name, sentences.number(total, "pair") if sum(part) == total else f"{sum(part):,} drawn", part, colour)
-            for name, part, total, colour in rows
+            Row(name, number(total, "pair") if sum(counts) == total else f"{sum(counts):,} drawn", counts, colour)
+            for name, counts, total, colour in rows
         ],
-        apart.edges,
-        NEAR_ENOUGH,
-        "looked at",
+        distances.edges,
+        MAX_DISTANCE,
+        "limit",
     )
 
 
 def _lines(lines: Sequence[str]) -> Lines:
-    return Lines(tuple(lines[:_LINES]), max(len(lines) - _LINES, 0))
+    return Lines(tuple(lines[:_MAX_LINES]), max(len(lines) - _MAX_LINES, 0))

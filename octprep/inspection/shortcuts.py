@@ -1,9 +1,16 @@
-"""How well numbers that need no retina predict the class, on patients that the guesses were not fitted to.
+"""Shortcut features: how well numbers that say nothing of the retina predict the class of a scan.
 
-A forest of small trees is fitted to each feature alone and to all together on all folds but one, and guesses the scans
-of that one; no person is on two sides. In fitting, every class counts the same, and in it every person, so that the
-few with very many scans do not count for more. Chance is one over the number of classes.
-scikit-learn is imported here only, when it is asked for.
+A random forest of small trees is fitted to each feature alone, and to all together, in a cross-validation whose folds
+keep each patient group whole (scikit-learn's StratifiedGroupKFold). In fitting, every class has the same weight, and in
+it every patient, so that the few with very many scans do not count for more. The measure is the balanced accuracy,
+
+    mean over the classes c of (scans of c that are predicted as c) / (scans of c),
+
+whose chance level is 1 / (number of classes); its 95 % interval is a percentile bootstrap over patient groups.
+A network that finds such a feature may learn it in place of the disease (Geirhos et al., Shortcut learning in deep
+neural networks, Nature Machine Intelligence 2:665, 2020).
+
+scikit-learn is imported only when the test runs.
 """
 
 from __future__ import annotations
@@ -18,187 +25,224 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Float64
 from octprep.inspection.features import ScanFeatures
+from octprep.wording import number
 from octprep.workers import Progress
 
 MARGIN = 0.03  # above chance that the whole interval must lie before a feature is called a shortcut
-LEAST = 3  # persons of each class below which nothing is said
+MIN_PATIENTS = 3  # of each class; with fewer the test does not run
 _FOLDS = 5
 _TREES = 30
-_DEPTH = 6
-_DRAWS = 1000  # of the bootstrap over persons
-_CHUNK = 100  # draws at a time
+_MAX_DEPTH = 6
+_RESAMPLES = 1000  # of the bootstrap over patient groups
+_CHUNK = 100  # resamples at a time
 ALL = "all together"
+
+_Classes = NDArray[np.intp]  # an index of a class or of a patient group for each scan, (scans,)
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Numbers of a scan that need no look at the retina."""
+    """Numbers of a scan that can be had without a look at the retina."""
 
     name: str
     values: Callable[[ScanFeatures], tuple[float, ...]]
-    say: Callable[[float], str]  # a single value in words
+    format_value: Callable[[float], str]
+    meaning: str  # for a network, where the feature predicts the class
+    plural: bool = False  # of the name
 
 
-def _pixels(item: ScanFeatures) -> int:
-    return item.scan.width * item.scan.height
+def _bytes_per_pixel(item: ScanFeatures) -> float:
+    return item.scan.bytes / (item.scan.width * item.scan.height)
 
 
-def _bytes_per_pixel(log: float) -> str:
-    return f"{math.exp(log):.3f}"
-
-
+_DECODED = "This is before preprocessing, with fill; compare the stored pixels."
 FEATURES = (
-    Feature("source size", lambda item: (item.scan.width, item.scan.height), "{:.0f}".format),
-    Feature("file bytes", lambda item: (math.log(item.scan.bytes),), lambda log: f"{math.exp(log) / 1000:,.1f} kB"),
-    Feature("bytes per pixel", lambda item: (math.log(item.scan.bytes / _pixels(item)),), _bytes_per_pixel),
-    Feature("mean of the decoded scan", lambda item: (item.mean,), "{:.1f}".format),
-    Feature("deviation of the decoded scan", lambda item: (item.deviation,), "{:.1f}".format),
-    Feature("mean of the stored pixels", lambda item: (item.stored_mean,), "{:.1f}".format),
-    Feature("deviation of the stored pixels", lambda item: (item.stored_deviation,), "{:.1f}".format),
-    Feature("border fraction", lambda item: (item.border,), "{:.1%}".format),
+    Feature(
+        "source size",
+        lambda item: (item.scan.width, item.scan.height),
+        "{:.0f}".format,
+        "Stored images all have one size, but stretching leaves traces in the speckle; octprep build --field 20 crops "
+        "wider scans to one field of view.",
+    ),
+    Feature(
+        "file bytes",
+        lambda item: (math.log(item.scan.bytes),),
+        lambda log: f"{math.exp(log) / 1000:,.1f} kB",
+        "Stored images have no file size, but compression and noise leave traces in the pixels.",
+        plural=True,
+    ),
+    Feature(
+        "bytes per pixel",
+        lambda item: (math.log(_bytes_per_pixel(item)),),
+        lambda log: f"{math.exp(log):.3f}",
+        "They depend on the compression and the noise of the files, which leave traces in the pixels.",
+        plural=True,
+    ),
+    Feature("mean of the decoded scan", lambda item: (item.decoded_mean,), "{:.1f}".format, _DECODED),
+    Feature("std of the decoded scan", lambda item: (item.decoded_std,), "{:.1f}".format, _DECODED),
+    Feature(
+        "mean of the stored pixels",
+        lambda item: (item.stored_mean,),
+        "{:.1f}".format,
+        "A network sees these pixels: vary the brightness at random in training.",
+    ),
+    Feature(
+        "std of the stored pixels",
+        lambda item: (item.stored_std,),
+        "{:.1f}".format,
+        "A network sees these pixels: vary the contrast at random in training.",
+    ),
+    Feature(
+        "fill fraction",
+        lambda item: (item.fill_fraction,),
+        "{:.1%}".format,
+        "octprep build paints over fill, but a network that is trained on the source files sees it.",
+    ),
 )
 
 
 @dataclass(frozen=True)
-class Guess:
-    """How often the class is right if it is guessed from one feature, or from all."""
+class FeatureAccuracy:
+    """How often the class is predicted correctly from one feature, or from all."""
 
     feature: str
-    right: float  # balanced accuracy: the mean over the classes of the part that is right, 0..1
-    low: float  # of its 95 % interval, by a bootstrap over persons
+    balanced_accuracy: float  # 0..1
+    low: float  # of its 95 % interval
     high: float
-    per_class: tuple[float, ...]  # the part of each class that is right
+    per_class: tuple[float, ...]  # fraction of each class that is predicted correctly
 
-    def tells(self, chance: float) -> bool:
-        """Whether it is beyond doubt better than chance, and by enough to matter."""
+    def is_shortcut(self, chance: float) -> bool:
+        """Whether the whole interval is better than chance, by enough to matter."""
         return self.low >= chance + MARGIN
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The shortcut test, or in words why it was left out."""
+    """The shortcut test, or in words why it did not run."""
 
     labels: tuple[str, ...]
     chance: float  # 1 / classes
-    guesses: tuple[Guess, ...]  # each feature, then all together; () if left out
+    accuracies: tuple[FeatureAccuracy, ...]  # of each feature, then of all together; () if the test did not run
     folds: int
-    left_out: str = ""
+    not_run: str = ""  # the reason
 
 
-def examine(read: Sequence[ScanFeatures], persons: Sequence[str], *, seed: int, progress: Progress) -> Shortcuts:
-    """Run the test. persons: who, as far as joins tell, each scan is of."""
-    labels = tuple(sorted({item.scan.label for item in read}))
-    truth = np.array([labels.index(item.scan.label) for item in read], np.intp)
-    owners = np.unique(np.array(persons), return_inverse=True)[1].astype(np.intp)
+def measure_shortcuts(
+    scan_features: Sequence[ScanFeatures], scan_groups: Sequence[str], *, seed: int, progress: Progress
+) -> Shortcuts:
+    """Run the test. scan_groups: the patient group of each scan."""
+    labels = tuple(sorted({item.scan.label for item in scan_features}))
+    truth = np.array([labels.index(item.scan.label) for item in scan_features], np.intp)
+    groups = np.unique(np.array(scan_groups), return_inverse=True)[1].astype(np.intp)
 
-    def without(reason: str) -> Shortcuts:
+    def not_run(reason: str) -> Shortcuts:
         return Shortcuts(labels, 1 / max(len(labels), 1), (), 0, reason)
 
     if len(labels) < 2:
-        return without("there is only one class, so there is nothing to tell apart")
-    number = {label: np.unique(owners[truth == place]).size for place, label in enumerate(labels)}
-    rarest = min(labels, key=lambda label: (number[label], label))
-    if number[rarest] < LEAST:
-        some = f"{number[rarest]} patient{'s' * (number[rarest] != 1)}"
-        return without(f"class {rarest} has {some}, and at least {LEAST} of each class are needed")
-    folds = min(_FOLDS, number[rarest])
-    tables = [np.array([feature.values(item) for item in read], np.float64) for feature in FEATURES]
-    named = dict(zip([feature.name for feature in FEATURES], tables, strict=True)) | {ALL: np.hstack(tables)}
+        return not_run("there is only one class")
+    patients = {label: np.unique(groups[truth == index]).size for index, label in enumerate(labels)}
+    rarest = min(labels, key=lambda label: (patients[label], label))
+    if patients[rarest] < MIN_PATIENTS:
+        return not_run(
+            f"class {rarest} has {number(patients[rarest], 'patient')}, and at least {MIN_PATIENTS} of each class are "
+            "needed"
+        )
+    folds = min(_FOLDS, patients[rarest])
+    tables = [np.array([feature.values(item) for item in scan_features], np.float64) for feature in FEATURES]
+    by_name = dict(zip([feature.name for feature in FEATURES], tables, strict=True)) | {ALL: np.hstack(tables)}
     try:
-        guessed = _guessed(named, truth, owners, folds, seed, progress)
+        predictions = _predict_out_of_fold(by_name, truth, groups, folds, seed, progress)
     except ImportError:
-        return without("scikit-learn is not installed; install it with: pip install 'octprep[audit]'")
-    right = np.stack([_right(found, truth, owners, len(labels)) for found in guessed])
-    total = np.zeros((owners.max() + 1, len(labels)))
-    np.add.at(total, (owners, truth), 1)
-    lows, highs = _intervals(right, total, seed)
-    per_class = right.sum(axis=1) / total.sum(axis=0)
-    guesses = tuple(
-        Guess(name, _rounded(parts.mean()), _rounded(low), _rounded(high), tuple(_rounded(part) for part in parts))
-        for name, parts, low, high in zip(named, per_class, lows, highs, strict=True)
+        return not_run("scikit-learn is not installed; install it with: pip install 'octprep[audit]'")
+    correct = np.stack([_correct_scans(predicted, truth, groups, len(labels)) for predicted in predictions])
+    scans = np.zeros((groups.max() + 1, len(labels)))
+    np.add.at(scans, (groups, truth), 1)
+    lows, highs = _bootstrap_intervals(correct, scans, seed)
+    per_class = correct.sum(axis=1) / scans.sum(axis=0)
+    accuracies = tuple(
+        FeatureAccuracy(
+            name, _rounded(of_classes.mean()), _rounded(low), _rounded(high), tuple(map(_rounded, of_classes))
+        )
+        for name, of_classes, low, high in zip(by_name, per_class, lows, highs, strict=True)
     )
-    return Shortcuts(labels, 1 / len(labels), guesses, folds)
+    return Shortcuts(labels, 1 / len(labels), accuracies, folds)
 
 
-def usual(read: Sequence[ScanFeatures], labels: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-    """What is usual of each feature in each class: the median, or the most frequent size and its share."""
-    return {
-        feature.name: tuple(_usual(feature, [item for item in read if item.scan.label == label]) for label in labels)
-        for feature in FEATURES
-    }
+def typical_values(scan_features: Sequence[ScanFeatures], labels: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Of each feature in each class, in words: the median, or of the source size the most frequent and its share."""
+    by_label = {label: [item for item in scan_features if item.scan.label == label] for label in labels}
+    return {feature.name: tuple(_typical_value(feature, by_label[label]) for label in labels) for feature in FEATURES}
 
 
-def _usual(feature: Feature, read: Sequence[ScanFeatures]) -> str:
-    values = np.array([feature.values(item) for item in read], np.float64)
+def _typical_value(feature: Feature, scan_features: Sequence[ScanFeatures]) -> str:
+    values = np.array([feature.values(item) for item in scan_features], np.float64)
     if values.shape[1] > 1:
         sizes, counts = np.unique(values.astype(np.int64), axis=0, return_counts=True)
         width, height = sizes[counts.argmax()].tolist()
         return f"{width} x {height} ({counts.max() / len(values):.0%})"
-    return feature.say(float(np.median(values)))
+    return feature.format_value(float(np.median(values)))
 
 
-def _guessed(
-    features: Mapping[str, Float64],
-    truth: NDArray[np.intp],
-    owners: NDArray[np.intp],
-    folds: int,
-    seed: int,
-    progress: Progress,
-) -> list[NDArray[np.intp]]:
-    """For each feature, the class guessed for each scan. Raises ImportError where scikit-learn is missing."""
+def _predict_out_of_fold(
+    features: Mapping[str, Float64], truth: _Classes, groups: _Classes, folds: int, seed: int, progress: Progress
+) -> list[_Classes]:
+    """For each feature, the class predicted for each scan by a forest that was fitted to the other folds.
+
+    Raises ImportError where scikit-learn is missing.
+    """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import StratifiedGroupKFold
 
-    cut: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    parts = list(cut.split(truth[:, None], truth, owners))
-    least = max(2, truth.size // 200)  # scans in a leaf
-    found = []
+    splitter: Any = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    splits = list(splitter.split(truth[:, None], truth, groups))
+    min_leaf = max(2, truth.size // 200)  # scans
+    predictions = []
     progress("testing shortcuts", 0, len(features))
     for values in features.values():
-        guess = np.zeros(truth.size, np.intp)
-        for learning, held_out in parts:
+        predicted = np.zeros(truth.size, np.intp)
+        for train, held_out in splits:
             forest: Any = RandomForestClassifier(
-                _TREES, max_depth=_DEPTH, min_samples_leaf=least, random_state=seed % 2**32
+                _TREES, max_depth=_MAX_DEPTH, min_samples_leaf=min_leaf, random_state=seed % 2**32
             )
-            forest.fit(values[learning], truth[learning], _weights(truth[learning], owners[learning]))
-            guess[held_out] = forest.predict(values[held_out])
-        found.append(guess)
+            forest.fit(values[train], truth[train], _weights(truth[train], groups[train]))
+            predicted[held_out] = forest.predict(values[held_out])
+        predictions.append(predicted)
         progress("testing shortcuts", 1, len(features))
-    return found
+    return predictions
 
 
-def _weights(truth: NDArray[np.intp], owners: NDArray[np.intp]) -> Float64:
-    """For each scan: every class counts the same, and in it every person."""
+def _weights(truth: _Classes, groups: _Classes) -> Float64:
+    """For each scan: every class has the same weight, and in it every patient group."""
     weights = np.zeros(truth.size)
     for label in np.unique(truth):
-        mine = truth == label
-        _, place, scans = np.unique(owners[mine], return_inverse=True, return_counts=True)
-        weights[mine] = 1 / (scans.size * scans[place])
+        of_class = truth == label
+        _, group_index, scans = np.unique(groups[of_class], return_inverse=True, return_counts=True)
+        weights[of_class] = 1 / (scans.size * scans[group_index])
     return weights
 
 
-def _right(guess: NDArray[np.intp], truth: NDArray[np.intp], owners: NDArray[np.intp], classes: int) -> Float64:
-    """Scans of each person and class that were guessed right: (persons, classes)."""
-    right = np.zeros((owners.max() + 1, classes))
-    np.add.at(right, (owners, truth), guess == truth)
-    return right
+def _correct_scans(predicted: _Classes, truth: _Classes, groups: _Classes, classes: int) -> Float64:
+    """Scans of each patient group and class that were predicted correctly: (groups, classes)."""
+    correct = np.zeros((groups.max() + 1, classes))
+    np.add.at(correct, (groups, truth), predicted == truth)
+    return correct
 
 
-def _intervals(right: Float64, total: Float64, seed: int) -> tuple[list[float], list[float]]:
-    """The 2.5 % and 97.5 % quantiles of the mean over the classes, for each feature, as persons are drawn again.
+def _bootstrap_intervals(correct: Float64, scans: Float64, seed: int) -> tuple[list[float], list[float]]:
+    """The 2.5 % and 97.5 % quantiles of the balanced accuracy of each feature, over resampled patient groups.
 
-    right: (features, persons, classes) scans guessed right; total: (persons, classes) scans.
+    correct: (features, groups, classes) scans predicted correctly; scans: (groups, classes).
     """
-    persons = len(total)
+    groups = len(scans)
     rng = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, _DRAWS, _CHUNK):
-        weights = rng.multinomial(persons, np.full(persons, 1 / persons), min(_CHUNK, _DRAWS - start)).astype(float)
-        sums = weights @ total  # (draws, classes)
-        present = sums > 0  # a draw may lack a class of few persons
-        parts = np.where(present, (weights @ right) / np.maximum(sums, 1), 0)  # (features, draws, classes)
-        drawn.append(parts.sum(axis=2) / np.maximum(present.sum(axis=1), 1))
-    low, high = np.quantile(np.concatenate(drawn, axis=1), (0.025, 0.975), axis=1)
+    resampled = []
+    for start in range(0, _RESAMPLES, _CHUNK):
+        weights = rng.multinomial(groups, np.full(groups, 1 / groups), min(_CHUNK, _RESAMPLES - start)).astype(float)
+        totals = weights @ scans  # (resamples, classes)
+        present = totals > 0  # a resample may lack a class of few patients
+        of_classes = np.where(present, (weights @ correct) / np.maximum(totals, 1), 0)  # (features, resamples, classes)
+        resampled.append(of_classes.sum(axis=2) / np.maximum(present.sum(axis=1), 1))
+    low, high = np.quantile(np.concatenate(resampled, axis=1), (0.025, 0.975), axis=1)
     return low.tolist(), high.tolist()
 
 

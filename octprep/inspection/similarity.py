@@ -1,7 +1,8 @@
-"""How alike scans are: what the threshold for near-identical scans stands between.
+"""How similar scans are: what the threshold for near-duplicates separates.
 
-Two measures are told apart. The distance of descriptors is quick and says which pairs are worth a look; the
-correlation of fine detail, speckle too, needs the pixels and decides. The threshold is on the second.
+There are two measures. The aligned distance of DCT descriptors is quick and selects the pairs that are compared on
+pixels; the normalised cross-correlation (NCC) of fine detail, speckle included, needs the pixels and decides. The
+threshold is on the second.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from octprep import duplicates
 from octprep import workers as worker_pool
-from octprep.duplicates import Distances, file
+from octprep.duplicates.descriptors import as_matrix
+from octprep.duplicates.distances import Distances, measure_distances
 from octprep.duplicates.exact import DuplicatePair
+from octprep.duplicates.search import near_duplicate_pairs
 from octprep.format.seeding import seeded_hash
 from octprep.inspection import features
 from octprep.inspection.features import ScanFeatures
@@ -22,11 +25,11 @@ from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup
 from octprep.workers import Progress
 
-THRESHOLD = duplicates.THRESHOLD
-NEAR_ENOUGH = duplicates.NEAR  # distance of descriptors up to which pairs are compared on pixels
-_DRAWN = 200  # pairs of each kind that are compared on pixels for the picture
-_EACH = 4  # of them at most of one patient
-_CHUNK = 8  # pairs per task
+THRESHOLD = duplicates.MIN_CORRELATION  # correlation from which two scans are near-duplicates
+MAX_DISTANCE = duplicates.MAX_ALIGNED_DISTANCE  # of descriptors, up to which pairs are compared on pixels
+_MAX_SAMPLE = 200  # pairs of each kind that are correlated
+_MAX_PER_PATIENT = 4  # of them, of one patient
+_BATCH = 8  # pairs per task
 
 ScanPair = tuple[Scan, Scan]
 
@@ -35,35 +38,36 @@ ScanPair = tuple[Scan, Scan]
 class Similarity:
     """How near scans are to each other, by both measures."""
 
-    joined: tuple[DuplicatePair, ...]  # pairs under different ids at or above THRESHOLD, most alike first
-    apart: tuple[
-        DuplicatePair, ...
-    ]  # pairs of different persons below it that were near enough to compare, most alike first
-    distances: Distances  # of descriptors, pairs of ids drawn at random
-    same: tuple[float, ...]  # correlations of neighbouring scans of one patient, drawn, sorted
-    different: tuple[float, ...]  # correlations of scans of two persons, drawn, sorted
-    same_of: int  # how many pairs of neighbouring scans there are
-    persons: int  # between whom the pairs of two were drawn
+    duplicates: tuple[DuplicatePair, ...]  # of different ids, at or above THRESHOLD; highest correlation first
+    # Of different patient groups, below it, but near enough by their descriptors to be compared; highest first.
+    below_threshold: tuple[DuplicatePair, ...]
+    distances: Distances  # of descriptors
+    within: tuple[float, ...]  # correlations of consecutive scans of one patient, a random sample; sorted
+    between: tuple[float, ...]  # correlations of scans of two patient groups, a random sample; sorted
+    within_total: int  # how many pairs of consecutive scans there are
+    group_count: int  # patient groups, between which the pairs of two were drawn
 
 
-def compare(src: Path, read: Sequence[ScanFeatures], workers: int | None = None) -> tuple[DuplicatePair, ...]:
-    """All pairs under different ids that come near enough to be compared on pixels, most alike first.
+def compare_candidates(
+    src: Path, scan_features: Sequence[ScanFeatures], workers: int | None = None
+) -> tuple[DuplicatePair, ...]:
+    """Every pair of different ids that is near enough to be compared on pixels; highest correlation first.
 
-    Those that reach THRESHOLD are the ones that `octprep build` joins.
+    Those from THRESHOLD on are the near-duplicates by which `octprep build` merges patient ids.
     """
-    found = file.near_duplicate_pairs(
-        [item.scan for item in read],
-        [item.descriptor for item in read],
-        lambda index: features.stored_pixels(src, read[index].scan),
-        listed=-1.0,
+    compared = near_duplicate_pairs(
+        [item.scan for item in scan_features],
+        [item.descriptor for item in scan_features],
+        lambda index: features.stored_pixels(src, scan_features[index].scan),
+        min_correlation=-1.0,
         workers=workers,
     )
-    return tuple(sorted(found, key=lambda join: (-join.correlation, join)))
+    return tuple(sorted(compared, key=lambda pair: (-pair.correlation, pair)))
 
 
-def measure(
+def measure_similarity(
     src: Path,
-    read: Sequence[ScanFeatures],
+    scan_features: Sequence[ScanFeatures],
     groups: Sequence[PatientGroup],
     compared: tuple[DuplicatePair, ...],
     *,
@@ -73,37 +77,40 @@ def measure(
 ) -> Similarity:
     """Both distributions: of distances, and of correlations in pairs drawn by the seed and the paths alone.
 
-    groups: of all scans, with the pairs among `compared` that reach THRESHOLD joined.
+    groups: of all scans, merged by the pairs of `compared` that reach THRESHOLD.
     """
-    person = {one.path: group.key for group in groups for one in group.scans}
-    owners = [item.scan.patient for item in read]
-    distances = duplicates.distances(file.as_matrix([item.descriptor for item in read]), owners, seed)
-    next_to = neighbours([item.scan for item in read])
-    same, different = drawn(next_to, seed), strangers(groups, seed)
+    group_of = {scan.path: group.key for group in groups for scan in group.scans}
+    scans = [item.scan for item in scan_features]
+    distances = measure_distances(
+        as_matrix([item.descriptor for item in scan_features]), [scan.patient for scan in scans], seed
+    )
+    consecutive = within_patient_pairs(scans)
+    samples = (_sample(consecutive, seed), between_patient_pairs(groups, seed))
     tasks = [
-        (src, kind, pairs[start : start + _CHUNK])
-        for kind, pairs in enumerate((same, different))
-        for start in range(0, len(pairs), _CHUNK)
+        (src, sample_index, pairs[start : start + _BATCH])
+        for sample_index, pairs in enumerate(samples)
+        for start in range(0, len(pairs), _BATCH)
     ]
-    found: tuple[list[float], list[float]] = ([], [])
-    progress("measuring closeness", 0, len(same) + len(different))
-    for kind, correlations in worker_pool.run(_correlate, tasks, workers):
-        found[kind].extend(correlations)
-        progress("measuring closeness", len(correlations), len(same) + len(different))
+    correlations: tuple[list[float], list[float]] = ([], [])
+    total = sum(map(len, samples))
+    progress("measuring similarity", 0, total)
+    for sample_index, batch in worker_pool.run_tasks(_correlate, tasks, workers):
+        correlations[sample_index].extend(batch)
+        progress("measuring similarity", len(batch), total)
     return Similarity(
-        joined=tuple(join for join in compared if join.correlation >= THRESHOLD),
-        apart=tuple(join for join in compared if person[join.first] != person[join.second]),
+        duplicates=tuple(pair for pair in compared if pair.correlation >= THRESHOLD),
+        below_threshold=tuple(pair for pair in compared if group_of[pair.first] != group_of[pair.second]),
         distances=distances,
-        same=tuple(sorted(found[0])),
-        different=tuple(sorted(found[1])),
-        same_of=len(next_to),
-        persons=len(groups),
+        within=tuple(sorted(correlations[0])),
+        between=tuple(sorted(correlations[1])),
+        within_total=len(consecutive),
+        group_count=len(groups),
     )
 
 
-def neighbours(scans: Iterable[Scan]) -> list[ScanPair]:
-    """All pairs of one patient's scans of one class that follow each other by number and are not copies."""
-    ordered = sorted(scans, key=lambda one: (one.patient, one.label, one.number, one.path))
+def within_patient_pairs(scans: Iterable[Scan]) -> list[ScanPair]:
+    """All pairs of one patient's scans of one class with consecutive numbers, other than exact duplicates."""
+    ordered = sorted(scans, key=lambda scan: (scan.patient, scan.label, scan.number, scan.path))
     return [
         (first, second)
         for first, second in pairwise(ordered)
@@ -113,25 +120,25 @@ def neighbours(scans: Iterable[Scan]) -> list[ScanPair]:
     ]
 
 
-def drawn(pairs: Iterable[ScanPair], seed: int) -> list[ScanPair]:
-    """Some of the pairs of `neighbours`, of one patient no more than a few."""
-    taken: dict[str, list[ScanPair]] = {}
+def between_patient_pairs(groups: Iterable[PatientGroup], seed: int) -> list[ScanPair]:
+    """A random sample of pairs of scans of two patient groups; no group is in more than two of them."""
+    one_each = [min(group.scans, key=lambda scan: seeded_hash(scan.path, seed)) for group in groups]
+    return list(pairwise(sorted(one_each, key=lambda scan: seeded_hash(scan.path, seed))))[:_MAX_SAMPLE]
+
+
+def _sample(pairs: Iterable[ScanPair], seed: int) -> list[ScanPair]:
+    """A random sample of pairs of `within_patient_pairs`, at most _MAX_PER_PATIENT of one patient."""
+    by_patient: dict[str, list[ScanPair]] = {}
     for pair in sorted(pairs, key=lambda pair: seeded_hash(pair[0].path, seed)):
-        own = taken.setdefault(pair[0].patient, [])
-        if len(own) < _EACH:
-            own.append(pair)
-    return sorted(chain(*taken.values()), key=lambda pair: seeded_hash(pair[0].path, seed))[:_DRAWN]
-
-
-def strangers(groups: Iterable[PatientGroup], seed: int) -> list[ScanPair]:
-    """Pairs of scans of two persons, as far as joins tell; no person is in more than two of them."""
-    ones = [min(group.scans, key=lambda one: seeded_hash(one.path, seed)) for group in groups]
-    return list(pairwise(sorted(ones, key=lambda one: seeded_hash(one.path, seed))))[:_DRAWN]
+        of_patient = by_patient.setdefault(pair[0].patient, [])
+        if len(of_patient) < _MAX_PER_PATIENT:
+            of_patient.append(pair)
+    return sorted(chain(*by_patient.values()), key=lambda pair: seeded_hash(pair[0].path, seed))[:_MAX_SAMPLE]
 
 
 def _correlate(task: tuple[Path, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:
-    src, kind, pairs = task
-    return kind, [
-        round(duplicates.correlation(features.stored_pixels(src, first), features.stored_pixels(src, second)), 4)
+    src, sample_index, pairs = task
+    return sample_index, [
+        round(duplicates.detail_correlation(features.stored_pixels(src, first), features.stored_pixels(src, second)), 4)
         for first, second in pairs
     ]

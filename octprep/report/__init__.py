@@ -17,7 +17,7 @@ from octprep.format.files import atomic_write
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, read_part
 from octprep.report.page import render
 from octprep.report.pictures import SourceImages
-from octprep.source.files import directory_problem
+from octprep.source.listing import directory_problem
 
 _PICTURED = b'alt="Source of '  # in a page that shows the source; in a name the quotation mark would be escaped
 
@@ -53,7 +53,7 @@ def write(folder: Path, src: Path | None = None, *, without_source: bool = False
         raise SourceError(f"--src {src} {fault}; give the folder that {folder} was built from.")
     source = SourceImages(src)
     lost: list[str] = []
-    table = _bytes(folder / IMAGES_NAME, images_csv.read, lost)
+    table = _bytes(folder / IMAGES_NAME, images_csv.decode, lost)
     joins = _bytes(folder / DUPLICATES_NAME, DuplicatesFile.from_json, lost)
     page = render(folder, manifest, table, joins, source)
     if source.strange and not source.known:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest, open_shard
-from octprep.report.table import Image, Rows
+from octprep.report.table import Images
 
 HOLDS, BROKEN, NOT_ASKED, NOT_KNOWN = "holds", "broken", "not asked", "not known"
 MOST = 20  # names in a sentence before it is cut
@@ -51,7 +52,7 @@ class Verdict:
         return text[:1].upper() + text[1:]
 
 
-def judge(rows: Rows, table: bytes | None, joins: bytes | None, manifest: Manifest, lost: Sequence[str]) -> Verdict:
+def judge(rows: Images, table: bytes | None, joins: bytes | None, manifest: Manifest, lost: Sequence[str]) -> Verdict:
     """Hold images.csv (its rows, and its bytes or None if it could not be read) and duplicates.json against the manifest.
 
     joins: the bytes of duplicates.json, None if it could not be read. lost: in words, the shards that are not there as the
@@ -80,7 +81,7 @@ def _unknown(check: Check) -> Check:
     return Check(check.name, NOT_KNOWN, "", f"This cannot be told without the whole {IMAGES_NAME}.")
 
 
-def leaks(kept: Iterable[Image], manifest: Manifest) -> Check:
+def leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
     """What is in more than one split, by the rows or as the manifest owns up to.
 
     Looked at are patients, contents, patients who are taken for one person, and near-identical scans; these last are
@@ -93,8 +94,8 @@ def leaks(kept: Iterable[Image], manifest: Manifest) -> Check:
     for image in kept:
         patients[image.patient].add(image.split)
         contents[image.sha256].add(image.split)
-        groups[image.group].add(image.split)
-        members[image.group].add(image.patient)
+        groups[image.patient_group].add(image.split)
+        members[image.patient_group].add(image.patient)
     order = list(manifest.splits)
 
     def parted(where: dict[str, set[str]], known: Sequence[str]) -> dict[str, str]:
@@ -176,20 +177,20 @@ def balance(manifest: Manifest) -> Check:
     )
 
 
-def disagreements(rows: Rows, manifest: Manifest) -> list[str]:
+def disagreements(rows: Images, manifest: Manifest) -> list[str]:
     """In words, what is wrong with single rows, and where their numbers are not the manifest's."""
     source = manifest.source
-    wrong = list(rows.faults)
+    wrong = list(rows.problems)
     for what, number, wanted in (
-        ("rows", rows.number, source["found"]),
+        ("rows", rows.count, source["found"]),
         ("images kept", len(rows.kept), source["kept"]),
-        ("files left out", len(rows.left_out), source["left_out"]),
+        ("files left out", len(rows.excluded), source["left_out"]),
     ):
         if number != wanted:
             wrong.append(f"{number:,} {what}, where the manifest says {wanted:,}")
     records: Counter[tuple[str, str]] = Counter()
     for image in rows.kept:
-        records[image.split, image.label] += image.copies
+        records[image.split, image.label] += image.record_count
     for split in manifest.splits:
         for label, wanted in manifest.per_class(split).items():
             if records[split, label] != wanted:
@@ -244,10 +245,10 @@ def complete(wrong: Sequence[str] | None, lost: Sequence[str], manifest: Manifes
     )
 
 
-def repeats(kept: Iterable[Image], manifest: Manifest) -> Check:
+def repeats(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
     """Whether only an oversampled train holds an image more than once."""
     may = {"train"} if manifest.config.balance == "oversample" else set()
-    twice = [image for image in kept if image.copies > 1 and image.split not in may]
+    twice = [image for image in kept if image.record_count > 1 and image.split not in may]
     once = _listed([split for split in manifest.splits if split not in may])
     if twice:
         return Check(
@@ -255,7 +256,7 @@ def repeats(kept: Iterable[Image], manifest: Manifest) -> Check:
             BROKEN,
             "WITH REPEATS",
             f"{_count(len(twice), 'image')} stand more than once where every image may stand only once.",
-            _cut([f"{image.path}: {image.copies} times in {image.split}" for image in twice]),
+            _cut([f"{image.path}: {image.record_count} times in {image.split}" for image in twice]),
         )
     rest = " train repeats images of the smaller classes, and holds every one at least once." if may else ""
     verb = "holds" if " and " not in once else "hold"

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from octprep.duplicates import Distances
 from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import REASONS, DuplicatesFile
-from octprep.report.table import Image, LeftOut, Rows
+from octprep.format.images_csv import ExcludedRow, ImageRow
+from octprep.report.table import Images
 
 SHOWN = 12  # pairs that are shown
 
 
 def numbers(found: DuplicatesFile) -> dict[str, int]:
     """How many joins have each reason."""
-    counted = Counter(join.reason for join in found.joins)
+    counted = Counter(join.reason for join in found.pairs)
     return {reason: counted[reason] for reason in REASONS}
 
 
@@ -23,13 +24,11 @@ def sampled(found: Distances) -> str:
     """A sentence: of how many pairs of scans the distances are, and of how many there are."""
     parts = []
     for counts, total, whose in (
-        (found.same, found.same_of, "one patient"),
-        (found.different, found.different_of, "two patients"),
+        (found.within, found.within_total, "one patient"),
+        (found.between, found.between_total, "two patients"),
     ):
         number = sum(counts)
-        if total == -1:
-            parts.append(f"{number:,} draws, in which a pair may come again, of scans of {whose}")
-        elif number == total:
+        if number == total:
             parts.append(f"{'all ' * (total > 1)}{total:,} pair{'s' * (total != 1)} of scans of {whose}")
         else:
             parts.append(f"{number:,} of the {total:,} pairs of scans of {whose}, drawn at random")
@@ -41,19 +40,17 @@ def shown(joins: Iterable[DuplicatePair]) -> tuple[DuplicatePair, ...]:
     return tuple(sorted(joins, key=lambda join: (join.correlation, -REASONS.index(join.reason), join))[:SHOWN])
 
 
-def scans(joins: Iterable[DuplicatePair], rows: Rows) -> dict[str, Image | LeftOut]:
+def scans(joins: Iterable[DuplicatePair], rows: Images) -> dict[str, ImageRow | ExcludedRow]:
     """The rows of some joins' scans by path, where there are any."""
     wanted = {path for join in joins for path in (join.first, join.second)}
-    every: tuple[Image | LeftOut, ...] = (*rows.left_out, *rows.kept)
+    every: tuple[ImageRow | ExcludedRow, ...] = (*rows.excluded, *rows.kept)
     return {row.path: row for row in every if row.path in wanted}
 
 
-def people(rows: Rows) -> tuple[int, int]:
+def people(rows: Images) -> tuple[int, int]:
     """How many patient ids are taken together with others, and for how many persons."""
     ids: dict[str, set[str]] = {}
-    every: tuple[Image | LeftOut, ...] = (*rows.kept, *rows.left_out)
-    for row in every:
-        if row.group:
-            ids.setdefault(row.group, set()).add(row.patient)
+    for row in (*rows.kept, *(excluded.scan for excluded in rows.excluded if excluded.scan)):
+        ids.setdefault(row.patient_group, set()).add(row.patient)
     several = [len(members) for members in ids.values() if len(members) > 1]
     return sum(several), len(several)

@@ -14,6 +14,7 @@ from octprep import duplicates
 from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import Preprocessing
+from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.html import charts as html_charts
 from octprep.html import page
@@ -22,14 +23,14 @@ from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.report.pictures import Picture, SourceImages, Steps
 from octprep.report.statistics import Histogram, Reason
-from octprep.report.table import Image, LeftOut, Rows
+from octprep.report.table import Images
 
 
 @dataclass(frozen=True)
 class Strip:
     """One scan with its pictures, and what is to be said below them."""
 
-    image: Image
+    image: ImageRow
     steps: Steps
     value: str = ""
 
@@ -117,7 +118,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
     return text.encode()
 
 
-def _numbers(found: Rows, manifest: Manifest, readable: bool) -> dict[str, object]:
+def _numbers(found: Images, manifest: Manifest, readable: bool) -> dict[str, object]:
     """Everything counted, and its figures; of an images.csv that is not readable only what the manifest says."""
     kept, labels = found.kept, manifest.class_names
     counted = statistics.counts(kept, manifest)
@@ -136,7 +137,7 @@ def _numbers(found: Rows, manifest: Manifest, readable: bool) -> dict[str, objec
     }
 
 
-def _joined(found: Rows, together: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
+def _joined(found: Images, together: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
     """What there is to say about scans that are taken for one person's."""
     apart = together.distances if together else None
     ids, people = duplicate_pairs.people(found)
@@ -144,8 +145,8 @@ def _joined(found: Rows, together: DuplicatesFile | None, manifest: Manifest) ->
         "together": together,
         "numbers": duplicate_pairs.numbers(together) if together else {},
         "looked": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.SMALLEST,
-        "smallest": duplicates.SMALLEST,
+        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.MIN_PIXELS,
+        "smallest": duplicates.MIN_PIXELS,
         "joined_ids": ids,
         "joined_people": people,
         "sampled": duplicate_pairs.sampled(apart) if apart else "",
@@ -158,30 +159,32 @@ def _joined(found: Rows, together: DuplicatesFile | None, manifest: Manifest) ->
 
 
 def _pictures(
-    found: Rows, together: DuplicatesFile | None, manifest: Manifest, shards: Path, source: SourceImages
+    found: Images, together: DuplicatesFile | None, manifest: Manifest, shards: Path, source: SourceImages
 ) -> dict[str, object]:
     """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
-    joins = duplicate_pairs.shown(together.joins) if together else ()
+    joins = duplicate_pairs.shown(together.pairs) if together else ()
     joined = duplicate_pairs.scans(joins, found)
     sample = statistics.fair_sample(found.kept, manifest)
     worst = _worst(found, manifest.recipe)
     shown = {image for part in sample.values() for image in part} | {image for *_, part, _ in worst for image in part}
-    shown |= {scan for scan in joined.values() if isinstance(scan, Image)}
+    shown |= {scan for scan in joined.values() if isinstance(scan, ImageRow)}
     kept = pictures.stored(shards, shown, manifest.recipe)
 
-    def strip(image: Image, width: int, value: str = "", *, cleaned: bool = False) -> Strip:
+    def strip(image: ImageRow, width: int, value: str = "", *, cleaned: bool = False) -> Strip:
         steps = pictures.steps(source, image, kept.get(image.path), manifest.recipe, width, cleaned=cleaned)
         return Strip(image, steps, value)
 
     def side(path: str) -> Side:
         match joined.get(path):
-            case Image() as image:
+            case ImageRow() as image:
                 steps = pictures.steps(source, image, kept.get(path), manifest.recipe, pictures.SMALL, cleaned=False)
                 before = [("Source", steps.source)] if source.folder is not None else []
                 return Side(path, image.patient, f"in {image.split}", (*before, ("Stored", steps.stored)))
-            case LeftOut() as left:
+            case ExcludedRow() as left:
                 before = [("Source", pictures.thumbnail(source, left, pictures.SMALL))]
-                return Side(path, left.patient, f"left out: {left.reason}", tuple(before))
+                return Side(
+                    path, left.scan.patient if left.scan else "", f"left out: {left.exclusion_reason}", tuple(before)
+                )
         return Side(path, "", f"not in {IMAGES_NAME}", ())
 
     reasons = statistics.reasons(found)
@@ -200,14 +203,14 @@ def _pictures(
     }
 
 
-def _read(table: bytes | None, manifest: Manifest) -> tuple[Rows, bool]:
+def _read(table: bytes | None, manifest: Manifest) -> tuple[Images, bool]:
     """The rows of images.csv, and whether there were any to read."""
     try:
         if table is not None:
             return images_table.read(table, manifest), True
     except ValueError:
         pass
-    return Rows((), (), (), 0), False
+    return Images(), False
 
 
 def _read_joins(joins: bytes | None) -> DuplicatesFile | None:
@@ -218,7 +221,7 @@ def _read_joins(joins: bytes | None) -> DuplicatesFile | None:
         return None
 
 
-def _charts(found: Rows, labels: tuple[str, ...]) -> list[Chart]:
+def _charts(found: Images, labels: tuple[str, ...]) -> list[Chart]:
     charts = []
     for key, title, axis, value, log, form in (
         ("mean", "Brightness", "mean gray level of the stored pixels, 0 to 255", _mean, False, "{:.1f}"),
@@ -236,34 +239,36 @@ def _charts(found: Rows, labels: tuple[str, ...]) -> list[Chart]:
     return [*charts, Chart("Fill at the border", figure, border, "{:.1%}".format)]
 
 
-def _worst(found: Rows, recipe: Preprocessing) -> list[tuple[str, str, tuple[Image, ...], Callable[[Image], str]]]:
+def _worst(
+    found: Images, recipe: Preprocessing
+) -> list[tuple[str, str, tuple[ImageRow, ...], Callable[[ImageRow], str]]]:
     """What each list is called, what it means, who is in it, and what is said of each."""
     searched = recipe.crop == "retina" or recipe.flatten
-    filled = [image for image in found.kept if image.border > 0]
+    filled = [image for image in found.kept if image.measurements.fill_fraction > 0]
     return [
         (
             "Lowest crop confidence",
             "How sure the search for the retina was, from 0 to 1; below 0.5 all rows are kept.",
             statistics.worst(found.kept, _confidence) if searched else (),
-            lambda image: f"confidence {image.confidence:.2f}",
+            lambda image: f"confidence {image.measurements.crop_confidence:.2f}",
         ),
         (
             "Most fill at the border",
             "White or black areas that rotation and shifting left, as a share of the source.",
-            statistics.worst(filled, lambda image: -image.border),
-            lambda image: f"{100 * image.border:.1f} % fill",
+            statistics.worst(filled, lambda image: -image.measurements.fill_fraction),
+            lambda image: f"{100 * image.measurements.fill_fraction:.1f} % fill",
         ),
         (
             "Darkest",
             "Mean gray level of the stored pixels, from 0 to 255.",
             statistics.worst(found.kept, _mean),
-            lambda image: f"mean {image.mean:.1f}",
+            lambda image: f"mean {image.measurements.mean_intensity:.1f}",
         ),
         (
             "Most blurred",
             "Row-to-row change of the smoothed stored pixels beside their deviation; lower is more blurred.",
             statistics.worst(found.kept, _sharpness),
-            lambda image: f"sharpness {image.sharpness:.3f}",
+            lambda image: f"sharpness {image.measurements.sharpness:.3f}",
         ),
     ]
 
@@ -275,23 +280,23 @@ def _refused(reason: Reason, source: SourceImages) -> Refused:
     return Refused(reason, tuple(islice(shown, statistics.PICTURED)))
 
 
-def _mean(image: Image) -> float:
-    return image.mean
+def _mean(image: ImageRow) -> float:
+    return image.measurements.mean_intensity
 
 
-def _deviation(image: Image) -> float:
-    return image.deviation
+def _deviation(image: ImageRow) -> float:
+    return image.measurements.std_intensity
 
 
-def _sharpness(image: Image) -> float:
-    return image.sharpness
+def _sharpness(image: ImageRow) -> float:
+    return image.measurements.sharpness
 
 
-def _confidence(image: Image) -> float:
-    return image.confidence
+def _confidence(image: ImageRow) -> float:
+    return image.measurements.crop_confidence
 
 
-def _bytes(image: Image) -> float:
+def _bytes(image: ImageRow) -> float:
     return image.bytes
 
 

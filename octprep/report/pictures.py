@@ -23,8 +23,8 @@ from octprep.format import files
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import text_to_path
+from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import AFFINE, IMAGE, PATH, ROW_OFFSET
-from octprep.report.table import Image, LeftOut
 from octprep.shards import tfrecord
 from octprep.shards.records import unpacked
 from octprep.shards.tfrecord import RecordError
@@ -109,11 +109,11 @@ class SourceImages:
             return "not shown: the file is not in the source, or cannot be read"
 
 
-def stored(folder: Path, images: Iterable[Image], recipe: Preprocessing) -> dict[str, Stored]:
+def stored(folder: Path, images: Iterable[ImageRow], recipe: Preprocessing) -> dict[str, Stored]:
     """What the shards under a folder hold of some images, by path; those that cannot be read are absent."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for image in images:
-        wanted[image.shard].add(image.path)
+        wanted[image.shards[0]].add(image.path)
     found: dict[str, Stored] = {}
     for shard, paths in sorted(wanted.items()):
         try:
@@ -131,7 +131,7 @@ def stored(folder: Path, images: Iterable[Image], recipe: Preprocessing) -> dict
 
 
 def steps(
-    source: SourceImages, image: Image, kept: Stored | None, recipe: Preprocessing, width: int, *, cleaned: bool
+    source: SourceImages, image: ImageRow, kept: Stored | None, recipe: Preprocessing, width: int, *, cleaned: bool
 ) -> Steps:
     """One scan on its way, each picture at most `width` wide; the cleaned one only where it is wanted."""
     gray = source.read(image.path, image.sha256)
@@ -155,9 +155,15 @@ def steps(
     return Steps(before, between, after)
 
 
-def thumbnail(source: SourceImages, left: LeftOut, width: int) -> Picture:
+def thumbnail(source: SourceImages, left: ExcludedRow, width: int) -> Picture:
     """A file that was left out, at most `width` wide."""
-    return whole(source, left.path, left.sha256, f"{left.path}, left out: {left.reason}", width)
+    return whole(
+        source,
+        left.path,
+        left.scan.sha256 if left.scan else "",
+        f"{left.path}, left out: {left.exclusion_reason}",
+        width,
+    )
 
 
 def whole(source: SourceImages, path: str, sha256: str, alt: str, width: int) -> Picture:
@@ -168,7 +174,7 @@ def whole(source: SourceImages, path: str, sha256: str, alt: str, width: int) ->
     return _picture(alt, _reduced(gray, width))
 
 
-def _cleaned(image: Image, gray: Gray, recipe: Preprocessing, width: int) -> Picture:
+def _cleaned(image: ImageRow, gray: Gray, recipe: Preprocessing, width: int) -> Picture:
     if not recipe.clean:
         return Picture("Not cleaned: the recipe does not ask for it")
     if recipe.revision != PREPROCESSING_VERSION:
@@ -197,9 +203,9 @@ def _text(example: Mapping[str, Any]) -> str:
     return str(bytes(example[PATH][0]).decode())
 
 
-def _framed(small: Gray, shape: tuple[int, ...], image: Image, kept: Stored | None) -> Any:
+def _framed(small: Gray, shape: tuple[int, ...], image: ImageRow, kept: Stored | None) -> Any:
     """The reduced source in colour with the crop's frame; (rows, columns, 3). Curved where the scan was flattened."""
-    top, bottom, left, right = image.crop
+    top, bottom, left, right = image.measurements.crop
     scale = small.shape[1] / shape[1]
     at, moved = np.array([left, right - 1], np.float64), np.zeros(2)
     if kept is not None and kept.shift.any():

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.arrays import Float64
+from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import seeded_hash
-from octprep.report.table import Image, LeftOut, Rows
-from octprep.source.files import kind
+from octprep.report.table import Images
+from octprep.source.files import reason_kind
 
 SAMPLED = 4  # scans of each class that are shown step by step
 WORST = 6  # cases in each list
@@ -79,10 +80,10 @@ class Reason:
 
     kind: str
     number: int
-    first: tuple[LeftOut, ...]
+    first: tuple[ExcludedRow, ...]
 
 
-def counts(kept: Iterable[Image], manifest: Manifest) -> tuple[Counts, ...]:
+def counts(kept: Iterable[ImageRow], manifest: Manifest) -> tuple[Counts, ...]:
     """Images, patients and records of every split, by class; patients of several classes count once in all."""
     images: Counter[tuple[str, str]] = Counter()
     people: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -122,7 +123,7 @@ def class_mix(lines: Iterable[Counts]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def per_patient(kept: Iterable[Image], labels: Sequence[str]) -> Histogram:
+def per_patient(kept: Iterable[ImageRow], labels: Sequence[str]) -> Histogram:
     """How many images each patient has of each class, as shares of the class's patients."""
     numbers: dict[str, Counter[str]] = {label: Counter() for label in labels}
     for image in kept:
@@ -132,7 +133,7 @@ def per_patient(kept: Iterable[Image], labels: Sequence[str]) -> Histogram:
     )
 
 
-def largest_patients(kept: Iterable[Image]) -> tuple[tuple[str, int, str, str], ...]:
+def largest_patients(kept: Iterable[ImageRow]) -> tuple[tuple[str, int, str, str], ...]:
     """The patients with most images: id, images, classes, splits."""
     numbers: Counter[str] = Counter()
     labels: dict[str, set[str]] = defaultdict(set)
@@ -145,16 +146,16 @@ def largest_patients(kept: Iterable[Image]) -> tuple[tuple[str, int, str, str], 
     return tuple((p, numbers[p], ", ".join(sorted(labels[p])), ", ".join(sorted(splits[p]))) for p in most)
 
 
-def border(kept: Iterable[Image], labels: Sequence[str]) -> Histogram:
+def border(kept: Iterable[ImageRow], labels: Sequence[str]) -> Histogram:
     """The fraction of each source that was fill, in bins that part none from little."""
     values: dict[str, list[float]] = {label: [] for label in labels}
     for image in kept:
-        values[image.label].append(image.border)
+        values[image.label].append(image.measurements.fill_fraction)
     return _binned(values, BORDER, BORDER_NAMES)
 
 
 def histogram(
-    kept: Sequence[Image], labels: Sequence[str], value: Callable[[Image], float], *, log: bool = False
+    kept: Sequence[ImageRow], labels: Sequence[str], value: Callable[[ImageRow], float], *, log: bool = False
 ) -> Histogram:
     """A value's histogram in each class, on one axis from the least to the greatest; log: of equal ratios."""
     values = np.array([value(image) for image in kept], np.float64)
@@ -178,7 +179,7 @@ def histogram(
     )
 
 
-def sizes(kept: Sequence[Image], labels: Sequence[str]) -> Sizes:
+def sizes(kept: Sequence[ImageRow], labels: Sequence[str]) -> Sizes:
     """Source sizes by class."""
     numbers: Counter[tuple[int, int]] = Counter()
     each: Counter[tuple[int, int, str]] = Counter()
@@ -201,7 +202,7 @@ def sizes(kept: Sequence[Image], labels: Sequence[str]) -> Sizes:
     return Sizes(tuple(lines), max(_guessed(kept, each, total), chance), chance)
 
 
-def _guessed(kept: Sequence[Image], each: Counter[tuple[int, int, str]], total: Counter[str]) -> float:
+def _guessed(kept: Sequence[ImageRow], each: Counter[tuple[int, int, str]], total: Counter[str]) -> float:
     """How often the class is right, mean over the classes, if it is guessed from the size.
 
     The guess for a patient is the class that has the size most often among all other patients; of several such classes,
@@ -223,17 +224,17 @@ def _guessed(kept: Sequence[Image], each: Counter[tuple[int, int, str]], total: 
     return sum(right[label] / total[label] for label in total) / max(len(total), 1)
 
 
-def fair_sample(kept: Iterable[Image], manifest: Manifest) -> dict[str, tuple[Image, ...]]:
+def fair_sample(kept: Iterable[ImageRow], manifest: Manifest) -> dict[str, tuple[ImageRow, ...]]:
     """For each class some training scans of different patients, drawn by the seed and their paths alone."""
     learning = [split for split in manifest.splits if split not in ("val", "test")]
     seed = manifest.config.seed
-    members: dict[str, list[Image]] = {label: [] for label in manifest.class_names}
+    members: dict[str, list[ImageRow]] = {label: [] for label in manifest.class_names}
     for image in kept:
         if image.split in learning:
             members[image.label].append(image)
-    chosen: dict[str, tuple[Image, ...]] = {}
+    chosen: dict[str, tuple[ImageRow, ...]] = {}
     for label, found in members.items():
-        people: dict[str, Image] = {}
+        people: dict[str, ImageRow] = {}
         for image in sorted(found, key=lambda image: seeded_hash(image.path, seed)):
             people.setdefault(image.patient, image)
             if len(people) == SAMPLED:
@@ -242,16 +243,16 @@ def fair_sample(kept: Iterable[Image], manifest: Manifest) -> dict[str, tuple[Im
     return chosen
 
 
-def worst(kept: Iterable[Image], value: Callable[[Image], float]) -> tuple[Image, ...]:
+def worst(kept: Iterable[ImageRow], value: Callable[[ImageRow], float]) -> tuple[ImageRow, ...]:
     """The images with the smallest value, ties by path."""
     return tuple(sorted(kept, key=lambda image: (value(image), image.path))[:WORST])
 
 
-def reasons(rows: Rows) -> tuple[Reason, ...]:
+def reasons(rows: Images) -> tuple[Reason, ...]:
     """What was left out, by kind of reason, most frequent first."""
-    groups: dict[str, list[LeftOut]] = defaultdict(list)
-    for left in rows.left_out:
-        groups[kind(left.reason)].append(left)
+    groups: dict[str, list[ExcludedRow]] = defaultdict(list)
+    for left in rows.excluded:
+        groups[reason_kind(left.exclusion_reason)].append(left)
     order = sorted(groups, key=lambda name: (-len(groups[name]), name))
     return tuple(Reason(name, len(groups[name]), tuple(groups[name][:NAMED])) for name in order)
 

@@ -27,7 +27,8 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
-from octprep.source.files import Exclusion, Scan, ScanFile, carefully, read
+from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.reading import read_scan, with_retries
 
 MAX_FILL_FRACTION = 0.9  # fraction of a scan that may be fill, else there is no scan left
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
@@ -47,7 +48,7 @@ class CachedScan:
     mean: float  # gray level of the stored pixels
     deviation: float  # of their gray levels
     sharpness: float  # of their layers
-    likeness: str  # `likeness.describe` of them, in base 64
+    likeness: str  # `duplicates.dct_descriptor` of them, in base 64
     file: str  # of the batch, within the work folder
     offset: int
     length: int  # bytes
@@ -55,7 +56,7 @@ class CachedScan:
 
     @property
     def descriptor(self) -> bytes:
-        """What `likeness.describe` said of the stored pixels."""
+        """What `duplicates.dct_descriptor` said of the stored pixels."""
         return base64.b64decode(self.likeness)
 
 
@@ -88,7 +89,7 @@ def prepare_batch(task: BatchTask) -> str:
     What was found is read from the receipt (`results`), not sent: a worker killed while it sends much leaves its pool
     waiting for the rest, while a short message goes through whole or not at all.
 
-    Raises StoppedError, as `scan.carefully` does, for a file that cannot be read or prepared.
+    Raises StoppedError, as `with_retries` does, for a file that cannot be read or prepared.
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
@@ -97,7 +98,7 @@ def prepare_batch(task: BatchTask) -> str:
     found: list[CachedScan | Exclusion] = []
     with saving(pixels, durable=False) as part, part.open("wb") as file:
         for named in task.files:
-            match carefully(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
+            match with_retries(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
                 case Exclusion() as rejection:
                     found.append(rejection)
                 case ready, data:
@@ -111,7 +112,7 @@ def _prepare_one(
     recipe: Preprocessing, encoding: str, src: Path, named: ScanFile
 ) -> tuple[CachedScan, bytes] | Exclusion:
     """One scan, and its bytes, for which a place is to be found."""
-    found = read(src, named)
+    found = read_scan(src, named)
     if isinstance(found, Exclusion):
         return found
     scan, gray = found
@@ -130,7 +131,7 @@ def _prepare_one(
         mean=round(ready.mean, 2),
         deviation=round(ready.deviation, 2),
         sharpness=round(ready.sharpness, 4),
-        likeness=base64.b64encode(duplicates.describe(ready.pixels)).decode(),
+        likeness=base64.b64encode(duplicates.dct_descriptor(ready.pixels)).decode(),
         file="",
         offset=0,
         length=len(data),

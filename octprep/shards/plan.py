@@ -1,4 +1,4 @@
-"""Splits -> shards, balanced. Pure: which scan stands where in which shard, before any image is opened."""
+"""Splits -> shards: which scan is in which shard, how often, in which order. Pure; no image is opened."""
 
 from __future__ import annotations
 
@@ -8,93 +8,125 @@ from dataclasses import dataclass
 
 from octprep.format.seeding import seeded_hash
 from octprep.source.files import Exclusion, Scan
+from octprep.splits.balance import UNDERSAMPLED
 
 MAX_SHARDS = 99_999
-UNDERSAMPLED = "its class has more scans than the smallest (--balance undersample)"
+
+_Columns = Sequence[Sequence[Scan]]  # the scans of each class, in the order of `_interleave_patients`
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to write: its name and what stands in it, in order."""
+    """One shard to write: its name and its records, in order."""
 
     name: str  # train/00000-of-00058.tfrecord
-    items: tuple[tuple[Scan, int], ...]  # the scan and the number of this copy of it
+    items: tuple[tuple[Scan, int], ...]  # the scan, and 0 for its first record, 1.. for repeats
 
 
-def plan_split(
+def plan_shards(
     split: str,
     scans: Sequence[Scan],
     balance: str,
     record_bytes: float,
     shard_bytes: float,
     seed: int,
+    *,
     shards: int | None = None,
 ) -> tuple[list[ShardPlan], list[Exclusion]]:
-    """Lay the scans of one split out in shards.
+    """The shards of one split, and the scans that undersampling excludes.
 
-    balance: `oversample` repeats scans of the smaller classes so that in every shard each class has the same count, and
-    every scan stands in one at least once, those of the largest class exactly once; `undersample` leaves scans of the
-    larger classes out to the same end, and none of the smallest; `none` takes each scan once and gives every shard the
-    same mix of classes, to within one scan. The counts of one class in two shards differ by one at most.
+    balance: with `oversample` and `undersample` every shard has as many records of each class as of any other, and two
+    shards differ by one per class at most; `none` takes each scan once and mixes the classes alike in all shards.
 
-    record_bytes is what one record takes on average, shard_bytes the wanted size of a shard. shards: how many there
-    are, where that is known already.
+    record_bytes is the size of an average record, shard_bytes the target size of a shard. shards: their number, where
+    it is known already.
     """
-    columns = _columns(scans, seed)
+    columns = _interleave_patients(scans, seed)
     sizes = [len(column) for column in columns]
-    most = {"none": sum(sizes), "undersample": min(sizes, default=0), "oversample": max(sizes, default=0)}[balance]
+    per_class = (min if balance == "undersample" else max)(sizes, default=0)  # records of a class, where balanced
     if shards is None:
-        records = most if balance == "none" else most * len(columns)
-        shards = max(1, min(round(records * record_bytes / shard_bytes), most, MAX_SHARDS))
-    rejections: list[Exclusion] = []
-    if balance == "none":
-        dealt: list[list[Scan]] = [[] for _ in range(shards)]
-        for place, scan in enumerate(scan for column in columns for scan in column):
-            dealt[place % shards].append(scan)  # class after class, so that no shard has more than one scan too many
-    else:
-        quotas = [most // shards + (shard < most % shards) for shard in range(shards)]
-        if balance == "undersample":
-            starts = [sum(quotas[:shard]) for shard in range(shards)]
-            dealt = [
-                [scan for column in columns for scan in column[start : start + quota]]
-                for start, quota in zip(starts, quotas, strict=True)
-            ]
-            rejections = [Exclusion(scan.path, UNDERSAMPLED) for column in columns for scan in column[most:]]
-        else:
-            dealt = [
-                [scan for column in columns for scan in _fill(column, shard, shards, quota)]
-                for shard, quota in enumerate(quotas)
-            ]
-    copies: Counter[str] = Counter()
-    plans = []
-    for shard, members in enumerate(dealt):
-        items = []
-        for scan in members:
-            items.append((scan, copies[scan.path]))
-            copies[scan.path] += 1
-        name = f"{split}/{shard:05d}-of-{shards:05d}.tfrecord"
-        items.sort(key=lambda item: seeded_hash(f"{item[1]} {item[0].path}", seed))
-        plans.append(ShardPlan(name, tuple(items)))
-    return plans, rejections
+        shards = (
+            _shard_count(sum(sizes) * record_bytes / shard_bytes, limit=sum(sizes))
+            if balance == "none"
+            else _shard_count(per_class * len(columns) * record_bytes / shard_bytes, limit=per_class)
+        )
+    exclusions: list[Exclusion] = []
+    match balance:
+        case "none":
+            contents = _natural(columns, shards)
+        case "undersample":
+            contents = _undersampled(columns, _quotas(per_class, shards))
+            exclusions = [Exclusion(scan.path, UNDERSAMPLED) for column in columns for scan in column[per_class:]]
+        case _:
+            contents = _oversampled(columns, _quotas(per_class, shards))
+    return _number_and_shuffle(split, contents, seed), exclusions
 
 
-def _columns(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
-    """The scans of each class, patients taking turns, so that any stretch of a column has many patients."""
+def _shard_count(exact: float, limit: int) -> int:
+    return max(1, min(round(exact), limit, MAX_SHARDS))
+
+
+def _quotas(records: int, shards: int) -> list[int]:
+    """How many records of each class every shard has, as equal as they can be."""
+    return [records // shards + (shard < records % shards) for shard in range(shards)]
+
+
+def _interleave_patients(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
+    """The scans of each class, one of every patient in turn, so that any stretch of a column has many patients."""
     by_class: dict[str, dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
     for scan in sorted(scans, key=lambda scan: seeded_hash(scan.path, seed)):
         by_class[scan.label][scan.patient].append(scan)
     columns = []
     for _, patients in sorted(by_class.items()):
         order = sorted(patients, key=lambda patient: seeded_hash(patient, seed))
-        longest = max(map(len, patients.values()))
-        columns.append([patients[p][turn] for turn in range(longest) for p in order if turn < len(patients[p])])
+        rounds = max(map(len, patients.values()))
+        columns.append([patients[p][index] for index in range(rounds) for p in order if index < len(patients[p])])
     return columns
 
 
-def _fill(column: Sequence[Scan], shard: int, shards: int, quota: int) -> list[Scan]:
-    """A shard's scans of one class: every `shards`-th of the column, over and over until the quota is full.
+def _natural(columns: _Columns, shards: int) -> list[list[Scan]]:
+    """Each scan once: round robin, class after class, so that two shards differ by one scan at most."""
+    contents: list[list[Scan]] = [[] for _ in range(shards)]
+    for index, scan in enumerate(scan for column in columns for scan in column):
+        contents[index % shards].append(scan)
+    return contents
 
-    Repeats stay inside the shard; only a class with fewer scans than there are shards lends one to several.
+
+def _undersampled(columns: _Columns, quotas: Sequence[int]) -> list[list[Scan]]:
+    """The first scans of every class, each once, as many as the smallest class has."""
+    starts = [sum(quotas[:shard]) for shard in range(len(quotas))]
+    return [
+        [scan for column in columns for scan in column[start : start + quota]]
+        for start, quota in zip(starts, quotas, strict=True)
+    ]
+
+
+def _oversampled(columns: _Columns, quotas: Sequence[int]) -> list[list[Scan]]:
+    """Every scan at least once, those of the largest class exactly once."""
+    return [
+        [scan for column in columns for scan in _repeat_to_quota(column, shard, len(quotas), quota)]
+        for shard, quota in enumerate(quotas)
+    ]
+
+
+def _repeat_to_quota(column: Sequence[Scan], shard: int, shards: int, quota: int) -> list[Scan]:
+    """A shard's scans of one class: every `shards`-th of the column, repeated until the quota is reached.
+
+    Repeats stay within the shard; only a scan of a class with fewer scans than there are shards is in several.
     """
     own = column[shard::shards] or [column[shard % len(column)]]
-    return [own[place % len(own)] for place in range(quota)]
+    return [own[index % len(own)] for index in range(quota)]
+
+
+def _number_and_shuffle(split: str, contents: Sequence[Sequence[Scan]], seed: int) -> list[ShardPlan]:
+    """Name the shards, number the repeats of every scan over all of them, and shuffle each shard by the seed."""
+    repeats: Counter[str] = Counter()
+    plans = []
+    for shard, members in enumerate(contents):
+        items = []
+        for scan in members:
+            items.append((scan, repeats[scan.path]))
+            repeats[scan.path] += 1
+        items.sort(key=lambda item: seeded_hash(f"{item[1]} {item[0].path}", seed))
+        plans.append(ShardPlan(f"{split}/{shard:05d}-of-{len(contents):05d}.tfrecord", tuple(items)))
+    return plans

@@ -1,8 +1,9 @@
-"""The folder to write to: fresh, unfinished, finished or not ours, and the corner of it where work goes on.
+"""The output folder of a build, and the work folder inside it.
 
-Everything unfinished stands under OUT/.octprep-work, a name that no reader takes for shards. What is finished moves to
-its place in the end, the manifest last; so an interrupted build never looks done, and a finished folder that is built
-again stays whole until its successor is. Nothing in the folder is believed or changed without its lock.
+The output folder is empty, unfinished, finished, or not written by octprep at all. Unfinished work is kept in
+OUT/.octprep-work, a name that no reader takes for shards; finished files are moved from there to their place at the
+end, the manifest last. So an interrupted build never looks finished, and a finished folder that is built again stays
+whole until its successor is. The folder is read and changed only under its lock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +39,39 @@ from octprep.format.manifest import (
 
 _CONFIG_NAME = "config.json"  # in the work folder: the settings of an unfinished build
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
-_NOTHING = (OWNER_NAME, "lost+found")  # what may lie in a folder that holds nothing
+_IGNORED = (OWNER_NAME, "lost+found")  # what an output folder may hold and still count as empty
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a finished folder that is not as its manifest says."""
+
+    name: str  # relative to the folder
+    problem: str  # such as `is missing`
+    is_shard: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.problem}"
+
+
+@dataclass(frozen=True)
+class ExistingBuild:
+    """A finished folder that was built with the same settings from the same list of source files."""
+
+    manifest: Manifest
+    damage: tuple[Damage, ...]
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[Path]:
-    """The work folder of a build, in a folder to write to that is made if need be and that no other build has.
+def locked_workdir(out: Path) -> Iterator[Path]:
+    """Make the output folder where it is missing, lock it against other builds, and give the path of its work folder.
 
-    If the block fails before anything was prepared, whatever this call created is removed; prepared work is kept,
-    whatever the reason. Raises OutputError if the path cannot be a folder, or another build has it.
+    If the block fails before a scan was cached, everything that this call created is removed; cached scans are kept,
+    whatever the reason. Raises OutputError if the path cannot be a folder, or another build holds its lock.
     """
-    if fault := _path_fault(out):
-        raise OutputError(f"--out {out} {fault}; give a new folder.")
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    if problem := _path_problem(out):
+        raise OutputError(f"--out {out} {problem}; give a new folder.")
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
     work = out / WORK_NAME
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,141 +79,145 @@ def claimed(out: Path) -> Iterator[Path]:
             try:
                 stack.enter_context(locked(out, "octprep build"))
             except OSError:
-                # A disk that has no locks and is read-only: what is finished there can still be looked at.
+                # A disk without locks that is read-only: a finished build there can still be examined.
                 if not (out / MANIFEST_NAME).exists() or os.access(out, os.W_OK):
                     raise
             try:
                 yield work
             except BaseException as error:
-                if not _holds_prepared(work):
+                if not _has_cached_scans(work):
                     shutil.rmtree(work, ignore_errors=True)
                 elif isinstance(error, LeakError | SettingError | SourceError):
-                    with suppress(OSError):  # other settings are the way on, and can use what was prepared
+                    with suppress(OSError):  # the next run has other settings, and can use the cached scans
                         (work / _CONFIG_NAME).unlink()
                 raise
     except BaseException:
-        for folder in made:  # those that are empty
+        for folder in created:  # those that are empty
             with suppress(OSError):
                 folder.rmdir()
         raise
 
 
 def begin(work: Path, config: BuildConfig) -> None:
-    """Make the work folder, or take over what an interrupted build left: its receipts say what of it can be used."""
+    """Make the work folder, or keep the one of an interrupted build: its receipts say what of it can be used."""
     work.mkdir(exist_ok=True)
     clear_parts(work.parent)
     for folder in work.glob("**/"):
         clear_parts(folder)
     if not (work.parent / MANIFEST_NAME).exists():
-        for path in _shards(work.parent):  # moved to their place by a build that was killed then
+        for path in _shards(work.parent):  # published by a build that was killed before its manifest
             kept = work / "shards" / path.parent.name / path.name
             if kept.with_suffix(".receipt.json").exists() and not kept.exists():
                 path.replace(kept)
     atomic_write(work / _CONFIG_NAME, json.dumps(dataclasses.asdict(config), indent=1).encode())
 
 
-def finished(out: Path, config: BuildConfig, listing: str, *, overwrite: bool) -> tuple[Manifest, list[str]] | None:
-    """The manifest of a folder that holds just this build, and what is damaged in it; None if all is to be done.
+def existing_build(out: Path, config: BuildConfig, listing_sha256: str, *, overwrite: bool) -> ExistingBuild | None:
+    """The finished build of an output folder, and what is damaged in it; None if everything is to be built.
 
-    What is damaged is named in words. Contents are hashed where that is quick: the tables, and every shard that was
-    written to after the manifest; of the other shards the sizes are looked at. Raises OutputError if the folder is not
-    ours, or was begun or finished with other settings or from another source and overwrite is not given.
+    The tables are hashed, and every shard that was written to after the manifest; of the other shards only the sizes
+    are checked. Raises OutputError if octprep did not write the folder, or if it was begun or finished with other
+    settings or from another source and overwrite is not given.
     """
     if (out / MANIFEST_NAME).exists():
-        if overwrite:
-            return None
-        try:
-            manifest = Manifest.load(out, allow_edited=True)
-        except ManifestError as error:
-            raise OutputError(
-                f"--out {out} cannot be continued: {error} Use --overwrite to build here all the same, or give "
-                "another --out."
-            ) from None
-        changes = differences(manifest.config, config)
-        if not changes and manifest.source["listing"] != listing:
-            changes = "another list of source files"
-        if changes:
-            raise OutputError(
-                f"--out {out} is finished, but with other settings: {changes}. "
-                "Use --overwrite to build with these, or give another --out."
-            )
-        found = damage(out, manifest)
-        if not found:
-            with suppress(OSError):
-                os.utime(out / MANIFEST_NAME)  # what was hashed, as all of a copied folder is, need not be again
-        return manifest, found
+        return None if overwrite else _finished_build(out, config, listing_sha256)
     if (out / WORK_NAME).is_dir():
-        begun = _begun_with(out)
-        if begun is not None and not overwrite and (changes := differences(begun, config)):
+        begun = _saved_config(out)
+        if begun is not None and not overwrite and (changes := config_differences(begun, config)):
             raise OutputError(
-                f"--out {out} holds an unfinished build with other settings: {changes}. Use the same settings to go "
-                "on with it, --overwrite to go on with these, or give another --out."
+                f"--out {out} holds an unfinished build with other settings: {changes}. Use the same settings to "
+                "resume it, --overwrite to build with these, or give another --out."
             )
         return None
     if (out / IMAGES_NAME).exists() and any(_shards(out)):
         if not overwrite:
             raise OutputError(
                 f"--out {out} holds shards, but their {MANIFEST_NAME} is missing. Restore it, use --overwrite to build "
-                "here all the same, or give another --out."
+                "here anyway, or give another --out."
             )
         return None
-    if any(entry.name not in _NOTHING for entry in out.iterdir()):
+    if any(entry.name not in _IGNORED for entry in out.iterdir()):
         raise OutputError(
             f"--out {out} is not empty and holds nothing that octprep built, so it is left alone; give a new folder."
         )
     return None
 
 
-def damage(out: Path, manifest: Manifest) -> list[str]:
-    """What a finished folder lacks of what its manifest says, in words: each begins with the file's name."""
-    found = [] if manifest.digest_ok else [f"{MANIFEST_NAME} was changed after it was written"]
+def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> ExistingBuild:
+    """The build that a manifest describes. Raises OutputError if it is not the one that is asked for."""
+    try:
+        manifest = Manifest.load(out, allow_edited=True)
+    except ManifestError as error:
+        raise OutputError(
+            f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
+        ) from None
+    changes = config_differences(manifest.config, config)
+    if not changes and manifest.source["listing"] != listing_sha256:
+        changes = "another list of source files"
+    if changes:
+        raise OutputError(
+            f"--out {out} is finished, but with other settings: {changes}. "
+            "Use --overwrite to build with these, or give another --out."
+        )
+    damage = find_damage(out, manifest)
+    if not damage:
+        with suppress(OSError):
+            os.utime(out / MANIFEST_NAME)  # so that a copied folder, which was hashed now, is not hashed again
+    return ExistingBuild(manifest, tuple(damage))
+
+
+def find_damage(out: Path, manifest: Manifest) -> list[Damage]:
+    """The files of a finished folder that are not as its manifest says."""
+    damage = [] if manifest.digest_ok else [Damage(MANIFEST_NAME, "was changed after it was written", False)]
     for name, digest in ((IMAGES_NAME, manifest.images_sha256), (DUPLICATES_NAME, manifest.duplicates_sha256)):
         try:
             if hashlib.sha256(read_part(out / name)).hexdigest() != digest:
-                found.append(f"{name} was changed after it was written")
+                damage.append(Damage(name, "was changed after it was written", False))
         except ValueError as error:
-            found.append(f"{name} cannot be read: {error}")
+            damage.append(Damage(name, f"cannot be read: {error}", False))
         except FileNotFoundError:
-            found.append(f"{name} is missing")
-    written = (out / MANIFEST_NAME).stat().st_mtime_ns
-    shards = [shard for part in manifest.splits.values() for shard in part]
-    found += [f"{shard.name} {fault}" for shard in shards if (fault := _shard_fault(out / shard.name, shard, written))]
-    return found
+            damage.append(Damage(name, "is missing", False))
+    published_ns = (out / MANIFEST_NAME).stat().st_mtime_ns
+    for shards in manifest.splits.values():
+        for shard in shards:
+            if problem := _shard_problem(out / shard.name, shard, published_ns):
+                damage.append(Damage(shard.name, problem, True))
+    return damage
 
 
-def differences(there: BuildConfig, now: BuildConfig) -> str:
+def config_differences(before: BuildConfig, now: BuildConfig) -> str:
     """In words, the settings in which two configs differ; empty if in none."""
     return ", ".join(
         f"{name} {old} there, {new} now"
-        for (name, old), (_, new) in zip(_flat(there), _flat(now), strict=True)
+        for (name, old), (_, new) in zip(_flat(before), _flat(now), strict=True)
         if old != new
     )
 
 
-def stamped(out: Path) -> int:
-    """When the source's newest file was changed, as a finished folder has it, in nanoseconds: see `stamp`."""
+def newest_source_ns(out: Path) -> int:
+    """The time of change of the source's newest file when a folder was built, in ns: see `keep_newest_source_ns`."""
     return (out / IMAGES_NAME).stat().st_mtime_ns
 
 
-def stamp(folder: Path, newest: int) -> None:
-    """Keep when the source's newest file was changed, in nanoseconds, as the time of images.csv.
+def keep_newest_source_ns(folder: Path, newest: int) -> None:
+    """Keep the time of change of the source's newest file, in ns, as that of images.csv: later changes are newer.
 
-    Any file that is changed afterwards is newer. No file's content says it, as a copy of the source has other times.
+    No file's content holds it, as a copy of the source has other times and must give the same bytes.
     """
-    with suppress(OSError, OverflowError):  # a folder that is read-only: then its files are read again each time
+    with suppress(OSError, OverflowError):  # a folder that is read-only: its source is hashed again each time
         os.utime(folder / IMAGES_NAME, ns=(newest, newest))
 
 
-def tidy(out: Path) -> None:
-    """Remove what a build left that was killed after all else was done. What cannot be removed stays."""
+def clean_up(out: Path) -> None:
+    """Remove the work folder and half-written files of a finished folder. What cannot be removed stays."""
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
     clear_parts(out)
     for split in {shard.parent for shard in _shards(out)}:
         clear_parts(split)
 
 
-def seal(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:
-    """Move what is finished to its place: shards, tables, report, and last the manifest. Then drop the work folder.
+def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:
+    """Move finished files to their place: shards, tables, report, and last the manifest. Then remove the work folder.
 
     Every file is on the disk before the manifest names it, also after a power failure.
     """
@@ -201,18 +227,18 @@ def seal(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> 
         old.unlink()
         with suppress(OSError):
             old.parent.rmdir()
-    place(out, work, shards)
+    move_shards(out, work, shards)
     for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME):
         (work / name).replace(out / name)
     sync(out)
     with suppress(OSError):  # it may not be readable
         sync(out.absolute().parent)
     manifest.save(out)
-    tidy(out)
+    clean_up(out)
 
 
-def place(out: Path, work: Path, shards: Iterable[Shard]) -> None:
-    """Move finished shards to their place, and put the folders' lists of names on the disk."""
+def move_shards(out: Path, work: Path, shards: Iterable[Shard]) -> None:
+    """Move finished shards to their place, and make the folders' lists of names survive a power failure."""
     folders = set()
     for shard in shards:
         (out / shard.name).parent.mkdir(exist_ok=True)
@@ -222,36 +248,37 @@ def place(out: Path, work: Path, shards: Iterable[Shard]) -> None:
         sync(folder)
 
 
-def _path_fault(out: Path) -> str | None:
-    """Why a path can never be a folder to write to."""
+def _path_problem(out: Path) -> str | None:
+    """Why a path can never be an output folder."""
     try:
         return None if stat.S_ISDIR(out.stat().st_mode) else "is a file"
     except FileNotFoundError:
         return "is a link to nothing" if out.is_symlink() else None
     except OSError as error:
-        return "is a link that leads to itself" if error.errno == errno.ELOOP else None  # said where it is made
+        return "is a link that leads to itself" if error.errno == errno.ELOOP else None  # others show when it is made
 
 
-def _shard_fault(path: Path, shard: Shard, written: int) -> str | None:
-    """What is wrong with a shard by its size, and by its content if it was written to after the manifest."""
+def _shard_problem(path: Path, shard: Shard, published_ns: int) -> str | None:
+    """What is wrong with a shard: by its size, and by its content if it was written to after the manifest."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    return shard_problem(path, shard) if status.st_size != shard.bytes or status.st_mtime_ns > written else None
+    return shard_problem(path, shard) if status.st_size != shard.bytes or status.st_mtime_ns > published_ns else None
 
 
 def _shards(out: Path) -> list[Path]:
     return [path for path in out.glob("*/*.tfrecord") if _SHARD_NAME.fullmatch(path.name)]
 
 
-def _holds_prepared(work: Path) -> bool:
+def _has_cached_scans(work: Path) -> bool:
     return any(path.stat().st_size for path in work.glob("*/*.bin"))
 
 
-def _begun_with(out: Path) -> BuildConfig | None:
+def _saved_config(out: Path) -> BuildConfig | None:
+    """The settings of an unfinished build, or None if they cannot be read."""
     try:
         return BuildConfig.from_json(json.loads((out / WORK_NAME / _CONFIG_NAME).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, SettingError):
@@ -259,6 +286,7 @@ def _begun_with(out: Path) -> BuildConfig | None:
 
 
 def _flat(config: BuildConfig) -> list[tuple[str, Any]]:
+    """The settings of a config and of its recipe, by name."""
     fields = dataclasses.asdict(config)
     recipe = fields.pop("recipe")
     return [*recipe.items(), *fields.items()]

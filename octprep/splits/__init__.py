@@ -1,1 +1,1 @@
-"""TODO."""
+"""Scans -> train, val and test: patient groups, split strategies, leaks, balance. Pure functions; nothing is read."""

@@ -1,42 +1,63 @@
-"""Patients and contents that are in more than one split."""
+"""Patients, contents and near-duplicates that are in more than one split."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.manifest import Leaks
 from octprep.source.files import Scan
-from octprep.splits.patients import by_number
+from octprep.splits.patients import PatientGroup, group_patients, numeric_order
 
 
 def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] = ()) -> Leaks:
-    """Patients, contents and near-identical scans that are in more than one of the splits."""
-    patients: dict[str, set[int]] = defaultdict(set)
-    files: dict[str, set[int]] = defaultdict(set)
-    pixels: dict[str, set[int]] = defaultdict(set)
-    side: dict[str, int] = {}
-    bytes_of: dict[str, str] = {}
+    """The patient ids, contents and near-duplicate pairs that are in more than one of the splits."""
+    patients: dict[str, set[int]] = defaultdict(set)  # id -> indices of splits
+    files: dict[str, set[int]] = defaultdict(set)  # SHA-256 of the file -> indices of splits
+    pixels: dict[str, set[int]] = defaultdict(set)  # SHA-256 of the stored pixels -> indices of splits
+    split_of: dict[str, int] = {}
+    file_of: dict[str, str] = {}  # SHA-256 of the stored pixels -> of the first file that has them
     for index, members in enumerate(splits):
         for scan in members:
-            side[scan.path] = index
+            split_of[scan.path] = index
             patients[scan.patient].add(index)
             files[scan.sha256].add(index)
             if scan.pixels:
                 pixels[scan.pixels].add(index)
-                bytes_of.setdefault(scan.pixels, scan.sha256)
-    same = _parted(files) | {bytes_of[digest] for digest in _parted(pixels)}
+                file_of.setdefault(scan.pixels, scan.sha256)
+    contents = _in_several(files) | {file_of[digest] for digest in _in_several(pixels)}
     return Leaks(
-        patients=tuple(sorted(_parted(patients), key=by_number)),
-        contents=tuple(sorted(same)),
+        patients=tuple(sorted(_in_several(patients), key=numeric_order)),
+        contents=tuple(sorted(contents)),
         near=tuple(
-            (join.first, join.second)
-            for join in sorted(near)
-            if join.first in side and join.second in side and side[join.first] != side[join.second]
+            (pair.first, pair.second)
+            for pair in sorted(near)
+            if pair.first in split_of and pair.second in split_of and split_of[pair.first] != split_of[pair.second]
         ),
     )
 
 
-def _parted(where: Mapping[str, set[int]]) -> set[str]:
-    return {key for key, sides in where.items() if len(sides) > 1}
+def find_hidden_leaks(
+    splits: Mapping[str, Sequence[Scan]], groups: Iterable[PatientGroup], near: Sequence[DuplicatePair]
+) -> Leaks:
+    """The leaks of `find_leaks`, and the patients that only a scan in no split links across splits.
+
+    Scan x of patient 1 is in train, scan y of patient 2 in test, and both are duplicates of scan z, which is excluded:
+    no pair of scans in the splits shows that 1 and 2 may be one patient; their group does.
+    """
+    visible = find_leaks(list(splits.values()), near)
+    split_of = {scan.path: name for name, members in splits.items() for scan in members}
+    hidden: set[str] = set()
+    for group in groups:
+        members = [scan for scan in group.scans if scan.path in split_of]
+        if len({split_of[scan.path] for scan in members}) > 1 and all(
+            len({split_of[scan.path] for scan in linked.scans}) == 1 for linked in group_patients(members, near)
+        ):
+            hidden |= {scan.patient for scan in members}
+    return dataclasses.replace(visible, patients=tuple(sorted({*visible.patients, *hidden}, key=numeric_order)))
+
+
+def _in_several(splits_of: Mapping[str, set[int]]) -> set[str]:
+    return {key for key, splits in splits_of.items() if len(splits) > 1}

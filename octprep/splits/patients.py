@@ -1,7 +1,7 @@
-"""Which scans must stay together: the same patient id, or the same content under another id.
+"""Patient groups: the scans that must stay in one split.
 
-Content is the same if the bytes of the files are, or the stored pixels (which are if the decoded ones are); and scans
-under different ids that `octprep.duplicates` finds near-identical are taken for one patient's.
+A group holds the scans of one patient id, and those of other ids that are linked to it by equal content (the bytes of
+the files, or the stored pixels) or by a near-duplicate: the connected components of that relation, by union-find.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from octprep.duplicates.exact import DuplicatePair, contents
+from octprep.duplicates.exact import DuplicatePair, content_keys
 from octprep.source.files import Scan
 
 
 @dataclass(frozen=True)
 class PatientGroup:
-    """Scans that no split may part."""
+    """Scans that no split may separate."""
 
     key: str  # the smallest patient id among them, as text
     scans: tuple[Scan, ...]  # sorted by path
 
 
-def group(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) -> list[PatientGroup]:
-    """Join scans that share the bare patient id, the content, or a near-identical scan; sorted by key.
+def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) -> list[PatientGroup]:
+    """The patient groups of the scans, sorted by key.
 
-    near: joins found on pixels; those of scans that are not among `scans` are passed over. The same id under several
-    classes counts as one patient: whether it is one is not documented, so it is assumed.
+    near: near-duplicate pairs; those of scans that are not among `scans` are ignored. The same id under several classes
+    counts as one patient: the archive does not document whether it is one, so that is assumed.
     """
     ordered = sorted(scans)
     parent: dict[str, str] = {}
@@ -38,20 +38,25 @@ def group(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) -> list[Pat
             node = parent[node]
         return node
 
-    owners = {scan.path: f"patient {scan.patient}" for scan in ordered}
+    patients = {scan.path: f"patient {scan.patient}" for scan in ordered}
     for scan in ordered:
-        for content in contents(scan):
-            parent[find(content)] = find(owners[scan.path])
-    for join in near:
-        if join.first in owners and join.second in owners:
-            parent[find(owners[join.first])] = find(owners[join.second])
+        for content in content_keys(scan):
+            parent[find(content)] = find(patients[scan.path])
+    for pair in near:
+        if pair.first in patients and pair.second in patients:
+            parent[find(patients[pair.first])] = find(patients[pair.second])
     members: dict[str, list[Scan]] = defaultdict(list)
     for scan in ordered:
-        members[find(owners[scan.path])].append(scan)
-    groups = [PatientGroup(min(scan.patient for scan in joined), tuple(joined)) for joined in members.values()]
-    return sorted(groups, key=lambda joined: joined.key)
+        members[find(patients[scan.path])].append(scan)
+    groups = [PatientGroup(min(scan.patient for scan in linked), tuple(linked)) for linked in members.values()]
+    return sorted(groups, key=lambda group: group.key)
 
 
-def by_number(patient: str) -> tuple[int, str]:
-    """Sorts ids, which are numbers, as numbers."""
+def group_keys(groups: Iterable[PatientGroup]) -> dict[str, str]:
+    """The key of the group of every scan, by path."""
+    return {scan.path: group.key for group in groups for scan in group.scans}
+
+
+def numeric_order(patient: str) -> tuple[int, str]:
+    """A sort key that orders ids, which are numbers, as numbers."""
     return len(patient), patient

@@ -1,4 +1,4 @@
-"""Who is in which split, by a CSV file: for those who must reproduce a split that somebody else published."""
+"""A split given by a CSV file: to reproduce one that was published, or that of an earlier build."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from pathlib import Path
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
 from octprep.source.files import ScanFile
+from octprep.wording import listed, number
 
-_MOST = 5  # names that an error gives as examples
+_MAX_EXAMPLES = 5  # names that an error lists
 
 
 @dataclass(frozen=True)
 class SplitFile:
     """The split of every path or patient that a file names."""
 
-    by: str  # path or patient
+    key: str  # path or patient: what the file names
     splits: Mapping[str, str]  # path or bare patient id -> train, val or test
 
     @property
     def sha256(self) -> str:
-        """SHA-256, in hex, of who is where: the same whatever the order of the file's rows and its other columns."""
-        digest = hashlib.sha256(f"{self.by}\n".encode())
+        """SHA-256, in hex, of the names and their splits, whatever the file's order of rows and other columns."""
+        digest = hashlib.sha256(f"{self.key}\n".encode())
         for name, split in sorted(self.splits.items()):
             digest.update(f"{name}\0{split}\n".encode())
         return digest.hexdigest()
 
     def split_of(self, scan: ScanFile) -> str | None:
-        """Where a scan belongs, or None if it is not named."""
-        return self.splits.get(scan.path if self.by == "path" else scan.patient)
+        """The split of a scan, or None if the file does not name it."""
+        return self.splits.get(scan.path if self.key == "path" else scan.patient)
 
-    def check(self, named: Sequence[ScanFile]) -> None:
-        """Raise SourceError if the file names what is no scan of the source."""
-        present = {scan.path if self.by == "path" else scan.patient for scan in named}
+    def check(self, files: Sequence[ScanFile]) -> None:
+        """Raise SourceError if the file names a path or patient that the source does not have."""
+        present = {scan.path if self.key == "path" else scan.patient for scan in files}
         absent = sorted(self.splits.keys() - present)
         if absent:
-            examples = ", ".join(absent[:_MOST]) + (f" and {len(absent) - _MOST:,} more" if len(absent) > _MOST else "")
-            hint = "paths are relative to --src" if self.by == "path" else "patients are bare ids"
+            hint = "paths are relative to --src" if self.key == "path" else "patients are bare ids"
             raise SourceError(
-                f"{len(absent):,} of {len(self.splits):,} {self.by}{'s' * (len(self.splits) != 1)} in the file of "
-                f"--splits are not in the source: {examples}. Give the source that the file was made for; {hint}, "
-                f"such as {min(present, default='none')}."
+                f"{len(absent):,} of {number(len(self.splits), self.key)} in the file of --splits are not in the "
+                f"source: {listed(absent, _MAX_EXAMPLES)}. Give the source that the file was made for; {hint}, such "
+                f"as {min(present, default='none')}."
             )
 
 
 def load(file: Path) -> SplitFile:
     """Read a CSV file with a header, a column `split` and a column `path` (relative to --src) or else `patient`.
 
-    Other columns are passed over, and so are rows whose split is empty: images.csv of an earlier build will do. Raises
-    SourceError if the file cannot be read, lacks a column, names another split than train, val and test, or puts one
-    path or patient in two.
+    Other columns and rows with an empty split are ignored, so images.csv of an earlier build can be given. Raises
+    SourceError if the file cannot be read, lacks a column, names another split than train, val and test, or gives one
+    path or patient two splits.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
@@ -64,28 +64,29 @@ def load(file: Path) -> SplitFile:
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"--splits {file} is not a CSV file in UTF-8: {error}.") from None
     columns = list(rows[0]) if rows else []
-    by = next((name for name in ("path", "patient") if name in columns), None)
-    if by is None or "split" not in columns:
+    key = next((name for name in ("path", "patient") if name in columns), None)
+    if key is None or "split" not in columns:
         raise SourceError(
             f"--splits {file} must have a header with the columns split and path (or patient), and rows below it; "
-            f"found {', '.join(map(str, columns)) or 'no rows'}."
+            f"got {', '.join(map(str, columns)) or 'no rows'}."
         )
     splits: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
-        name, split = row[by] or "", (row["split"] or "").strip()
+    for row_number, row in enumerate(rows, 2):
+        name, split = row[key] or "", (row["split"] or "").strip()
         if not split:
             continue
         if split not in SOURCE_SPLITS:
             raise SourceError(
-                f"--splits {file}, row {number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to leave "
-                f"the {by} out; got {split!r}."
+                f"--splits {file}, row {row_number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to "
+                f"exclude the {key}; got {split!r}."
             )
         if not name:
-            raise SourceError(f"--splits {file}, row {number}: {by} is empty, but its split is {split}.")
+            raise SourceError(f"--splits {file}, row {row_number}: {key} is empty, but its split is {split}.")
         if splits.setdefault(name, split) != split:
             raise SourceError(
-                f"--splits {file}, row {number}: {by} {name} is in {split}, but also in {splits[name]}; give it one."
+                f"--splits {file}, row {row_number}: {key} {name} is in {split}, but also in {splits[name]}; "
+                "give it one split."
             )
     if not splits:
-        raise SourceError(f"--splits {file} puts nobody in a split; give at least one row whose split is not empty.")
-    return SplitFile(by, splits)
+        raise SourceError(f"--splits {file} assigns no {key} to a split; give at least one row with a split.")
+    return SplitFile(key, splits)

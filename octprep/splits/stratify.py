@@ -1,7 +1,22 @@
-"""Whole groups -> parts whose shares of every class come as near to the wanted ones as whole groups permit.
+"""Stratified assignment of whole groups to parts: local search on a quadratic objective.
 
-Pure, and on counts alone: what a group is and what a part is called is not known here. Sums over classes are taken one
-class after another, so that the result does not depend on how a processor adds up.
+n[g, c] is the number of scans of class c in group g, t[p] the target fraction of part p (they add up to 1), and
+
+    w[g, c] = n[g, c] / sum over groups of n[., c]                the share of class c that group g holds
+    d[p, c] = sum of w[g, c] over the groups g in p  -  t[p]      the deviation of part p
+    f       = sum over p, c of d[p, c]^2                          the objective, see `distance`
+
+f is quadratic in the assignment, so a step is judged without applying it:
+
+    move g from p to q            2 * (w[g].d[q] - w[g].d[p] + |w[g]|^2)
+    swap g in p with h in q       the move of g, plus that of h from q to p, minus 4 * w[g].w[h]
+
+Every part must hold a group of every class. `_repair` reaches that by greedy moves with a tabu list; the local search
+(`_apply_best_move`, `_apply_best_swap`) only takes steps that keep it.
+
+Groups with equal counts are interchangeable and form one *kind*; all arrays of the search are over kinds. Sums over
+classes are taken one class after another, so that the result does not depend on how a processor adds up. Nothing here
+knows what a group or a part is called.
 """
 
 from __future__ import annotations
@@ -9,259 +24,322 @@ from __future__ import annotations
 from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]  # (groups, classes): scans
-Places = NDArray[np.int64]  # (groups,): index of a part
-Floats = NDArray[np.float64]
+from octprep.arrays import Float64, Int64
 
-NEGLIGIBLE = 1e-12  # a change of the distance below this counts as none: it is of shares by 0.0001 points
-_MOST_KINDS = 1024  # kinds of groups, the lightest, among which swaps are sought
-_MOST_FOLDS = 20  # that the greedy rule deals into and then merges
+NEGLIGIBLE = 1e-12  # a change of the objective below this counts as none: it is of shares by 0.0001 points
+_MAX_SWAP_KINDS = 1024  # swaps are sought among so many kinds, those with the smallest |w|
+_MAX_FOLDS = 20  # equal folds that the greedy baseline fills before it merges them
 
 
 class NoFeasibleSplit(Exception):
-    """No way was found to give every part a group of every class.
+    """No assignment was found that gives every part a group of every class.
 
-    `label` is a class that a part would lack, `more` how many more groups that have it alone would do for that class.
+    `label` is the index of a class that a part would lack; `extra_groups_needed` is how many more groups with that
+    class alone would suffice for it.
     """
 
-    def __init__(self, label: int, more: int) -> None:
-        super().__init__(label, more)
-        self.label, self.more = label, more
+    def __init__(self, label: int, extra_groups_needed: int) -> None:
+        super().__init__(label, extra_groups_needed)
+        self.label, self.extra_groups_needed = label, extra_groups_needed
 
 
-def assign(counts: Counts, digests: Sequence[bytes], wanted: Sequence[float]) -> Places:
-    """The part of every group.
+def stratified_group_split(counts: Int64, digests: Sequence[bytes], targets: Sequence[float]) -> Int64:
+    """Assign every group to a part: (groups,) indices of parts.
 
     counts: (groups, classes) scans, at least one in each row and column. digests: for each group 6 bytes or more that
-    are its own. wanted: the fraction for each part, above 0, all adding up to 1.
+    are its own. targets: the fraction for each part, above 0, all adding up to 1.
 
-    A group's home is drawn from its digest, with the wanted fractions as chances, so nobody moves because others come.
-    Then groups move, as few as it takes: again and again the one move that brings the distance (see `distance`) down
-    most, and when no move does so any more a swap of two groups that does, until there is none of either. Of groups
-    with equal counts the one with the lowest digest moves.
-
-    If that ends further from the wanted shares than the rule of scikit-learn's StratifiedGroupKFold (see `_greedy`),
-    which has no homes to keep, the same search starts from there instead.
+    The initial part of a group is drawn from its digest with the targets as probabilities, so it does not depend on
+    the other groups. The local search then takes the best move that lowers the objective, or where there is none the
+    best swap, until neither exists; few groups leave their initial part. Of groups with equal counts the one with the
+    lowest digest moves. If scikit-learn's greedy rule (`_sklearn_greedy`) gets nearer to the targets than that, the
+    search is run from its result instead.
 
     Every part gets a group of every class. Raises NoFeasibleSplit if no such assignment was found.
     """
-    table = _Table(counts, digests, wanted)
-    homes = np.array([int.from_bytes(digest[:6], "big") for digest in digests]) / 2.0**48
-    found = table.search(np.searchsorted(np.cumsum(wanted)[:-1], homes, side="right"))
-    reached = distance(counts, found, wanted)
-    if reached <= _least(counts.sum(axis=0), wanted) + NEGLIGIBLE:
+    problem = _Problem(counts, tuple(digests), np.asarray(targets, dtype=np.float64))
+    draws = np.array([int.from_bytes(digest[:6], "big") for digest in digests]) / 2.0**48
+    initial = np.searchsorted(np.cumsum(targets)[:-1], draws, side="right")
+    found = _local_search(_feasible(problem, initial))
+    reached = distance(counts, found, targets)
+    if reached <= _lower_bound(counts.sum(axis=0), targets) + NEGLIGIBLE:
         return found
     try:
-        rival = table.cover(_greedy(counts, wanted))
+        baseline = _feasible(problem, _sklearn_greedy(counts, targets))
     except NoFeasibleSplit:
         return found
-    return found if reached <= distance(counts, rival, wanted) else table.search(rival)
+    return found if reached <= distance(counts, baseline.part_of, targets) else _local_search(baseline)
 
 
-def distance(counts: Counts, places: Places, wanted: Sequence[float]) -> float:
-    """The sum over parts and classes of the squared deviation of the class's share in the part from the wanted one."""
-    held = np.stack([np.bincount(places, column, len(wanted)) for column in counts.T], axis=1)
-    return _squares(held / counts.sum(axis=0) - np.asarray(wanted)[:, None])
+def distance(counts: Int64, part_of: Int64, targets: Sequence[float]) -> float:
+    """The objective: the sum over parts and classes of the squared deviation of the class's share from its target."""
+    held = np.stack([np.bincount(part_of, column, len(targets)) for column in counts.T], axis=1)
+    return _sum_of_squares(held / counts.sum(axis=0) - np.asarray(targets)[:, None])
 
 
-def _least(total: NDArray[np.int64], wanted: Sequence[float]) -> float:
-    """The distance that could be reached if every scan were a group of its own."""
-    exact = np.outer(wanted, total)
+def _lower_bound(total: Int64, targets: Sequence[float]) -> float:
+    """The objective that could be reached if every scan were a group of its own."""
+    exact = np.outer(targets, total)
     whole = np.floor(exact)
     for column, missing in enumerate((total - whole.sum(axis=0)).round().astype(int).tolist()):
         whole[np.argsort(-(exact - whole)[:, column], kind="stable")[:missing], column] += 1
-    return _squares((whole - exact) / total)
+    return _sum_of_squares((whole - exact) / total)
 
 
-def _squares(deviations: Floats) -> float:
+def _sum_of_squares(deviations: Float64) -> float:
     return float(sum(deviation * deviation for deviation in deviations.ravel().tolist()))
 
 
-class _Table:
-    """Groups by kind (equal counts), and how many of each kind are in which part while they are being placed."""
+@dataclass(frozen=True)
+class _Problem:
+    """What is given, and what follows from it alone."""
 
-    def __init__(self, counts: Counts, digests: Sequence[bytes], wanted: Sequence[float] | Floats) -> None:
-        kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
-        self.kind_of = kind_of.ravel()
-        self.order = sorted(range(len(digests)), key=digests.__getitem__)
-        self.place_in_order = np.argsort(self.order)
-        self.wanted = np.asarray(wanted, dtype=np.float64)
-        self.counts = counts
-        self.has = kinds > 0
-        self.weights = kinds / counts.sum(axis=0)  # (kinds, classes): the share of each class that one group holds
-        self.squares = np.zeros(len(kinds))
+    counts: Int64  # (groups, classes)
+    digests: tuple[bytes, ...]  # (groups,)
+    targets: Float64  # (parts,)
+
+    @property
+    def parts(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def _kinds(self) -> tuple[Int64, Int64]:
+        kinds, kind_of = np.unique(self.counts, axis=0, return_inverse=True)
+        return kinds, kind_of.ravel()
+
+    @property
+    def kind_of(self) -> Int64:
+        """(groups,) index of a kind."""
+        return self._kinds[1]
+
+    @cached_property
+    def by_digest(self) -> list[int]:
+        """The groups in the order of their digests."""
+        return sorted(range(len(self.digests)), key=self.digests.__getitem__)
+
+    @cached_property
+    def has(self) -> NDArray[np.bool_]:
+        """(kinds, classes) whether a group of the kind has the class."""
+        return self._kinds[0] > 0
+
+    @cached_property
+    def weights(self) -> Float64:
+        """(kinds, classes) w: the share of each class that one group of the kind holds."""
+        weights: Float64 = self._kinds[0] / self.counts.sum(axis=0)
+        return weights
+
+    @cached_property
+    def squared_norms(self) -> Float64:
+        """(kinds,) |w|^2."""
+        squares = np.zeros(len(self.weights))
         for column in self.weights.T:
-            self.squares += column * column
-        self.light = np.sort(np.argsort(self.squares, kind="stable")[:_MOST_KINDS])
-        self.products = np.zeros((len(self.light), len(self.light)))
-        for column in self.weights[self.light].T:
-            self.products += np.outer(column, column)
+            squares += column * column
+        return squares
 
-    def place(self, places: Places) -> None:
-        """Put every group where it is said to be."""
-        parts = len(self.wanted)
-        shape = (len(self.weights), parts)
-        self.places = places.copy()
-        self.members: dict[tuple[int, int], list[int]] = defaultdict(list)  # kind, part -> places in the order, sorted
-        for turn, group in enumerate(self.order):
-            self.members[int(self.kind_of[group]), int(places[group])].append(turn)
-        self.held = np.bincount(self.kind_of * parts + places, minlength=shape[0] * parts).reshape(shape)
-        self.holders = np.stack([np.bincount(places, column > 0, parts) for column in self.counts.T], axis=1)
-        shares = np.stack([np.bincount(places, column, parts) for column in self.counts.T], axis=1)
-        self.off = shares / self.counts.sum(axis=0) - self.wanted[:, None]  # (parts, classes)
-        self.pull = np.zeros(shape)  # weights @ off.T
+    @cached_property
+    def swap_candidates(self) -> NDArray[np.intp]:
+        """Indices of the kinds among which swaps are sought, ascending."""
+        return np.sort(np.argsort(self.squared_norms, kind="stable")[:_MAX_SWAP_KINDS])
+
+    @cached_property
+    def swap_products(self) -> Float64:
+        """(candidates, candidates) w[g].w[h]."""
+        products = np.zeros((len(self.swap_candidates), len(self.swap_candidates)))
+        for column in self.weights[self.swap_candidates].T:
+            products += np.outer(column, column)
+        return products
+
+    @cached_property
+    def groups_with_class(self) -> Int64:
+        """(classes,) how many groups have the class."""
+        groups: Int64 = (self.counts > 0).sum(axis=0)
+        return groups
+
+
+class _State:
+    """An assignment and the sums that a step changes."""
+
+    def __init__(self, problem: _Problem, part_of: Int64) -> None:
+        counts, parts, kinds = problem.counts, problem.parts, len(problem.weights)
+        self.problem = problem
+        self.part_of = part_of.copy()
+        # kind, part -> indices in by_digest, ascending
+        self._members: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, group in enumerate(problem.by_digest):
+            self._members[int(problem.kind_of[group]), int(part_of[group])].append(index)
+        cells = np.bincount(problem.kind_of * parts + part_of, minlength=kinds * parts)
+        self.count_by_kind = cells.reshape(kinds, parts)  # groups of a kind in a part
+        self.group_count = np.stack([np.bincount(part_of, column > 0, parts) for column in counts.T], axis=1)
+        shares = np.stack([np.bincount(part_of, column, parts) for column in counts.T], axis=1)
+        self.deviation = shares / counts.sum(axis=0) - problem.targets[:, None]  # (parts, classes): d
+        self.gradient = np.zeros((kinds, parts))  # w.d: half of the objective's slope as a kind's share of a part grows
         for part in range(parts):
-            self._weigh(part)
+            self._update_gradient(part)
 
     def move(self, kind: int, old: int, new: int) -> None:
         """Move one group of a kind: the one with the lowest digest."""
-        turn = self.members[kind, old].pop(0)
-        insort(self.members[kind, new], turn)
-        self.places[self.order[turn]] = new
+        problem = self.problem
+        index = self._members[kind, old].pop(0)
+        insort(self._members[kind, new], index)
+        self.part_of[problem.by_digest[index]] = new
         for part, sign in ((old, -1), (new, 1)):
-            self.held[kind, part] += sign
-            self.holders[part] += sign * self.has[kind]
-            self.off[part] += sign * self.weights[kind]
-            self._weigh(part)
+            self.count_by_kind[kind, part] += sign
+            self.group_count[part] += sign * problem.has[kind]
+            self.deviation[part] += sign * problem.weights[kind]
+            self._update_gradient(part)
 
-    def _weigh(self, part: int) -> None:
-        self.pull[:, part] = 0
-        for column, deviation in zip(self.weights.T, self.off[part].tolist(), strict=True):
-            self.pull[:, part] += column * deviation
-
-    def cover(self, places: Places) -> Places:
-        """The same places, but for the groups that must move to give every part every class."""
-        lacking = self._lacking(places)
-        if lacking is not None:
-            raise NoFeasibleSplit(lacking, self._needed(lacking))
-        return self.places
-
-    def _lacking(self, places: Places) -> int | None:
-        """Take these places and move groups until every part has every class: None, or a class that one still lacks.
-
-        The part that lacks the class with the fewest groups takes the group that leaves fewest gaps elsewhere, then the
-        one that costs least; a move that was made before counts as one gap more each time, so that chains of moves are
-        tried.
-        """
-        self.place(places)
-        parts, classes = self.off.shape
-        groups_of = (self.counts > 0).sum(axis=0)
-        if (groups_of < parts).any():
-            return int(groups_of.argmin())
-        tried = np.zeros((*self.held.shape, parts), dtype=np.int64)  # kind, from, to
-        label: int = 0
-        for _ in range(100 + 20 * parts * classes):
-            gaps = np.argwhere(self.holders == 0)
-            if not len(gaps):
-                return None
-            part, label = min(gaps.tolist(), key=lambda gap: (groups_of[gap[1]], gap))
-            kinds, olds = np.nonzero((self.held > 0) & self.has[:, label, None])
-            opened = (self.has[kinds] & (self.holders[olds] == 1)).sum(axis=1)
-            filled = (self.has[kinds] & (self.holders[part] == 0)).sum(axis=1)
-            cost = self.pull[kinds, part] - self.pull[kinds, olds] + self.squares[kinds]
-            best = np.lexsort((cost, opened - filled + tried[kinds, olds, part]))[0]
-            tried[kinds[best], olds[best], part] += 1
-            self.move(int(kinds[best]), int(olds[best]), part)
-        return int(label)
-
-    def _needed(self, label: int) -> int:
-        """How many more groups that have only this class would let every part have it."""
-        parts, classes = len(self.wanted), self.counts.shape[1]
-        fewest = max(1, parts - int((self.counts[:, label] > 0).sum()))
-        for more in range(fewest, parts):
-            alone = np.zeros((more, classes), dtype=np.int64)
-            alone[:, label] = 1
-            counts = np.vstack([self.counts, alone])
-            places = np.append(self.places, np.arange(more) % parts)
-            if _Table(counts, [turn.to_bytes(6) for turn in range(len(counts))], self.wanted)._lacking(places) != label:
-                return more
-        return parts
-
-    def search(self, places: Places) -> Places:
-        """From these places, made to cover, to where neither a move nor a swap brings the distance down."""
-        self.cover(places)
-        while self._move_best() or self._swap_best():
-            pass
-        return self.places
-
-    def _move_best(self) -> bool:
-        needed = (self.has[:, None, :] & (self.holders == 1)).any(axis=2)  # (kinds, parts): none of the kind may leave
-        target = self.pull.argmin(axis=1)
-        nearest = self.pull[np.arange(len(target)), target]
-        change = 2 * (nearest[:, None] - self.pull + self.squares[:, None])
-        change[needed | (self.held == 0)] = 0
-        kind, old = np.unravel_index(change.argmin(), change.shape)
-        if not change[kind, old] < -NEGLIGIBLE:
-            return False
-        self.move(int(kind), int(old), int(target[kind]))
-        return True
-
-    def _swap_best(self) -> bool:
-        for old, new in self._pairs():
-            here, there = (np.flatnonzero(self.held[self.light, part]) for part in (old, new))
-            ours, theirs = self.light[here], self.light[there]
-            change = self.products[np.ix_(here, there)] * -2
-            change += (self.pull[ours, new] - self.pull[ours, old] + self.squares[ours])[:, None]
-            change += self.pull[theirs, old] - self.pull[theirs, new] + self.squares[theirs]
-            for part, leaving, coming in ((old, ours, theirs), (new, theirs, ours)):
-                for label in np.flatnonzero(self.holders[part] == 1):
-                    lost = np.logical_and.outer(self.has[leaving, label], ~self.has[coming, label])
-                    change[lost if part == old else lost.T] = 0
-            kind, other = np.unravel_index(change.argmin(), change.shape)
-            if 2 * change[kind, other] < -NEGLIGIBLE:
-                self.move(int(ours[kind]), old, new)
-                self.move(int(theirs[other]), new, old)
-                return True
-        return False
-
-    def _pairs(self) -> Iterator[tuple[int, int]]:
-        """Two parts at a time, those that differ most in their deviations first; none that no swap can bring nearer."""
-        differ = [
-            (_squares(self.off[old] - self.off[new]), old, new)
-            for old in range(len(self.off))
-            for new in range(old + 1, len(self.off))
-        ]
-        for squares, old, new in sorted(differ, key=lambda pair: -pair[0]):
-            if squares / 2 > NEGLIGIBLE:  # what moving just half of the difference would bring
-                yield old, new
+    def _update_gradient(self, part: int) -> None:
+        self.gradient[:, part] = 0
+        for column, deviation in zip(self.problem.weights.T, self.deviation[part].tolist(), strict=True):
+            self.gradient[:, part] += column * deviation
 
 
-def _greedy(counts: Counts, wanted: Sequence[float]) -> Places:
-    """Where scikit-learn's StratifiedGroupKFold puts the groups, dealing into equal folds that are then merged.
+def _feasible(problem: _Problem, part_of: Int64) -> _State:
+    """This assignment, but for the groups that must move to give every part every class. Raises NoFeasibleSplit."""
+    state = _State(problem, part_of)
+    missing = _repair(state)
+    if missing is not None:
+        raise NoFeasibleSplit(missing, _extra_groups_needed(state, missing))
+    return state
 
-    Its rule, first published by Jakub Wasikowski as a Kaggle kernel: groups in descending order of the spread of their
-    class counts, each into the fold with which the classes' spreads over the folds are least on average, or nearly so
-    and the fold has fewer scans.
+
+def _repair(state: _State) -> int | None:
+    """Move groups until every part has every class: None then, else the class that a part still lacks.
+
+    Each step fills the part that lacks the class with the fewest groups. It takes the group that leaves the fewest gaps
+    elsewhere, then the one that costs least. The tabu list counts each move made: a repeated one is charged as one gap
+    more each time, so that chains of moves are tried. The number of steps is bounded by 100 + 20 * parts * classes.
     """
-    sizes = _folds(wanted)
+    problem = state.problem
+    parts, classes = state.deviation.shape
+    if (problem.groups_with_class < parts).any():
+        return int(problem.groups_with_class.argmin())
+    tabu = np.zeros((*state.count_by_kind.shape, parts), dtype=np.int64)  # kind, from, to: times moved
+    label: int = 0
+    for _ in range(100 + 20 * parts * classes):
+        gaps = np.argwhere(state.group_count == 0)
+        if not len(gaps):
+            return None
+        part, label = min(gaps.tolist(), key=lambda gap: (problem.groups_with_class[gap[1]], gap))
+        kinds, sources = np.nonzero((state.count_by_kind > 0) & problem.has[:, label, None])
+        opened = (problem.has[kinds] & (state.group_count[sources] == 1)).sum(axis=1)
+        filled = (problem.has[kinds] & (state.group_count[part] == 0)).sum(axis=1)
+        cost = state.gradient[kinds, part] - state.gradient[kinds, sources] + problem.squared_norms[kinds]
+        best = np.lexsort((cost, opened - filled + tabu[kinds, sources, part]))[0]
+        tabu[kinds[best], sources[best], part] += 1
+        state.move(int(kinds[best]), int(sources[best]), part)
+    return int(label)
+
+
+def _extra_groups_needed(state: _State, label: int) -> int:
+    """How many more groups that have only this class would let every part have it."""
+    counts, parts = state.problem.counts, state.problem.parts
+    fewest = max(1, parts - int(state.problem.groups_with_class[label]))
+    for extra in range(fewest, parts):
+        added = np.zeros((extra, counts.shape[1]), dtype=np.int64)
+        added[:, label] = 1
+        larger = np.vstack([counts, added])
+        digests = tuple(index.to_bytes(6) for index in range(len(larger)))
+        part_of = np.append(state.part_of, np.arange(extra) % parts)
+        if _repair(_State(_Problem(larger, digests, state.problem.targets), part_of)) != label:
+            return extra
+    return parts
+
+
+def _local_search(state: _State) -> Int64:
+    """From a feasible state to one where neither a move nor a swap lowers the objective: (groups,) its parts."""
+    while _apply_best_move(state) or _apply_best_swap(state):
+        pass
+    return state.part_of
+
+
+def _apply_best_move(state: _State) -> bool:
+    """Make the move that lowers the objective most; False if none does."""
+    problem, gradient = state.problem, state.gradient
+    needed = (problem.has[:, None, :] & (state.group_count == 1)).any(axis=2)  # (kinds, parts): none of it may leave
+    target = gradient.argmin(axis=1)  # the best part for a kind, wherever it comes from
+    lowest = gradient[np.arange(len(target)), target]
+    change = 2 * (lowest[:, None] - gradient + problem.squared_norms[:, None])
+    change[needed | (state.count_by_kind == 0)] = 0
+    kind, old = np.unravel_index(change.argmin(), change.shape)
+    if not change[kind, old] < -NEGLIGIBLE:
+        return False
+    state.move(int(kind), int(old), int(target[kind]))
+    return True
+
+
+def _apply_best_swap(state: _State) -> bool:
+    """Make the best swap of the first pair of parts that has one which lowers the objective; False if none has."""
+    problem, gradient = state.problem, state.gradient
+    for first, second in _pairs_of_parts(state.deviation):
+        rows, columns = (np.flatnonzero(state.count_by_kind[problem.swap_candidates, part]) for part in (first, second))
+        leaving, coming = problem.swap_candidates[rows], problem.swap_candidates[columns]
+        change = problem.swap_products[np.ix_(rows, columns)] * -2  # half of the change of the objective
+        change += (gradient[leaving, second] - gradient[leaving, first] + problem.squared_norms[leaving])[:, None]
+        change += gradient[coming, first] - gradient[coming, second] + problem.squared_norms[coming]
+        for label in np.flatnonzero(state.group_count[first] == 1):  # the first part's last group of a class
+            change[np.logical_and.outer(problem.has[leaving, label], ~problem.has[coming, label])] = 0
+        for label in np.flatnonzero(state.group_count[second] == 1):
+            change[np.logical_and.outer(~problem.has[leaving, label], problem.has[coming, label])] = 0
+        row, column = np.unravel_index(change.argmin(), change.shape)
+        if 2 * change[row, column] < -NEGLIGIBLE:
+            state.move(int(leaving[row]), first, second)
+            state.move(int(coming[column]), second, first)
+            return True
+    return False
+
+
+def _pairs_of_parts(deviation: Float64) -> Iterator[tuple[int, int]]:
+    """Pairs of parts, those that differ most in their deviations first; none that no swap can bring nearer."""
+    differences = [
+        (_sum_of_squares(deviation[first] - deviation[second]), first, second)
+        for first in range(len(deviation))
+        for second in range(first + 1, len(deviation))
+    ]
+    for squares, first, second in sorted(differences, key=lambda pair: -pair[0]):
+        if squares / 2 > NEGLIGIBLE:  # what moving just half of the difference would bring
+            yield first, second
+
+
+def _sklearn_greedy(counts: Int64, targets: Sequence[float]) -> Int64:
+    """The assignment of scikit-learn's StratifiedGroupKFold, over equal folds that are then merged: (groups,) parts.
+
+    Its rule, first published by Jakub Wasikowski as a Kaggle kernel: groups in descending order of the standard
+    deviation of their class counts, each into the fold that makes the standard deviation over the folds, averaged over
+    the classes, smallest; where that is nearly equal, into the fold with fewer scans.
+    """
+    sizes = _folds_per_part(targets)
     folds, total = int(sizes.sum()), counts.sum(axis=0)
     held = np.zeros((folds, counts.shape[1]))
-    places = np.empty(len(counts), dtype=np.int64)
-    each = np.eye(folds)[:, :, None]
+    fold_of = np.empty(len(counts), dtype=np.int64)
+    one_hot = np.eye(folds)[:, :, None]
     for group in np.argsort(-np.std(counts, axis=1), kind="stable").tolist():
-        spreads = np.std((held + each * counts[group]) / total, axis=1).mean(axis=1).tolist()
+        stds = np.std((held + one_hot * counts[group]) / total, axis=1).mean(axis=1).tolist()
         scans = held.sum(axis=1).tolist()
-        best, least, fewest = 0, np.inf, np.inf
-        for fold, (spread, number) in enumerate(zip(spreads, scans, strict=True)):
-            if spread < least or (abs(spread - least) <= 1e-8 + 1e-5 * least < np.inf and number < fewest):
-                best, least, fewest = fold, spread, number
+        best, lowest_std, fewest_scans = 0, np.inf, np.inf
+        for fold, (std, number) in enumerate(zip(stds, scans, strict=True)):
+            nearly_equal = abs(std - lowest_std) <= 1e-8 + 1e-5 * lowest_std < np.inf
+            if std < lowest_std or (nearly_equal and number < fewest_scans):
+                best, lowest_std, fewest_scans = fold, std, number
         held[best] += counts[group]
-        places[group] = best
-    return np.repeat(np.arange(len(wanted)), sizes)[places]
+        fold_of[group] = best
+    return np.repeat(np.arange(len(targets)), sizes)[fold_of]
 
 
-def _folds(wanted: Sequence[float]) -> NDArray[np.int64]:
-    """How many equal folds make each part: the fewest that fit the wanted fractions, or else nearly so."""
-    exact = np.asarray(wanted)
-    most = max(_MOST_FOLDS, len(exact))
-    for folds in range(len(exact), most + 1):
+def _folds_per_part(targets: Sequence[float]) -> Int64:
+    """How many equal folds make each part: the fewest that fit the target fractions, or else nearly so."""
+    exact = np.asarray(targets)
+    limit = max(_MAX_FOLDS, len(exact))
+    for folds in range(len(exact), limit + 1):
         sizes = (exact * folds).round()
         if (np.abs(exact * folds - sizes) < 1e-9).all() and (sizes > 0).all():
             break
     else:
-        sizes = np.maximum(1, (exact * most).round())
+        sizes = np.maximum(1, (exact * limit).round())
     return sizes.astype(np.int64)

@@ -1,86 +1,170 @@
-"""Ctrl-C and SIGTERM end a program within two seconds, with one sentence; what is pressed afterwards changes nothing.
+"""Ctrl-C and SIGTERM end a program within two seconds with one sentence, whatever it is doing.
 
-Only the standard library is imported, so that it can be watched for before anything that takes time.
+    signal ─▶ handler, in the main thread ─▶ Interrupted is raised, the command cleans up ─▶ leave()
+           └▶ wakeup descriptor ─▶ guard thread waits GRACE seconds ─▶ leave()
+
+Python runs a signal's handler only between two of its own instructions, and a library may catch the exception that the
+handler raises. The operating system wakes the guard thread without either, so it ends the process if the first way has
+not. That is safe at any time, as every file is written atomically. Further signals change nothing.
+
+Only the standard library is imported, so that a program can watch from its first import on.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
-_PATIENCE = 1.5  # seconds in which things are put in order
+from octprep.terminal.streams import prepare_streams
+
+GRACE = 1.2  # seconds in which the command may clean up
+END_WORKERS = 0.2  # seconds for ending worker processes
+
+_NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 
 
-class Watch:
-    """What became of a program's interruptions."""
+class Interrupted(KeyboardInterrupt):
+    """A signal has asked the program to end."""
 
-    def __init__(self, program: str, advice: Callable[[], str]) -> None:
-        """advice: how to go on, as a clause."""
-        self._program, self._advice = program, advice
-        self._before: dict[int, object] = {}
-        self._said = False
-        self.number = 0  # of the signal that ended the work; 0: none did
 
-    @property
-    def exit_code(self) -> int:
-        """What shells report for a program that a signal ended."""
-        return 128 + self.number
+@dataclass
+class _Watch:
+    """The state of a program whose signals are watched."""
 
-    def start(self) -> None:
-        """Raise KeyboardInterrupt for SIGINT and SIGTERM alike, once. Signals that are ignored stay so."""
-        if threading.current_thread() is not threading.main_thread() or self._before:
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                self._before[number] = signal.signal(number, self._stop)
-        sys.excepthook = self._excepthook
+    program: str
+    wakeup: tuple[socket.socket, socket.socket]  # the guard's end, and the one that signals write to
+    stderr: int  # a duplicate of standard error, as libraries redirect the stream
+    signal: int = 0  # the number of the one that came first; 0: none has come
+    command_runs: bool = False
 
-    def end(self) -> None:
-        """Leave the signals as they were, unless one came: then nothing interrupts the way out."""
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if self.number else handler)  # type: ignore[arg-type]
-        if not self.number:
-            self._before = {}
-            sys.excepthook = sys.__excepthook__
 
-    def say(self) -> None:
-        """Tell the user, once."""
-        if not self._said:
-            self._said = True
-            what = "interrupted" if self.number == signal.SIGINT else "ended by SIGTERM"
-            with suppress(OSError):
-                os.write(2, f"{self._program}: {what}; {self._advice()}.\n".encode())
+_watch: _Watch | None = None
+_advice = ""
+_leaving = threading.Lock()  # never released: whoever takes it ends the process
 
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        for one in self._before:
-            signal.signal(one, _pass)
-        self.number = number
-        sys.unraisablehook = _pass  # an interruption that hits a callback; the timer ends the program then
-        threading.excepthook = _pass
+
+def is_program(name: str, module: str) -> bool:
+    """Whether the module (its `__name__`) is imported as the program of this name, rather than by other code."""
+    return module == "__main__" or Path("".join(sys.argv[:1])).stem == name
+
+
+def watch(program: str) -> None:
+    """End the process on Ctrl-C and SIGTERM from here on.
+
+    A signal that is ignored, as in a shell's background, stays ignored. Does nothing outside the main thread, or when
+    called again.
+    """
+    global _watch
+    if _watch or threading.current_thread() is not threading.main_thread():
+        return
+    prepare_streams()  # else a socket could get the descriptor of a standard error that was closed
+    stderr = -1
+    with suppress(OSError):
+        stderr = os.dup(2)
+    _watch = _Watch(program, socket.socketpair(), stderr)
+    for end in _watch.wakeup:
+        end.setblocking(False)
+    signal.set_wakeup_fd(_watch.wakeup[1].fileno(), warn_on_full_buffer=False)
+    for number in _NAMES:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _handle)
+    guard = threading.Thread(target=_guard, args=(_watch,), name="interrupts", daemon=True)
+    if hasattr(signal, "pthread_sigmask"):
+        # The guard itself takes no signal: where the main thread blocks one, it is to stay pending.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NAMES)
+        guard.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    else:
+        guard.start()
+
+
+def command_runs() -> None:
+    """Let the first signal raise Interrupted from here on.
+
+    Before, nothing needs cleaning up, and it ends the process.
+    """
+    if _watch:
+        _watch.command_runs = True
+
+
+def advise(text: str) -> None:
+    """Set how to continue after an interruption from here on, as a clause such as "nothing was written"."""
+    global _advice
+    _advice = text
+
+
+def advice() -> str:
+    """The clause that was set last."""
+    return _advice
+
+
+def signal_caught() -> int:
+    """The number of the signal that has come, or 0."""
+    return _watch.signal if _watch else 0
+
+
+def leave() -> NoReturn:
+    """End the process after a signal with its sentence, at once: the threads of libraries cannot delay it."""
+    with _leaving:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        _exit()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    assert _watch
+    if _watch.signal:
+        return
+    _watch.signal = number
+    if not _watch.command_runs:
+        leave()
+    # Where nothing can catch the exception, it ends the program, or it is dropped and the guard does.
+    sys.excepthook = lambda *_: leave()
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
+    raise Interrupted
+
+
+def _guard(watch: _Watch) -> None:
+    """Wait for a signal, give the program time to end by itself, and end it."""
+    end = watch.wakeup[0]
+    number = 0
+    while not number:
+        select.select([end], [], [])
+        number = next((byte for byte in end.recv(64) if byte in tuple(_NAMES)), 0)
+    time.sleep(GRACE)
+    with _leaving:  # no stream is flushed: another thread may hold it
+        watch.signal = watch.signal or number
+        _exit()
+
+
+def _exit() -> NoReturn:
+    assert _watch
+    text = f"{_watch.program}: {_NAMES[signal.Signals(_watch.signal)]}{'; ' if _advice else ''}{_advice}.\n"
+    with suppress(OSError):
+        os.write(_watch.stderr, text.encode(errors="backslashreplace"))
+    if "multiprocessing" in sys.modules:
+        workers = threading.Thread(target=_end_workers, daemon=True)
         with suppress(RuntimeError):
-            timer = threading.Timer(_PATIENCE, self._leave)
-            timer.daemon = True
-            timer.start()
-        raise KeyboardInterrupt
-
-    def _leave(self) -> None:
-        self.say()
-        if util := sys.modules.get("multiprocessing.util"):  # locks between processes that would be named as left over
-            closing = threading.Thread(target=util._run_finalizers, args=(0,), daemon=True)
-            closing.start()
-            closing.join(0.2)
-        os._exit(self.exit_code)
-
-    def _excepthook(self, *error: object) -> None:
-        if self.number:
-            self._leave()
-        sys.__excepthook__(*error)  # type: ignore[arg-type]
+            workers.start()
+            workers.join(END_WORKERS)
+    os._exit(128 + _watch.signal)
 
 
-def _pass(*_: object) -> None:
-    pass
+def _end_workers() -> None:
+    """End worker processes that are left, then remove the locks they shared, which would be reported as leaked."""
+    for process in sys.modules["multiprocessing"].active_children():
+        process.kill()
+    if util := sys.modules.get("multiprocessing.util"):
+        util._run_finalizers(0)

@@ -13,8 +13,9 @@ import numpy as np
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.files import path_to_text
 from octprep.format.manifest import Manifest
+from octprep.terminal import interrupts
 from octprep.wording import number
-from octtrain import interrupts, json_output
+from octtrain import json_output
 from octtrain.data import stream
 from octtrain.evaluation import metrics
 from octtrain.evaluation.metrics import Report, compute_metrics, format_report

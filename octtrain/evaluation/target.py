@@ -102,7 +102,9 @@ def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
         for field in fields(Preprocessing)
     }
     differences = [
-        f"{name} {expected} in the run, {actual} here" for name, (expected, actual) in pairs.items() if expected != actual
+        f"{name} {expected} in the run, {actual} here"
+        for name, (expected, actual) in pairs.items()
+        if expected != actual
     ]
     if differences:
         raise ManifestError(

@@ -6,34 +6,17 @@ A run keeps them in exposure.csv, so that evaluation can refuse patients that th
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from octprep.format.errors import ManifestError
-from octprep.format.manifest import IMAGES_NAME, Leaks, Manifest, read_part
+from octprep.format import images_csv
+from octprep.format.images_csv import ImageRow
+from octprep.format.manifest import Leaks, Manifest
 
 EXPOSURE_NAME = "exposure.csv"
 INITIAL_WEIGHTS = "initial_weights"  # in place of a split: images that the initial weights were exposed to
-
-_REPAIR = "Copy the folder again, or repair it by the `octprep build` that made it."
-
-
-class ImageRow(NamedTuple):
-    """One image of a dataset, from images.csv."""
-
-    path: str  # relative to the source folder, the record's key
-    label: str  # class name
-    patient: str  # the id in the file's name
-    patient_group: str  # the smallest id among those that octprep takes for the same patient
-    sha256: str  # of the source file, hex
-    split: str
-
-
-# Where the columns of images.csv are not called as the fields of ImageRow.
-_COLUMNS: Mapping[str, str] = {"label": "class", "patient_group": "group"}
 
 
 class TrainingImage(NamedTuple):
@@ -52,36 +35,12 @@ class Exposure(NamedTuple):
     complete: bool  # False: it was initialised from weights whose training images are unknown
 
 
-def read_images(shards: Path, manifest: Manifest) -> list[ImageRow]:
+def read_images(shards: Path, manifest: Manifest) -> Sequence[ImageRow]:
     """The images of images.csv that are in a split, each once.
 
     Raises ManifestError if the file is missing or not the one that the manifest names.
     """
-    path = shards / IMAGES_NAME
-    try:
-        content = read_part(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ManifestError(
-            f"{path} cannot be read ({reason}), but it lists the patients of each split. {_REPAIR}"
-        ) from None
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != manifest.images_sha256:
-        raise ManifestError(
-            f"{path} has SHA-256 {sha256[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
-            f"not what was built. {_REPAIR}"
-        )
-    columns = [_COLUMNS.get(name, name) for name in ImageRow._fields]
-    try:
-        table = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
-        if missing := sorted({*columns} - {*(table.fieldnames or ())}):
-            raise ValueError(f"no column {', '.join(missing)}")
-        rows = [ImageRow(*(row[name] for name in columns)) for row in table]
-        if any(cell is None for row in rows for cell in row):
-            raise ValueError("a row that is too short")
-    except (ValueError, csv.Error) as error:
-        raise ManifestError(f"{path} is not a table that octprep wrote ({error}). {_REPAIR}") from None
-    return [row for row in rows if row.split]
+    return images_csv.read_checked(shards, manifest).rows
 
 
 def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:

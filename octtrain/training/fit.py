@@ -14,8 +14,8 @@ from keras import ops
 
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.manifest import Manifest
+from octprep.terminal import interrupts
 from octprep.wording import number
-from octtrain import interrupts
 from octtrain.config import FitConfig, merge_settings
 from octtrain.data import stream
 from octtrain.models.weights import first_line

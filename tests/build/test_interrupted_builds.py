@@ -150,7 +150,7 @@ def test_a_build_killed_in_any_stage_goes_on_to_the_same_bytes_and_leaves_no_str
     cleaning = stage in ("clean up", "half cleaned up")
     assert cleaning == ((out / MANIFEST_NAME).exists() and Manifest.load(out).config.seed == 0)
     built = build(source, out, CONFIG, workers=1, overwrite=was == "older" and not cleaning)
-    assert built.fresh != cleaning
+    assert built.built != cleaning
     assert files_of(out) == files_of(shards)
 
 
@@ -243,13 +243,13 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
         built = build(source, out, CONFIG, workers=1)
     rows = images_csv.read((out / IMAGES_NAME).read_bytes())
     assert len(read) == sum(bool({one.name for one in damaged} & set(row["shard"].split())) for row in rows)
-    assert built.fresh and built.manifest == Manifest.load(shards)
+    assert built.built and built.manifest == Manifest.load(shards)
     (out / damaged[0].name).with_name("elsewhere").unlink(missing_ok=True)
     (out / damaged[1].name).with_name("elsewhere").unlink(missing_ok=True)
     assert files_of(out) == files_of(shards)
     kept = {path for path, inode in digest_ok.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(digest_ok) - 2
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("balance", ["undersample", "none"])
@@ -261,7 +261,7 @@ def test_a_shard_is_built_again_however_the_classes_are_balanced(source, tmp_pat
     assert len(manifest.splits["train"]) > 1
     (out / manifest.splits["train"][0].name).unlink()
     with pytest.warns(Notice, match="was damaged"):
-        assert build(source, out, config, workers=1).fresh
+        assert build(source, out, config, workers=1).built
     assert files_of(out) == whole
 
 
@@ -271,7 +271,7 @@ def test_a_folder_with_a_damaged_table_is_built_again_to_the_same_dataset(source
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     spoil(out / name, how)
     with pytest.warns(Notice, match=f"{out} was damaged: {name} "):
-        assert build(source, out, CONFIG, workers=1).fresh
+        assert build(source, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
 
 
@@ -293,7 +293,7 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_only_if_asked
 def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path):
     out = Path(shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile))
     assert workdir.stamped(out) != workdir.stamped(shards)
-    assert not build(source, out, CONFIG, workers=1).fresh
+    assert not build(source, out, CONFIG, workers=1).built
     assert workdir.stamped(out) == workdir.stamped(shards)
     mounted = subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True)
     if mounted.returncode:
@@ -301,7 +301,7 @@ def test_a_finished_folder_may_be_read_only_and_a_copy(source, shards, tmp_path)
     try:
         for has_flock in (True, False):
             files.HAS_FLOCK = has_flock
-            assert not build(source, out, CONFIG, workers=1).fresh
+            assert not build(source, out, CONFIG, workers=1).built
     finally:
         files.HAS_FLOCK = True
         subprocess.run(["umount", out], check=True)
@@ -312,10 +312,10 @@ def test_files_that_were_only_touched_change_nothing_and_are_read_once(source, s
     out = Path(shutil.copytree(shards, tmp_path / "out"))
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
     monkeypatch.setattr(pipeline, "_digests", None)  # nothing is read again
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 @pytest.mark.parametrize("kind", ["replaced", "mended"])
@@ -334,11 +334,11 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     first, second = (str(notice.message) for notice in notices)
     assert first.startswith(f"1 source file changed since {out} was built: {path.relative_to(src).as_posix()}.")
     assert "holds another dataset than before" in second
-    assert built.fresh
+    assert built.built
     rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert verify(out, workers=1).faults == ()
-    assert not build(src, out, CONFIG, workers=1).fresh
+    assert not build(src, out, CONFIG, workers=1).built
 
 
 def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(source, shards, tmp_path):
@@ -349,7 +349,7 @@ def test_a_source_that_was_copied_is_the_same_for_a_folder_that_is_read_only(sou
     if subprocess.run(["mount", "--bind", "-o", "ro", out, out], capture_output=True).returncode:
         pytest.skip("mounting a folder read-only needs root")
     try:
-        assert not build(src, out, CONFIG, workers=1).fresh
+        assert not build(src, out, CONFIG, workers=1).built
     finally:
         subprocess.run(["umount", out], check=True)
     assert files_of(out) == files_of(shards)
@@ -368,7 +368,7 @@ def test_whatever_ends_a_build_late_what_is_prepared_is_kept(source, tmp_path, m
     monkeypatch.setattr(duplicates_file, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
         build(source, tmp_path / "out", CONFIG, workers=1)
-    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "prepared").glob("*.bin")] == ["000000.bin"]
+    assert [path.name for path in (tmp_path / "out" / ".octprep-work" / "cache").glob("*.bin")] == ["000000.bin"]
 
 
 def test_threads_that_cannot_be_started_are_a_sentence(source, tmp_path, monkeypatch):
@@ -393,7 +393,7 @@ def interrupted(source, out, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(duplicates_file, "near_duplicate_pairs", stop)
         build(source, out, CONFIG, workers=1)
-    return out / ".octprep-work" / "prepared" / "000000.json"
+    return out / ".octprep-work" / "cache" / "000000.json"
 
 
 def stop(*_, **__):
@@ -456,7 +456,7 @@ def test_an_unfinished_build_with_other_settings_lends_what_it_prepared(source, 
     with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
         build(source, tmp_path / "out", OLDER, workers=1)
     monkeypatch.setattr(cache.imaging, "prepare", None)
-    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).fresh
+    assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).built
 
 
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])

@@ -100,11 +100,11 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     first = build(source, tmp_path / "first", config, workers=1).manifest
     given = split_file.load(tmp_path / "first" / IMAGES_NAME)
     again = dataclasses.replace(config, split="file", splits_sha256=given.sha256)
-    second = build(source, tmp_path / "second", again, assignment=given, workers=1).manifest
+    second = build(source, tmp_path / "second", again, split_file=given, workers=1).manifest
     assert second.splits == first.splits
     assert second.config.splits_sha256 == given.sha256
     assert verify(tmp_path / "second", workers=1).faults == ()
-    assert not build(source, tmp_path / "second", again, assignment=given).fresh
+    assert not build(source, tmp_path / "second", again, split_file=given).built
 
 
 def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp_path):
@@ -112,7 +112,7 @@ def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp
     other = dataclasses.replace(CONFIG, split="file", splits_sha256="00" * 32)
     for config, file in ((other, given), (other, None), (CONFIG, given)):
         with pytest.raises(SettingError, match="splits_sha256 must be the sha256 of the assignment"):
-            build(source, tmp_path / "out", config, assignment=file)
+            build(source, tmp_path / "out", config, split_file=file)
     assert not (tmp_path / "out").exists()
 
 
@@ -187,7 +187,7 @@ def test_records_hold_the_pixels_that_preparation_gives_and_say_where_they_come_
 def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(source, shards, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(shards, out)
-    assert not build(source, out, CONFIG).fresh
+    assert not build(source, out, CONFIG).built
     other = dataclasses.replace(CONFIG, seed=9)
     with pytest.raises(OutputError, match=r"finished, but with other settings: seed 0 there, 9 now.*--overwrite"):
         build(source, out, other)
@@ -198,7 +198,7 @@ def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(s
         build(fewer, out, CONFIG)
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
-    assert build(source, out, other, overwrite=True).fresh
+    assert build(source, out, other, overwrite=True).built
     assert verify(out).faults == ()
     assert (out / "my notes.txt").exists()
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_split_by_names_leaves_nothing_behind_and_by_content_what
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="DME"):
         build(src, tmp_path / "out", CONFIG)
-    assert (tmp_path / "out" / ".octprep-work" / "prepared" / "000000.bin").stat().st_size, "the work was thrown away"
+    assert (tmp_path / "out" / ".octprep-work" / "cache" / "000000.bin").stat().st_size, "the work was thrown away"
 
 
 def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
@@ -270,7 +270,7 @@ def large_source(tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_path):
     build(large_source, tmp_path / "whole", CONFIG)
-    killed, batches = tmp_path / "killed", tmp_path / "killed" / ".octprep-work" / "prepared"
+    killed, batches = tmp_path / "killed", tmp_path / "killed" / ".octprep-work" / "cache"
     process = start_build(large_source, killed, "--workers", "2", "--denoise", "median")
     while process.poll() is None and len(list(batches.glob("*.json"))) < 3:
         time.sleep(0.005)
@@ -303,7 +303,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(large_source, tmp_p
 def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_path):
     out = tmp_path / "out"
     process = start_build(large_source, out, "--workers", "2")
-    batches = out / ".octprep-work" / "prepared"
+    batches = out / ".octprep-work" / "cache"
     while process.poll() is None and not list(batches.glob("*.json")):
         time.sleep(0.002)
     workers = []
@@ -319,7 +319,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert process.returncode == 1
     assert "a worker process was ended from outside" in errors.decode()
     assert "Traceback" not in errors.decode()
-    assert build(large_source, out, CONFIG).fresh
+    assert build(large_source, out, CONFIG).built
     assert verify(out).faults == ()
 
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.worlds.archive import archive, files_of, write_folder
 
 from octprep import synthetic
 from octprep.format import files
@@ -20,12 +19,13 @@ from octprep.format.errors import Notice, OutputError
 from octprep.pipeline import build
 from octprep.synthetic import dataset as drawing
 from octprep.workers import WorkerPool
+from tests.worlds.archive import archive, files_of, write_folder
 
 pytestmark = pytest.mark.slow
 
 SIZE = ["--size", "32x48", "--shard-mb", "0.02"]
 CONFIG = BuildConfig(recipe=Preprocessing(height=32, width=48), shard_mb=0.02)
-GOES_ON = "the same command goes on from here.\n"
+RESUME = "run the same command to resume.\n"
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finding the workers needs Linux")
 
@@ -58,7 +58,7 @@ def workers_of(pid):
 
 
 def a_receipt(out, pid):
-    return any((out / ".octprep-work" / "prepared").glob("*.json"))
+    return any((out / ".octprep-work" / "cache").glob("*.json"))
 
 
 def a_worker_that_starts(out, pid):
@@ -97,7 +97,7 @@ def test_an_interruption_ends_a_build_with_one_sentence_and_the_work_kept(source
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     what = "interrupted" if signals[0] == signal.SIGINT else "ended by SIGTERM"
-    assert said == ("", f"octprep: {what}; {GOES_ON}")
+    assert said == ("", f"octprep: {what}; {RESUME}")
     assert process.returncode == 128 + signals[0]
     assert a_receipt(out, 0) == (when is a_receipt)
     build(source, out, CONFIG, workers=1)
@@ -105,11 +105,11 @@ def test_an_interruption_ends_a_build_with_one_sentence_and_the_work_kept(source
 
 
 @needs_proc
-def test_an_interruption_ends_the_program_also_where_it_cannot_put_things_in_order(source, tmp_path):
+def test_an_interruption_ends_the_program_although_its_cleanup_hangs(source, tmp_path):
     words = octprep("build", "--src", source, "--out", tmp_path / "out", "--workers", 2, *SIZE)[3:]
     code = (
-        "import sys, time; from octprep import cli, engine\n"
-        "engine.Engine.__exit__ = lambda *_: time.sleep(100)\n"
+        "import sys, time; from octprep import cli, workers\n"
+        "workers.WorkerPool.__exit__ = lambda *_: time.sleep(100)\n"
         f"sys.argv = ['octprep', *{words}]\n"
         "cli.main()\n"
     )
@@ -121,7 +121,7 @@ def test_an_interruption_ends_the_program_also_where_it_cannot_put_things_in_ord
         said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (said[1], process.returncode) == (f"octprep: interrupted; {GOES_ON}", 130)
+    assert (said[1], process.returncode) == (f"octprep: interrupted; {RESUME}", 130)
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "2>/dev/full | true"])
@@ -148,7 +148,7 @@ def test_a_script_needs_no_main_guard(source, shards, tmp_path, how):
     script = (
         "from pathlib import Path; from octprep.pipeline import build; from octprep.format.config import BuildConfig, Preprocessing\n"
         "config = BuildConfig(recipe=Preprocessing(height=32, width=48), shard_mb=0.02)\n"
-        f"print(build(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), config, workers=2).fresh)\n"
+        f"print(build(Path({str(source)!r}), Path({str(tmp_path / 'out')!r}), config, workers=2).built)\n"
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-" if how == "standard input" else str(tmp_path / "script.py")]
@@ -218,7 +218,7 @@ def test_memory_that_runs_out_late_is_a_sentence_and_the_work_is_kept(source, sh
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("octprep: memory ran out. What is done is kept")
-    assert len(list((out / ".octprep-work" / "prepared").glob("*.bin"))) > 1
+    assert len(list((out / ".octprep-work" / "cache").glob("*.bin"))) > 1
     build(source, out, CONFIG, workers=1)
     assert files_of(out) == files_of(shards)
 

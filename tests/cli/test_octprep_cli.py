@@ -103,7 +103,7 @@ def test_scan_build_verify_and_again(source, tmp_path):
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
-    assert "law 2 BROKEN" in broken.stdout
+    assert "guarantee 2 VIOLATED" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
 @pytest.mark.parametrize(
     ("program", "command", "sentence"),
     [
-        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "build", "interrupted; run the same command to resume."),
         ("octprep", "scan", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],

@@ -142,8 +142,8 @@ def test_the_contract_needs_only_the_standard_library():
 
 
 def test_every_error_is_one_that_the_command_lines_catch():
-    codes = {error.exit_code for error in OctError.__subclasses__() if error.__name__ != "Interrupted"}
-    assert codes <= {1, 2}  # and 130 for Ctrl-C, which the command lines add themselves
+    codes = {error.exit_code for error in OctError.__subclasses__()}
+    assert codes <= {1, 2}
 
 
 def test_other_versions_of_what_makes_the_pixels_are_named_with_both():

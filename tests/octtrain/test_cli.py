@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.config import MODELS, FitConfig
 from tests.worlds.runs import ROOT, command, program, scan_file, start
@@ -178,15 +179,14 @@ def test_results_are_written_without_a_home_folder_and_although_the_reader_has_g
     }
 
 
-def test_an_interrupted_experiment_writes_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments, **settings):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("octtrain.experiments.leakage.experiment.leakage", interrupted)
-    with pytest.raises(SystemExit) as caught:
+def test_an_interruption_before_the_last_repeat_says_that_nothing_was_written(tmp_path, monkeypatch):
+    advice = []
+    monkeypatch.setattr(
+        "octtrain.experiments.leakage.experiment.leakage", lambda *_, **__: advice.append(interrupts.advice())
+    )
+    with pytest.raises(SystemExit):
         cli.main(["leakage", str(tmp_path)])
-    assert caught.value.code == 130
-    assert capsys.readouterr().err == "octtrain: interrupted; not all repeats were done, so nothing was written.\n"
+    assert advice == ["not all repeats were done, so nothing was written"]
 
 
 def test_too_few_patients_are_a_one_line_error(tmp_path, capsys):

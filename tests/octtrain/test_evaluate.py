@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
+from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.manifest import Manifest
 from octtrain.evaluation.evaluate import evaluate
@@ -143,10 +144,9 @@ def test_exposed_patients_are_an_error_with_their_ids_or_marked(trained, tmp_pat
 def test_an_exposed_image_under_another_patient_id_is_an_error(trained, tmp_path):
     run, *_ = trained
     other, _ = write_shards(tmp_path / "other", {"test": 2}, first_patient=50_000)
-    with (tmp_path / "other" / "images.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows[0]["sha256"] = run.exposure().images[0].sha256
-    write_images(tmp_path / "other", other, rows)
+    first, *rows = images_csv.read_checked(tmp_path / "other", other).rows
+    first = dataclasses.replace(first, sha256=run.exposure().images[0].sha256)
+    write_images(tmp_path / "other", other, [first, *rows])
     with pytest.raises(LeakError, match="selected on, 1 image of test, under other patient ids"):
         evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
 
@@ -220,8 +220,7 @@ def test_shards_that_octprep_did_not_write_are_an_error(untrained, tmp_path):
     shutil.copytree(untrained / "others", tmp_path / "shards")
     manifest = Manifest.load(tmp_path / "shards")
     path = tmp_path / "shards" / "images.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = images_csv.read_checked(tmp_path / "shards", manifest).rows
     for content in (b"path,split\na,test\n", b"\xff\xfe\n", b'"open'):
         changed = write_images(tmp_path / "shards", manifest, rows)
         path.write_bytes(content)

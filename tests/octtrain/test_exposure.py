@@ -5,14 +5,13 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from octprep.format.errors import ManifestError
-from octprep.format.images_csv import COLUMNS
 from octprep.format.manifest import Leaks
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.runs import exposure
 from octtrain.runs.exposure import TrainingImage
 from octtrain.training.fit import fit
 from tests.worlds.runs import CONFIG, quiet
-from tests.worlds.shards import READ_COLUMNS, write_shards
+from tests.worlds.shards import write_shards
 
 
 def test_another_id_of_the_same_patient_group_is_exposed():
@@ -31,10 +30,6 @@ def test_exposure_reads_back_as_written():
     for content in (b"", b"path\n", b"patient,patient_group,sha256,split\n1,2\n"):
         with pytest.raises((ValueError, TypeError)):
             exposure.decode(content)
-
-
-def test_octprep_writes_the_columns_that_octtrain_reads():
-    assert set(READ_COLUMNS) <= set(COLUMNS)
 
 
 def test_a_run_keeps_its_exposure(trained, tmp_path):

@@ -14,7 +14,10 @@ import numpy as np
 
 from tests.worlds.shards import CLASSES, write_shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed"),
+]
 
 
 def octtrain(*words, backend="jax"):

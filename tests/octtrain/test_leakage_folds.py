@@ -5,8 +5,8 @@ import pytest
 
 from octprep.format.errors import SettingError
 from octtrain.experiments.leakage.folds import image_folds, patient_folds, sample_patients
-from octtrain.runs.exposure import ImageRow
 from tests.worlds.shards import CLASSES
+from tests.worlds.tables import image_row
 
 
 def images_of_patients(sizes, labels=None):
@@ -54,9 +54,7 @@ def test_a_class_with_too_few_patients_is_an_error_with_advice():
 
 
 def test_a_sample_holds_whole_patients_of_each_class():
-    rows = [
-        ImageRow(f"{i}-{k}", CLASSES[i % 4], str(i), str(i), "", "train") for i in range(80) for k in range(1 + i % 7)
-    ]
+    rows = [image_row(f"{i}-{k}", patient=str(i), label=CLASSES[i % 4]) for i in range(80) for k in range(1 + i % 7)]
     sampled = sample_patients(rows, 100, 0)
     assert 80 <= len(sampled) <= 100
     patients = {row.patient_group for row in sampled}

@@ -186,10 +186,10 @@ def test_build_and_report_write_the_same_bytes(source, shards):
 def test_a_build_that_has_nothing_to_do_writes_only_a_report_that_is_missing(source, shards):
     before = files_of(shards)
     again = build(source, shards, CONFIG)
-    assert (again.fresh, again.reported, files_of(shards)) == (False, False, before)
+    assert (again.built, again.report_written, files_of(shards)) == (False, False, before)
     (shards / REPORT_NAME).unlink()
     again = build(source, shards, CONFIG)
-    assert (again.fresh, again.reported, files_of(shards)) == (False, True, before)
+    assert (again.built, again.report_written, files_of(shards)) == (False, True, before)
 
 
 def test_the_page_names_no_folder_of_this_machine(source, built):
@@ -574,7 +574,7 @@ def test_the_command_on_the_page_makes_the_same_config(source, tmp_path, config)
 def test_the_command_of_a_build_from_a_file_takes_the_file(source, built, tmp_path):
     given = split_file.load(built / "images.csv")
     config = _config({}, split="file", splits_sha256=given.sha256)
-    build(source, tmp_path / "first", config, assignment=given, workers=1)
+    build(source, tmp_path / "first", config, split_file=given, workers=1)
     page = Page(tmp_path / "first")
     said = unescape(re.search(r"<pre><code>(.*?)</code></pre>", page.html)[1])
     assert said == "octprep build --src DIR --out DIR --splits FILE --size 32"
@@ -738,7 +738,7 @@ def joined_part(html):
 
 
 def test_scans_taken_for_one_person_are_named_and_pictured_side_by_side(copied, joined):
-    joins = DuplicatesFile.from_json((joined / DUPLICATES_NAME).read_bytes()).joins
+    joins = DuplicatesFile.from_json((joined / DUPLICATES_NAME).read_bytes()).pairs
     near = [join for join in joins if join.reason == "near-identical"]
     part, alts = joined_part(rendered(joined, copied).decode())
     assert len(near) == 4
@@ -757,7 +757,7 @@ def test_scans_taken_for_one_person_are_named_and_pictured_side_by_side(copied, 
     assert f'<th scope="row">All</th><td class="n">{len(joins)}</td>' in part
     assert 'aria-labelledby="distances-title distances-desc"' in part
     assert "same patient: median 0." in part
-    assert f"is at least {duplicates.THRESHOLD:.2f}." in part
+    assert f"is at least {duplicates.MIN_CORRELATION:.2f}." in part
     assert "absent" not in part
 
 
@@ -767,8 +767,8 @@ def test_the_pairs_that_the_page_counts_are_those_there_are(copied, joined):
     same = sum(one == other for one, other in itertools.combinations(ids, 2))
     every = len(ids) * (len(ids) - 1) // 2
     found = DuplicatesFile.from_json((joined / DUPLICATES_NAME).read_bytes()).distances
-    assert (found.same_of, found.different_of) == (same, every - same)
-    assert sum(found.same) == same
+    assert (found.within_total, found.between_total) == (same, every - same)
+    assert sum(found.within) == same
     assert f"all {same:,} pairs of scans of one patient" in Page(joined).text
 
 
@@ -794,7 +794,7 @@ def other_joins(data, **changes):
 @pytest.mark.parametrize(
     ("change", "word", "told"),
     [
-        (lambda joins: other_joins(joins, joins=[]), "WITH OTHER JOINS", "No two patient ids share a scan."),
+        (lambda joins: other_joins(joins, pairs=[]), "WITH OTHER JOINS", "No two patient ids share a scan."),
         (lambda joins: joins + b" ", "WITH OTHER JOINS", "The pairs, least alike first"),
         (lambda joins: None, "WITHOUT ITS JOINS", "it is not known here"),
         (lambda joins: b"\xff", "WITHOUT ITS JOINS", "it is not known here"),
@@ -835,11 +835,17 @@ SOME_COUNTS = st.lists(st.integers(0, 3) | THINGS, min_size=2, max_size=2) | THI
     found=st.fixed_dictionaries(
         {
             "threshold": st.floats(0, 1) | THINGS,
-            "joins": st.lists(st.fixed_dictionaries(A_JOIN), max_size=3) | THINGS,
+            "pairs": st.lists(st.fixed_dictionaries(A_JOIN), max_size=3) | THINGS,
             "distances": st.none()
             | THINGS
             | st.fixed_dictionaries(
-                {"edges": st.just([0, 1, 2]) | THINGS, "same": SOME_COUNTS, "different": SOME_COUNTS}
+                {
+                    "edges": st.just([0, 1, 2]) | THINGS,
+                    "within": SOME_COUNTS,
+                    "between": SOME_COUNTS,
+                    "within_total": st.integers(0, 9) | THINGS,
+                    "between_total": st.integers(0, 9) | THINGS,
+                }
             ),
         }
     )
@@ -904,7 +910,7 @@ def test_whether_near_identical_scans_were_looked_for_is_said(copied, built, tmp
 
 
 def test_the_distances_of_pairs_have_their_medians():
-    found = Distances((0, 0.5, 1, 1.5, 2), same=(0, 4, 0, 0), different=(0, 0, 1, 3), same_of=4, different_of=9)
+    found = Distances((0, 0.5, 1, 1.5, 2), within=(0, 4, 0, 0), between=(0, 0, 1, 3), within_total=4, between_total=9)
     drawn = charts.distances("far", "Far", "distance", found)
     assert "same patient: median 0.75; different patients: median 1.67" in drawn
     assert drawn.count('class="bars') == 2
@@ -912,11 +918,9 @@ def test_the_distances_of_pairs_have_their_medians():
     assert ">4 drawn<" in drawn
     told = "Compared were all 4 pairs of scans of one patient and 4 of the 9 pairs of scans of two patients"
     assert duplicate_pairs.sampled(found) == f"{told}, drawn at random."
-    old = dataclasses.replace(found, same_of=-1, different_of=-1)
-    assert "4 draws, in which a pair may come again, of scans of two patients" in duplicate_pairs.sampled(old)
-    one = dataclasses.replace(found, same=(0, 0, 0, 0), different=(0, 0, 0, 1))
+    one = dataclasses.replace(found, within=(0, 0, 0, 0), between=(0, 0, 0, 1))
     assert charts.distances("far", "Far", "distance", one).count('class="bars') == 1
-    assert charts.distances("far", "Far", "distance", dataclasses.replace(one, different=one.same)) == ""
+    assert charts.distances("far", "Far", "distance", dataclasses.replace(one, between=one.within)) == ""
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import errno
-import io
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from octprep.inspection.quick import survey
 
 from octprep import preprocessing
 from octprep.format import files, images_csv
@@ -24,13 +24,13 @@ from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SourceError, StoppedError, UnreadableImage
 from octprep.format.files import path_to_text, text_to_path
 from octprep.format.manifest import Manifest
-from octprep.inspection.quick import survey
 from octprep.pipeline import build
 from octprep.source import files as source_files
 from octprep.splits import split_file
 from octprep.verification import verify
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder, write_scan
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -50,9 +50,7 @@ def listed(src, path=ONE):
 
 
 def left_out(out):
-    return {
-        row["path"]: row["left_out"] for row in images_csv.read((out / "images.csv").read_bytes()) if row["left_out"]
-    }
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
 
 
 # A machine that fails
@@ -502,22 +500,22 @@ def odd_source(tmp_path):
 def test_any_name_survives_the_whole_way(odd_source, tmp_path):
     out = tmp_path / "out"
     build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1)
-    rows = images_csv.read((out / "images.csv").read_bytes())
+    rows = read_cells(out)
     paths = [row["path"] for row in rows]
     assert len(paths) == len(set(paths)) == len(archive()) + len(ODD)
     assert all(path.isprintable() or "\u202e" in path for path in paths)
     there = {path for path in odd_source.rglob("*") if path.is_file()}
     assert {odd_source / text_to_path(path) for path in paths} == there
-    reasons = {row["path"].rpartition("/")[2]: row["left_out"] for row in rows if row["left_out"]}
+    reasons = {row["path"].rpartition("/")[2]: row["exclusion_reason"] for row in rows if row["exclusion_reason"]}
     assert reasons["Icon\\x0d"] == source_files.MACOS
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
-    assert verify(out, workers=1).faults == ()
+    assert verify(out, workers=1).violations == ()
     assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).fresh
     (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
     who = split_file.load(tmp_path / "who.csv")
     config = dataclasses.replace(CONFIG, split="file", splits_sha256=who.sha256)
     build(odd_source, tmp_path / "again", config, assignment=who, workers=1)
-    moved = {row["path"]: row["split"] for row in images_csv.read((tmp_path / "again" / "images.csv").read_bytes())}
+    moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
 
@@ -542,7 +540,7 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
     build(source, tmp_path / "out", CONFIG, workers=1)
     good = (tmp_path / "out" / "images.csv").read_bytes()
     head, first, *rest = good.split(b"\n")
-    assert len(images_csv.read(good)) == len(archive())
+    assert images_csv.decode(good).count == len(archive())
     for bad in (
         b"",
         good + b"\0",
@@ -555,7 +553,7 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
         good + b'"',
     ):
         with pytest.raises(ValueError, match=r"."):
-            images_csv.read(bad)
-    text = io.StringIO(good.decode())
-    assert [dict(row) for row in csv.DictReader(text)] == images_csv.read(good)
+            images_csv.decode(bad)
+    table = images_csv.decode(good)
+    assert images_csv.encode([*table.rows, *table.excluded]) == good
     assert files.path_to_text("a\rb") == "a\\x0db"

@@ -1,7 +1,27 @@
-"""Splits with too few patients to say anything are named with their numbers."""
+"""How far class shares are from their targets, and splits with too few patients, are described with their numbers."""
+
+from collections import Counter
+
+import pytest
 
 from octprep.format.images_csv import COLUMNS
-from octprep.splits.balance import FEW, scarce
+from octprep.shards.plan import plan_shards
+from octprep.splits.balance import (
+    FEW,
+    ClassDeviation,
+    count_patients,
+    describe_deviation,
+    describe_few_patients,
+    deviations_from_rows,
+    deviations_from_splits,
+    largest_deviation,
+    patients_from_rows,
+)
+from octprep.splits.strategies import split_scans
+from tests.splits.populations import config, scans
+from tests.worlds.archive import archive
+
+ENOUGH = [str(number) for number in range(FEW)]
 
 
 def rows_of(splits):
@@ -15,26 +35,25 @@ def rows_of(splits):
     ]
 
 
-ENOUGH = [str(number) for number in range(FEW)]
+def few(splits):
+    return describe_few_patients(patients_from_rows(rows_of(splits)))
 
 
-def test_enough_patients_are_passed_over_in_silence():
-    assert scarce(rows_of({"train": {"CNV": ENOUGH, "DME": ENOUGH}, "test": {"CNV": ENOUGH, "DME": ENOUGH}})) == []
-    assert scarce([]) == []
+def test_enough_patients_are_not_mentioned():
+    assert few({"train": {"CNV": ENOUGH, "DME": ENOUGH}, "test": {"CNV": ENOUGH, "DME": ENOUGH}}) == []
+    assert describe_few_patients({}) == []
 
 
 def test_few_patients_of_a_class_are_named_with_their_number():
-    found = scarce(
-        rows_of(
-            {
-                "test": {"CNV": ENOUGH, "DME": ["7", "7", "7"]},
-                "fold10": {"CNV": ENOUGH, "DME": ["8", "9"]},
-                "fold9": {"CNV": ENOUGH},
-                "train": {"CNV": ["1"], "DME": ENOUGH},
-            }
-        )
+    sentences = few(
+        {
+            "test": {"CNV": ENOUGH, "DME": ["7", "7", "7"]},
+            "fold10": {"CNV": ENOUGH, "DME": ["8", "9"]},
+            "fold9": {"CNV": ENOUGH},
+            "train": {"CNV": ["1"], "DME": ENOUGH},
+        }
     )
-    assert [sentence.partition(":")[0] for sentence in found] == [
+    assert [sentence.partition(":")[0] for sentence in sentences] == [
         "train has few patients (1 of CNV)",
         "fold9 has few patients (0 of DME)",
         "fold10 has few patients (2 of DME)",
@@ -42,17 +61,65 @@ def test_few_patients_of_a_class_are_named_with_their_number():
     ]
 
 
-def test_ids_of_one_person_count_once_and_files_left_out_do_not():
+def test_the_ids_of_a_patient_group_count_once_and_excluded_files_do_not():
     rows = rows_of({"test": {"CNV": ENOUGH, "DME": ENOUGH}})
     for row in rows[:2]:
         row["group"] = "0"
-    assert scarce(rows) == ["test has few patients (4 of CNV): a result on so few says little about others."]
+    assert patients_from_rows(rows) == {"test": {"CNV": FEW - 1, "DME": FEW}}
     for row in rows[:2]:
         row["shard"] = ""
-    assert "3 of CNV" in scarce(rows)[0]
+    assert patients_from_rows(rows) == {"test": {"CNV": FEW - 2, "DME": FEW}}
 
 
-def test_a_class_alone_is_named():
-    assert scarce(rows_of({"train": {"CNV": ENOUGH}})) == [
-        "There is only one class, CNV: a model has nothing to tell apart."
-    ]
+def test_a_source_of_one_class_is_named():
+    [sentence] = few({"train": {"CNV": ENOUGH}})
+    assert sentence.startswith("There is only one class, CNV")
+
+
+def test_patients_are_counted_by_split_and_class():
+    scans = [("train", "CNV", "1"), ("train", "CNV", "1"), ("train", "DME", "1"), ("test", "CNV", "2")]
+    assert count_patients(scans) == {"train": {"CNV": 1, "DME": 1}, "test": {"CNV": 1}}
+
+
+def test_the_largest_deviation_is_found():
+    held = {"train": {"CNV": 79, "DME": 8}, "val": {"CNV": 21, "DME": 2}, "test": {"CNV": 50}}
+    deviation = largest_deviation(held, {"train": 0.8, "val": 0.2})
+    assert deviation == ClassDeviation("train", "CNV", 0.79, 0.8, ("train", "val"))
+    assert describe_deviation(deviation) == (
+        "of the scans not in test, train has 79.00% of CNV where the target is 80.00% (-1.00 percentage points), the "
+        "largest deviation of a class in train, val"
+    )
+
+
+@pytest.mark.parametrize("balance", ["none", "undersample"])
+@pytest.mark.parametrize("strategy", ["grouped", "repaired", "kfold", "official"])
+@pytest.mark.parametrize("limit", [0, 2])
+def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, limit):
+    settled = config(strategy, max_per_patient=limit, folds=3)
+    splits = split_scans(scans(archive(9)), settled)
+    rows = []
+    for name, members in splits.members.items():
+        _, undersampled = plan_shards(name, members, balance if name == "train" else "none", 100, 1000, 0)
+        reasons = {exclusion.path: exclusion.reason for exclusion in undersampled}
+        rows += [
+            dict.fromkeys(COLUMNS, "")
+            | {"class": one.label, "group": splits.group_of[one.path], "folder": one.folder}
+            | ({"left_out": reasons[one.path]} if one.path in reasons else {"split": name})
+            for one in members
+        ]
+    deviations = deviations_from_splits(splits, settled)
+    assert deviations == deviations_from_rows(rows, settled)
+    assert len(deviations) == (0 if strategy == "official" else 1)
+    if deviations and not limit:
+        [deviation] = deviations
+        counts = {
+            name: Counter(one.label for one in splits.members[name])[deviation.label] for name in deviation.splits
+        }
+        assert deviation.share == counts[deviation.split] / sum(counts.values())
+
+
+def test_kfold_without_a_test_folder_has_a_deviation_for_both_of_its_assignments():
+    population = [one for one in scans(archive(9)) if one.folder != "test"]
+    settled = config("kfold", folds=3)
+    deviations = deviations_from_splits(split_scans(population, settled), settled)
+    assert [deviation.splits for deviation in deviations] == [("rest", "test"), ("fold0", "fold1", "fold2")]

@@ -1,9 +1,10 @@
-"""A file that says who is in which split: what it may look like, and what is wrong with one that may not."""
+"""The CSV file of a split: what is read from it, and what is wrong with one that cannot be used."""
 
 import pytest
 
 from octprep.format.errors import SourceError
 from octprep.splits.split_file import SplitFile, load
+from tests.splits.populations import scans, split_file
 
 
 @pytest.fixture
@@ -16,41 +17,48 @@ def written(tmp_path):
     return write
 
 
-def test_paths_go_before_patients_other_columns_and_rows_without_a_split_are_passed_over(written):
-    found = load(written("\ufeffpatient,class,split,path\r\n1,CNV,train,a/1\r\n2,DME,,a/2\r\n3,CNV,test,a/3\r\n"))
-    assert found == SplitFile("path", {"a/1": "train", "a/3": "test"})
+def test_paths_take_precedence_over_patients_and_other_columns_and_rows_without_a_split_are_ignored(written):
+    file = load(written("\ufeffpatient,class,split,path\r\n1,CNV,train,a/1\r\n2,DME,,a/2\r\n3,CNV,test,a/3\r\n"))
+    assert file == SplitFile("path", {"a/1": "train", "a/3": "test"})
     assert load(written("split,patient\nval,007\n")) == SplitFile("patient", {"007": "val"})
 
 
-def test_the_digest_is_of_who_is_where_and_of_nothing_else(written):
-    one = load(written("patient,split\n1,train\n2,test\n"))
+def test_the_digest_depends_on_the_names_and_their_splits_alone(written):
+    first = load(written("patient,split\n1,train\n2,test\n"))
     same = load(written("split,note,patient\ntest,x,2\n,,3\ntrain,y,1\ntrain,y,1\n"))
-    assert one.sha256 == same.sha256
-    assert len(one.sha256) == 64
+    assert first.sha256 == same.sha256
+    assert len(first.sha256) == 64
     others = ["patient,split\n1,train\n2,val\n", "path,split\n1,train\n2,test\n", "patient,split\n1,train\n"]
-    assert len({one.sha256, *(load(written(other)).sha256 for other in others)}) == 4
+    assert len({first.sha256, *(load(written(other)).sha256 for other in others)}) == 4
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
-        ("", "must have a header with the columns split and path .or patient., and rows below it; found no rows"),
-        ("path,split\n", "found no rows"),
-        ("name,split\n1,train\n", "found name, split"),
-        ("path,fold\n1,train\n", "found path, fold"),
+        ("", "must have a header with the columns split and path .or patient., and rows below it; got no rows"),
+        ("path,split\n", "got no rows"),
+        ("name,split\n1,train\n", "got name, split"),
+        ("path,fold\n1,train\n", "got path, fold"),
         ("path,split\na,train\nb,fold0\n", "row 3: split must be one of train, val, test.*got 'fold0'"),
         ("path,split\n,train\n", "row 2: path is empty"),
         ("patient,split\n1,train\n1,test\n", "row 3: patient 1 is in test, but also in train"),
-        ("path,split\na,\n", "puts nobody in a split"),
+        ("path,split\na,\n", "assigns no path to a split"),
         (b"path,split\n\xff,train\n", "is not a CSV file in UTF-8"),
         ('path,split\n"a,train\n', "is not a CSV file in UTF-8"),
     ],
 )
-def test_a_file_that_will_not_do_is_a_sentence(written, content, words):
-    with pytest.raises(SourceError, match=words):
+def test_an_unusable_file_is_an_error_that_says_why(written, content, message):
+    with pytest.raises(SourceError, match=message):
         load(written(content))
 
 
-def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="cannot be read: No such file"):
         load(tmp_path / "absent.csv")
+
+
+def test_names_that_are_not_in_the_source_are_an_error():
+    file = split_file("patient", train=["1"], test=["2", "3", "9"])
+    with pytest.raises(SourceError, match=r"2 of 4 patients in the file of --splits are not in the source: 2 and 9\."):
+        file.check(scans(["CNV-1-1", "DME-3-1"]))
+    file.check(scans(["CNV-1-1", "CNV-2-1", "DME-3-1", "DME-9-1"]))

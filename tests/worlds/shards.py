@@ -1,9 +1,7 @@
 """Small folders of shards, written with octprep's own bytes, for the tests of octtrain."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.images_csv import ExcludedRow, Row
 from octprep.format.manifest import Leaks, Manifest, Shard
 from octprep.shards import tfrecord
+from tests.worlds.tables import image_row
 
-READ_COLUMNS = ("path", "class", "patient", "group", "sha256", "split")  # of images.csv, by octtrain
 NOTHING = hashlib.sha256().hexdigest()
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
@@ -135,27 +135,23 @@ def write_folder(
         libraries={},
     )
     table = [
-        {
-            "path": scan,
-            "class": classes[label],
-            "patient": patient_of(scan),
-            "group": patient_of(scan),
-            "sha256": hashlib.sha256(scan.encode()).hexdigest(),
-            "split": name,
-        }
+        image_row(
+            scan,
+            label=classes[label],
+            patient=patient_of(scan),
+            sha256=hashlib.sha256(scan.encode()).hexdigest(),
+            split=name,
+        )
         for name, scans in written.items()
         for scan, label, _ in scans
     ]
-    return write_images(folder, manifest, [*table, {"path": "broken.jpeg"}]), written
+    broken = ExcludedRow(path="broken.jpeg", exclusion_reason="truncated JPEG")
+    return write_images(folder, manifest, [*table, broken]), written
 
 
-def write_images(folder: Path, manifest: Manifest, table: Sequence[Mapping[str, str]]) -> Manifest:
-    """Write images.csv, of which octtrain reads these columns, and a manifest that names it."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, READ_COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    content = out.getvalue().encode()
+def write_images(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> Manifest:
+    """Write images.csv and a manifest that names it."""
+    content = images_csv.encode(rows)
     (folder / "images.csv").write_bytes(content)
     manifest = dataclasses.replace(manifest, images_sha256=hashlib.sha256(content).hexdigest())
     manifest.save(folder)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format.errors import SettingError
+from octprep.format.images_csv import ImageRow
 from octprep.format.seeding import derived_seed, seeded_hash
-from octtrain.runs.exposure import ImageRow
 
 Indices = NDArray[np.int64]  # (n,) into a pool of images
 

@@ -1,0 +1,134 @@
+"""A finished folder whose shards are damaged, or whose source changed after it was built.
+
+Damaged shards are built again from their scans alone, as the plan and the bytes of a shard follow from images.csv and
+the manifest. A changed source file changes the dataset, so then everything is to be built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from octprep.format import images_csv
+from octprep.format.config import BuildConfig
+from octprep.format.files import NotReadable, read_bytes, text_to_path
+from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
+from octprep.shards import cache, workdir
+from octprep.shards.plan import ShardPlan, plan_shards
+from octprep.shards.stages import cache_scans, write_shards
+from octprep.source.files import Scan, ScanFile, SourceListing
+from octprep.splits.balance import UNDERSAMPLED
+from octprep.workers import Progress, WorkerPool, no_progress
+
+
+def changed_sources(
+    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: WorkerPool, progress: Progress
+) -> list[str]:
+    """The paths of the source files whose content is not the one that a finished folder was built from, sorted.
+
+    Only files newer than the newest one of that build are read, or all where that time is not known, as in a copy of
+    the folder. If none of them changed, as where the source was copied, the time of the newest is kept for next time.
+    images.csv must be undamaged. Raises StoppedError for a file that cannot be read.
+    """
+    newest = workdir.newest_source_ns(out)
+    is_known = newest in source.changed_ns.values()
+    candidates = [file for file in source.scan_files if not is_known or source.changed_ns[file.path] > newest]
+    if not candidates:
+        return []
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    sha256 = {scan.path: scan.sha256 for scan in table.scans}
+    reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}
+    changed = [file.path for file in candidates if file.path not in sha256 and file.path not in reasons]
+
+    hashed = [file for file in candidates if file.path in sha256]
+    progress("reading changed files", 0, len(hashed))
+    batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
+    for paths, digests in pool.run(_hash_files, [(src, batch) for batch in batches]):
+        progress("reading changed files", len(paths), len(hashed))
+        changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
+
+    if unreadable := [file for file in candidates if file.path in reasons]:  # no scans when they were built
+        with tempfile.TemporaryDirectory() as folder:
+            cached = cache_scans(src, Path(folder), unreadable, config, pool, progress)
+        changed += [item.scan.path for item in cached.scans]
+        changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
+    if not changed:
+        workdir.keep_newest_source_ns(out, max(source.changed_ns.values()))
+    return sorted(changed)
+
+
+def _hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
+    """The paths and SHA-256, in hex, of some files; "" for one that is no longer a regular file of its listed size."""
+    src, batch = task
+    digests = []
+    for file in batch:
+        try:
+            digests.append(hashlib.sha256(read_bytes(src / text_to_path(file.path), file.bytes)[0]).hexdigest())
+        except NotReadable:
+            digests.append("")
+    return [file.path for file in batch], digests
+
+
+def repair_shards(
+    src: Path,
+    out: Path,
+    work: Path,
+    source: SourceListing,
+    manifest: Manifest,
+    damaged: Collection[str],
+    pool: WorkerPool,
+) -> bool:
+    """Build the named shards of a finished folder again, from their scans alone; whether that gave the same shards.
+
+    images.csv must be undamaged: it says which scans they hold.
+    """
+    plans = _plans_of(out, manifest, damaged)
+    wanted = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
+    work.mkdir(exist_ok=True)
+    files = [file for file in source.scan_files if file.path in wanted]
+    cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
+    if {item.scan.path for item in cached.scans} != wanted:
+        return False
+    written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)
+    repaired = [shard for shards in written.values() for shard in shards]
+    expected = {shard for shards in manifest.splits.values() for shard in shards}
+    if {shard.name for shard in repaired} != set(damaged) or not expected.issuperset(repaired):
+        return False
+    workdir.move_shards(out, work, repaired)
+    return True
+
+
+def _plans_of(out: Path, manifest: Manifest, names: Collection[str]) -> dict[str, list[ShardPlan]]:
+    """The plans of some shards of a finished folder, by split."""
+    plans = {}
+    for split, scans in _scans_by_split(out, manifest).items():
+        balance = manifest.config.balance if split == "train" else "none"
+        count = len(manifest.splits[split])
+        split_plans, _ = plan_shards(split, scans, balance, 1, 1, manifest.config.seed, shards=count)
+        plans[split] = [plan for plan in split_plans if plan.name in names]
+    return plans
+
+
+def _scans_by_split(out: Path, manifest: Manifest) -> dict[str, list[Scan]]:
+    """The scans that were planned into the shards of each split, undersampled ones included, from images.csv."""
+    scans: dict[str, list[Scan]] = {split: [] for split in manifest.splits}
+    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    rows: list[tuple[str, images_csv.ScanRow]] = [(row.split, row) for row in table.rows]
+    rows += [("train", row.scan) for row in table.excluded if row.scan and row.exclusion_reason == UNDERSAMPLED]
+    for split, row in rows:
+        scans[split].append(
+            Scan(
+                path=row.path,
+                label=row.label,
+                patient=row.patient,
+                number=row.image_number,
+                folder=row.source_split,
+                bytes=row.bytes,
+                sha256=row.sha256,
+                height=row.height,
+                width=row.width,
+            )
+        )
+    return {split: sorted(members) for split, members in scans.items()}

@@ -1,0 +1,211 @@
+"""Listing a source folder: which of its files are B-scans by their paths, and why the others are not.
+
+No file is opened. A link where a scan or its folder should be is an error, unless links are to be followed; so is a
+folder that cannot be read where scans may be: no scan is ever missing without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from octprep.format.config import SOURCE_SPLITS
+from octprep.format.errors import SourceError
+from octprep.format.files import path_to_text, text_to_path
+from octprep.format.names import LABEL, parse_scan_name
+from octprep.source.files import Exclusion, ScanFile, SourceListing, parse_scan_path
+from octprep.source.published import KERMANY_CLASSES
+from octprep.source.walk import RegularFile, UnreadEntry, Walk
+from octprep.wording import listed, number
+
+_MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
+
+
+def directory_problem(path: Path) -> str | None:
+    """Why a path cannot be used as a folder, such as `does not exist`; None if it can, as far as may be seen."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror or error})"
+    return None if stat.S_ISDIR(mode) else "is a file"
+
+
+def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> SourceListing:
+    """List every file of a source folder as a B-scan or an exclusion, by its path; no file is opened.
+
+    With follow_links what is behind links is taken too, each file once; keep_out: paths that are written to, which no
+    link may lead to. Without, a link is an error where a scan or its folder should be, and an exclusion elsewhere.
+
+    Raises SourceError if there is no such folder, it is empty, it has no class folders, or several data sets, if a
+    folder where scans should be cannot be read, or for the links above.
+    """
+    shown = path_to_text(str(src))
+    if problem := directory_problem(src):
+        raise SourceError(
+            f"--src {shown} {problem}; give the folder that holds train/ and test/, or the class folders."
+        )
+    walk = Walk(src, follow_links)
+    if not (walk.files or walk.special_files or walk.unread):
+        raise SourceError(f"--src {shown} is empty; give the folder that holds train/ and test/, or the class folders.")
+    for key, target in walk.followed_links:
+        _check_link_target(src, key, target, keep_out)
+    root = _find_root(walk)
+    scan_files: list[ScanFile] = []
+    exclusions = list(walk.special_files)
+    for file in walk.files:
+        match parse_scan_path(file.key, file.bytes, root, modified_ns=file.modified_ns, linked=file.linked):
+            case ScanFile() as scan_file:
+                scan_files.append(scan_file)
+            case Exclusion() as exclusion:
+                exclusions.append(exclusion)
+    _check_nothing_missed(walk, root, scan_files)
+    exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
+    if follow_links:
+        real_paths = {file.key: file.real_path for file in walk.files}
+        scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
+        exclusions += repeated
+    changed_ns = {file.key: max(file.modified_ns, file.changed_ns) for file in walk.files}
+    return SourceListing(
+        root,
+        tuple(sorted(scan_files)),
+        tuple(sorted(exclusions)),
+        _listing_sha256(walk.files, exclusions),
+        {file.path: changed_ns[file.path] for file in scan_files},
+    )
+
+
+def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion]) -> str:
+    """A digest of every path and size; of what was excluded, that it is there."""
+    digest = hashlib.sha256()
+    sizes = [(file.key, file.bytes) for file in files]
+    for key, size in sorted([*sizes, *((exclusion.path, -1) for exclusion in exclusions)]):
+        digest.update(f"{key}\0{size}\n".encode())
+    return digest.hexdigest()
+
+
+def _find_root(walk: Walk) -> str:
+    """The folder, relative to src, that holds the class folders, directly or in train, val and test."""
+    roots = set()
+    for file in walk.files:
+        *folders, base_name = PurePosixPath(file.key).parts
+        name = parse_scan_name(base_name)
+        if not folders or name is None or name.label != folders[-1].strip().upper():
+            continue
+        above = folders[:-2] if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else folders[:-1]
+        if "__MACOSX" not in above:
+            roots.add("/".join(above))
+    shown = path_to_text(str(walk.src))
+    if not roots:
+        links = [entry for entry in walk.unread if entry.link_target]
+        hint = f" Not read: {_keys_and_reasons(walk.unread)}." if walk.unread else ""
+        if links and not walk.follow_links:
+            hint = f" It has {_links(links)}, and links are not followed; give --follow-links to take what is behind."
+        paths = sorted(file.key for file in walk.files)
+        raise SourceError(
+            f"--src {shown} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
+            f"such as train/CNV/CNV-1016042-1.jpeg; found {listed(paths, 3) or 'no regular file'}.{hint}"
+        )
+    if len(roots) > 1:
+        examples = ", ".join(f"'{root or '.'}'" for root in sorted(roots)[:5])
+        raise SourceError(
+            f"--src {shown} holds {len(roots)} data sets ({examples}); give one of these folders as --src."
+        )
+    return roots.pop()
+
+
+def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path]) -> None:
+    """Raise SourceError if a followed link leads to where something is to be written, or to a folder above that."""
+    for path in keep_out:
+        written, read = path.resolve(), Path(target)
+        if written.is_relative_to(read) or read.is_relative_to(written):
+            raise SourceError(
+                f"--src {path_to_text(str(src))}: the link {key} leads to {path_to_text(target)}, which is only read, "
+                f"but {path_to_text(str(path))} is to be written there; name another place to write to."
+            )
+
+
+def _check_nothing_missed(walk: Walk, root: str, scan_files: Sequence[ScanFile]) -> None:
+    """Raise SourceError if scans may be missing because a link was not followed or a folder cannot be read."""
+    labels = {*KERMANY_CLASSES, *(scan_file.label for scan_file in scan_files)}
+    has_splits = any(scan_file.folder for scan_file in scan_files)
+    missed = [entry for entry in walk.unread if _may_hold_scans(walk, entry, root, labels, has_splits)]
+    if not missed:
+        return
+    shown = path_to_text(str(walk.src))
+    links = [entry for entry in missed if entry.link_target]
+    if links and not walk.follow_links:
+        raise SourceError(
+            f"--src {shown} has {_links(links)} where scans or their folders should be, and links are not followed, so "
+            "what is behind would be missing. Give --follow-links to take it, or put the files themselves there."
+        )
+    raise SourceError(
+        f"--src {shown}: {_keys_and_reasons(missed)} would be missing, where scans or their folders should be. "
+        "Repair or remove what is named, then run the same command again."
+    )
+
+
+def _may_hold_scans(walk: Walk, entry: UnreadEntry, root: str, labels: set[str], has_splits: bool) -> bool:
+    """Whether an entry that was not read may be a scan, a class folder, a split folder or a data set, by its path."""
+    path = PurePosixPath(entry.key)
+    if path.name.startswith(".") or "__MACOSX" in path.parts:
+        return False
+    if isinstance(parse_scan_path(entry.key, 0, root), ScanFile):
+        return True
+    if entry.is_file:
+        return False
+    if not root or path.is_relative_to(root):
+        *above, name = path.relative_to(root).parts
+        label = name.strip().upper()
+        in_split = len(above) == 1 and above[0].lower() in SOURCE_SPLITS
+        if not above and name.lower() in SOURCE_SPLITS:
+            return True
+        # Next to train and test, only a folder with the name of a known class is taken for a class folder.
+        if (in_split or not above) and (label in labels or (LABEL.fullmatch(label) and (in_split or not has_splits))):
+            return True
+    target = entry.link_target
+    if not target or Path(target).is_relative_to(walk.real_src) or Path(walk.real_src).is_relative_to(target):
+        return False
+    return _shows_scans(walk.src / text_to_path(entry.key))
+
+
+def _shows_scans(folder: Path) -> bool:
+    """Whether a folder holds scans by their names and class folders, as far as its first _MAX_PROBED names show."""
+    probed = 0
+    for path, folders, base_names in os.walk(folder):
+        label = Path(path).name.strip().upper()
+        if any((name := parse_scan_name(base_name)) and name.label == label for base_name in base_names):
+            return True
+        probed += len(folders) + len(base_names)
+        if probed > _MAX_PROBED:
+            break
+    return False
+
+
+def _drop_repeated_links(
+    scan_files: Sequence[ScanFile], real_paths: Mapping[str, str]
+) -> tuple[list[ScanFile], list[Exclusion]]:
+    """Take files that links show several times as the same scan once; under another class or split they stay.
+
+    real_paths: the path without links, by key.
+    """
+    first: dict[tuple[str, ...], ScanFile] = {}
+    exclusions: list[Exclusion] = []
+    for scan_file in sorted(scan_files, key=lambda scan_file: (scan_file.linked, scan_file.path)):
+        identity = (real_paths[scan_file.path], scan_file.folder, scan_file.label, scan_file.patient)
+        kept = first.setdefault(identity, scan_file)
+        if kept is not scan_file:
+            exclusions.append(Exclusion(scan_file.path, f"link to a scan that is listed already: {kept.path}"))
+    return list(first.values()), exclusions
+
+
+def _links(links: Sequence[UnreadEntry]) -> str:
+    return f"{number(len(links), 'link')} ({listed([entry.key for entry in links], 3)})"
+
+
+def _keys_and_reasons(entries: Sequence[UnreadEntry]) -> str:
+    return listed([f"{entry.key} ({entry.reason})" for entry in entries], 3)

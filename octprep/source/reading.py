@@ -1,0 +1,115 @@
+"""Reading and decoding one B-scan.
+
+What could not be read says nothing about the image, so it stops the work and names the file. Only a file that was read
+whole, as it was listed, and cannot be decoded is an exclusion.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from octprep import preprocessing
+from octprep.arrays import Gray
+from octprep.format import files
+from octprep.format.errors import OctError, StoppedError, UnreadableImage
+from octprep.format.files import path_to_text, text_to_path
+from octprep.source.files import Exclusion, Scan, ScanFile
+
+Result = TypeVar("Result")
+
+
+def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
+    """Read and decode one B-scan: its Scan and its gray values, (rows, columns) uint8 in 0..255.
+
+    An Exclusion is for a file that was read whole and cannot be decoded, or has over preprocessing.MAX_BYTES. Raises
+    StoppedError if the file is gone or is not the one that was listed; OSError or MemoryError, which `with_retries`
+    takes, if the machine could not read it.
+    """
+    if scan_file.bytes > preprocessing.MAX_BYTES:
+        limit = preprocessing.MAX_BYTES // 10**6
+        return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit} MB")
+    path = src / text_to_path(scan_file.path)
+    try:
+        data, status = files.read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _not_as_listed(path, "is gone") from None
+    except files.NotReadable as error:
+        raise _not_as_listed(path, str(error)) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _not_as_listed(path, "is a link") from None
+        raise
+    same_size = len(data) == status.st_size == scan_file.bytes
+    if not same_size or scan_file.modified_ns not in (-1, status.st_mtime_ns):
+        raise _not_as_listed(path, "has another size or time of change")
+    if not scan_file.linked and not _is_at_its_path(src, path, status):
+        raise _not_as_listed(path, "is in another place, behind a link")
+    try:
+        gray = preprocessing.decode(data)
+    except UnreadableImage as error:
+        return Exclusion(scan_file.path, str(error))
+    height, width = gray.shape
+    return Scan(**vars(scan_file), sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+
+
+def read_scans(task: tuple[Path, Sequence[ScanFile]]) -> list[Scan | Exclusion]:
+    """Read and decode some B-scans of a source, (src, files), and drop the pixels. Raises as `with_retries` does."""
+    src, scan_files = task
+    results = (with_retries(src, scan_file, read_scan) for scan_file in scan_files)
+    return [result if isinstance(result, Exclusion) else result[0] for result in results]
+
+
+def with_retries(src: Path, scan_file: ScanFile, work: Callable[[Path, ScanFile], Result]) -> Result:
+    """work(src, scan_file), tried again where the machine fails for a moment.
+
+    Raises StoppedError, naming the file, for failures that last (OSError, MemoryError) and for any mistake in `work`;
+    OctErrors are raised as they are.
+    """
+
+    def attempt() -> Result:
+        with preprocessing.memory_errors():
+            return work(src, scan_file)
+
+    shown = path_to_text(str(src / text_to_path(scan_file.path)))
+    try:
+        return files.patiently(attempt)
+    except OctError:
+        raise
+    except OSError as error:
+        raise StoppedError(
+            f"{shown} cannot be read: {error.strerror or error}. That says nothing about the scan, so it was not "
+            "excluded: check that the disk can be read, then run the same command again."
+        ) from error
+    except MemoryError:
+        raise StoppedError(
+            f"there is too little memory for {shown}. That says nothing about the scan, so it was not excluded: run "
+            "the same command again with fewer --workers, or with more memory."
+        ) from None
+    except Exception as error:
+        raise StoppedError(
+            f"{shown} made octprep fail ({type(error).__name__}: {path_to_text(str(error))}). This is a mistake in "
+            "octprep: please report it. What was prepared is kept; without that file the same command resumes."
+        ) from error
+
+
+def _is_at_its_path(src: Path, path: Path, status: os.stat_result) -> bool:
+    """Whether a file that was opened is the one at its path, with no link on the way from the source to it."""
+    if os.path.realpath(path.parent) != str(Path(os.path.realpath(src), path.parent.relative_to(src))):
+        return False
+    try:
+        current = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (current.st_dev, current.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _not_as_listed(path: Path, what: str) -> StoppedError:
+    return StoppedError(
+        f"{path_to_text(str(path))} {what}, so it is not the file that was listed when this run began. When the source "
+        "is complete and nothing writes there, run the same command again; it resumes with what was prepared."
+    )

@@ -1,0 +1,120 @@
+"""Ctrl-C and SIGTERM end a program with one sentence, wherever they meet it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to a process")
+
+# In the background of a shell Ctrl-C is ignored, so each program first takes Python's own handler.
+START = """
+import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from octprep.terminal import interrupts
+interrupts.watch("program")
+interrupts.advise("try again")
+"""
+
+CATCHES_EVERYTHING = """
+interrupts.command_runs()
+ready = "ready"
+while True:
+    try:
+        if ready:
+            print(ready, flush=True)
+            ready = ""
+        time.sleep(100)
+    except BaseException:
+        pass
+"""
+
+IMPORTS = """
+print("ready", flush=True)
+try:
+    time.sleep(100)
+except BaseException:
+    print("an import has caught it", flush=True)
+"""
+
+BLOCKED = """
+interrupts.command_runs()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+os.kill(os.getpid(), signal.SIGINT)
+for _ in range(100_000):
+    pass
+print("ready", flush=True)  # the blocked part is done
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+"""
+
+SHARES_A_LOCK = """
+import multiprocessing
+lock = multiprocessing.get_context("spawn").Lock()
+interrupts.command_runs()
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def interrupted(code, *signals):
+    """Standard output and error, exit code and seconds of a program that gets signals once it has said "ready"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    start = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.1)
+    out, err = process.communicate(timeout=30)
+    return out, err, process.returncode, time.monotonic() - start
+
+
+@pytest.mark.parametrize(
+    ("signals", "what", "code"),
+    [
+        ([signal.SIGINT], "interrupted", 130),
+        ([signal.SIGTERM], "ended by SIGTERM", 143),
+        ([signal.SIGINT] * 2, "interrupted", 130),
+        ([signal.SIGTERM, signal.SIGINT], "ended by SIGTERM", 143),
+    ],
+)
+def test_a_program_that_catches_every_exception_is_ended(signals, what, code):
+    out, err, returncode, seconds = interrupted(CATCHES_EVERYTHING, *signals)
+    assert (out, err, returncode) == ("", f"program: {what}; try again.\n", code)
+    assert seconds < 5  # two and what a busy machine adds
+
+
+def test_a_signal_during_imports_ends_the_process_at_once():
+    out, err, returncode, _ = interrupted(IMPORTS, signal.SIGINT)
+    assert (out, err, returncode) == ("", "program: interrupted; try again.\n", 130)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals can be blocked")
+def test_a_blocked_signal_stays_pending_in_the_main_thread():
+    out, err, returncode, _ = interrupted(BLOCKED)
+    assert (out, err, returncode) == ("", "program: interrupted; try again.\n", 130)
+
+
+def test_shared_locks_are_not_reported_as_leaked():
+    _, err, returncode, _ = interrupted(SHARES_A_LOCK, signal.SIGINT)
+    assert (err, returncode) == ("program: interrupted; try again.\n", 130)
+
+
+def test_an_ignored_signal_stays_ignored():
+    code = START.replace("signal.default_int_handler", "signal.SIG_IGN")
+    code += "os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
+
+
+def test_only_the_main_thread_watches():
+    code = (
+        "import signal, threading; from octprep.terminal import interrupts; before = signal.getsignal(signal.SIGINT); "
+        "thread = threading.Thread(target=interrupts.watch, args=('program',)); thread.start(); thread.join(); "
+        "assert signal.getsignal(signal.SIGINT) is before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,78 @@
+"""The frame in which a program runs: which exit code and sentence each error gives."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from octprep.format.errors import Notice, OctError, SettingError
+from octprep.terminal import run_program, say
+from octprep.terminal.streams import PIPE_CLOSED, ReaderClosed
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_shown_as_before(monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+def run(command):
+    run_program("program", command, memory_advice="close other programs", watch=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (OctError("the folder is empty."), 1, "the folder is empty."),
+        (SettingError("size must be positive; got 0"), 2, "size must be positive; got 0"),
+        (OctError("a\x1b[31m\nname"), 1, "a\\x1b[31m\\nname"),
+        (PermissionError(13, "Permission denied", "x"), 1, "[Errno 13] Permission denied: 'x'"),
+        (MemoryError(), 1, "memory ran out; close other programs."),
+    ],
+)
+def test_an_error_is_one_sentence_and_an_exit_code(capsys, error, code, sentence):
+    def command():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(command)
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"program: {sentence}\n")
+
+
+def test_a_closed_pipe_has_an_exit_code_and_no_message(capsys):
+    def command():
+        raise ReaderClosed
+
+    with pytest.raises(SystemExit) as ended:
+        run(command)
+    assert (ended.value.code, capsys.readouterr().err) == (PIPE_CLOSED, "")
+
+
+def test_a_mistake_in_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_a_notice_is_one_line_on_standard_error(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run(lambda: warnings.warn("one process does all of the work.", Notice, stacklevel=1))
+    assert capsys.readouterr().err == "program: one process does all of the work.\n"
+
+
+def test_say_prints_at_once_and_escapes_control_characters(capsys):
+    say("first\nsecond\x1b[0m")
+    assert capsys.readouterr().out == "first\nsecond\\x1b[0m\n"
+
+
+@pytest.mark.parametrize("program", ["octprep", "octtrain"])
+def test_typer_passes_what_the_frame_handles(program):
+    """Typer has exit codes of its own for some exceptions; those of the frame must reach it."""
+    code = (
+        "import sys; from octprep.terminal.streams import ReaderClosed\n"
+        f"from {program} import cli\n"
+        "@cli.app.command('closed')\ndef closed() -> None: raise ReaderClosed('closed')\n"
+        f"sys.argv = [{program!r}, 'closed']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (PIPE_CLOSED, "", "")
