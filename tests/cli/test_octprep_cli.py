@@ -5,15 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from octprep.format.config import BALANCES, CROPS, DENOISERS, FITS, STRATEGIES
-from octtrain.cli import Model
 from tests.worlds.archive import archive, files_of, write_folder
-
-MODELS = get_args(Model)
 
 HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
 
@@ -62,7 +58,9 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
         ("octprep.format.manifest", HEAVY),
         ("octprep.pipeline", ["tensorflow", "keras", "octtrain"]),
         ("octprep.report", ["tensorflow", "keras", "octtrain", "matplotlib"]),
-        ("octtrain.fit, octtrain.evaluate, octtrain.leakage", ["cv2", "google_crc32c", "PIL"]),
+        ("octtrain.training.fit", ["cv2", "google_crc32c", "PIL"]),
+        ("octtrain.evaluation.evaluate", ["cv2", "google_crc32c", "PIL"]),
+        ("octtrain.experiments.leakage.experiment", ["cv2", "google_crc32c", "PIL"]),
     ],
 )
 def test_each_side_imports_without_the_others_dependencies(module, absent):
@@ -219,7 +217,6 @@ def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
     ("program", "command", "choices"),
     [
         ("octprep", "build", [STRATEGIES, CROPS, FITS, BALANCES, tuple(DENOISERS)]),
-        ("octtrain", "fit", [MODELS]),
     ],
 )
 def test_help_lists_the_choices_of_an_option_and_hides_no_brackets(program, command, choices):
@@ -237,8 +234,3 @@ def test_a_choice_that_there_is_not_is_refused_with_those_there_are(source, tmp_
     assert done.returncode == 2
     assert all(f"'{name}'" in done.stderr for name in ("x", *DENOISERS))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_models_that_help_lists_are_those_there_are():
-    models = pytest.importorskip("octtrain.models", reason="Keras is not here")
-    assert tuple(models.BUILDERS) == MODELS

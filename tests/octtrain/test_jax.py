@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def octtrain(*words, backend="jax"):
-    """The output of a command with Keras on a backend, in a process of its own, as the backend cannot be changed later."""
+    """The output of a command in a process of its own, as the backend of a process cannot be changed."""
     command = [sys.executable, "-m", "octtrain.cli", *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": backend}
