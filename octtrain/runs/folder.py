@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, clear_parts, read_bytes, sync
 from octtrain import runtime
@@ -228,7 +229,7 @@ class RunFolder:
 
     def _exposure(self) -> Exposure:
         """What this training's model is exposed to, including what its initial weights were exposed to."""
-        rows = exposure.read_images(self.run.shards, self.run.manifest)
+        rows = images_csv.read_checked(self.run.shards, self.run.manifest).rows
         splits = (*self.run.provenance.trained_on, *self.run.provenance.selected_on)
         initial = exposure_of_weights(self.run.config.weights)
         return Exposure((*exposure.images_of(rows, splits), *initial.images), initial.complete)

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("tensorflow")
 import keras
 
+from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OutputError, SettingError, SourceError
 from octtrain.config import merge_settings
 from octtrain.runs.folder import RunFolder
@@ -62,8 +63,9 @@ def test_a_run_without_epochs_keeps_its_settings_and_is_not_started_twice(tmp_pa
 def header(run, shards, config):
     """The lines of a resumed training before its first epoch."""
     stored = Run.load(run.path)
+    rows = images_csv.read_checked(shards, stored.manifest).rows
     resumed = dataclasses.replace(stored, config=config, shards=shards)
-    return _header(resumed, stored, ("train",), ("val",), 2, stored.history())
+    return _header(resumed, stored, rows, ("train",), ("val",), 2, stored.history())
 
 
 def test_epochs_and_patience_may_change_when_a_run_is_resumed(saved, shards):
