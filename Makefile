@@ -29,7 +29,7 @@ FIT_ARGS ?=
 export SRC OUT RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test test-fast lint format bench pictures clean
+.PHONY: help install pipeline test test-fast lint format bench docs pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ ifeq ($(strip $(SRC)),)
 	  echo "pipeline/ holds scans of `cat pipeline/drawn.txt`, but $$drawn were asked for; run 'make clean' first."; exit 1; \
 	fi; \
 	echo "$$drawn" > pipeline/drawn.txt
-	@test -d pipeline/scans || $(BIN)/octprep phantom pipeline/scans --patients $(PATIENTS) --seed $(SEED)
+	@test -d pipeline/scans || $(BIN)/octprep synthesize pipeline/scans --patients $(PATIENTS) --seed $(SEED)
 	$(BIN)/octprep build --src pipeline/scans --out "$$OUT" --seed $(SEED) $(BUILD_ARGS)
 else
 	@for path in "$$OUT" "$$RUN"; do case "$$path/" in pipeline/* | ./pipeline/* | "$(CURDIR)"/pipeline/*) \
@@ -92,6 +92,9 @@ bench: $(READY) ## measure cleaning, crop and denoisers, preparation and reading
 	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/input_rate.py
+
+docs: $(READY) ## write docs/options.md from the settings
+	$(BIN)/python docs/options.py
 
 pictures: $(READY) ## draw the pictures of README from synthetic scans
 	$(BIN)/python docs/pictures.py

@@ -31,7 +31,7 @@ SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 def prepared(data: bytes, recipe: Preprocessing) -> NDArray[np.uint8]:
     cv2.setNumThreads(1)
-    return preprocessing.prepare(preprocessing.decode(data), recipe).pixels
+    return preprocessing.preprocess(preprocessing.decode(data), recipe).pixels
 
 
 def population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.int64], list[str]]:

@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{len(grays)} phantoms")
     print("| denoiser | strength | ms a scan | ENL | edge |\n|---|---|---|---|---|")
     for name, strength in DENOISERS.items():
-        recipe = Preprocessing(denoise=name, strength=strength)
+        recipe = Preprocessing(denoise=name, denoise_strength=strength)
         cost, enl, kept = 0.0, [], 0.0
         for gray, phantom in zip(grays, phantoms, strict=True):
             start = time.perf_counter()

@@ -56,11 +56,11 @@ def main() -> None:
     for _, phantom in itertools.islice(scans(max(options.scans // 12, 24), options.seed), options.scans):
         files.append(encode(phantom.pixels))
         gray = preprocessing.decode(files[-1])
-        border, truth = preprocessing.find_border(gray), phantom.border > 0
+        border, truth = preprocessing.find_border(gray), phantom.fill > 0
         mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
         right, found, there = right + int((mask & truth).sum()), found + int(mask.sum()), there + int(truth.sum())
         for flatten, measured in crops.items():
-            ready = preprocessing.prepare(gray, Preprocessing(flatten=flatten))
+            ready = preprocessing.preprocess(gray, Preprocessing(flatten=flatten))
             top, bottom, left, stop = ready.crop
             ilm, rpe, bruch = (line[left:stop] for line in (phantom.ilm, phantom.rpe, phantom.bruch))
             if ready.bend:

@@ -37,7 +37,7 @@ RECIPES = {
     "default": Preprocessing(),
     "crop-none": Preprocessing(crop="none"),
     "size-96": Preprocessing(height=96, width=96),
-    "pad": Preprocessing(fit="pad"),
+    "pad": Preprocessing(resize="pad"),
     "flatten": Preprocessing(flatten=True),
 }
 ARCHIVE_SCANS, MAX_SCANS, MILLION = 84_484, 225, 1_000_000
@@ -51,10 +51,10 @@ def scans_and_planted(count: int, planted: int, seed: int, recipe: Preprocessing
     drawn = itertools.islice(scans(max(count // 11, 24), seed), count)
     for index, (name, scan) in enumerate(drawn):
         gray = preprocessing.decode(encode(scan.pixels))
-        yield preprocessing.prepare(gray, recipe).pixels, name.split("-")[1], -1
+        yield preprocessing.preprocess(gray, recipe).pixels, name.split("-")[1], -1
         if index in chosen:
             planted_gray = preprocessing.decode(near_duplicate(gray, rng))
-            pixels = preprocessing.prepare(planted_gray, recipe).pixels
+            pixels = preprocessing.preprocess(planted_gray, recipe).pixels
             near_duplicates.append((pixels, f"planted {chosen[index]}", index))
     yield from near_duplicates
 

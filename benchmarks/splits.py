@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from octprep.format.config import BuildConfig
 from octprep.format.seeding import seeded_hash
 from octprep.shards.plan import plan_shards
-from octprep.source.files import KERMANY_CLASSES, PUBLISHED, Scan
+from octprep.source.files import Scan
+from octprep.source.published import KERMANY_CLASSES, PUBLISHED
 from octprep.splits.strategies import split_scans
 from octprep.splits.stratify import NoFeasibleSplit, distance, stratified_group_split
 
@@ -191,7 +192,7 @@ def comparison(populations: int) -> None:
         our_deviation, their_deviation = np.median(deviations, axis=0)
         print(
             f"{populations} populations, {name:8}  nearer {nearer}, equal {equal}, further {further}; not compared: "
-            f"{lacking} where StratifiedGroupKFold leaves a split without a class, {infeasible} without a feasible split. "
+            f"{lacking} where StratifiedGroupKFold leaves a split without a class, {infeasible} without a split. "
             f"Distance (root) {np.median(ratios):.3f} of theirs in the median; largest deviation of a share: "
             f"{100 * our_deviation:.3f} points, theirs {100 * their_deviation:.3f}"
         )
@@ -215,10 +216,10 @@ def main() -> None:
     print("Patients whose split changes when others are added (in brackets with StratifiedGroupKFold):")
     stability()
     comparison(options.populations)
-    for strategy in ("repaired", "grouped", "kfold"):
+    for strategy in ("keep-test", "by-patient", "kfold"):
         report_cost(ENTRIES, strategy)
     if options.entries:
-        report_cost(options.entries, "repaired")
+        report_cost(options.entries, "keep-test")
 
 
 if __name__ == "__main__":

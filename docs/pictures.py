@@ -40,7 +40,7 @@ def main() -> None:
     save(sheet(titles, CLASSES, rows), "preparation.jpg")
 
     _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].border.any())
-    middle = preprocessing.prepare(gray, Preprocessing()).crop
+    middle = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
     part = np.s_[middle[0] : middle[1], gray.shape[1] // 3 : gray.shape[1] // 3 + 220]
     names = sorted(DENOISERS, key=lambda name: name != "none")
     calm = [enlarged(preprocessing.denoise(gray, Preprocessing(denoise=name))[part], 2) for name in names]
@@ -57,10 +57,10 @@ def main() -> None:
 
 def before_and_after(gray: Gray) -> list[Gray]:
     """Four pictures of equal height."""
-    plain, flat = preprocessing.prepare(gray, Preprocessing()), preprocessing.prepare(gray, Preprocessing(flatten=True))
-    border = preprocessing.find_border(gray)
-    cleaned = gray if border is None else preprocessing.clean(gray, border, border.mask())
-    top, bottom, left, right = plain.crop
+    plain, flat = (preprocessing.preprocess(gray, Preprocessing(flatten=flatten)) for flatten in (False, True))
+    depths = preprocessing.find_fill(gray)
+    cleaned = gray if depths is None else preprocessing.inpaint(gray, depths)
+    top, bottom, left, right = plain.geometry.crop
     marked = np.stack([gray] * 3, axis=-1)
     cv2.rectangle(marked, (left, top), (right - 1, bottom - 1), (255, 176, 0), max(gray.shape[1] // 200, 2))
     wide = [cv2.resize(picture, (348, 224), interpolation=cv2.INTER_AREA) for picture in (marked, cleaned)]

@@ -9,308 +9,243 @@ if interrupts.is_program("octprep", __name__):
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 from octprep import terminal
-from octprep.format.config import Balance, Conflicts, Crop, Denoiser, Encoding, Fit, Strategy
-from octprep.format.errors import OutputError, SettingError
-from octprep.format.manifest import REPORT_NAME
-
-if TYPE_CHECKING:
-    from octprep.workers import Progress
+from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.errors import SettingError
+from octprep.format.options import make
+from octprep.terminal.commands import Json, command
 
 app = typer.Typer(
     name="octprep",
     help="Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Src = Annotated[
-    Path,
-    typer.Option(help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/."),
+    Path | None,
+    typer.Option(
+        help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/.",
+        show_default=False,
+    ),
 ]
+SrcArgument = Annotated[Path | None, typer.Argument(metavar="[SRC]", help="The same as --src.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")]
 FollowLinks = Annotated[
-    bool,
-    typer.Option("--follow-links", help="Take what is behind links in --src too; without it they are an error."),
+    bool, typer.Option("--follow-links", help="Read what links in --src point to; without it a link is an error.")
 ]
-Workers = Annotated[
-    int | None, typer.Option(help="Processes to work with; by default one for each core.", show_default=False)
-]
+Workers = Annotated[int | None, typer.Option(help="Processes; by default one for each core.", show_default=False)]
 
 
-@app.command()
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out."""
+
+
+@command(app, "octprep build OCT2017 shards --denoise bilateral", Preprocessing, BuildConfig)
 def build(
-    src: Src,
-    out: Annotated[Path, typer.Option(help="New folder for the shards, or one to go on with.")],
-    split: Annotated[
-        Strategy,
-        typer.Option(
-            help="auto: repaired if there is a test folder, else grouped. repaired: the test folder stays, none of its "
-            "patients in training, val cut anew. official: the folders as they are. grouped: all patients dealt anew. "
-            "kfold: test as in repaired, the rest in folds. file: as --splits says."
-        ),
-    ] = "auto",
-    fractions: Annotated[
-        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Wanted shares of train, val and test.")
-    ] = "0.8,0.1,0.1",
-    folds: Annotated[int, typer.Option(help="Number of folds for --split kfold.")] = 5,
-    splits: Annotated[
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SRC] [OUT]", help="The same as --src and --out.", show_default=False),
+    ] = None,
+    src: Src = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder for the shards, or an interrupted build to resume.", show_default=False),
+    ] = None,
+    split_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CSV with the columns split and path or patient, such as an earlier images.csv: who is where.",
+            help="CSV that assigns a split to each path or patient: columns split and path or patient, as an earlier "
+            "images.csv has.",
             show_default=False,
+            rich_help_panel="Splits",
         ),
     ] = None,
-    near_duplicates: Annotated[
-        Literal["on", "off"],
-        typer.Option(help="on: scans under different ids that show the same pixels count as one patient's. off: not."),
-    ] = "on",
-    conflicts: Annotated[
-        Conflicts,
-        typer.Option(
-            help="Copies of one scan under different classes: drop all, keep one of each class, or stop with an error."
-        ),
-    ] = "drop",
-    max_per_patient: Annotated[
-        int, typer.Option(help="Scans of a patient that training keeps at most, evenly spaced; 0: all.")
-    ] = 0,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Build splits as given although patients are on two sides.")
-    ] = False,
-    balance: Annotated[
-        Balance | None,
-        typer.Option(help="Of the classes in train: oversample by default, none for folds.", show_default=False),
-    ] = None,
-    size: Annotated[
-        str, typer.Option(metavar="SIDE|HxW", help="Stored image: side of a square, or HxW, in pixels.")
-    ] = "224",
-    denoise: Annotated[Denoiser, typer.Option(help="Applied after the crop; nlm is slow.")] = "median",
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            help="Median's or lee's window (3, 5), bilateral's colour sigma (25), nlm's h (10), wavelet's factor (2).",
-            show_default=False,
-        ),
-    ] = None,
-    crop: Annotated[Crop, typer.Option(help="retina: the band around the retina; none: all of it.")] = "retina",
-    flatten: Annotated[
-        bool, typer.Option("--flatten", help="Straighten the retina along the pigment epithelium.")
-    ] = False,
-    field: Annotated[
-        float, typer.Option(help="Degrees about the middle to cut wider scans to, such as 20; 0: all of the width.")
-    ] = 0.0,
-    fit: Annotated[Fit, typer.Option(help="stretch: fill the image; pad: keep the shape, bars of black.")] = "stretch",
-    encoding: Annotated[Encoding, typer.Option(help="raw: fast to read; png: about half the size.")] = "raw",
-    shard_mb: Annotated[float, typer.Option(help="Wanted size of a shard in MB.")] = 128.0,
     follow_links: FollowLinks = False,
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(help="Decides who goes to which split, and the order in the shards.")] = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Build anew what was built here with other settings.")
+        bool, typer.Option("--overwrite", help="Replace what was built here with other settings.")
     ] = False,
+    **values: Any,
 ) -> None:
-    """Turn a folder of B-scans into class-balanced shards in which no patient leaks from one split to another.
+    """Turn a folder of B-scans into class-balanced shards in which no patient is in two splits.
 
-    The same command goes on with what an interrupted one left.
+    Rerun the same command to resume an interrupted build.
     """
-    from octprep import console as console
-    from octprep import pipeline
-    from octprep.format.config import BuildConfig, Preprocessing
-    from octprep.splits import split_file
+    from octprep import console, pipeline
+    from octprep.splits import split_file as split_files
 
-    height, width = _parse_size(size)
-    if splits is not None and split not in ("auto", "file"):
-        raise SettingError(f"--splits {splits} says who is where, so --split {split} cannot too; give one of them")
-    assigned = None if splits is None else split_file.load(splits)
-    config = BuildConfig(
-        recipe=Preprocessing(
-            height=height,
-            width=width,
-            denoise=denoise,
-            strength=strength,
-            crop=crop,
-            flatten=flatten,
-            field=field,
-            fit=fit,
-        ),
-        split="file" if assigned else split,
-        fractions=_parse_fractions(fractions),
-        folds=folds,
-        splits_sha256=assigned.sha256 if assigned else "",
-        near_duplicates=near_duplicates == "on",
-        conflicts=conflicts,
-        max_per_patient=max_per_patient,
-        allow_leaks=allow_leaks,
-        balance=balance or ("none" if split == "kfold" else "oversample"),
-        encoding=encoding,
-        shard_mb=shard_mb,
-        seed=seed,
+    src, out = _paths(paths or [], {"--src": src, "--out": out})
+    if split_file is not None:
+        if values["split"] not in ("auto", "file"):
+            raise SettingError(
+                f"--split-file {split_file} assigns the splits, so --split {values['split']} cannot; give one of them."
+            )
+        values["split"] = "file"
+    assignment = None if split_file is None else split_files.load(split_file)
+    config = make(
+        BuildConfig,
+        values,
+        recipe=make(Preprocessing, values),
+        split_file_sha256=assignment.sha256 if assignment else "",
     )
-    with _progress("img") as progress:
-        built = pipeline.build(
+    with console.progress_bars("img") as progress:
+        result = pipeline.build(
             src,
             out,
             config,
-            split_file=assigned,
+            split_file=assignment,
             workers=workers,
             overwrite=overwrite,
             follow_links=follow_links,
             progress=progress,
         )
-    if not built.built:
-        what = f"only {REPORT_NAME} was missing and was written anew" if built.report_written else "nothing was done"
-        _say(f"{out} is finished already, from this source and with these settings; {what}.")
-    _say(console.built(out, built.manifest, fresh=built.built))
+    console.say(console.build_summary(out, result))
 
 
-@app.command()
-def scan(
-    src: Src,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything found to this file as well.", show_default=False)
-    ] = None,
-    follow_links: FollowLinks = False,
-    workers: Workers = None,
-) -> None:
-    """Say what is in a folder of B-scans: counts, sizes, what is unusable and why, patients on two sides of a split."""
-    from octprep import console as console
-    from octprep.format import outputs
-    from octprep.inspection import inspect
-
-    if json_file is not None:
-        outputs.check(src, "--json", json_file)
-    with _progress("img") as progress:
-        keep_out = [] if json_file is None else [json_file]
-        found = inspect(
-            src, quick=True, follow_links=follow_links, keep_out=keep_out, workers=workers, progress=progress
-        )
-    if json_file is not None:
-        outputs.write("--json", json_file, found.to_json())
-    _say(console.surveyed(src, found))
-
-
-@app.command()
-def audit(
-    src: Src,
+@command(app, "octprep inspect OCT2017 --report inspection.html")
+def inspect(
+    path: SrcArgument = None,
+    src: Src = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Only decode the scans: counts, sizes, exclusions, leaks and exact duplicates, without preprocessing.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write everything to this page as well, with pictures.", show_default=False),
+        typer.Option(metavar="FILE", help="Write the results to this page, with pictures.", show_default=False),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write everything found to this file as well.", show_default=False),
-    ] = None,
+    json_file: Json = None,
     follow_links: FollowLinks = False,
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(help="Draws the pairs that are measured and the shortcut test's folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Samples the pairs to measure and the folds of the shortcut test.")] = 0,
 ) -> None:
-    """Say what is wrong with a folder of B-scans as it is: leaks, label conflicts, numbers that give the class away."""
-    from octprep import console as console
-    from octprep.format import outputs
-    from octprep.inspection import inspect, page
+    """Check a dataset for patient leakage, label conflicts, near-duplicates and shortcut features."""
+    from octprep import console, inspection
+    from octprep.format.outputs import check as check_output_file
+    from octprep.format.outputs import write as write_output_file
+    from octprep.inspection import page
 
-    targets = {option: path for option, path in (("--report", report), ("--json", json_file)) if path is not None}
-    for option, path in targets.items():
-        outputs.check(src, option, path)
-    if len({path.resolve() for path in targets.values()}) < len(targets):
+    (src,) = _paths([path] if path else [], {"--src": src})
+    if quick and report is not None:
+        raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
+    targets = {option: file for option, file in (("--report", report), ("--json", json_file)) if file is not None}
+    files = [file for file in targets.values() if str(file) != "-"]
+    for option, file in targets.items():
+        if str(file) != "-":
+            check_output_file(src, option, file)
+    if len({file.resolve() for file in files}) < len(files):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
-    with _progress("img") as progress:
-        found = inspect(
+    with console.progress_bars("img") as progress:
+        result = inspection.inspect(
             src,
+            quick=quick,
             follow_links=follow_links,
-            keep_out=list(targets.values()),
+            keep_out=files,
             workers=workers,
             seed=seed,
             progress=progress,
         )
-    for option, path in targets.items():
-        outputs.write(option, path, page.render(src, found) if option == "--report" else found.to_json())
-    _say(console.audited(src, found))
-    for path in targets.values():
-        _say(f"wrote {path}")
+    if report is not None:
+        write_output_file("--report", report, page.render(src, result))
+    console.say(console.inspection_summary(src, result), json_file=json_file, json=result.to_json)
+    for file in files:
+        console.say(f"wrote {file}")
+    console.say(f"next: octprep build --src {shlex.quote(str(src))} --out shards")
 
 
-@app.command()
+@command(app, "octprep verify shards --certificate certificate.txt")
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
+    folder: Folder,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write one line for a paper to this file, if all guarantees hold; - is stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    json_file: Json = None,
     workers: Workers = None,
 ) -> None:
-    """Re-read every record and prove the laws; exit code 1 if one is broken."""
-    from octprep import console as console
-    from octprep.verification import verify as prove
+    """Read every record again and check every guarantee; the exit code is 1 if one is violated."""
+    from octprep import console, verification
+    from octprep.format.outputs import write as write_output_file
 
-    with _progress("rec") as progress:
-        verdict = prove(folder, workers=workers, progress=progress)
-    _say(console.verified(folder, verdict))
-    if verdict.violations:
+    with console.progress_bars("rec") as progress:
+        result = verification.verify(folder, workers=workers, progress=progress)
+    failed = bool(result.violations)
+    if certificate is None or failed or str(certificate) != "-":
+        console.say(
+            console.verification_summary(folder, result), always=failed, json_file=json_file, json=result.to_json
+        )
+    if failed:
+        if certificate is not None:
+            console.warn(f"no certificate was written to {certificate}, as not all guarantees hold.")
         raise typer.Exit(1)
+    if certificate is not None:
+        line = console.certificate(result)
+        if str(certificate) == "-":
+            console.say(line, always=True)
+            return
+        write_output_file("--certificate", certificate, f"{line}\n".encode())
+        console.say(f"wrote {certificate}")
+    console.say(f"next: octtrain fit {shlex.quote(str(folder))}")
 
 
-@app.command()
-def certify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
-    workers: Workers = None,
-) -> None:
-    """Prove the laws from the shards alone, and print one line for a paper; exit code 1 if a law is broken."""
-    from octprep import console as console
-    from octprep.verification import verify as prove
-
-    with _progress("rec") as progress:
-        verdict = prove(folder, workers=workers, progress=progress)
-    if verdict.violations:
-        _say(console.verified(folder, verdict))
-        raise typer.Exit(1)
-    _say(console.certificate(verdict))
-
-
-@app.command()
+@command(app, "octprep report shards --src OCT2017")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")],
+    folder: Folder,
     src: Annotated[
         Path | None,
-        typer.Option(help="What it was built from; without it, only stored pixels are shown.", show_default=False),
+        typer.Option(
+            help="Folder that it was built from; without it, only stored pixels are shown.", show_default=False
+        ),
     ] = None,
     without_source: Annotated[
-        bool, typer.Option("--without-source", help="Replace a page that shows the source by one that does not.")
+        bool, typer.Option("--without-source", help="Replace a page that shows source files by one that does not.")
     ] = False,
 ) -> None:
-    """Write DIR/report.html anew: the verdict, counts, pictures and worst cases on one page.
+    """Write DIR/report.html again: checks, counts, pictures and worst cases on one page.
 
     The exit code is 1 if images.csv or duplicates.json could not be read; the page then says so.
     """
-    from octprep.report import write
+    from octprep import console
+    from octprep.report import write_report
 
     if src is not None and without_source:
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
-    written = write(folder, src, without_source=without_source)
-    _say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
-    if written.strange:
-        _say(
-            f"octprep: {written.strange:,} of the {written.sources:,} source files to show are not in {src}, or are "
-            f"not those that {folder} was built from; the page says so in their places.",
-            err=True,
+    written = write_report(folder, src, without_source=without_source)
+    console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
+    if written.mismatched:
+        console.warn(
+            f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"not those that {folder} was built from; the page says so in their places."
         )
-    for what in written.lost:
-        typer.echo(
-            f"octprep: {what}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
-            "the file again, or rebuild the folder.",
-            err=True,
+    for problem in written.missing:
+        console.warn(
+            f"{problem}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
+            "the file again, or rebuild the folder."
         )
-    if written.lost:
+    if written.missing:
         raise typer.Exit(1)
 
 
-@app.command()
-def phantom(
+@command(app, "octprep synthesize scans --patients 150")
+def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the synthetic B-scans.")],
     patients: Annotated[int, typer.Option(help="How many patients to draw.")] = 150,
     seed: Annotated[int, typer.Option(help="Another seed draws other patients.")] = 0,
@@ -318,96 +253,42 @@ def phantom(
         bool, typer.Option("--faults/--no-faults", help="With the real archive's faults, or a clean folder.")
     ] = True,
     truth: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object a scan.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object for each scan."),
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Draw an OCT2017-shaped folder of synthetic B-scans."""
+    """Draw a folder of synthetic B-scans in the layout of OCT2017."""
+    from octprep import console
     from octprep.synthetic import draw
 
-    with _progress("img") as progress:
-        drawn = draw(
-            out,
-            patients=patients,
-            seed=seed,
-            faults=faults,
-            truth=truth,
-            workers=workers,
-            progress=_counting("drawing phantoms", progress),
-        )
-    _say(f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients")
-    for kind, number in drawn.faults.items():
-        _say(f"  {number:>3}  {kind}")
-    _say(f"next: octprep build --src {shlex.quote(str(out))} --out DIR")
+    with console.progress_bars("img") as progress:
+        drawn = draw(out, patients=patients, seed=seed, faults=faults, truth=truth, workers=workers, progress=progress)
+    lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
+    lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
+    lines.append(f"next: octprep build --src {shlex.quote(str(out))} --out shards")
+    console.say("\n".join(lines))
+
+
+def _paths(given: list[Path], options: dict[str, Path | None]) -> list[Path]:
+    """The folders that options name; those that none names are taken from the arguments, in order."""
+    left = list(given)
+    paths = [path if path is not None else (left.pop(0) if left else None) for path in options.values()]
+    if left:
+        raise SettingError(f"{left[0]} is one folder too many; give {' and '.join(options)} once each.")
+    for option, path in zip(options, paths, strict=True):
+        if path is None:
+            raise SettingError(f"{option} is missing: name a folder, such as {option} {_EXAMPLES[option]}.")
+    return [path for path in paths if path is not None]
+
+
+_EXAMPLES = {"--src": "OCT2017", "--out": "shards"}
 
 
 def main() -> None:
     """The program `octprep`: an error that the user can fix ends it with one sentence and an exit code."""
     interrupts.advise(f"run the same command {'to resume' if 'build' in sys.argv[1:2] else 'again'}")
     terminal.run_program("octprep", app, memory_advice="close other programs, or use fewer --workers, and try again")
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """A result on standard output; where nobody reads on, as with `| head`, the work is no less done."""
-    try:
-        typer.echo(text, err=err)
-    except BrokenPipeError:
-        terminal.discard_stdout()
-    except OSError as error:
-        terminal.discard_stdout()
-        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
-        raise SettingError(
-            f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}"
-        )
-    return int(parts[0]), int(parts[-1])
-
-
-def _parse_fractions(text: str) -> tuple[float, float, float]:
-    try:
-        train, val, test = (float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(
-            f"--fractions must be three numbers for train, val and test such as 0.8,0.1,0.1; got {text!r}"
-        ) from None
-    return train, val, test
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
-    """A bar on standard error for each stage, with the rate and the time left; quiet when that is not a terminal."""
-    from tqdm import tqdm
-
-    bars: dict[str, tqdm[NoReturn]] = {}
-
-    def advance(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[what] = tqdm(total=total, desc=what, unit=unit, disable=None, smoothing=0.05)
-        bars[what].update(done)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars.values():
-            bar.close()
-
-
-def _counting(what: str, progress: Progress) -> Callable[[int, int], None]:
-    """For work that tells how much is done in all."""
-    before = 0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal before
-        progress(what, done - before, total)
-        before = done
-
-    return tell
 
 
 if __name__ == "__main__":

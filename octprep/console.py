@@ -1,30 +1,99 @@
-"""What the commands print: plain text tables of what was found, built and proved."""
+"""Everything the commands of octprep print: results as plain text tables, progress bars, warnings."""
 
 from __future__ import annotations
 
 import shlex
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
-from octprep import duplicates
+import typer
+
+from octprep import duplicates, terminal
 from octprep.duplicates.file import DuplicatesFile
-from octprep.format import images_csv
-from octprep.format.errors import ManifestError
+from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import path_to_text
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_part
+from octprep.format.outputs import write as write_output_file
 from octprep.html.text import visible
 from octprep.inspection import Inspection
 from octprep.inspection import text as sentences
 from octprep.inspection.checks import headline, recommendation
-from octprep.source.files import MACOS_METADATA, reason_kind
+from octprep.pipeline import BuildResult
+from octprep.source.files import MACOS_METADATA
 from octprep.splits import balance
+from octprep.terminal.commands import verbosity
 from octprep.verification import CHECKS, VerificationResult
 from octprep.wording import listed, number
+from octprep.workers import Progress
 
-_MOST = 12  # lines of a list before it is cut
-_MOST_FAULTS = 100  # of one law that verify prints
+_MAX_LINES = 12  # of a list
+_MAX_NAMES = 12  # in a sentence
+_MAX_VIOLATIONS = 100  # of one guarantee
+
+
+def say(
+    text: str, *, always: bool = False, json_file: Path | None = None, json: Callable[[], bytes] | None = None
+) -> None:
+    """Print a result on standard output, unless --quiet is given; with --json FILE write what `json` makes there too.
+
+    With --json - JSON alone goes to standard output, the text to standard error. That the reader of a pipe has closed
+    it, as with `| head`, is no error. Raises OutputError if standard output or the file cannot be written.
+    """
+    to_stdout = json_file is not None and str(json_file) == "-"
+    try:
+        if always or not verbosity.quiet:
+            typer.echo(text, err=to_stdout)
+        if json is not None and to_stdout:
+            typer.echo(json().decode(), nl=False)
+    except BrokenPipeError:
+        terminal.discard_stdout()
+    except OSError as error:
+        terminal.discard_stdout()
+        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
+    if json is not None and json_file is not None and not to_stdout:
+        write_output_file("--json", json_file, json())
+
+
+def warn(text: str) -> None:
+    """Print a sentence on standard error."""
+    terminal.warn(f"octprep: {text}")
+
+
+@contextmanager
+def progress_bars(unit: str) -> Iterator[Progress]:
+    """A bar on standard error for each stage, with the rate and the time left.
+
+    There is none where standard error is not a terminal, or with --quiet; with --verbose, a line for each stage is
+    there instead.
+    """
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[NoReturn]] = {}
+    started = time.monotonic()
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            close()
+            if verbosity.verbose and not sys.stderr.isatty():
+                warn(f"{stage} ({total:,} {unit}), {time.monotonic() - started:.1f} s after the start")
+            disable = True if verbosity.quiet else None  # None: unless standard error is a terminal
+            bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=disable, smoothing=0.05)
+        bars[stage].update(done)
+
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
+
+    try:
+        yield advance
+    finally:
+        close()
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
@@ -39,121 +108,119 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def built(out: Path, manifest: Manifest, *, fresh: bool = True) -> str:
-    """The closing words of `octprep build`; fresh: what they speak of was written just now."""
-    try:
-        images = images_csv.decode(read_part(out / IMAGES_NAME))
-    except (OSError, ValueError) as error:
-        raise ManifestError(
-            f"{_path(out / IMAGES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
-        ) from None
-    people: dict[str, set[str]] = defaultdict(set)
-    kept: Counter[str] = Counter()
-    for row in images.rows:
-        people[row.split].add(row.patient)
-        kept[row.split] += 1
-    lines = [["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]]
-    body = [
-        [name, *manifest.per_class(name).values(), manifest.records(name), kept[name], len(people[name]), len(shards),
-         f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"]
-        for name, shards in manifest.splits.items()
+def build_summary(out: Path, result: BuildResult) -> str:
+    """What `octprep build` prints when it is done."""
+    manifest, counts = result.manifest, result.counts
+    header = ["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]
+    rows = [
+        [split, *manifest.per_class(split).values(), manifest.records(split), counts.images.get(split, 0),
+         counts.patients.get(split, 0), len(shards), f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"]
+        for split, shards in manifest.splits.items()
     ]  # fmt: skip
-    left_out = Counter(reason_kind(excluded.exclusion_reason) for excluded in images.excluded)
-    dealt = [
-        f"shares: {clause}"
-        for clause in map(balance.describe_deviation, balance.deviations_from_table(images, manifest.config))
-    ]
+    reasons = [f"\n  {count:>7,}  {reason}" for reason, count in counts.excluded.items()]
     parts = [
-        table([*lines, *body]),
-        f"{images.count:,} files found, {sum(kept.values()):,} images kept, {sum(left_out.values()):,} left out"
-        + "".join(f"\n  {number:>7,}  {reason}" for reason, number in left_out.most_common()),
+        *([] if result.built else [_finished_already(out, result)]),
+        table([header, *rows]),
+        f"{number(counts.files, 'file')} found, {number(sum(counts.images.values()), 'image')} kept, "
+        f"{sum(counts.excluded.values()):,} excluded{''.join(reasons)}",
         "\n".join(
             [
                 leak_line(manifest),
-                *join_lines(out, manifest),
-                *dealt,
-                *balance.describe_few_patients(balance.patients_from_rows(images.rows)),
+                *duplicate_lines(out, manifest),
+                *(f"shares: {balance.describe_deviation(deviation)}" for deviation in result.deviations),
+                *balance.describe_few_patients(counts.patients_per_class),
             ]
         ),
-        f"{'wrote' if fresh else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
+        f"{'wrote' if result.built else 'there are'} {_path(out / MANIFEST_NAME)}, {_path(out / IMAGES_NAME)} and "
         f"{_path(out / REPORT_NAME)}; dataset digest {manifest.digest[:16]}\n"
         f"next: octprep verify {shlex.quote(str(out))}, then octtrain fit {shlex.quote(str(out))}",
     ]
     return _printable("\n\n".join(parts))
 
 
-def join_lines(out: Path, manifest: Manifest) -> list[str]:
-    """Who was taken for one patient although the ids differ: never in silence."""
+def _finished_already(out: Path, result: BuildResult) -> str:
+    done = f"only {REPORT_NAME} was missing and was written" if result.report_written else "nothing was done"
+    return f"{_path(out)} is finished already, from this source and with these settings; {done}."
+
+
+def duplicate_lines(out: Path, manifest: Manifest) -> list[str]:
+    """Which scans under different patient ids show the same, so that the ids count as one patient group."""
     recipe, lines = manifest.recipe, []
     if not manifest.config.near_duplicates:
-        lines.append("near-identical scans under different ids were not looked for (--near-duplicates off)")
+        lines.append("near-identical scans under different patient ids: not searched for (--no-near-duplicates)")
     elif recipe.height * recipe.width < duplicates.MIN_PIXELS:
         lines.append(
-            f"near-identical scans under different ids could not be looked for: {recipe.height}x{recipe.width} pixels "
-            f"are too few to tell patients apart ({duplicates.MIN_PIXELS:,} are enough)"
+            "near-identical scans under different patient ids: not searched for, as images of "
+            f"{recipe.height}x{recipe.width} pixels are too small to distinguish patients "
+            f"({duplicates.MIN_PIXELS:,} pixels are enough)"
         )
     try:
-        joins = DuplicatesFile.from_json(read_part(out / DUPLICATES_NAME)).pairs
+        pairs = DuplicatesFile.from_json(read_part(out / DUPLICATES_NAME)).pairs
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / DUPLICATES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."
         ) from None
-    if not joins:
-        return lines or ["no scans under different patient ids show the same"]
-    kinds = Counter(join.reason for join in joins)
-    told = ", ".join(f"{number:,} {reason}" for reason, number in kinds.most_common())
+    if not pairs:
+        return lines or ["no duplicates under different patient ids"]
+    reasons = Counter(pair.reason for pair in pairs)
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     return [
         *lines,
-        f"joined across patient ids, each pair as one person's: {told} (all in {DUPLICATES_NAME})",
+        f"duplicate pairs under different patient ids, which then count as one patient: {counts} (all in "
+        f"{DUPLICATES_NAME})",
         _lines(
-            visible(f"  {join.first} = {join.second}: {join.reason}, correlation {join.correlation:.2f}")
-            for join in joins
+            visible(f"  {pair.first} = {pair.second}: {pair.reason}, correlation {pair.correlation:.2f}")
+            for pair in pairs
         ),
     ]
 
 
 def leak_line(manifest: Manifest) -> str:
-    """Whether the splits share anyone."""
+    """Whether a patient or an image content is in more than one split."""
     leaks = manifest.leaks
     if not leaks:
         return f"split {manifest.config.split}: no patient and no image content is in two splits"
     pairs = [" = ".join(pair) for pair in leaks.near]
-    found = [
+    shared = [
         [f"{number(len(leaks.patients), 'patient')} ({_some(leaks.patients)})"] * bool(leaks.patients),
         [number(len(leaks.contents), "image content")] * bool(leaks.contents),
         [f"{number(len(pairs), 'near-identical pair')} ({_some(pairs, 5)})"] * bool(pairs),
     ]
-    told = listed([text for part in found for text in part])
-    return f"LEAKY: in two splits: {visible(told)}. Results on these shards will look better than they are."
+    names = listed([text for texts in shared for text in texts])
+    return f"LEAKY: in two splits: {visible(names)}. Results on these shards will look better than they are."
 
 
-def surveyed(src: Path, found: Inspection) -> str:
-    """What a quick inspection prints."""
+def inspection_summary(src: Path, inspection: Inspection) -> str:
+    """What `octprep inspect` prints."""
+    return _quick_summary(src, inspection) if inspection.pixels is None else _full_summary(src, inspection)
+
+
+def _quick_summary(src: Path, inspection: Inspection) -> str:
     parts = [
-        f"{number(found.file_count, 'file')} in {_in(src, found.root)}: {number(len(found.scans), 'scan')}, "
-        f"{len(found.exclusions):,} unusable",
-        _counts(found),
-        f"published version: {found.published or 'the counts match none that is known'}",
-        f"sizes (width x height): {_some([f'{size} {count:,}' for size, count in found.sizes.items()], 8)}",
-        "unusable: "
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')}, "
+        f"{len(inspection.exclusions):,} excluded",
+        _counts(inspection),
+        f"published version: {inspection.published or 'the counts match none that is known'}",
+        f"sizes (width x height): {_some([f'{size} {count:,}' for size, count in inspection.sizes.items()], 8)}",
+        "excluded: "
         + (
-            f"\n{_lines(f'{count:>7,}  {reason}' for reason, count in found.exclusion_reasons.items())}"
-            if found.exclusions
+            f"\n{_lines(f'{count:>7,}  {reason}' for reason, count in inspection.exclusion_reasons.items())}"
+            if inspection.exclusions
             else "none"
         ),
     ]
-    details = [exclusion for exclusion in found.exclusions if exclusion.reason != MACOS_METADATA]
+    details = [exclusion for exclusion in inspection.exclusions if exclusion.reason != MACOS_METADATA]
     if details:
         parts.append("of these:\n" + _lines(f"  {exclusion.path}: {exclusion.reason}" for exclusion in details))
-    leaks = [leak.patient for leak in found.findings.patient_leaks]
+    leaks = [leak.patient for leak in inspection.findings.patient_leaks]
     parts.append(
         f"patients in more than one folder of the split: {len(leaks):,}"
         + (f" ({_some(leaks)})" if leaks else "")
-        + f"\ncontents in more than one folder of the split: {len(found.findings.content_leaks):,}"
+        + f"\ncontents in more than one folder of the split: {len(inspection.findings.content_leaks):,}"
     )
-    several = found.findings.patients_in_several_classes
+    several = inspection.findings.patients_in_several_classes
     parts.append(f"patient ids in more than one class: {len(several):,}" + _two_classes(several))
-    same = [[scan.path for scan in duplicates.scans] for duplicates in found.findings.duplicates]
+    same = [[scan.path for scan in duplicates.scans] for duplicates in inspection.findings.duplicates]
     parts.append(
         f"scans with equal bytes: {sum(map(len, same)):,} in {len(same):,} sets"
         + (f"\n{_lines('  ' + ' = '.join(paths) for paths in same)}" if same else "")
@@ -161,48 +228,60 @@ def surveyed(src: Path, found: Inspection) -> str:
     return _printable("\n\n".join(parts))
 
 
-def _counts(found: Inspection) -> str:
-    rows: list[list[object]] = [["scans (patients)", *found.labels, "all"]]
-    for folder, counts in found.images.items():
-        cells = (f"{counts[label]:,} ({found.patients[folder][label]:,})" for label in found.labels)
+def _counts(inspection: Inspection) -> str:
+    rows: list[list[object]] = [["scans (patients)", *inspection.labels, "all"]]
+    for folder, counts in inspection.images.items():
+        cells = (f"{counts[label]:,} ({inspection.patients[folder][label]:,})" for label in inspection.labels)
         rows.append([folder or "(no split folders)", *cells, sum(counts.values())])
     return table(rows)
 
 
-def audited(src: Path, found: Inspection) -> str:
-    """What a full inspection prints: the verdict, all findings with their reasons, and what they mean."""
-    assert found.pixels is not None
-    what, test = found.findings, found.pixels.shortcuts
+def _full_summary(src: Path, inspection: Inspection) -> str:
+    """The headline, all findings with their reasons, and what they mean."""
+    assert inspection.pixels is not None
+    findings, test = inspection.findings, inspection.pixels.shortcuts
     parts = [
-        headline(found),
-        f"{number(found.file_count, 'file')} in {_in(src, found.root)}: {number(len(found.scans), 'scan')} of "
-        f"{number(found.patient_count, 'patient id')}, {len(found.exclusions):,} unusable\n"
-        f"{sentences.published_sentence(found)}",
-        _counts(found),
-        "\n".join(sentences.few_patients_sentences(found)),
+        headline(inspection),
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')} of "
+        f"{number(inspection.patient_count, 'patient id')}, {len(inspection.exclusions):,} excluded\n"
+        f"{sentences.published_sentence(inspection)}",
+        _counts(inspection),
+        "\n".join(sentences.few_patients_sentences(inspection)),
         _section(
-            "unusable files", [f"{n:,}  {why}" for why, n in found.exclusion_reasons.items()], len(found.exclusions)
+            "excluded files",
+            [f"{n:,}  {why}" for why, n in inspection.exclusion_reasons.items()],
+            len(inspection.exclusions),
         ),
     ]
-    if found.has_splits:
+    if inspection.has_splits:
         parts += [
-            _section("patients in more than one folder", [sentences.format_leak(leak) for leak in what.patient_leaks]),
-            _section("contents in more than one folder", [sentences.format_duplicates(x) for x in what.content_leaks]),
+            _section(
+                "patients in more than one folder", [sentences.format_leak(leak) for leak in findings.patient_leaks]
+            ),
+            _section(
+                "contents in more than one folder", [sentences.format_duplicates(x) for x in findings.content_leaks]
+            ),
             _section(
                 "near-identical pairs in more than one folder",
-                [sentences.format_pair(pair) for pair in what.near_duplicate_leaks],
+                [sentences.format_pair(pair) for pair in findings.near_duplicate_leaks],
             ),
-            *(["\n".join(sentences.overlap_sentences(found))] if what.patient_leaks or what.merged_ids else []),
+            *(
+                ["\n".join(sentences.overlap_sentences(inspection))]
+                if findings.patient_leaks or findings.merged_ids
+                else []
+            ),
         ]
     parts += [
-        _section("merged patient ids", [sentences.format_merged_ids(merged) for merged in what.merged_ids]),
-        _section("contents under more than one class", [sentences.format_duplicates(x) for x in what.label_conflicts]),
+        _section("merged patient ids", [sentences.format_merged_ids(merged) for merged in findings.merged_ids]),
+        _section(
+            "contents under more than one class", [sentences.format_duplicates(x) for x in findings.label_conflicts]
+        ),
         _section(
             "near-identical pairs under two classes",
-            [sentences.format_pair(pair) for pair in what.near_duplicate_conflicts],
+            [sentences.format_pair(pair) for pair in findings.near_duplicate_conflicts],
         ),
-        f"patient ids in more than one class: {len(what.patients_in_several_classes):,}"
-        + _two_classes(what.patients_in_several_classes),
+        f"patient ids in more than one class: {len(findings.patients_in_several_classes):,}"
+        + _two_classes(findings.patients_in_several_classes),
     ]
     if test.accuracies:
         lines: list[list[object]] = [["shortcut features", "balanced accuracy", "95 % interval", "chance"]]
@@ -211,7 +290,7 @@ def audited(src: Path, found: Inspection) -> str:
             for one in test.accuracies
         ]
         parts.append(f"class predicted from one number of a scan, on held-out patients:\n{table(lines)}")
-    parts += ["\n".join(sentences.shortcut_sentences(test)), recommendation(found)]
+    parts += ["\n".join(sentences.shortcut_sentences(test)), recommendation(inspection)]
     return _printable("\n\n".join(part for part in parts if part))
 
 
@@ -233,7 +312,7 @@ def certificate(result: VerificationResult) -> str:
     )
 
 
-def verified(folder: Path, result: VerificationResult) -> str:
+def verification_summary(folder: Path, result: VerificationResult) -> str:
     """What `octprep verify` prints: each guarantee with its violations, and what was not checked.
 
     Guarantee 5 comes first where it is violated: what the records say cannot be trusted then.
@@ -246,8 +325,8 @@ def verified(folder: Path, result: VerificationResult) -> str:
         violations = by_check[check]
         state = "VIOLATED" if violations else "unknown " if check < 5 and result.unread else "holds   "
         lines.append(f"guarantee {check} {state}: {_guarantee(check, result)}")
-        lines += violations[:_MOST_FAULTS]
-        if more := len(violations) - _MOST_FAULTS:
+        lines += violations[:_MAX_VIOLATIONS]
+        if more := len(violations) - _MAX_VIOLATIONS:
             lines += [f"  and {more:,} more"] * (more > 0)
     if result.unread:
         lines.append(f"not checked: whatever needs {_some(result.unread)}, which could not be read whole")
@@ -269,8 +348,8 @@ def _guarantee(check: int, result: VerificationResult) -> str:
     """A guarantee in words, without what was not checked."""
     if check == 1 and not result.manifest.config.near_duplicates:
         return (
-            "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not looked "
-            "for"
+            "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not "
+            "searched for"
         )
     if check == 1 and result.not_comparable:
         too_small = number(result.not_comparable, "image")
@@ -287,8 +366,7 @@ def _section(title: str, lines: Sequence[str], number: int | None = None) -> str
 def _two_classes(two: Mapping[str, Sequence[str]]) -> str:
     if not two:
         return ""
-    listed = [f"{patient}: {' and '.join(labels)}" for patient, labels in two.items()]
-    return f" ({_some(listed)})"
+    return f" ({_some([f'{patient}: {listed(labels)}' for patient, labels in two.items()])})"
 
 
 def _path(path: Path) -> str:
@@ -306,10 +384,11 @@ def _printable(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-def _some(names: Sequence[str], most: int = _MOST) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+def _some(names: Sequence[str], limit: int = _MAX_NAMES) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 def _lines(lines: Iterable[str]) -> str:
-    listed = list(lines)
-    return "\n".join(listed[:_MOST] + ([f"  and {len(listed) - _MOST:,} more"] if len(listed) > _MOST else []))
+    lines = list(lines)
+    more = [f"  and {len(lines) - _MAX_LINES:,} more"] if len(lines) > _MAX_LINES else []
+    return "\n".join(lines[:_MAX_LINES] + more)

@@ -23,12 +23,13 @@ import cv2
 
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
+from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.search import near_duplicate_pairs
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import atomic_write
+from octprep.format.images_csv import ExcludedRow, ImageRow, Row
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -116,9 +117,9 @@ class _Planned:
 class _Tables:
     """The tables of a finished folder."""
 
+    rows: tuple[Row, ...]  # of images.csv
     images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
-    excluded: int  # files in no shard
 
 
 def build(
@@ -160,23 +161,24 @@ def build(
 
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
-    preprocessing.libraries(job.config.recipe)  # raises for one that is not installed, before anything is read
+    preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
     cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
     if not cached.scans:
-        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --src {job.src}` says why.")
+        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
     tables = _write_tables(job, cached, planned)
-    manifest = _manifest(job, planned, shards, tables)
+    counts = _counts(tables.rows)
+    manifest = _manifest(job, planned, shards, tables, counts)
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for part in shards.values() for shard in part], manifest)
     return BuildResult(
         manifest,
         built=True,
         report_written=True,
-        counts=_counts(images_csv.decode(tables.images)),
+        counts=counts,
         deviations=tuple(balance.deviations_from_splits(planned.splits, job.config)),
     )
 
@@ -199,29 +201,28 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     workdir.clean_up(job.out)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
-        report.write(job.out, job.src)
+        report.write_report(job.out, job.src)
     table = images_csv.decode(read_part(job.out / IMAGES_NAME))
     return BuildResult(
         existing.manifest,
         built=bool(damaged),
         report_written=report_missing,
-        counts=_counts(table),
+        counts=_counts([*table.rows, *table.excluded]),
         deviations=tuple(balance.deviations_from_table(table, job.config)),
     )
 
 
-def _counts(table: images_csv.Table) -> BuildCounts:
+def _counts(rows: Sequence[Row]) -> BuildCounts:
     patients: dict[str, set[str]] = defaultdict(set)
-    images: Counter[str] = Counter()
-    for row in table.rows:
+    images = [row for row in rows if isinstance(row, ImageRow)]
+    for row in images:
         patients[row.split].add(row.patient)
-        images[row.split] += 1
-    reasons = Counter(reason_kind(row.exclusion_reason) for row in table.excluded)
+    reasons = Counter(reason_kind(row.exclusion_reason) for row in rows if isinstance(row, ExcludedRow))
     return BuildCounts(
-        files=table.count,
-        images=images,
+        files=len(rows),
+        images=Counter(row.split for row in images),
         patients={split: len(ids) for split, ids in patients.items()},
-        patients_per_class=balance.patients_from_rows(table.rows),
+        patients_per_class=balance.patients_from_rows(images),
         excluded=dict(reasons.most_common()),
     )
 
@@ -238,7 +239,7 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that what can never work fails before an hour of reading."""
-    if config.splits_sha256 != (split_file.sha256 if split_file else ""):
+    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file.check(source.scan_files)
@@ -271,10 +272,10 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
 def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans."""
     items = [item for item in cached.scans if item.scan.path in paths]
-    return near_duplicate_pairs(
+    return search.near_duplicate_pairs(
         [item.scan for item in items],
         [item.descriptor for item in items],
-        lambda index: cache.stored_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
+        lambda index: cache.read_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
         workers=job.pool.workers,
     )
 
@@ -321,17 +322,21 @@ def _plan(
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
     exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
-    images = images_csv.encode(image_rows(cached.scans, planned.splits.groups, planned.plans, exclusions))
+    rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
+    images = images_csv.encode(rows)
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
     descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, max(job.source.changed_ns.values()))
-    return _Tables(images, duplicates, len(exclusions))
+    return _Tables(tuple(rows), images, duplicates)
 
 
-def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+def _manifest(
+    job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables, counts: BuildCounts
+) -> Manifest:
+    excluded = sum(counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
         config=job.config,
@@ -340,12 +345,12 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
         source={
             "listing": job.source.listing_sha256,
             "found": job.source.file_count,
-            "kept": job.source.file_count - tables.excluded,
-            "left_out": tables.excluded,
+            "kept": job.source.file_count - excluded,
+            "excluded": excluded,
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
-        libraries={"octprep": version("octprep"), **preprocessing.libraries(job.config.recipe)},
+        libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
 
 

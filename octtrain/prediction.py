@@ -205,15 +205,15 @@ def check_preprocessing(run: Run) -> list[str]:
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
     manifest = run.manifest
-    revision = manifest.recipe.revision
-    if revision != PREPROCESSING_VERSION:
+    trained_with = manifest.recipe.version
+    if trained_with != PREPROCESSING_VERSION:
         made_by = manifest.libraries.get("octprep", "another version")
         raise ManifestError(
-            f"{run.folder} was trained on pixels of preprocessing version {revision} (octprep {made_by}), but this "
+            f"{run.folder} was trained on pixels of preprocessing version {trained_with} (octprep {made_by}), but this "
             f"octprep ({version('octprep')}) has version {PREPROCESSING_VERSION} and would give other pixels. Install "
             "that one, or build the shards and train again with this one."
         )
-    installed = {"octprep": version("octprep"), **preprocessing.libraries(manifest.recipe)}
+    installed = {"octprep": version("octprep"), **preprocessing.library_versions(manifest.recipe)}
     return [
         f"{difference}; pixels, and so predictions, may differ a little from those of the training."
         for difference in version_differences(manifest, installed)
@@ -224,7 +224,7 @@ def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Excl
     """A file's pixels as training would have them, (height, width) uint8 in 0..255, or why there are none."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.prepare(preprocessing.read_image(path), recipe).pixels
+            return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The settings of a preparation, checked when they are made. Only the standard library is imported."""
+"""The settings of a build, checked when they are made. Only the standard library is imported."""
 
 from __future__ import annotations
 
@@ -8,58 +8,30 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from octprep.format.errors import SettingError
+from octprep.format.options import option, text_of
 
-# What one prepared image depends on besides the recipe: raise it whenever octprep.preprocessing would give other pixels.
+# What one stored image depends on besides the recipe: raise it when `octprep.preprocessing` would give other pixels.
 PREPROCESSING_VERSION = 4
 
-
-SOURCE_SPLITS = ("train", "val", "test")
-
-
+SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset
 Crop = Literal["retina", "none"]
-
-
 CROPS: tuple[str, ...] = get_args(Crop)
-
-
-Fit = Literal["stretch", "pad"]
-
-
-FITS: tuple[str, ...] = get_args(Fit)
-
-
+Resize = Literal["stretch", "pad"]
+RESIZES: tuple[str, ...] = get_args(Resize)
 # Degrees of the retina across a scan of so many columns. The archive's device, a Heidelberg Spectralis, takes 25.6
 # A-scans a degree in its fast mode (384, 512, 768 columns) and 51.2 in its fine mode (1024, 1536). A file does not say
 # its mode: a 768 that was taken in the fine mode, 15 degrees wide, would be taken for one of 30.
-FIELDS: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
-
+FIELDS_OF_VIEW: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
 
 Encoding = Literal["raw", "png"]
-
-
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
-
-
-Strategy = Literal["auto", "repaired", "official", "grouped", "kfold", "file"]
-
-
+Strategy = Literal["auto", "keep-test", "as-given", "by-patient", "kfold", "file"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
-
-
-Conflicts = Literal["drop", "keep", "error"]
-
-
-CONFLICTS: tuple[str, ...] = get_args(Conflicts)
-
-
-Balance = Literal["oversample", "undersample", "none"]
-
-
+LabelConflicts = Literal["drop", "keep", "error"]
+LABEL_CONFLICTS: tuple[str, ...] = get_args(LabelConflicts)
+Balance = Literal["auto", "oversample", "undersample", "none"]
 BALANCES: tuple[str, ...] = get_args(Balance)
-
-
 Denoiser = Literal["median", "bilateral", "lee", "nlm", "wavelet", "none"]
-
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
 # gray levels, the window side of Lee's filter in pixels, the filter parameter h of non-local means in gray levels, the
@@ -73,93 +45,282 @@ DENOISERS: Mapping[str, float] = {
     "none": 0.0,
 }
 
+_IMAGE, _SPLIT, _SHARDS = "Image", "Splits", "Shards"  # panels of --help
 
-def choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value outside a closed set."""
+
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise SettingError for a value outside a closed set."""
     if value not in allowed:
         raise SettingError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, from a side such as 224 or from HEIGHTxWIDTH. Raises ValueError."""
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--size must be a side such as 224, or HEIGHTxWIDTH such as 224x448, in pixels; got {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them. Raises ValueError."""
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--fractions must be three numbers for train, val and test such as 0.8,0.1,0.1; got {text!r}"
+        ) from None
+    return train, val, test
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What `octprep.preprocessing.prepare` does to every B-scan; kept in the manifest and replayed at prediction time.
+    """What `octprep.preprocessing` does to every B-scan: the recipe, kept in the manifest and replayed at prediction.
 
-    Raises SettingError at birth if a value is outside its range.
+    Validates on construction; raises SettingError if a value is outside its range.
     """
 
-    height: int = 224  # of the stored image, pixels
-    width: int = 224  # of the stored image, pixels
-    clean: bool = True  # fill the white and black areas that rotation and shifting left at the border
-    crop: str = "retina"  # retina: keep the band from the vitreous face into the choroid; none: keep all
-    margin_above: float = 0.03  # of vitreous that the crop keeps, as a fraction of the retina's height
-    margin_below: float = 0.12  # of choroid, likewise
-    flatten: bool = False  # straighten the retina along the lower edge of the pigment epithelium
-    field: float = 0.0  # degrees about the middle that a wider scan is cut to, by its width (FIELDS); 0: all of it
-    denoise: str = "median"  # one of DENOISERS, applied after the crop at source resolution
-    strength: float | None = None  # of the denoiser, in its own unit (see DENOISERS); None: its default
-    fit: str = "stretch"  # stretch: both axes scaled to fill; pad: one scale for both, bars of black
-    revision: int = PREPROCESSING_VERSION
+    inpaint_fill: bool = option(
+        True,
+        help="Replace white and black areas that rotation and shifting left at the edges by texture like the scan's.",
+        panel=_IMAGE,
+        title="Fill",
+        words={True: "white and black areas at the edges inpainted", False: "left as it is"},
+    )
+    field_of_view: float = option(
+        0.0,
+        help="Crop wider scans to the central N degrees, by their width in pixels; 0 disables.",
+        panel=_IMAGE,
+        metavar="DEGREES",
+        title="Field of view",
+        words={0.0: "the whole width", None: "the central {field_of_view:g} degrees of wider scans"},
+    )
+    crop: Crop = option(
+        "retina",
+        help="retina: keep the rows around the retina; none: keep all.",
+        panel=_IMAGE,
+        title="Crop",
+        words={
+            "retina": "to the retina, with {margin_above:.0%} of its height above and {margin_below:.0%} below",
+            "none": "none: all rows kept",
+        },
+    )
+    margin_above: float = option(
+        0.03, help="Vitreous that the crop keeps, as a fraction of the retina's height.", panel=_IMAGE
+    )
+    margin_below: float = option(
+        0.12, help="Choroid that the crop keeps, as a fraction of the retina's height.", panel=_IMAGE
+    )
+    flatten: bool = option(
+        False,
+        help="Straighten the retina along the retinal pigment epithelium (RPE).",
+        panel=_IMAGE,
+        only_on=True,
+        title="Flattening",
+        words={True: "along the retinal pigment epithelium", False: "none"},
+    )
+    denoise: Denoiser = option(
+        "median",
+        help="Filter applied after the crop, at source resolution; nlm is slow.",
+        panel=_IMAGE,
+        title="Denoising",
+        words={
+            "median": "median of a window of {denoise_strength:g} x {denoise_strength:g} pixels",
+            "bilateral": "bilateral filter, colour sigma {denoise_strength:g} gray levels",
+            "lee": "Lee's filter, window of {denoise_strength:g} x {denoise_strength:g} pixels",
+            "nlm": "non-local means, h = {denoise_strength:g} gray levels",
+            "wavelet": "wavelet filter, thresholds times {denoise_strength:g}",
+            "none": "none",
+        },
+    )
+    denoise_strength: float | None = option(
+        None,
+        help="Window of median (3) or lee (5) in pixels, colour sigma of bilateral (25), h of nlm (10), factor on the "
+        "thresholds of wavelet (2).",
+        panel=_IMAGE,
+        default_text="the filter's own",
+        text=lambda recipe: (
+            "" if recipe.denoise_strength == DENOISERS[recipe.denoise] else text_of(recipe.denoise_strength)
+        ),
+    )
+    resize: Resize = option(
+        "stretch",
+        help="stretch: scale both axes to fill the image; pad: one scale for both, black bars.",
+        panel=_IMAGE,
+        title="Resizing",
+        words={"stretch": "both axes scaled to fill", "pad": "one scale for both axes, black bars"},
+    )
+    height: int = option(
+        224,
+        name="--size",
+        help="Stored image: side of a square, or HEIGHTxWIDTH, in pixels.",
+        panel=_IMAGE,
+        metavar="SIDE|HxW",
+        parse=parse_size,
+        also=("width",),
+        text=lambda recipe: str(recipe.height) if recipe.height == recipe.width else f"{recipe.height}x{recipe.width}",
+        title="Stored image",
+        words="{width} x {height} pixels (width x height), 8-bit gray",
+    )
+    width: int = 224  # of the stored image, pixels; set by --size
+    version: int = option(PREPROCESSING_VERSION, help="", title="Version of the preprocessing")
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
             if not 16 <= value <= 4096:
                 raise SettingError(f"size must be between 16 and 4096 pixels a side; got {name} {value}")
-        choose("crop", self.crop, CROPS)
-        choose("fit", self.fit, FITS)
-        choose("denoise", self.denoise, tuple(DENOISERS))
-        if self.strength is None:
-            object.__setattr__(self, "strength", DENOISERS[self.denoise])
-        assert self.strength is not None
-        for name, margin in (("margin_above", self.margin_above), ("margin_below", self.margin_below)):
+        require_one_of("crop", self.crop, CROPS)
+        require_one_of("resize", self.resize, RESIZES)
+        require_one_of("denoise", self.denoise, tuple(DENOISERS))
+        if self.denoise_strength is None:
+            object.__setattr__(self, "denoise_strength", DENOISERS[self.denoise])
+        strength = self.denoise_strength
+        assert strength is not None
+        for name, margin in (("margin-above", self.margin_above), ("margin-below", self.margin_below)):
             if not 0 <= margin <= 2:
                 raise SettingError(f"{name} must be between 0 and 2 times the retina's height; got {margin:g}")
-        if self.denoise in ("median", "lee") and self.strength not in (3, 5, 7, 9):
+        if self.denoise in ("median", "lee") and strength not in (3, 5, 7, 9):
             raise SettingError(
-                f"the strength of {self.denoise} is its window and must be 3, 5, 7 or 9; got {self.strength:g}"
+                f"denoise-strength of {self.denoise} is its window and must be 3, 5, 7 or 9; got {strength:g}"
             )
-        if self.denoise in ("bilateral", "nlm") and not 0 < self.strength <= 255:
+        if self.denoise in ("bilateral", "nlm") and not 0 < strength <= 255:
             raise SettingError(
-                f"the strength of {self.denoise} must be above 0 and at most 255 gray levels; got {self.strength:g}"
+                f"denoise-strength of {self.denoise} must be above 0 and at most 255 gray levels; got {strength:g}"
             )
-        if self.denoise == "wavelet" and not 0 < self.strength <= 10:
+        if self.denoise == "wavelet" and not 0 < strength <= 10:
             raise SettingError(
-                "the strength of wavelet is a factor on its thresholds and must be above 0 and at most 10; "
-                f"got {self.strength:g}"
+                "denoise-strength of wavelet is a factor on its thresholds and must be above 0 and at most 10; "
+                f"got {strength:g}"
             )
-        if self.field and not 5 <= self.field <= 60:
-            raise SettingError(f"field must be 0 for the whole scan, or between 5 and 60 degrees; got {self.field:g}")
-        if self.denoise == "none" and self.strength != 0:
-            raise SettingError(f"--denoise none takes no strength; got {self.strength:g}")
+        if self.denoise == "none" and strength != 0:
+            raise SettingError(f"--denoise none takes no --denoise-strength; got {strength:g}")
+        if self.field_of_view and not 5 <= self.field_of_view <= 60:
+            raise SettingError(
+                f"field-of-view must be 0 for the whole scan, or between 5 and 60 degrees; got {self.field_of_view:g}"
+            )
+
+
+def _default_balance(split: str) -> str:
+    return "none" if split == "kfold" else "oversample"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """Everything the bytes of a folder of shards depend on, besides the source itself.
 
-    Raises SettingError at birth if a value is outside its range.
+    Validates on construction; raises SettingError if a value is outside its range.
     """
 
     recipe: Preprocessing = field(default_factory=Preprocessing)
-    split: str = "auto"  # resolved to one of the others before it is written into a manifest
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, val, test; only ratios matter
-    folds: int = 5  # for split kfold
-    splits_sha256: str = ""  # for split file: of who is where (octprep.splits.split_file), hex
-    max_per_patient: int = 0  # scans of a patient that train and folds keep at most; 0: all
-    allow_leaks: bool = False  # for splits as given: build although a patient is on two sides, and say so for ever
-    near_duplicates: bool = True  # scans under different ids that show the same pixels are one patient's
-    conflicts: str = "drop"  # what becomes of copies under different classes: left out, one of each kept, or refused
-    balance: str = "oversample"
-    encoding: str = "raw"
-    shard_mb: float = 128.0  # wanted size of one shard, megabytes of 10**6 bytes
-    seed: int = 0
+    split: Strategy = option(  # "auto" is resolved to one of the others before it is written into a manifest
+        "auto",
+        help="auto: keep-test if there is a test folder, else by-patient. keep-test: the published test set stays, "
+        "its patients' other images are excluded from training, val is cut from the remaining patients. as-given: "
+        "the folders as they are. by-patient: all patients assigned by --fractions. kfold: test as in keep-test, the "
+        "rest in patient-disjoint folds. file: as --split-file says.",
+        panel=_SPLIT,
+        text=lambda config: "auto" if config.split == "file" else config.split,  # --split-file says so
+        title="Split",
+        words={
+            "keep-test": "keep-test: the published test set stays, its patients' other images are excluded, val is cut "
+            "from the remaining training patients",
+            "as-given": "as-given: the folders of the source as they are",
+            "by-patient": "by-patient: all patients assigned by the fractions",
+            "kfold": "kfold: test as published, or cut by the fractions; the rest in folds that share no patient",
+            "file": "file: as the file given with --split-file says",
+        },
+    )
+    split_file_sha256: str = option(  # of the assignments in the file (`octprep.splits.split_file`), hex
+        "", help="", title="SHA-256 of the split file's assignments", when=("split", ("file",))
+    )
+    fractions: tuple[float, float, float] = option(
+        (0.8, 0.1, 0.1),
+        help="Target fractions of train, val and test; only ratios matter.",
+        panel=_SPLIT,
+        metavar="TRAIN,VAL,TEST",
+        parse=parse_fractions,
+        title="Target fractions of train, val, test",
+        words="{fractions[0]:g} : {fractions[1]:g} : {fractions[2]:g}",
+        when=("split", ("keep-test", "by-patient")),
+    )
+    folds: int = option(
+        5, help="Number of folds for --split kfold.", panel=_SPLIT, title="Folds", when=("split", ("kfold",))
+    )
+    max_per_patient: int = option(
+        0,
+        help="Scans of a patient that training keeps at most, evenly spaced; 0: all.",
+        panel=_SPLIT,
+        title="Scans of a patient in train or folds",
+        words={0: "all", None: "at most {max_per_patient:,}, evenly spaced"},
+    )
+    allow_leaks: bool = option(
+        False,
+        help="Build even if patients appear in more than one split, and record the leak in the manifest.",
+        panel=_SPLIT,
+        only_on=True,
+        title="Leaks",
+        words={True: "allowed", False: "an error"},
+        when=("split", ("as-given", "file")),
+    )
+    near_duplicates: bool = option(
+        True,
+        help="Treat near-identical scans under different patient ids as one patient's.",
+        panel=_SPLIT,
+        title="Near-duplicates",
+        words={True: "their patient ids count as one patient group", False: "not searched for"},
+    )
+    label_conflicts: LabelConflicts = option(
+        "drop",
+        help="Identical images with different labels: drop all, keep one per class, or fail with an error. A copy in "
+        "the test folder is kept.",
+        panel=_SPLIT,
+        title="Identical images with different labels",
+        words={"drop": "all excluded", "keep": "one of each class kept", "error": "an error"},
+    )
+    balance: Balance = option(  # "auto" is resolved to one of the others on construction
+        "auto",
+        help="Of the classes in train. oversample: repeat images of smaller classes. undersample: exclude images of "
+        "larger classes. none: neither. auto: none for --split kfold, else oversample.",
+        panel=_SHARDS,
+        text=lambda config: "auto" if config.balance == _default_balance(config.split) else config.balance,
+        title="Balance of train",
+        words={
+            "oversample": "oversample: every image at least once, smaller classes repeated until all classes are equal "
+            "in each shard",
+            "undersample": "undersample: images of larger classes excluded until all classes are equal in each shard",
+            "none": "none: every image once",
+        },
+    )
+    encoding: Encoding = option(
+        "raw",
+        help="raw: fast to read; png: about half the size.",
+        panel=_SHARDS,
+        title="Encoding",
+        words={"raw": "raw: pixels row by row", "png": "PNG"},
+    )
+    shard_mb: float = option(
+        128.0,
+        help="Target size of a shard, in megabytes of 10**6 bytes.",
+        panel=_SHARDS,
+        metavar="MB",
+        title="Target size of a shard",
+        words="{shard_mb:g} MB",
+    )
+    seed: int = option(
+        0,
+        help="Decides which patient goes to which split, and the order in the shards.",
+        panel=_SHARDS,
+        title="Seed",
+    )
 
     def __post_init__(self) -> None:
-        choose("split", self.split, STRATEGIES)
-        choose("balance", self.balance, BALANCES)
-        choose("conflicts", self.conflicts, CONFLICTS)
-        choose("encoding", self.encoding, ENCODINGS)
-        good = len(self.fractions) == 3 and all(math.isfinite(f) and f > 0 for f in self.fractions)
-        if not good:
+        if self.balance == "auto":
+            object.__setattr__(self, "balance", _default_balance(self.split))
+        require_one_of("split", self.split, STRATEGIES)
+        require_one_of("balance", self.balance, BALANCES)
+        require_one_of("label-conflicts", self.label_conflicts, LABEL_CONFLICTS)
+        require_one_of("encoding", self.encoding, ENCODINGS)
+        if len(self.fractions) != 3 or not all(math.isfinite(f) and f > 0 for f in self.fractions):
             raise SettingError(
                 "fractions must be three numbers above 0 for train, val and test such as 0.8,0.1,0.1; "
                 f"got {','.join(f'{f:g}' for f in self.fractions)}"
@@ -174,15 +335,15 @@ class BuildConfig:
             raise SettingError(
                 f"max-per-patient must be a number of scans, or 0 to keep all; got {self.max_per_patient}"
             )
-        if (self.split == "file") != bool(self.splits_sha256):
+        if (self.split == "file") != bool(self.split_file_sha256):
             raise SettingError(
-                "--split file takes who is where from --splits FILE, and no other split does; "
-                f"got split {self.split!r} {'with' if self.splits_sha256 else 'without'} such a file"
+                "--split file takes the split of each path or patient from --split-file FILE, and no other split does; "
+                f"got split {self.split!r} {'with' if self.split_file_sha256 else 'without'} such a file"
             )
-        if self.allow_leaks and self.split not in ("official", "file"):
+        if self.allow_leaks and self.split not in ("as-given", "file"):
             raise SettingError(
-                "allow-leaks is for --split official, which takes the folders as they are, and for --splits FILE; "
-                f"split is {self.split!r} and lets no patient leak"
+                "allow-leaks is for --split as-given, which takes the folders as they are, and for --split-file FILE; "
+                f"split is {self.split!r}, in which no patient can leak"
             )
         if self.split == "kfold" and self.balance != "none":
             raise SettingError(

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 
 class OctError(Exception):
-    """What a user can mend. The message is one or two sentences: what came, what was expected, what to do."""
+    """An error the user can fix. The message is one or two sentences: what came, what was expected, what to do."""
 
     exit_code: ClassVar[int] = 1
 
 
 class SettingError(OctError, ValueError):
-    """A setting has a value that makes no sense."""
+    """A setting has a value that is not allowed."""
 
     exit_code = 2
 
@@ -24,13 +24,13 @@ class SourceError(OctError):
 
 
 class OutputError(OctError):
-    """The place to write to cannot be used as asked."""
+    """The file or folder to write to cannot be used."""
 
     exit_code = 2
 
 
 class LeakError(OctError):
-    """A patient or an image content would stand on two sides of a split."""
+    """A patient or an image content would be in more than one split."""
 
 
 class ManifestError(OctError):
@@ -38,7 +38,7 @@ class ManifestError(OctError):
 
 
 class StoppedError(OctError):
-    """The machine ended the work (disk full, worker killed, interrupted); the same command goes on from there."""
+    """The machine stopped the work (disk full, worker killed, interrupted); the same command resumes it."""
 
 
 class UnreadableImage(OctError):
@@ -46,4 +46,4 @@ class UnreadableImage(OctError):
 
 
 class Notice(UserWarning):
-    """What a user should know while the work goes on: one or two sentences."""
+    """A warning for the user, one or two sentences; the work continues."""

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-MAX_INTEGER = 2**63  # every whole number is below it
-
-
-_LARGEST = 1e300  # and every other one not above this
+MAX_INTEGER = 2**63  # every integer is below it
+_MAX_FLOAT = 1e300
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 def read_json(data: bytes) -> Any:
@@ -26,63 +25,66 @@ def read_json(data: bytes) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number that JSON knows")
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
-_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+def check_type(value: Any, kind: Any, path: str) -> None:
+    """Raise ValueError if decoded JSON is not of a type, such as the type of a field of Manifest.
 
-
-def check_type(value: Any, kind: Any, where: str) -> None:
-    """Raise ValueError if decoded JSON is not what a type, such as that of a field of Manifest, makes of it."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    path: of the value within the JSON, such as `config.seed`, for the message; "" for the whole.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        wanted = _fields(typing.cast(type, kind))
-        if not isinstance(value, dict) or value.keys() != wanted.keys():
-            found = sorted(value.keys() ^ wanted.keys()) if isinstance(value, dict) else [type(value).__name__]
-            raise ValueError(f"{where or 'it'} lacks or adds fields ({', '.join(map(repr, found[:5]))})")
-        for name, part in wanted.items():
-            check_type(value[name], part, f"{where}.{name}".lstrip("."))
+        kinds = _field_types(typing.cast(type, kind))
+        if not isinstance(value, dict) or value.keys() != kinds.keys():
+            names = sorted(value.keys() ^ kinds.keys()) if isinstance(value, dict) else [type(value).__name__]
+            raise ValueError(f"{path or 'it'} has missing or additional fields ({', '.join(map(repr, names[:5]))})")
+        for name, field_kind in kinds.items():
+            check_type(value[name], field_kind, f"{path}.{name}".lstrip("."))
     elif origin is tuple:
-        if not isinstance(value, list) or (... not in parts and len(value) != len(parts)):
-            raise ValueError(f"{where} is no list of the right length")
-        for place, item in enumerate(value):
-            check_type(item, parts[0] if ... in parts else parts[place], f"{where}[{place}]")
+        if not isinstance(value, list) or (... not in arguments and len(value) != len(arguments)):
+            raise ValueError(f"{path} is not a list of the right length")
+        for index, item in enumerate(value):
+            check_type(item, arguments[0] if ... in arguments else arguments[index], f"{path}[{index}]")
     elif origin is Mapping:
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is no set of names and values")
+            raise ValueError(f"{path} is not an object with names and values")
         for name, item in value.items():
-            check_type(item, parts[1], f"{where}.{name if name.isprintable() else repr(name)}")
-    elif origin is types.UnionType:
-        if value is not None or type(None) not in parts:
-            check_type(value, parts[0], where)
-    elif kind in _KINDS and not _is(value, kind):
-        raise ValueError(f"{where} is no {_KINDS[kind]}: {shown(value)}")
-    elif kind is Any and not _plain(value, 3):
-        raise ValueError(f"{where} holds what no build writes")
+            check_type(item, arguments[1], f"{path}.{name if name.isprintable() else repr(name)}")
+    elif origin is typing.Literal:
+        if type(value) is not str or value not in arguments:
+            raise ValueError(f"{path} is not one of {', '.join(arguments)}: {shown(value)}")
+    elif origin in (types.UnionType, typing.Union):
+        if value is not None or type(None) not in arguments:
+            check_type(value, arguments[0], path)
+    elif kind in _NAMES and not _is_a(value, kind):
+        raise ValueError(f"{path} is not {_NAMES[kind]}: {shown(value)}")
+    elif kind is Any and not _is_plain(value, 3):
+        raise ValueError(f"{path} has a value that no build writes")
 
 
 @lru_cache
-def _fields(kind: type) -> Mapping[str, Any]:
-    """The fields of a dataclass that JSON holds, with their types."""
+def _field_types(kind: type) -> Mapping[str, Any]:
+    """The fields of a dataclass that JSON holds, with their types; one without repr=True is not in JSON."""
     kinds = typing.get_type_hints(kind)
-    return {part.name: kinds[part.name] for part in dataclasses.fields(kind) if part.name != "digest_ok"}
+    return {field.name: kinds[field.name] for field in dataclasses.fields(kind) if field.repr}
 
 
 def shown(value: Any) -> str:
-    """A JSON value in a sentence."""
+    """A JSON value for a sentence, at most 60 characters."""
     return repr(value)[:60] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _plain(value: Any, depth: int) -> bool:
-    """Whether JSON holds nothing but text and numbers that can be, in no more than so many layers."""
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether JSON holds only text, switches and numbers in range, nested at most `depth` deep."""
     if isinstance(value, list | dict):
-        inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_plain(item, depth - 1) for item in inner)
-    return value is None or any(_is(value, kind) for kind in _KINDS)
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in items)
+    return value is None or any(_is_a(value, kind) for kind in _NAMES)
 
 
-def _is(value: Any, kind: type) -> bool:
-    """Whether a JSON value is of this kind; True is no number, and a whole number will do for any."""
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a JSON value is of a type: True is not a number, and an integer is also a float."""
     if kind is float and type(value) is float:
-        return math.isfinite(value) and abs(value) <= _LARGEST
+        return math.isfinite(value) and abs(value) <= _MAX_FLOAT
     return type(value) is (int if kind is float else kind) and (type(value) is not int or abs(value) < MAX_INTEGER)

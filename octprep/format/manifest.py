@@ -1,7 +1,6 @@
-"""The contract between octprep, which writes shards, and octtrain, which reads them.
+"""The manifest of a folder of shards, and the names of its files and of a record's features.
 
-Everything both programs must agree on stands here once: feature names, settings, the manifest, and the errors a user
-can meet. Only the standard library is imported, so that either side can load it without the other's dependencies.
+Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ DUPLICATES_NAME = "duplicates.json"
 REPORT_NAME = "report.html"
 WORK_NAME = ".octprep-work"  # a folder in the one that is built, as long as the build is not finished
 
-_MOST_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
+_MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 # The libraries that decide pixels, by their names in the manifest, and what they are called.
-DECIDING: Mapping[str, str] = {"octprep": "octprep", "opencv": "OpenCV", "pywavelets": "PyWavelets"}
+PIXEL_LIBRARIES: Mapping[str, str] = {"octprep": "octprep", "opencv": "OpenCV", "pywavelets": "PyWavelets"}
 
 # Features of one record, a tf.train.Example. README.md describes each.
 IMAGE = "image"
@@ -65,7 +64,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaks:
-    """What stands on two sides of a split. Empty in every folder that was not built with --allow-leaks."""
+    """What is in more than one split. Empty in every folder that was not built with --allow-leaks."""
 
     patients: tuple[str, ...] = ()  # bare ids
     contents: tuple[str, ...] = ()  # SHA-256 of source files, hex
@@ -77,7 +76,7 @@ class Leaks:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a finished folder of shards says of itself.
+    """What a finished folder of shards contains, and how it was made.
 
     octtrain gets everything it knows about the data from here. `digest` is the SHA-256 of the canonical JSON of all
     other fields; as these hold every shard's SHA-256, it names the dataset.
@@ -87,12 +86,12 @@ class Manifest:
     config: BuildConfig
     splits: Mapping[str, tuple[Shard, ...]]
     leaks: Leaks
-    source: Mapping[str, Any]  # listing: SHA-256 over paths and sizes; found, kept, left_out: numbers of files
+    source: Mapping[str, Any]  # listing: SHA-256 over paths and sizes; found, kept, excluded: numbers of files
     images_sha256: str  # of images.csv, hex
     duplicates_sha256: str  # of duplicates.json, hex
     libraries: Mapping[str, str]  # name -> version of what made the pixels
     format_version: int = FORMAT_VERSION
-    digest_ok: bool = field(default=True, compare=False, repr=False)  # False: loaded, and its digest did not match
+    digest_ok: bool = field(default=True, compare=False, repr=False)  # False: it was edited
 
     def to_json(self) -> dict[str, Any]:
         """All fields but the digest, as JSON knows them."""
@@ -125,15 +124,15 @@ class Manifest:
         return (json.dumps({"digest": self.digest, **self.to_json()}, indent=1) + "\n").encode()
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json in one step: it is there whole or not at all."""
+        """Write manifest.json in one step: after a crash the file is complete or absent."""
         atomic_write(folder / MANIFEST_NAME, self.to_bytes())
 
     @classmethod
     def load(cls, folder: Path, *, allow_edited: bool = False) -> Self:
         """Read a folder's manifest.
 
-        Raises ManifestError if there is none, if it is of another format, or if it is not what was written. With
-        trusting, one that was changed is taken as it is, with `digest_ok` False, if it could be a manifest at all.
+        Raises ManifestError if there is none, if it has another format version, or if it was edited. With
+        allow_edited a manifest whose digest does not match is returned, with `digest_ok` False, if it is well-formed.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -154,8 +153,8 @@ class Manifest:
         if type(version) is not int or version != FORMAT_VERSION:
             shown = version if isinstance(version, int | str | None) else type(version).__name__
             raise ManifestError(
-                f"{path} is of format {str(shown)[:20]}, but this version reads format {FORMAT_VERSION}. "
-                "Rebuild the folder with `octprep build`."
+                f"{path} has format version {str(shown)[:20]}, but this version of octprep reads format version "
+                f"{FORMAT_VERSION}. Rebuild the folder with `octprep build --overwrite`."
             )
         try:
             fields = {key: value for key, value in raw.items() if key != "digest"}
@@ -174,14 +173,14 @@ class Manifest:
                 }
             )
             _check_parts(manifest)
-            good = manifest.digest == raw["digest"]
+            digest_ok = manifest.digest == raw["digest"]
         except KeyError as error:
-            raise _no_such_manifest(path, f"it lacks {error}") from None
+            raise _not_a_manifest(path, f"it lacks {error}") from None
         except ValueError as error:
-            raise _no_such_manifest(path, error) from None
-        if not good and allow_edited:
+            raise _not_a_manifest(path, error) from None
+        if not digest_ok and allow_edited:
             return dataclasses.replace(manifest, digest_ok=False)
-        if not good:
+        if not digest_ok:
             raise ManifestError(
                 f"{path} was changed after it was written: its digest does not match its content. "
                 "Restore it, or rebuild the folder with `octprep build`."
@@ -198,23 +197,23 @@ class Manifest:
             if split not in self.splits:
                 raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(self.splits)}.")
             for shard in self.splits[split]:
-                fault = shard_problem(folder / shard.name, shard)
-                if fault:
+                problem = shard_problem(folder / shard.name, shard)
+                if problem:
                     raise ManifestError(
-                        f"{folder / shard.name} {fault}, so {folder} is not what was built. "
+                        f"{folder / shard.name} {problem}, so {folder} is not what was built. "
                         "Copy the folder again, or repair it by the `octprep build` that made it."
                     )
 
 
 def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:
-    """In words, where the libraries that decide pixels are not the versions that made these shards.
+    """The libraries that decide pixels and have another version now than when the shards were made, in words.
 
     installed: name -> version of what is there now, such as {"octprep": "1.0", "opencv": "4.12.0"}; names that it or
-    the manifest lacks are passed over. Compared are DECIDING. [] if they agree.
+    the manifest lacks are ignored. Only PIXEL_LIBRARIES are compared. [] if they agree.
     """
     return [
         f"{title} {manifest.libraries[name]} made the shards, {installed[name]} is installed"
-        for name, title in DECIDING.items()
+        for name, title in PIXEL_LIBRARIES.items()
         if name in manifest.libraries and name in installed and manifest.libraries[name] != installed[name]
     ]
 
@@ -228,7 +227,7 @@ def read_part(path: Path) -> bytes:
     if path.is_symlink():
         raise ValueError("it is a link, not a file")
     try:
-        return read_bytes(path, _MOST_BYTES, follow_links=False)[0]
+        return read_bytes(path, _MAX_BYTES, follow_links=False)[0]
     except NotReadable as error:
         raise ValueError(f"it {error}") from None
 
@@ -240,15 +239,15 @@ def _no_manifest(folder: Path) -> str:
     if (folder / WORK_NAME).is_dir():
         return (
             f"{folder} has no {MANIFEST_NAME} yet: it is being built, or its build was interrupted. Wait for "
-            "`octprep build`, or run the same `octprep build` again, which goes on from there."
+            "`octprep build`, or run the same `octprep build` again, which resumes it."
         )
     return (
-        f"{folder} has no {MANIFEST_NAME}, so it is no finished folder of shards. Make one with "
+        f"{folder} has no {MANIFEST_NAME}, so it is not a finished folder of shards. Make one with "
         f"`octprep build --src DIR --out {folder}`."
     )
 
 
-def _no_such_manifest(path: Path, why: object) -> ManifestError:
+def _not_a_manifest(path: Path, why: object) -> ManifestError:
     return ManifestError(
         f"{path} is not a manifest that octprep wrote: {str(why)[:300]}. Restore it, or rebuild the folder with "
         "`octprep build`."
@@ -256,45 +255,45 @@ def _no_such_manifest(path: Path, why: object) -> ManifestError:
 
 
 def _check_parts(manifest: Manifest) -> None:
-    """Raise ValueError for what no build writes, whatever its digest says."""
+    """Raise ValueError for values that no build writes, even if the digest matches."""
     labels = manifest.class_names
     if not labels or "" in labels or len(set(labels)) < len(labels):
         raise ValueError("class_names must be different names, at least one")
     digests = {"images_sha256": manifest.images_sha256, "duplicates_sha256": manifest.duplicates_sha256}
     digests["source.listing"] = manifest.source["listing"]
-    digests["config.splits_sha256"] = manifest.config.splits_sha256 or "0" * 64
-    digests |= {f"leaks.contents[{place}]": content for place, content in enumerate(manifest.leaks.contents)}
-    numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "left_out")}
-    for split, part in manifest.splits.items():
+    digests["config.splits_sha256"] = manifest.config.split_file_sha256 or "0" * 64
+    digests |= {f"leaks.contents[{index}]": content for index, content in enumerate(manifest.leaks.contents)}
+    numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "excluded")}
+    for split, shards in manifest.splits.items():
         if not _SPLIT.fullmatch(split):
-            raise ValueError(f"{split[:80]!r} is no name of a split")
-        for place, shard in enumerate(part):
-            name = f"{split}/{place:05d}-of-{len(part):05d}.tfrecord"
+            raise ValueError(f"{split[:80]!r} is not a name of a split")
+        for index, shard in enumerate(shards):
+            name = f"{split}/{index:05d}-of-{len(shards):05d}.tfrecord"
             if shard.name != name:
-                raise ValueError(f"shard {shard.name[:80]!r} stands in split {split} where {name} belongs")
+                raise ValueError(f"split {split} has shard {shard.name[:80]!r} instead of {name}")
             if len(shard.per_class) != len(labels):
                 raise ValueError(f"{name} counts {len(shard.per_class)} classes, but {len(labels)} are named")
             if sum(shard.per_class) != shard.records:
-                raise ValueError(f"{name} has {shard.records} records, but those of its classes are not as many")
+                raise ValueError(f"{name} has {shard.records} records, but its classes have {sum(shard.per_class)}")
             digests[f"sha256 of {name}"] = shard.sha256
             numbers |= {f"records of {name}": min(shard.per_class), f"bytes of {name}": shard.bytes}
-    for where, number in numbers.items():
+    for key, number in numbers.items():
         if type(number) is not int or not 0 <= number < MAX_INTEGER:
-            raise ValueError(f"{where} is no number of things: {shown(number)}")
-    for where, digest in digests.items():
+            raise ValueError(f"{key} must be a non-negative integer: {shown(number)}")
+    for key, digest in digests.items():
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            raise ValueError(f"{where} is no SHA-256 in hexadecimal digits: {shown(digest)}")
+            raise ValueError(f"{key} is not a SHA-256 in hexadecimal digits: {shown(digest)}")
 
 
 def _tuple(value: Any) -> Any:
-    """What JSON made a list of."""
+    """A list of decoded JSON as a tuple; anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def open_shard(path: Path) -> io.BufferedReader:
     """A shard, open for reading; a pipe is not waited for. Raises ValueError, in words, for what is no regular file.
 
-    A link, and a file in a folder that is one, are refused: what they hold may lie anywhere and change at any time.
+    Raises ValueError for a link and for a file in a linked folder too: their content may change at any time.
     """
     if path.is_symlink():
         raise ValueError("is a link, not a file")
@@ -315,13 +314,13 @@ def open_shard(path: Path) -> io.BufferedReader:
 
 
 def shard_problem(path: Path, shard: Shard) -> str | None:
-    """What is wrong with a shard's file, or None if it is one and its size and SHA-256 are as the manifest says."""
+    """How a shard's file differs from the manifest, as the rest of a sentence about it; None if it does not."""
     try:
         with open_shard(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != shard.bytes:
                 return f"has {size:,} bytes where the manifest says {shard.bytes:,}"
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     except OSError as error:
@@ -329,5 +328,7 @@ def shard_problem(path: Path, shard: Shard) -> str | None:
     except ValueError as error:
         return str(error)
     return (
-        None if found == shard.sha256 else f"has SHA-256 {found[:16]}... where the manifest says {shard.sha256[:16]}..."
+        None
+        if sha256 == shard.sha256
+        else f"has SHA-256 {sha256[:16]}... where the manifest says {shard.sha256[:16]}..."
     )

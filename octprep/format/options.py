@@ -10,9 +10,10 @@ import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 _KEY = "option"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Option:
     metavar: str = ""  # what stands for the value in --help, where the type does not say it
     default_text: str = ""  # the default in --help, where it depends on another setting
     parse: Callable[[str], Any] | None = None  # from the command line's text; raises ValueError
+    also: tuple[str, ...] = ()  # further fields that it sets: `parse` gives a value for each
+    text: Callable[[Any], str] | None = None  # its text on a command line, of an instance of the dataclass
     only_on: bool = False  # a switch without the --no- that turns it off
     title: str = ""  # what a report calls it; "" if reports do not list it
     words: Mapping[Any, str] | str = ""  # the value in words, or by value; `{name}` is a setting of the same dataclass
@@ -44,6 +47,10 @@ class Setting:
     def flag(self) -> str:
         """The option's name on the command line, such as `--shard-mb`."""
         return self.option.name or "--" + self.field.replace("_", "-")
+
+    def text(self, values: Any) -> str:
+        """What a command line has for it, of an instance of its dataclass."""
+        return self.option.text(values) if self.option.text else text_of(getattr(values, self.field))
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -89,11 +96,17 @@ def arguments(values: Any, defaults: Any) -> list[str]:
     """The options and values that make `values` of `defaults`, two instances of a dataclass, on a command line."""
     words: list[str] = []
     for setting in settings(type(values)):
-        value = getattr(values, setting.field)
-        if not setting.option.help or value == getattr(defaults, setting.field):
+        value, text = getattr(values, setting.field), setting.text(values)
+        if not setting.option.help or text == setting.text(defaults):
             continue
         if isinstance(value, bool):
             words.append(setting.flag if value else setting.flag.replace("--", "--no-", 1))
         else:
-            words += [setting.flag, text_of(value)]
+            words += [setting.flag, text]
     return words
+
+
+def make(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
+    """An instance of a settings dataclass from the values of its fields, of which others may be given too."""
+    names = {name for setting in settings(kind) for name in (setting.field, *setting.option.also)}
+    return kind(**{name: value for name, value in values.items() if name in names}, **others)

@@ -1,20 +1,28 @@
-"""Histograms as inline SVG. Colours come from the page's style sheet, so they follow light, dark and print."""
+"""Charts as inline SVG: histograms, shares, distributions with a limit, and intervals.
+
+Colours come from the page's style sheet, so they follow light, dark and print. All lengths are in the figure's own
+units, of which it is 360 wide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from octprep.duplicates import Distances
 from octprep.html.text import visible
-from octprep.report.statistics import Histogram
 
-_WIDTH, _LEFT, _RIGHT = 360, 78, 8  # of the figure, of its margins; all in the figure's own units
-_ROW, _GAP, _TOP, _FOOT = 38, 12, 6, 32  # height of one class, room between two, above all, for the axis below
-_LABEL = 10  # characters of a class name that fit beside its row
-_PAIRS = (("same", 5), ("different", 6))  # rows of the distances, and their colours, which most classes leave free
+_WIDTH, _LEFT, _RIGHT = 360, 82, 10  # of the figure, and its margins
+_ROW, _GAP = 38, 12  # height of a row of bars, and the space between two
+_TOP, _LIMIT_TOP = 6, 18  # above the first row, without and with the name of a limit
+_TICKS, _TITLE = 14, 18  # below the last row: for the ticks' labels, and for the axis title
+_VALUE = 13  # room above a bar for its value
+_NAME_LENGTH = 10  # characters of a row's name that fit beside the bars
+_INTERVAL_ROW, _INTERVAL_LEFT, _INTERVAL_RIGHT = 24, 174, 20  # of the chart of intervals, whose names are longer
+_COLOURS = 8  # that the style sheet has
+
+Ticks = Sequence[tuple[float, str]]  # value, label
 
 _FIGURE = Markup(
     '<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{key}-title {key}-desc">'
@@ -22,141 +30,179 @@ _FIGURE = Markup(
 )
 _GRID = Markup('<path class="grid" d="M{x:.1f} {top}V{bottom}"/>')
 _TICK = Markup('<text class="tick" x="{x:.1f}" y="{y}">{text}</text>')
-_LABELLED = Markup('<text class="name" x="{x}" y="{y}">{text}</text><text class="sub" x="{x}" y="{below}">{sub}</text>')
-_AXIS = Markup('<text class="axis" x="{x}" y="{y}">{text}</text>')
-_BARS = Markup('<path class="bars c{colour}" d="{path}"/>')
-_ALL = Markup('<path class="all" d="{path}"/>')
-_MEDIAN = Markup('<path class="median c{colour}" d="M{x:.1f} {y}l-4 7h8z"/>')
+_AXIS_TITLE = Markup('<text class="axis" x="{x}" y="{y}">{text}</text>')
+_NAME = Markup('<text class="name" x="0" y="{y}">{text}</text><text class="sub" x="0" y="{below}">{sub}</text>')
+_BARS = Markup('<path class="bars {colour}" d="{path}"/>')
+_OVERALL = Markup('<path class="all" d="{path}"/>')
+_MEDIAN = Markup('<path class="median {colour}" d="M{x:.1f} {y}l-4 7h8z"/>')
 _BASE = Markup('<path class="base" d="M{left} {y}H{right}"/>')
 _PERCENT = Markup('<text class="percent" x="{x:.1f}" y="{y:.1f}">{text}</text>')
+_LIMIT = Markup(
+    '<path class="limit" d="M{x:.1f} {top}V{bottom}"/><text class="limit-name" x="{text_x:.1f}" y="{y}">{text}</text>'
+)
+_WHISKER = Markup(
+    '<path class="whisker {kind}" d="M{low:.1f} {y}H{high:.1f}"/>'
+    '<circle class="dot {kind}" cx="{x:.1f}" cy="{y}" r="3.6"/>'
+)
+_FEATURE = Markup('<text class="feature" x="0" y="{y}">{text}</text>')
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of small bars."""
+    """One row of bars."""
 
-    label: str
-    sub: str  # below the label, small
-    shares: Sequence[float]
-    colour: int
-    median: float | None = None  # as a place in bins
-
-
-def histogram(key: str, title: str, axis: str, found: Histogram, labels: Sequence[str]) -> Markup:
-    """One row of bars for each class over a common axis, all on one scale, the outline of all classes behind.
-
-    key: names the figure in the page. axis: what the axis shows, with its unit. Empty without an image.
-    """
-    spreads = found.spreads or (None,) * len(found.shares)
-    medians = found.medians or (None,) * len(found.shares)
-    rows = [
-        Row(label, f"{spread.number:,} images" if spread else "", shares, labels.index(label), median)
-        for (label, shares), spread, median in zip(found.shares.items(), spreads, medians, strict=True)
-    ]
-    if found.spreads:
-        desc = "; ".join(f"{spread.label}: median {spread.median:,.4g}" for spread in found.spreads)
-    else:
-        desc = "; ".join(f"{row.label}: {_listed(row.shares, found.ticks)}" for row in rows)
-    return _draw(key, title, desc, axis, rows, found.everyone, found.ticks, written=not found.spreads)
+    name: str
+    subtitle: str  # below the name, small
+    values: Sequence[float]  # the bars' heights, in common bins
+    colour: int | None  # number of a colour of the style sheet; None for gray
+    median: float | None = None  # on the chart's axis
 
 
-def shares(key: str, title: str, mix: dict[str, tuple[float, ...]], labels: Sequence[str]) -> Markup:
-    """One row of bars for each split: its share of every class."""
-    ticks = tuple((place + 0.5, _short(label)) for place, label in enumerate(labels))
-    rows = [Row(split, "", found, -1) for split, found in mix.items()]
-    desc = "; ".join(f"{row.label}: {_listed(row.shares, ticks)}" for row in rows)
-    return _draw(key, title, desc, "", rows, (), ticks, written=True)
+@dataclass(frozen=True)
+class Interval:
+    """A value from 0 to 1 and its confidence interval."""
+
+    name: str
+    low: float
+    value: float
+    high: float
+    stands_out: bool  # drawn in the colour of what is wrong
 
 
-def distances(key: str, title: str, axis: str, found: Distances) -> Markup:
-    """One row of bars for pairs of one patient's scans and one for those of two, on one scale. Empty without a pair.
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal axis: where values come to lie in the figure."""
 
-    Below a row's name is how many pairs there are, or how many of them were drawn.
-    """
-    bins = len(found.within)
-    rows, told = [], []
-    parts = ((found.within, found.within_total), (found.between, found.between_total))
-    for (label, colour), (counts, all_pairs) in zip(_PAIRS, parts, strict=True):
-        if total := sum(counts):
-            middle = _middle(counts)
-            at = min(int(middle), bins - 1)
-            value = found.edges[at] + (middle - at) * (found.edges[at + 1] - found.edges[at])
-            told.append(f"{label} patient{'s' * (label != 'same')}: median {value:.2f}")
-            number = f"{total:,} pair{'s' * (total != 1)}" if total == all_pairs else f"{total:,} drawn"
-            rows.append(Row(label, number, [count / total for count in counts], colour, middle))
-    ticks = tuple((float(at), f"{found.edges[at]:g}") for at in range(0, bins + 1, max(bins // 4, 1)))
-    return _draw(key, title, "; ".join(told), axis, rows, (), ticks, written=False)
+    low: float
+    high: float
+    left: float = _LEFT
+    right: float = _WIDTH - _RIGHT
 
+    def x(self, value: float) -> float:
+        """The position of a value."""
+        return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
-def _middle(counts: Sequence[int]) -> float:
-    """Where the median is, as a place in bins; there is at least one count."""
-    half, below = sum(counts) / 2, 0
-    for at, count in enumerate(counts):
-        if count and below + count >= half:
-            return at + (half - below) / count
-        below += count
-    return float(len(counts))
+    def grid(self, ticks: Ticks, top: float, bottom: float) -> list[Markup]:
+        """A vertical line at each tick."""
+        return [_GRID.format(x=self.x(value), top=top, bottom=bottom) for value, _ in ticks]
+
+    def labels(self, ticks: Ticks, title: str, y: float) -> list[Markup]:
+        """The ticks' labels on a line at y, and the title below them."""
+        labels = [_TICK.format(x=self.x(value), y=y, text=text) for value, text in ticks]
+        if title:
+            labels.append(_AXIS_TITLE.format(x=(self.left + self.right) / 2, y=y + 17, text=title))
+        return labels
 
 
-def _draw(
-    key: str,
-    title: str,
-    desc: str,
-    axis: str,
-    rows: Sequence[Row],
-    everyone: Sequence[float],
-    ticks: Sequence[tuple[float, str]],
-    *,
-    written: bool,
+def histogram(
+    key: str, title: str, desc: str, axis_title: str, rows: Sequence[Row], ticks: Ticks, overall: Sequence[float] = ()
 ) -> Markup:
-    """written: each bar's share stands above it, and bars stand apart."""
+    """One row of touching bars for each class on one scale, with triangles at the medians.
+
+    key: names the figure in its page. desc: its content in words. The axis counts bins from 0, so ticks and medians are
+    places in bins. overall: the bars of all classes together, drawn as an outline behind each row. Empty without a row.
+    """
     if not rows:
         return Markup("")
-    bins = len(rows[0].shares)
-    step = (_WIDTH - _LEFT - _RIGHT) / bins
-    most = max(max(row.shares) for row in rows) or 1.0
-    room = _ROW - 13 if written else _ROW
-    end = _TOP + len(rows) * (_ROW + _GAP)
-    parts = [_GRID.format(x=_LEFT + at * step, top=_TOP, bottom=end - _GAP) for at, _ in ticks if not written]
-    for place, row in enumerate(rows):
-        base = _TOP + place * (_ROW + _GAP) + _ROW
-        heights = [share / most * room for share in row.shares]
-        parts.append(
-            _LABELLED.format(
-                x=0, y=base - 14 if row.sub else base - 8, below=base - 3, text=_short(row.label), sub=row.sub
-            )
-        )
-        inset = step * 0.14 if written else 0.0
-        path = "".join(
-            f"M{_LEFT + at * step + inset:.1f} {base}v{-height:.1f}h{step - 2 * inset:.1f}v{height:.1f}z"
-            for at, height in enumerate(heights)
-            if height > 0
-        )
-        parts.append(_BARS.format(colour=row.colour % 8 if row.colour >= 0 else "x", path=path))
-        behind = [min(share / most, 1.1) * room for share in everyone]
-        if everyone:
-            parts.append(_ALL.format(path=_marks(behind, step, base) if written else _outline(behind, step, base)))
-        parts.append(_BASE.format(left=_LEFT, right=_WIDTH - _RIGHT, y=base))
+    bins = len(rows[0].values)
+    axis, tallest, bottom = Axis(0, bins), _tallest(rows), _bottom(rows)
+    parts = axis.grid(ticks, _TOP, bottom - _GAP)
+    for row, base in zip(rows, _baselines(len(rows)), strict=True):
+        heights = [value / tallest * _ROW for value in row.values]
+        parts += [*_name(row, base), _bars(axis, row, heights, base)]
+        if overall:
+            parts.append(_OVERALL.format(path=_outline(axis, _capped(overall, tallest, _ROW), base)))
+        parts.append(_baseline(axis, base))
         if row.median is not None:
-            parts.append(_MEDIAN.format(colour=row.colour % 8, x=_LEFT + row.median * step, y=base + 1))
-        if written:
-            tops = [max(pair) for pair in zip(heights, behind or heights, strict=True)]
-            parts += [
-                _PERCENT.format(x=_LEFT + (at + 0.5) * step, y=base - top - 3, text=percent(share))
-                for at, (share, top) in enumerate(zip(row.shares, tops, strict=True))
-                if share > 0
-            ]
-    parts += [_TICK.format(x=_LEFT + at * step, y=end + 8, text=text) for at, text in ticks]
-    if axis:
-        parts.append(_AXIS.format(x=(_LEFT + _WIDTH - _RIGHT) / 2, y=end + 25, text=axis))
-    return _FIGURE.format(
-        key=key,
-        title=visible(title),
-        desc=visible(desc),
-        width=_WIDTH,
-        height=end + _FOOT - (0 if axis else 18),
-        body=Markup("").join(parts),
+            parts.append(_MEDIAN.format(colour=_colour(row), x=axis.x(row.median), y=base + 1))
+    parts += axis.labels(ticks, axis_title, bottom + 8)
+    return _figure(key, title, desc, bottom + _TICKS, axis_title, parts)
+
+
+def shares(
+    key: str,
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    overall: Sequence[float] = (),
+    axis_title: str = "",
+) -> Markup:
+    """One row of separate bars for each split or class, the share above each bar; values are shares from 0 to 1.
+
+    names: of the bars. overall: the shares of all rows together, drawn as lines across the bars. Empty without a row.
+    """
+    if not rows:
+        return Markup("")
+    axis, tallest, bottom, room = Axis(0, len(names)), _tallest(rows), _bottom(rows), _ROW - _VALUE
+    ticks = [(index + 0.5, _shortened(name)) for index, name in enumerate(names)]
+    parts: list[Markup] = []
+    for row, base in zip(rows, _baselines(len(rows)), strict=True):
+        heights = [value / tallest * room for value in row.values]
+        lines = _capped(overall, tallest, room)
+        parts += [*_name(row, base), _bars(axis, row, heights, base, inset=0.14)]
+        if overall:
+            parts.append(_OVERALL.format(path=_lines_across(axis, lines, base)))
+        parts.append(_baseline(axis, base))
+        tops = map(max, zip(heights, lines or heights, strict=True))
+        parts += [
+            _PERCENT.format(x=axis.x(index + 0.5), y=base - top - 3, text=percent(share))
+            for index, (share, top) in enumerate(zip(row.values, tops, strict=True))
+            if share > 0
+        ]
+    parts += axis.labels(ticks, axis_title, bottom + 8)
+    desc = "; ".join(
+        f"{row.name}: " + ", ".join(f"{name} {percent(share)}" for name, share in zip(names, row.values, strict=True))
+        for row in rows
     )
+    return _figure(key, title, desc, bottom + _TICKS, axis_title, parts)
+
+
+def distribution(
+    key: str,
+    title: str,
+    axis_title: str,
+    rows: Sequence[Row],
+    edges: Sequence[float],
+    limit: float,
+    limit_name: str,
+) -> Markup:
+    """One row of bars for each kind of pair, each on its own scale, and a vertical line at a limit.
+
+    edges: of the bins, evenly spaced; values are counts, and a count above 0 always shows.
+    """
+    axis, bottom = Axis(edges[0], edges[-1]), _bottom(rows, _LIMIT_TOP)
+    values = [edges[0] + (edges[-1] - edges[0]) * fifth / 5 for fifth in range(6)]
+    ticks = [(value, f"{value:.2g}") for value in values]
+    parts = axis.grid(ticks, _LIMIT_TOP, bottom - _GAP)
+    bars = Axis(0, len(edges) - 1)
+    for row, base in zip(rows, _baselines(len(rows), _LIMIT_TOP), strict=True):
+        tallest = max([*row.values, 1])
+        heights = [max(count / tallest * _ROW, 1) if count else 0 for count in row.values]
+        parts += [*_name(row, base), _bars(bars, row, heights, base), _baseline(axis, base)]
+    parts += [_limit(axis, limit, limit_name, bottom - _GAP), *axis.labels(ticks, axis_title, bottom + 8)]
+    desc = "; ".join(f"{row.name}: {row.subtitle}" for row in rows) + f". {limit_name} at {limit:.2f}"
+    return _figure(key, title, desc, bottom + _TICKS, axis_title, parts)
+
+
+def intervals(key: str, title: str, axis_title: str, rows: Sequence[Interval], chance: float) -> Markup:
+    """One line for each value with its interval, on an axis from 0 to 100 %, and a vertical line at chance."""
+    axis = Axis(0, 1, _INTERVAL_LEFT, _WIDTH - _INTERVAL_RIGHT)
+    bottom = _LIMIT_TOP + len(rows) * _INTERVAL_ROW
+    ticks = [(quarter / 4, f"{25 * quarter} %") for quarter in range(5)]
+    parts = [*axis.grid(ticks, _LIMIT_TOP, bottom), _limit(axis, chance, "chance", bottom)]
+    for index, row in enumerate(rows):
+        y = _LIMIT_TOP + (index + 0.5) * _INTERVAL_ROW
+        kind = "out" if row.stands_out else "in"
+        parts += [
+            _FEATURE.format(y=y + 4, text=visible(row.name)),
+            _WHISKER.format(kind=kind, low=axis.x(row.low), high=axis.x(row.high), x=axis.x(row.value), y=y),
+        ]
+    parts += axis.labels(ticks, axis_title, bottom + 14)
+    values = "; ".join(
+        f"{row.name}: {100 * row.value:.0f} %, interval {100 * row.low:.0f} to {100 * row.high:.0f} %" for row in rows
+    )
+    desc = f"{values}. Chance is {100 * chance:.0f} %"
+    return _figure(key, title, desc, bottom + _TICKS + 6, axis_title, parts)
 
 
 def percent(share: float) -> str:
@@ -166,24 +212,77 @@ def percent(share: float) -> str:
     return f"{share:.0%}"[:-1] + " %" if share >= 0.005 else "<1 %"
 
 
-def _outline(heights: Sequence[float], step: float, base: float) -> str:
-    path = f"M{_LEFT} {base}"
-    for at, height in enumerate(heights):
-        path += f"V{base - height:.1f}H{_LEFT + (at + 1) * step:.1f}"
-    return path + f"V{base}"
-
-
-def _marks(heights: Sequence[float], step: float, base: float) -> str:
-    """A short line across each bar."""
-    return "".join(
-        f"M{_LEFT + (at + 0.04) * step:.1f} {base - height:.1f}h{0.92 * step:.1f}" for at, height in enumerate(heights)
+def _figure(key: str, title: str, desc: str, height: float, axis_title: str, parts: Iterable[Markup]) -> Markup:
+    return _FIGURE.format(
+        key=key,
+        title=visible(title),
+        desc=visible(desc),
+        width=_WIDTH,
+        height=height + (_TITLE if axis_title else 0),
+        body=Markup("").join(parts),
     )
 
 
-def _listed(found: Sequence[float], ticks: Sequence[tuple[float, str]]) -> str:
-    return ", ".join(f"{text} {percent(share)}" for share, (_, text) in zip(found, ticks, strict=True))
+def _baselines(rows: int, top: float = _TOP) -> list[float]:
+    """Where the bars of each row stand."""
+    return [top + index * (_ROW + _GAP) + _ROW for index in range(rows)]
 
 
-def _short(label: str) -> str:
-    label = visible(label)
-    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "\u2026"
+def _bottom(rows: Sequence[Row], top: float = _TOP) -> float:
+    return top + len(rows) * (_ROW + _GAP)
+
+
+def _tallest(rows: Sequence[Row]) -> float:
+    return max(max(row.values) for row in rows) or 1.0
+
+
+def _capped(values: Sequence[float], tallest: float, room: float) -> list[float]:
+    """Heights that reach at most a little above the tallest bar."""
+    return [min(value / tallest, 1.1) * room for value in values]
+
+
+def _colour(row: Row) -> str:
+    return "cx" if row.colour is None else f"c{row.colour % _COLOURS}"
+
+
+def _name(row: Row, base: float) -> list[Markup]:
+    y = base - 14 if row.subtitle else base - 8
+    return [_NAME.format(y=y, below=base - 3, text=_shortened(row.name), sub=visible(row.subtitle))]
+
+
+def _bars(axis: Axis, row: Row, heights: Sequence[float], base: float, inset: float = 0.0) -> Markup:
+    """One path of all bars of a row; inset: the space on each side of a bar, in bins."""
+    path = "".join(
+        f"M{axis.x(index + inset):.1f} {base}v{-height:.1f}H{axis.x(index + 1 - inset):.1f}V{base}z"
+        for index, height in enumerate(heights)
+        if height > 0
+    )
+    return _BARS.format(colour=_colour(row), path=path)
+
+
+def _baseline(axis: Axis, base: float) -> Markup:
+    return _BASE.format(left=axis.left, right=axis.right, y=base)
+
+
+def _limit(axis: Axis, value: float, name: str, bottom: float) -> Markup:
+    x = axis.x(value)
+    return _LIMIT.format(
+        x=x, text_x=min(x, _WIDTH - 40), top=_LIMIT_TOP - 4, bottom=bottom, y=_LIMIT_TOP - 8, text=name
+    )
+
+
+def _outline(axis: Axis, heights: Sequence[float], base: float) -> str:
+    steps = "".join(f"V{base - height:.1f}H{axis.x(index + 1):.1f}" for index, height in enumerate(heights))
+    return f"M{axis.left} {base}{steps}V{base}"
+
+
+def _lines_across(axis: Axis, heights: Sequence[float], base: float) -> str:
+    return "".join(
+        f"M{axis.x(index + 0.04):.1f} {base - height:.1f}H{axis.x(index + 0.96):.1f}"
+        for index, height in enumerate(heights)
+    )
+
+
+def _shortened(name: str) -> str:
+    name = visible(name)
+    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "\u2026"

@@ -1,9 +1,10 @@
-"""What every page of octprep stands in: the templates' environment, the style sheet, and what a page may load."""
+"""What every page of octprep is made with: the templates' environment, the style sheet, and what a page may load."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 
 import jinja2
@@ -13,35 +14,39 @@ from octprep.html import charts
 from octprep.html.text import visible
 
 
+@cache
 def environment(package: str) -> jinja2.Environment:
-    """For the templates of a package. Every value that a template prints is made visible, then escaped."""
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, "template"),
+    """For the templates of a package and the shared ones.
+
+    Every value that a template prints is escaped, after its hidden characters were made visible.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "template") for name in (package, "octprep.html")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    found.filters["number"] = lambda value: f"{value:,}"
-    found.filters["percent"] = charts.percent
-    found.filters["heat"] = lambda share: round(share * 10)
-    return found
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = charts.percent
+    environment.filters["heat"] = lambda share: round(share * 10)
+    return environment
 
 
-def asset(name: str, package: str = "octprep.report") -> str:
-    """A file beside the templates of a package."""
+def asset(name: str, package: str = "octprep.html") -> str:
+    """The text of a file in the template folder of a package, such as the style sheet that all pages share."""
     return resources.files(package).joinpath("template", name).read_text(encoding="utf-8")
 
 
 def policy(style: str, script: str) -> str:
-    """What a page may load: pictures inside it, its one style sheet and its one script; nothing from anywhere."""
+    """The content security policy of a page: its own pictures, one style sheet, one script, nothing from elsewhere."""
     return (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+        f"style-src '{_source_hash(style)}'; script-src '{_source_hash(script)}'"
     )
 
 
-def _digest(text: str) -> str:
+def _source_hash(text: str) -> str:
     """What a content security policy calls an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -85,7 +85,7 @@ def recommendation(inspection: Inspection) -> str:
     else:
         text = "octprep build splits by patient, not by scan, and puts every patient group in one split."
     if findings.label_conflicts:
-        text += " It excludes contents under several classes, unless --conflicts says otherwise."
+        text += " It excludes contents under several classes, unless --label-conflicts says otherwise."
     return text
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-
-from octprep import duplicates, preprocessing
+from octprep import preprocessing
 from octprep import workers as worker_pool
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
-from octprep.shards.cache import MAX_FILL_FRACTION
+from octprep.prepare import prepare_scan
 from octprep.source import reading
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import read_scan, with_retries
 from octprep.workers import Progress
 
-RECIPE = (
-    Preprocessing()
-)  # the default: what most will train on, and what the thresholds of `duplicates` are measured on
+# The default: what most will train on, and what the thresholds of `duplicates` are measured on.
+RECIPE = Preprocessing()
 _DECODED_BATCH, _PREPARED_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
 
 Result = TypeVar("Result", "ScanFeatures", Scan)
@@ -81,7 +77,7 @@ def _pixels_again(sha256: str, src: Path, scan_file: ScanFile) -> Gray:
         raise StoppedError(
             f"{scan_file.path} changed during the inspection; run it again when nothing writes to the source."
         )
-    return preprocessing.prepare(result[1], RECIPE).pixels
+    return preprocessing.preprocess(result[1], RECIPE).pixels
 
 
 def _read(
@@ -111,21 +107,16 @@ def _read_batch(task: _Batch) -> list[ScanFeatures | Exclusion]:
     return [with_retries(src, scan_file, _read_one) for scan_file in scan_files]
 
 
-def _read_one(src: Path, named: ScanFile) -> ScanFeatures | Exclusion:
-    found = read_scan(src, named)
-    if isinstance(found, Exclusion):
-        return found
-    kept, gray = found
-    mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(gray))
-    ready = preprocessing.prepare(gray, RECIPE)
-    if ready.border > MAX_FILL_FRACTION:
-        return Exclusion(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
+def _read_one(src: Path, scan_file: ScanFile) -> ScanFeatures | Exclusion:
+    prepared = prepare_scan(src, scan_file, RECIPE)
+    if isinstance(prepared, Exclusion):
+        return prepared
     return ScanFeatures(
-        scan=dataclasses.replace(kept, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
-        descriptor=duplicates.dct_descriptor(ready.pixels),
-        fill_fraction=round(ready.border, 6),
-        decoded_mean=round(mean, 2),
-        decoded_std=round(deviation, 2),
-        stored_mean=round(ready.mean, 2),
-        stored_std=round(ready.deviation, 2),
+        scan=prepared.scan,
+        descriptor=prepared.descriptor,
+        fill_fraction=prepared.measurements.fill_fraction,
+        decoded_mean=prepared.decoded_mean,
+        decoded_std=prepared.decoded_std,
+        stored_mean=prepared.measurements.mean_intensity,
+        stored_std=prepared.measurements.std_intensity,
     )

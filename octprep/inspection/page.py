@@ -10,14 +10,14 @@ import numpy as np
 from markupsafe import Markup
 
 from octprep.duplicates.exact import DuplicatePair
-from octprep.html import page
-from octprep.inspection import charts, text
-from octprep.inspection.charts import Interval, Row
+from octprep.html import charts, page, pictures
+from octprep.html.charts import Interval, Row
+from octprep.html.pictures import Picture, SourceImages
+from octprep.inspection import text
 from octprep.inspection.checks import checks, headline, is_clean, recommendation
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.inspection.similarity import MAX_DISTANCE, THRESHOLD, Similarity
-from octprep.report import duplicates, pictures
-from octprep.report.pictures import Picture, SourceImages
+from octprep.report import duplicates
 from octprep.source.files import MACOS_METADATA, Scan
 from octprep.wording import listed, number
 

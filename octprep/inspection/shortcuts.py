@@ -61,7 +61,7 @@ FEATURES = (
         "source size",
         lambda item: (item.scan.width, item.scan.height),
         "{:.0f}".format,
-        "Stored images all have one size, but stretching leaves traces in the speckle; octprep build --field 20 crops "
+        "Stored images all have one size, but stretching leaves traces in the speckle; octprep build --field-of-view 20 crops "
         "wider scans to one field of view.",
     ),
     Feature(

@@ -1,35 +1,39 @@
 """One B-scan from JPEG bytes to the stored pixels, and the way back to the source's coordinates.
 
-`decode` reads bytes and `read_image` a file; `prepare` cleans the border, crops to the retina, straightens, denoises
-and resizes. They need nothing but their arguments and give equal pixels for equal input. A change that gives other
-pixels must raise `octprep.format.config.PREPROCESSING_VERSION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the
+`decode` reads bytes and `read_image` a file; `preprocess` inpaints fill, crops to the retina, flattens, denoises and
+resizes. They need nothing but their arguments and give equal pixels for equal input. A change that gives other pixels
+must raise `octprep.format.config.PREPROCESSING_VERSION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the
 vitreous side.
 """
 
+from octprep.preprocessing.crop import CroppedScan, clean_and_crop
 from octprep.preprocessing.decoding import MAX_BYTES, decode, memory_errors, read_image
-from octprep.preprocessing.denoising import denoise, libraries
-from octprep.preprocessing.fill_detection import Border, find_border
-from octprep.preprocessing.fill_inpainting import clean
-from octprep.preprocessing.retina_detection import Retina, find_retina, shift
-from octprep.preprocessing.steps import Prepared, clean_and_crop, measure, place, prepare, row_offsets
+from octprep.preprocessing.denoising import denoise, library_versions
+from octprep.preprocessing.fill_detection import FillDepths, find_fill
+from octprep.preprocessing.fill_inpainting import inpaint
+from octprep.preprocessing.geometry import Geometry, placement
+from octprep.preprocessing.retina_detection import Retina, curve_offset, find_retina
+from octprep.preprocessing.steps import PreprocessedImage, mean_and_std, measure_intensity, preprocess
 
 __all__ = [
     "MAX_BYTES",
-    "Border",
-    "Prepared",
+    "CroppedScan",
+    "FillDepths",
+    "Geometry",
+    "PreprocessedImage",
     "Retina",
-    "clean",
     "clean_and_crop",
+    "curve_offset",
     "decode",
     "denoise",
-    "find_border",
+    "find_fill",
     "find_retina",
-    "libraries",
-    "measure",
+    "inpaint",
+    "library_versions",
+    "mean_and_std",
+    "measure_intensity",
     "memory_errors",
-    "place",
-    "prepare",
+    "placement",
+    "preprocess",
     "read_image",
-    "row_offsets",
-    "shift",
 ]

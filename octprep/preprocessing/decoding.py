@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 import simplejpeg
 
 from octprep.arrays import Gray
@@ -125,7 +126,7 @@ def _decode_strictly(data: bytes) -> Gray:
     Raises UnreadableImage otherwise, and MemoryError.
     """
     try:
-        return simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0]
+        return np.asarray(simplejpeg.decode_jpeg(data, "GRAY", strict=True)[:, :, 0], np.uint8)
     except ValueError as error:
         problem = str(error)
     if any(words in problem for words in _NO_MEMORY):

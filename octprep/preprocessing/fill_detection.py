@@ -1,4 +1,10 @@
-"""The areas that rotating and shifting left white or black at a scan's border."""
+"""Detection of fill: the areas that rotating and shifting a scan left white or black along its four sides.
+
+For each side the depth of fill at a position along it is the length of the run of fill-coloured pixels from the border
+inwards. White depths are opened (in the morphological sense, over the contact length), which removes narrow spikes such
+as a saturated retina that ends at the border. Black depths count only where a straight line fits them (a Theil-Sen line
+over one lag), as shadows and the deep choroid are as dark but ragged.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,9 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Gray, Mask
 
-# Fill left by rotation and shifting is this bright, or this dark, after JPEG.
+Depths = NDArray[np.int32]  # pixels of fill from the border inwards, one for each position along the border
+
+# Fill left by rotation and shifting is at least this bright, or at most this dark, after JPEG.
 WHITE, BLACK = 235, 8
 # How far along the border fill must reach, in pixels: a saturated retina that ends at the border is narrower.
 CONTACT_ACROSS, CONTACT_ALONG = 25, 41  # at the top or bottom, at a side
@@ -19,150 +27,138 @@ CONTACT_ACROSS, CONTACT_ALONG = 25, 41  # at the top or bottom, at a side
 STEP_ACROSS, STEP_ALONG = 12, 2
 RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
 DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
-STRAIGHT = 1.0  # pixels by which half the edge of a black wedge may depart from a line; shadows are more ragged
-_SAMPLES = 16  # pixels of a line through the scan that tell whether all of it is fill
-MAX_TRIM = 0.4  # fraction of the width that bands at either side may take away
+STRAIGHT = 1.0  # pixels: the largest median distance of a black wedge's edge from a line
+MAX_BAND = 0.4  # fraction of the width that bands at either side may take away
+_SAMPLES = 16  # pixels of a line through the scan; where all are fill, the whole line is taken to be
 
 
 @dataclass(frozen=True)
-class Border:
-    """Fill along the four sides of a scan: how many pixels deep at each place."""
+class FillDepths:
+    """Fill along the four sides of a scan: how many pixels deep at each position along the border."""
 
-    top: NDArray[np.int32]  # (columns,)
-    bottom: NDArray[np.int32]  # (columns,)
-    left: NDArray[np.int32]  # (rows,)
-    right: NDArray[np.int32]  # (rows,)
+    top: Depths  # (columns,)
+    bottom: Depths  # (columns,)
+    left: Depths  # (rows,)
+    right: Depths  # (rows,)
 
     def mask(self) -> Mask:
-        """(rows, columns), 255 where the scan is fill."""
+        """(rows, columns) uint8, 255 where the scan is fill, 0 elsewhere."""
         mask = np.zeros((self.left.size, self.top.size), np.uint8)
         for view, depths in ((mask, self.top), (mask[::-1], self.bottom)):
             deepest = min(int(depths.max(initial=0)), len(view))
-            inwards = np.arange(deepest, dtype=np.uint16)[:, None]  # a JPEG has at most 65,535 rows
-            np.putmask(view[:deepest], inwards < depths.astype(np.uint16), 255)
+            row = np.arange(deepest, dtype=np.uint16)[:, None]  # a JPEG has at most 65,535 rows
+            np.putmask(view[:deepest], row < depths.astype(np.uint16), 255)
         for view, depths in ((mask, self.left), (mask[:, ::-1], self.right)):
-            sideways = np.where(depths <= MAX_TRIM * self.top.size, depths, 0)  # longer rows are above or below
+            sideways = np.where(depths <= MAX_BAND * self.top.size, depths, 0)  # longer rows are above or below
             deepest = int(sideways.max(initial=0))
             view[:, :deepest][np.arange(deepest) < sideways[:, None]] = 255
         return mask
 
-    def trim(self) -> tuple[int, int]:
-        """The columns to keep: bands that take more than half the rows are cut off rather than painted.
+    def kept_columns(self) -> tuple[int, int]:
+        """The columns to keep, half open: bands over more than half of the rows are cut off rather than inpainted.
 
-        With them go the pixels that they have tinted.
+        The pixels that a band has tinted are cut off with it.
         """
         columns = self.top.size
-        most = int(MAX_TRIM * columns)
-        left, right = (_median(depth) for depth in (self.left, self.right))
-        if max(left, right) > most:  # most rows are fill from one side to the other: the others tell where a band is
-            left, right = (_median(depth[depth <= most]) for depth in (self.left, self.right))
-        left, right = (min(depth + RINGING, most) if depth else 0 for depth in (left, right))
+        limit = int(MAX_BAND * columns)
+        left, right = (_upper_median(depths) for depths in (self.left, self.right))
+        if max(left, right) > limit:  # most rows are fill from one side to the other: the other rows show any band
+            left, right = (_upper_median(depths[depths <= limit]) for depths in (self.left, self.right))
+        left, right = (min(depth + RINGING, limit) if depth else 0 for depth in (left, right))
         return left, columns - right
 
 
-def _median(depth: NDArray[np.int32]) -> int:
-    """The upper median; 0 of nothing."""
-    return int(np.partition(depth, depth.size // 2)[depth.size // 2]) if depth.size else 0
+def _upper_median(depths: Depths) -> int:
+    """The upper median, or 0 of nothing."""
+    return int(np.partition(depths, depths.size // 2)[depths.size // 2]) if depths.size else 0
 
 
-def find_border(gray: Gray) -> Border | None:
-    """Where rotating or shifting the scan left white or black fill, or the device a dark band at a side.
+def find_fill(gray: Gray) -> FillDepths | None:
+    """White or black fill that rotating or shifting left, and a device's dark bands at the sides; None if there is
+    none.
 
-    None if nowhere. Fill is what is white, or black, without a break from the border inwards, over some length of it: a
-    bright retina that ends at the border, or a saturated one behind a strip of fill, is a narrow spike in that depth.
-    Darkness is fill only where its edge is straight, as shadows and the deep choroid are as dark.
+    gray: (rows, columns) uint8.
     """
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
-    reach = int(MAX_TRIM * gray.shape[1]) + 1
+    reach = int(MAX_BAND * gray.shape[1]) + 1
     sides = (gray, gray[::-1], gray.T[:reach], gray.T[: -reach - 1 : -1])
     across, along = (CONTACT_ACROSS, STEP_ACROSS), (CONTACT_ALONG, STEP_ALONG)
-    depths = [
-        np.maximum(_white_depth(side, contact, step), _black_depth(side, contact))
+    top, bottom, left, right = (
+        np.maximum(_white_depths(side, contact, step), _black_depths(side, contact))
         for side, (contact, step) in zip(sides, (across, across, along, along), strict=True)
-    ]
-    for side, depth in ((gray, depths[2]), (gray[:, ::-1], depths[3])):
-        np.maximum(depth, _dark_band(side), out=depth)
-    return Border(*depths) if any(depth.any() for depth in depths) else None
+    )
+    np.maximum(left, _dark_band_width(gray), out=left)
+    np.maximum(right, _dark_band_width(gray[:, ::-1]), out=right)
+    return FillDepths(top, bottom, left, right) if any(map(np.any, (top, bottom, left, right))) else None
 
 
-def _white_depth(gray: Gray, contact: int, step: int) -> NDArray[np.int32]:
-    """How many pixels inwards from the border are white fill, at each place along it.
-
-    gray: (inwards, along). Returns (along,).
-    """
+def _white_depths(gray: Gray, contact: int, step: int) -> Depths:
+    """The depth of white fill at each position along the border; gray: (inwards, along), returns (along,)."""
     if np.count_nonzero(gray[0] >= WHITE) < contact:
         return np.zeros(gray.shape[1], np.int32)
-    depth = _run(gray, WHITE, 255)
-    broad = _opened(depth, contact)
-    near = dilated(broad, contact) > 0
-    return np.where(near & (depth - broad <= step), depth, broad)
+    depths = _run_lengths(gray, WHITE, 255)
+    broad = _without_narrow(depths, contact)
+    near_broad = deepest_within(broad, contact) > 0
+    return np.where(near_broad & (depths - broad <= step), depths, broad)
 
 
-def _black_depth(gray: Gray, contact: int) -> NDArray[np.int32]:
-    """How many pixels inwards from the border are black fill with a straight edge, at each place along it.
-
-    gray: (inwards, along). Returns (along,).
-    """
+def _black_depths(gray: Gray, contact: int) -> Depths:
+    """The depth of black fill with a straight edge at each position along the border; arrays as in `_white_depths`."""
     none = np.zeros(gray.shape[1], np.int32)
     if np.count_nonzero(gray[0] <= BLACK) < contact:
         return none
-    begun = gray[: RINGING + 1].max(axis=0) <= BLACK
-    if np.count_nonzero(begun) < contact or not _opened(begun.astype(np.int32), contact).any():
+    is_black = gray[: RINGING + 1].max(axis=0) <= BLACK
+    if np.count_nonzero(is_black) < contact or not _without_narrow(is_black.astype(np.int32), contact).any():
         return none
-    depth = _run(gray, 0, BLACK)
-    depth[depth == len(gray)] = 0  # fill of another side, or a band
-    places = np.flatnonzero(_opened(depth, contact) > RINGING)
-    if places.size < contact:
+    depths = _run_lengths(gray, 0, BLACK)
+    depths[depths == len(gray)] = 0  # fill of another side, or a band
+    positions = np.flatnonzero(_without_narrow(depths, contact) > RINGING)
+    if positions.size < contact:
         return none
-    # A line through the medians, which what is dark by chance at either end does not turn (Theil-Sen, one lag only).
-    lag = places.size // 2
-    at, deep = places.astype(np.float64), depth[places]
-    slope = float(np.median((deep[lag:] - deep[:-lag]) / (at[lag:] - at[:-lag])))
-    level = float(np.median(deep - slope * at))
-    if float(np.median(np.abs(deep - slope * at - level))) > STRAIGHT:
+    # A line by medians, which a few dark pixels at either end do not turn (Theil-Sen over pairs of one lag only).
+    lag = positions.size // 2
+    x, y = positions.astype(np.float64), depths[positions]
+    slope = float(np.median((y[lag:] - y[:-lag]) / (x[lag:] - x[:-lag])))
+    intercept = float(np.median(y - slope * x))
+    if float(np.median(np.abs(y - slope * x - intercept))) > STRAIGHT:
         return none
-    line = slope * np.arange(depth.size) + level
-    fits = np.abs(depth - line) <= RINGING
-    return np.where(fits, depth, 0).astype(np.int32)
+    line = slope * np.arange(depths.size) + intercept
+    return np.where(np.abs(depths - line) <= RINGING, depths, 0).astype(np.int32)
 
 
-def _run(gray: Gray, low: int, high: int) -> NDArray[np.int32]:
-    """How many pixels from the border inwards are all between low and high; gray: (inwards, along)."""
-    depth = np.zeros(gray.shape[1], np.int32)
-    # Where samples all the way in are fill, everything is taken to be: a side seen through a wedge above or below.
+def _run_lengths(gray: Gray, low: int, high: int) -> Depths:
+    """How many pixels from the border inwards are all in low..high; gray: (inwards, along), returns (along,).
+
+    Where all of _SAMPLES evenly spaced pixels of a line are, as at a side that is seen through a wedge above or below,
+    the whole line counts.
+    """
     samples = gray[:: max(len(gray) // _SAMPLES, 1)]
-    through = ((samples >= low) & (samples <= high)).all(axis=0)
-    depth[through] = len(gray)
-    places = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & ~through)
-    start, step = 0, 8  # most fill is shallow
-    while places.size and start < len(gray):
-        stretch = np.ascontiguousarray(gray[start : start + step].T)[places]
-        ended = (stretch < low) | (stretch > high)
-        run = np.argmax(ended, axis=1)
-        on = ~ended[np.arange(run.size), run]  # fill in all of the stretch
-        run[on] = ended.shape[1]
-        depth[places] += run.astype(np.int32)
-        places, start, step = places[on], start + step, min(4 * step, 64)
-    return depth
+    depths = np.where(((samples >= low) & (samples <= high)).all(axis=0), len(gray), 0).astype(np.int32)
+    partial = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & (depths == 0))
+    if partial.size:
+        lines = np.ascontiguousarray(gray[:, partial].T)
+        outside = (lines < low) | (lines > high)
+        depths[partial] = np.where(outside.any(axis=1), np.argmax(outside, axis=1), len(gray))
+    return depths
 
 
-def _opened(depth: NDArray[np.int32], contact: int) -> NDArray[np.int32]:
-    """Without what is narrower than contact."""
-    opened = cv2.morphologyEx(depth[None].astype(np.float32), cv2.MORPH_OPEN, np.ones((1, contact), np.uint8))
+def _without_narrow(depths: Depths, contact: int) -> Depths:
+    """Depths without what is narrower than `contact` positions: a gray-scale opening with a flat element."""
+    opened = cv2.morphologyEx(depths[None].astype(np.float32), cv2.MORPH_OPEN, np.ones((1, contact), np.uint8))
     return np.asarray(opened[0], np.int32)
 
 
-def dilated(depth: NDArray[np.int32], reach: int) -> NDArray[np.int32]:
-    """The deepest within reach along the border."""
-    deepest = cv2.dilate(depth[None].astype(np.float32), np.ones((1, 2 * reach + 1), np.uint8))
+def deepest_within(depths: Depths, reach: int) -> Depths:
+    """The largest depth within `reach` positions along the border: a gray-scale dilation."""
+    deepest = cv2.dilate(depths[None].astype(np.float32), np.ones((1, 2 * reach + 1), np.uint8))
     return np.asarray(deepest[0], np.int32)
 
 
-def _dark_band(gray: Gray) -> int:
+def _dark_band_width(gray: Gray) -> int:
     """How many columns from the left are black, or white with fill, from top to bottom."""
-    most = int(MAX_TRIM * gray.shape[1])
+    limit = int(MAX_BAND * gray.shape[1])
     step, start = 1, 0  # most scans have none: look at the first column alone
-    while start < most:
+    while start < limit:
         stripe = np.ascontiguousarray(gray[:, start : start + step].T)
         flat = np.count_nonzero((stripe <= DARK_BAND) | (stripe >= WHITE), axis=1)
         lit = np.flatnonzero(flat < ALL_DARK * len(gray))

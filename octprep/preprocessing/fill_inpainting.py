@@ -1,4 +1,14 @@
-"""Fill painted over: the scan goes on beyond its border as it was, with its own speckle."""
+"""Fill inpainted by what lies next to it: the same level, the same speckle, no edge.
+
+Narrow fill at the sides, where it can cross the retina, continues each row by mirroring it. What is left, above and
+below the retina, is covered by texture synthesis: a tile of the scan's own speckle is repeated over the area, each
+repeat rolled by another random offset so that no pattern shows. Where the pixels next to the fill are brighter than the
+tile (haze in the vitreous), the tile t becomes
+
+    mean(t) + (t - mean(t)) * std(adjacent) / std(t) + level(column) - mean(t),
+
+with the level of the adjacent rows, smoothed along the columns.
+"""
 
 from __future__ import annotations
 
@@ -9,176 +19,165 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.arrays import Gray, Mask
-from octprep.preprocessing.fill_detection import RINGING, WHITE, Border, dilated
+from octprep.arrays import Float32, Gray, Mask
+from octprep.preprocessing.fill_detection import RINGING, WHITE, Depths, FillDepths, deepest_within
 
 RINGING_ROWS = 6  # above and below fill a JPEG block's ripples show against the dark
-_TILE, _STEP = (24, 64), 4  # rows and columns of speckle that is laid out, and how finely it is looked for
-# Rows that tell how bright it is beside fill, columns over which that is smoothed, and how many times as bright as the
-# darkest speckle it must be for the difference to be seen, and may be to be haze and no tissue.
-_BESIDE, _SMOOTH, _SEEN, _HAZE = 12, 65, 1.05, 3.0
+_TILE, _STEP = (24, 64), 4  # rows and columns of a tile of speckle, and the grid on which the darkest one is sought
+_MIRRORED = 8  # fill at a side is mirrored over up to 1 in so many columns
+_ADJACENT_ROWS = 12  # next to fill, that give its level
+_SMOOTH = 65  # columns over which that level is smoothed
+# Mean gray levels of the adjacent rows as multiples of the tile's: the least that can be seen, and the most that is
+# haze and not tissue.
+_MIN_HAZE, _MAX_HAZE = 1.05, 3.0
 
 
-def clean(gray: Gray, border: Border, mask: Mask) -> Gray:
-    """A copy with the fill painted over by what lies beside it: same level, same noise, no edge.
+def inpaint(gray: Gray, depths: FillDepths) -> Gray:
+    """A copy of a scan, (rows, columns) uint8, with its fill inpainted, and the pixels around it that it has tinted."""
+    mirrored, fill = inpaint_sides(gray, depths, depths.mask())
+    return inpaint_rows(mirrored, fill, depths, 0, len(gray))
 
-    Above, speckle of the vitreous is laid out; below, speckle of the deep choroid; at the sides, where fill can cross
-    the retina, each row is mirrored. mask is `border.mask()`; the pixels around it that it has tinted are painted too.
+
+def inpaint_sides(gray: Gray, depths: FillDepths, mask: Mask) -> tuple[Gray, Mask]:
+    """The first half of `inpaint`: a copy with narrow fill at the sides mirrored, and the mask of what is left.
+
+    mask: `depths.mask()`. The mask that is returned is dilated by the pixels that the fill has tinted.
     """
-    painted, fill = mirror_sides(gray, border, mask)
-    paint_rows(painted, fill, border, 0, len(gray))
-    return painted
-
-
-def mirror_sides(gray: Gray, border: Border, mask: Mask) -> tuple[Gray, Mask]:
-    """The first half of `clean`: a copy with narrow fill at the sides painted, and the mask of what is left."""
-    painted = gray.copy()
+    inpainted = gray.copy()
     fill = np.asarray(cv2.dilate(mask, np.ones((2 * RINGING_ROWS + 1, 2 * RINGING + 1), np.uint8)), np.uint8)
-    _mirror(painted, fill, _widened(border.left))
-    _mirror(painted[:, ::-1], fill[:, ::-1], _widened(border.right))
-    return painted, fill
+    _mirror_left(inpainted, fill, _widened(depths.left))
+    _mirror_left(inpainted[:, ::-1], fill[:, ::-1], _widened(depths.right))
+    return inpainted, fill
 
 
-def paint_rows(painted: Gray, fill: Mask, border: Border, top: int, bottom: int) -> None:
-    """The second half of `clean`, in place and in the rows top to bottom only: what is not needed costs nothing."""
-    half = len(painted) // 2
-    upper = (max(top, 0), min(bottom, half), painted, border.top)
-    lower = (max(top, half), min(bottom, len(painted)), painted[::-1], border.bottom)
-    ready = []
-    for start, stop, inwards, depth in (upper, lower):
+def inpaint_rows(gray: Gray, fill: Mask, depths: FillDepths, top: int, bottom: int) -> Gray:
+    """The second half of `inpaint`: a copy with speckle over the fill in the rows top to bottom, half open.
+
+    gray and fill: as `inpaint_sides` returns them. Rows that are not asked for stay as they are and cost nothing.
+    """
+    inpainted, middle = gray.copy(), len(gray) // 2
+    upper = (max(top, 0), min(bottom, middle), gray, depths.top)
+    lower = (max(top, middle), min(bottom, len(gray)), gray[::-1], depths.bottom)
+    for start, stop, from_border, side_depths in (upper, lower):
         filled = np.flatnonzero(fill[start:stop].any(axis=1))
         if filled.size:
-            first, last = start + int(filled[0]), start + int(filled[-1]) + 1
-            speckle = Speckle.of(painted, fill, from_top=inwards is painted, beside=_beside(inwards, depth))
-            ready.append((slice(first, last), speckle.rows(first, last, painted.shape)))
-    for part, pixels in ready:  # only now, so that no speckle is taken from what was painted
-        cv2.copyTo(pixels, fill[part], painted[part])
+            rows = slice(start + int(filled[0]), start + int(filled[-1]) + 1)
+            tile = SpeckleTile.from_scan(gray, fill, from_top=from_border is gray)
+            adjacent = AdjacentTissue.next_to(from_border, side_depths)
+            if adjacent is not None:
+                tile = adjacent.matched(tile)
+            cv2.copyTo(tile.texture(rows, gray.shape), fill[rows], inpainted[rows])
+    return inpainted
 
 
 @dataclass(frozen=True)
-class Speckle:
-    """A tile of a scan's own speckle, and by how much it must be brightened, (columns,), or None."""
+class SpeckleTile:
+    """A tile of a scan's own speckle, to be repeated, and how much brighter each column is."""
 
-    tile: Gray
-    brighter: Gray | None = None
+    pixels: Gray  # (tile rows, tile columns)
+    brightening: Gray | None = None  # (columns of the scan,) gray levels to add; None: 0
 
     @classmethod
-    def of(cls, gray: Gray, fill: Mask | None, *, from_top: bool, beside: Beside | None = None) -> Speckle:
-        """The vitreous' speckle (from_top) or the deep choroid's; fill: where there is none, (rows, columns), or None.
+    def from_scan(cls, gray: Gray, fill: Mask | None, *, from_top: bool) -> SpeckleTile:
+        """The darkest tile free of fill in the upper half (vitreous) or the lower third (deep choroid) of a scan.
 
-        beside: what the place borders on where it is laid out. Haze is followed, tissue is not.
+        gray, fill: (rows, columns); no pixel is taken where fill is above 0. Black if there is fill everywhere.
         """
-        tile = _quiet_tile(gray, fill, from_top=from_top)
-        if beside is not None and beside.is_brighter_than(tile):
-            return cls(*beside.matched(tile))
-        return cls(tile)
+        rows = gray.shape[0]
+        start, stop = (0, rows // 2) if from_top else (rows - rows // 3, rows)
+        # Every 4th pixel tells enough of the level, and fill is nowhere thinner than RINGING + 1.
+        level = gray[start:stop:_STEP, ::_STEP]
+        if fill is not None:
+            level = np.maximum(level, fill[start:stop:_STEP, ::_STEP])
+        height, width = min(_TILE[0] // _STEP, level.shape[0]), min(_TILE[1] // _STEP, level.shape[1])
+        means = cv2.boxFilter(level, cv2.CV_32F, (width, height), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
+        means = means[: level.shape[0] - height + 1, : level.shape[1] - width + 1]
+        row, column = divmod(int(np.argmin(means)), means.shape[1])
+        y, x = start + row * _STEP, column * _STEP
+        if fill is not None and fill[y : y + height * _STEP : _STEP, x : x + width * _STEP : _STEP].any():
+            return cls(np.zeros(_TILE, np.uint8))
+        pixels = gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
+        if int(pixels.max()) >= WHITE:  # the last pixels of fill that were too few to be detected
+            return cls(np.minimum(pixels, np.uint8(np.quantile(pixels, 0.95))))
+        return cls(pixels)
 
-    def rows(self, first: int, last: int, shape: tuple[int, ...]) -> Gray:
-        """Rows first to last of a scan of this shape, full of speckle that is the same for every choice of rows."""
-        # More rows than needed, so that scans of about the same size share them; the first rows are always the same.
-        places = _scatter(-(-max(last, shape[0]) // 512) * 512, shape[1], *self.tile.shape)[first:last]
-        speckle = self.tile.ravel().take(places, mode="clip")
-        return speckle if self.brighter is None else np.minimum(speckle, 255 - self.brighter) + self.brighter
+    def texture(self, rows: slice, shape: tuple[int, ...]) -> Gray:
+        """The given rows of a scan of this shape, covered by the tile: (rows, columns) uint8.
+
+        A row has the same texture whichever rows are asked for.
+        """
+        # More rows than needed, so that scans of about the same size share the cached indices.
+        indices = _tile_indices(-(-max(rows.stop, shape[0]) // 512) * 512, shape[1], *self.pixels.shape)[rows]
+        speckle = self.pixels.ravel().take(indices, mode="clip")
+        return speckle if self.brightening is None else np.minimum(speckle, 255 - self.brightening) + self.brightening
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What the fill at one side borders on: vitreous, haze in it, or tissue."""
+class AdjacentTissue:
+    """What the fill above or below a scan borders on: vitreous, haze in it, or tissue."""
 
-    level: NDArray[np.float32]  # (columns,) mean gray level of the rows that follow the fill; NaN where not known
-    deviation: float  # of the gray levels in a column, the median over the columns
+    level: Float32  # (columns,) mean gray level of the rows next to the fill; NaN where there is no fill
+    std: float  # of the gray levels of those rows in a column; the median over the columns
 
-    def is_brighter_than(self, tile: Gray) -> bool:
-        """Whether it is seen to be brighter than a tile of speckle."""
-        haze = self.level[self._haze(tile)]
-        return bool(haze.size) and float(haze.mean()) > _SEEN * float(tile.mean())
+    @classmethod
+    def next_to(cls, gray: Gray, depths: Depths) -> AdjacentTissue | None:
+        """The rows that follow fill of these depths, (columns,), from row 0 downwards; None if there is no fill."""
+        filled = np.flatnonzero(depths)[::_STEP]
+        if not filled.size:
+            return None
+        level = np.full(depths.size, np.nan, np.float32)
+        rows = np.minimum(depths[filled] + RINGING_ROWS + np.arange(_ADJACENT_ROWS)[:, None], len(gray) - 1)
+        pixels = gray[rows, filled]
+        level[filled] = pixels.mean(axis=0)
+        return cls(level, float(np.median(pixels.std(axis=0))))
 
-    def matched(self, tile: Gray) -> tuple[Gray, Gray]:
-        """The tile with the deviation of what is beside it, and how much brighter each column must be, (columns,)."""
-        haze, mean = self._haze(tile), float(tile.mean())
-        sums = cv2.blur(np.where(haze, self.level, 0).astype(np.float32)[None], (_SMOOTH, 1))[0]
-        weights = cv2.blur(haze.astype(np.float32)[None], (_SMOOTH, 1))[0]
+    def matched(self, tile: SpeckleTile) -> SpeckleTile:
+        """The tile with the level and std of this tissue where it is haze; the tile itself where it is no brighter."""
+        speckle, mean = tile.pixels, float(tile.pixels.mean())
+        is_haze = self.level <= _MAX_HAZE * max(mean, 1.0)  # tissue is brighter still; False for NaN
+        haze = self.level[is_haze]
+        if not haze.size or float(haze.mean()) <= _MIN_HAZE * mean:
+            return tile
+        sums = cv2.blur(np.where(is_haze, self.level, 0).astype(np.float32)[None], (_SMOOTH, 1))[0]
+        weights = cv2.blur(is_haze.astype(np.float32)[None], (_SMOOTH, 1))[0]
         level = np.where(weights > 1e-3, sums / np.maximum(weights, 1e-3), mean)
-        scaled = mean + (tile - np.float32(mean)) * (self.deviation / max(float(tile.std()), 1.0))
-        return (
+        scaled = mean + (speckle - np.float32(mean)) * (self.std / max(float(speckle.std()), 1.0))
+        return SpeckleTile(
             np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8),
             np.asarray(np.clip(np.rint(level - mean), 0, 255), np.uint8),
         )
 
-    def _haze(self, tile: Gray) -> NDArray[np.bool_]:
-        """Where it is no tissue, which is brighter still; False where nothing is known."""
-        return self.level <= _HAZE * max(float(tile.mean()), 1.0)
-
-
-def _beside(gray: Gray, depth: NDArray[np.int32]) -> Beside | None:
-    """What follows the fill from above; None if there is none."""
-    filled = np.flatnonzero(depth)[::_STEP]
-    if not filled.size:
-        return None
-    level = np.full(depth.size, np.nan, np.float32)
-    rows = np.minimum(depth[filled] + RINGING_ROWS + np.arange(_BESIDE)[:, None], len(gray) - 1)
-    pixels = gray[rows, filled]
-    level[filled] = pixels.mean(axis=0)
-    return Beside(level, float(np.median(pixels.std(axis=0))))
-
-
-def _widened(depth: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Fill at a side with the pixels that it has tinted, inwards and along the border."""
-    wide = dilated(depth, RINGING)
-    wide[wide > 0] += RINGING
-    return wide
-
 
 @lru_cache(maxsize=8)
-def _scatter(rows: int, columns: int, height: int, width: int) -> NDArray[np.intp]:
-    """For each pixel of a scan the place in a tile of speckle that it takes: (rows, columns) indices.
-
-    The scan is laid out with the tile, each time rolled to another place, so that no pattern repeats.
-    """
+def _tile_indices(rows: int, columns: int, height: int, width: int) -> NDArray[np.intp]:
+    """For each pixel of a scan the index of the pixel of a flattened tile that it takes: (rows, columns)."""
     rng = np.random.default_rng([height, width])
     down, across = -(-rows // height), -(-columns // width)
     roll = rng.integers((height, width), size=(down, across, 2))
     y, x = np.arange(rows)[:, None], np.arange(columns)[None, :]
-    shift = roll[y // height, x // width]
-    return np.asarray((y + shift[..., 0]) % height * width + (x + shift[..., 1]) % width, np.intp)
+    offset = roll[y // height, x // width]
+    return np.asarray((y + offset[..., 0]) % height * width + (x + offset[..., 1]) % width, np.intp)
 
 
-def _quiet_tile(gray: Gray, mask: Mask | None, *, from_top: bool) -> Gray:
-    """The darkest window free of fill in the upper half or the lower third: speckle without retina."""
-    rows = gray.shape[0]
-    start, stop = (0, rows // 2) if from_top else (rows - rows // 3, rows)
-    # Every 4th pixel tells enough of the level, and fill is nowhere thinner than RINGING + 1.
-    level = gray[start:stop:_STEP, ::_STEP]
-    if mask is not None:
-        level = np.maximum(level, mask[start:stop:_STEP, ::_STEP])
-    height, width = min(_TILE[0] // _STEP, level.shape[0]), min(_TILE[1] // _STEP, level.shape[1])
-    means = cv2.boxFilter(level, cv2.CV_32F, (width, height), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
-    means = means[: level.shape[0] - height + 1, : level.shape[1] - width + 1]
-    row, column = divmod(int(np.argmin(means)), means.shape[1])
-    y, x = start + row * _STEP, column * _STEP
-    if mask is not None and mask[y : y + height * _STEP : _STEP, x : x + width * _STEP : _STEP].any():
-        return np.zeros(_TILE, np.uint8)  # fill everywhere
-    tile = gray[y : y + (height - 1) * _STEP + 1, x : x + (width - 1) * _STEP + 1]
-    if int(tile.max()) >= WHITE:  # the last pixels of fill that were too few to be found as such
-        tile = np.minimum(tile, np.uint8(np.quantile(tile, 0.95)))
-    return tile
+def _widened(depths: Depths) -> Depths:
+    """Fill at a side with the pixels that it has tinted, inwards and along the border."""
+    wide = deepest_within(depths, RINGING)
+    wide[wide > 0] += RINGING
+    return wide
 
 
-def _mirror(painted: Gray, fill: Mask, depth: NDArray[np.int32]) -> None:
-    """Continue each row over narrow fill at its left end, where the pixels to do it with are no fill themselves.
+def _mirror_left(inpainted: Gray, fill: Mask, depths: Depths) -> None:
+    """Continue each row over narrow fill at its left end, in place, from pixels that are no fill themselves.
 
-    What is painted is fill no more.
+    What is inpainted is cleared from the mask `fill`.
     """
-    reach = painted.shape[1] // 8
-    narrow = np.flatnonzero((depth > 0) & (depth <= reach))
-    if not narrow.size:
-        return
-    rows = narrow[fill[narrow, depth[narrow]] == 0][:, None]
+    narrow = np.flatnonzero((depths > 0) & (depths <= inpainted.shape[1] // _MIRRORED))
+    rows = narrow[fill[narrow, depths[narrow]] == 0][:, None]
     if not rows.size:
         return
-    column = np.arange(depth[rows].max())[None, :]
-    inwards = np.maximum(2 * depth[rows] - 1 - column, 0)  # never beyond a quarter of the scan
-    seen = (column < depth[rows]) & (fill[rows, inwards] == 0)
-    strip, mask = painted[:, : column.size], fill[:, : column.size]
-    strip[rows, column] = np.where(seen, painted[rows, inwards], strip[rows, column])
-    mask[rows, column] = np.where(seen, 0, mask[rows, column])
+    column = np.arange(depths[rows].max())[None, :]
+    mirrored = np.maximum(2 * depths[rows] - 1 - column, 0)  # never beyond a quarter of the scan
+    can_mirror = (column < depths[rows]) & (fill[rows, mirrored] == 0)
+    strip, strip_fill = inpainted[:, : column.size], fill[:, : column.size]
+    strip[rows, column] = np.where(can_mirror, inpainted[rows, mirrored], strip[rows, column])
+    strip_fill[rows, column] = np.where(can_mirror, 0, strip_fill[rows, column])

@@ -1,169 +1,209 @@
-"""Where the retina is: the rows from the inner limiting membrane to Bruch's membrane, and a margin around them."""
+"""Detection of the retina: the rows from the inner limiting membrane to Bruch's membrane, with margins around them.
+
+Two methods on a reduced scan. The upper end is that of the bright component: the connected areas above
+
+    level = background + 0.22 * contrast,
+
+where background is the lower quartile of the smoothed gray levels and contrast the median over the columns of their
+maximum, less the background. Areas with little light, such as separate haze in the vitreous, do not count.
+
+The lower end is the retinal pigment epithelium (RPE). In each column its lower edge is the lowest row at which the mean
+gray level falls, from one window of rows to the next, nearly as steeply as anywhere in that column. A polynomial p(x)
+of the column's position x in -1..1 is fitted to these edge rows by iteratively reweighted least squares,
+
+    minimise sum_i w_i (row_i - p(x_i))^2,   w_i = sqrt(fall_i) * max(0, 1 - (residual_i / c)^2)^2,
+
+which is Tukey's biweight; the degree grows from 1 to 3 while c closes in from 60 rows to 8. So shadows, lesions and
+vessels, whose edges lie elsewhere, do not pull the curve.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.arrays import Float64, Gray
+from octprep.arrays import Float64, Gray, Mask
 
-_REDUCED_WIDTH = 128  # columns, at least and less than twice that, on which the retina is looked for
-_EDGE = 14  # rows above and below the lower edge of the pigment epithelium that are compared, of the source
-_SHARP = 0.7  # of the sharpest edge in a column is sharp enough
-# Degree of the polynomial that follows that edge across the scan, and rows of the source beyond which an edge no longer
-# counts, as the fit closes in.
-_FITS = ((1, 60), (2, 30), (3, 15), (3, 8))
-_NEAR = 10  # rows of the source within which an edge agrees with the fit
-_MOST = 0.97  # of the columns have their edge no deeper than the retina can end
-_AGREED = 0.6  # of the columns must agree, else the retina ends where the light does, and nothing can be straightened
+_REDUCED_WIDTH = 128  # columns, at least and less than twice that, to which a scan is reduced
+_MAX_FACTOR = 4  # by which it is reduced
+_MIN_CONTRAST, _FULL_CONTRAST = 8, 30  # gray levels: below the first there is no retina, from the second on it is clear
+_LEVEL = 0.22  # of the contrast above the background is bright
+_MIN_LIGHT = 0.05  # of the light of the brightest area, for an area to count
+_WINDOW = 14  # rows of the source above and below the lower edge of the epithelium that are compared
+_STEEP = 0.7  # of the steepest fall in a column is steep enough to be that edge
+_FITS = ((1, 60), (2, 30), (3, 15), (3, 8))  # degree of the polynomial and c, in rows of the source, of each iteration
+_INLIER_DISTANCE = 10  # rows of the source within which a column's edge agrees with the curve
+_MIN_INLIERS = 0.6  # fraction of the columns that must agree; with fewer there is no curve to flatten
+_LOWEST_LIGHT, _LOWEST_EDGE = 0.98, 0.97  # quantiles over the columns that give the lower end without a curve
 
 
 @dataclass(frozen=True)
 class Retina:
-    """The rows that hold the retina, half open, in pixels of the image that was searched."""
+    """The rows that hold the retina, half open, in pixels of the scan that was searched."""
 
     top: int
     bottom: int
     confidence: float  # 0..1
-    bend: tuple[float, ...] = ()  # how it was straightened, for `shift`; then top and bottom are rows after that
+    rpe_curve: tuple[float, ...] = ()  # for `curve_offset`; where given, top and bottom are rows after flattening
 
 
-def shift(bend: tuple[float, ...], at: Float64, columns: int) -> Float64:
-    """By how many rows straightening moved each place up: row before = row after + shift.
+def curve_offset(rpe_curve: tuple[float, ...], column: Float64, columns: int) -> Float64:
+    """By how many rows flattening moves a column up: source row = flattened row + offset.
 
-    bend: coefficients, highest power first, of a polynomial in the place across the scan, which is -1 at its left edge
-    and 1 at its right. at: columns of the scan, counted at pixel centres. columns: how many it has. Returns rows, in
-    the shape of `at`.
+    rpe_curve: coefficients, highest power first, of a polynomial in the position across the scan, which is -1 at its
+    left edge and 1 at its right. column: columns of the scan, counted at pixel centres, any shape. columns: the scan's
+    width. Returns rows, in the shape of `column`.
     """
-    place = (2 * at + 1) / columns - 1
-    rows = np.zeros_like(place)
-    for coefficient in bend:  # Horner's rule, as np.polyval has it at twice the cost
-        rows = rows * place + coefficient
+    x = (2 * column + 1) / columns - 1
+    rows = np.zeros_like(x)
+    for coefficient in rpe_curve:  # Horner's rule, as np.polyval has it at twice the cost
+        rows = rows * x + coefficient
     return rows
 
 
-def find_retina(gray: Gray, above: float, below: float, fill: Gray | None = None, *, flatten: bool = False) -> Retina:
+def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = None, *, flatten: bool = False) -> Retina:
     """The rows from above the inner limiting membrane into the choroid.
 
-    gray: (rows, columns) uint8. above, below: margins, as fractions of the retina's height. fill: as gray, above 0
-    where nothing of the scan is to be seen. With flatten, the rows are those of the scan when it is straightened along
-    the lower edge of the pigment epithelium, and `bend` says how.
-
-    The scan is reduced and smoothed. What is clearly brighter than the background and hangs together across the scan
-    tells where the retina begins; vitreous haze above it is left out where it is separate. Where it ends is the line
-    that most columns agree on for the step from the bright pigment epithelium down to the choroid.
+    gray: (rows, columns) uint8. margins: rows to add above and below, as fractions of the retina's height. fill:
+    (rows, columns), above 0 where the scan shows nothing. With flatten, `rpe_curve` is the curve of the epithelium less
+    its mean, and the rows are those of the scan after flattening, which may lie outside it. Without a retina all rows
+    are returned, with confidence 0.
     """
     rows, columns = gray.shape
-    nowhere = Retina(0, rows, 0.0)
+    not_found = Retina(0, rows, 0.0)
     small, factor = _reduced(gray)
     if fill is not None:
-        small = _without_fill(small, fill[::factor, ::factor])
-    smooth = np.asarray(cv2.blur(cv2.blur(small, (3, 3)), (3, 3)), np.uint8)
-    background = _lower_quartile(smooth)
-    peaks = smooth.max(axis=0)
-    contrast = float(np.partition(peaks, peaks.size // 2)[peaks.size // 2]) - background
-    reach = max(2, round(_EDGE / factor))
-    if contrast < 8 or small.shape[0] < 4 * reach:
-        return nowhere
-    level = background + 0.22 * contrast
-    mask = smooth > level
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    if count < 2:
-        return nowhere
-    # Weight by light, so that a wide but faint haze does not win.
-    light = np.bincount(labels[mask], weights=smooth[mask] - level, minlength=count)
-    joined = (light > 0.05 * light.max()).take(labels)
-    covered = joined.any(axis=0)
-    line, agreeing, found = _lower_edge(small, reach, factor, columns)
-    bend: tuple[float, ...] = ()
-    at = (np.arange(small.shape[1], dtype=np.float64) + 0.5) * factor - 0.5
-    edge = shift(line, at, columns)
-    moved = np.zeros_like(at)
-    if flatten and agreeing >= _AGREED:
-        bend = (*line[:-1], line[-1] - float(edge.mean()))
-        moved = shift(bend, at, columns)
-    first = float((np.argmax(joined, axis=0) * factor - moved)[covered].min())
-    if agreeing >= _AGREED:
-        last = float((edge - moved).max())
+        small = _with_dark_fill(small, fill[::factor, ::factor])
+    window = max(2, round(_WINDOW / factor))
+    bright, contrast = _bright_component(small)
+    if bright is None or small.shape[0] < 4 * window:
+        return not_found
+    covered = bright.any(axis=0)
+    fit = _fit_rpe(small, window, factor, columns)
+    column = (np.arange(small.shape[1], dtype=np.float64) + 0.5) * factor - 0.5
+    rpe_row = curve_offset(fit.curve, column, columns)
+    is_clear = fit.inlier_fraction >= _MIN_INLIERS
+    rpe_curve: tuple[float, ...] = ()
+    offset = np.zeros_like(column)
+    if flatten and is_clear:
+        rpe_curve = (*fit.curve[:-1], fit.curve[-1] - float(rpe_row.mean()))
+        offset = curve_offset(rpe_curve, column, columns)
+    first = float((np.argmax(bright, axis=0) * factor - offset)[covered].min())
+    if is_clear:
+        last = float((rpe_row - offset).max())
     else:  # a large lesion, or a choroid as bright as the epithelium
-        lowest = (joined.shape[0] - np.argmax(joined[::-1], axis=0)) * factor
-        last = min(float(np.quantile(lowest[covered], 0.98)), float(np.quantile(found, _MOST)))
+        lowest_light = (bright.shape[0] - np.argmax(bright[::-1], axis=0)) * factor
+        last = min(
+            float(np.quantile(lowest_light[covered], _LOWEST_LIGHT)), float(np.quantile(fit.edge_rows, _LOWEST_EDGE))
+        )
     if last <= first:
-        return nowhere
+        return not_found
+    above, below = margins
     top = math.floor(first - above * (last - first))
     bottom = math.ceil(last + below * (last - first))
-    if not bend:
+    if not rpe_curve:
         top, bottom = max(top, 0), min(bottom, rows)
-    confidence = (np.count_nonzero(covered) / covered.size) * min(1.0, contrast / 30) * (0.5 + 0.5 * agreeing)
-    return Retina(top, bottom, confidence, bend)
+    coverage = np.count_nonzero(covered) / covered.size
+    confidence = coverage * min(1.0, contrast / _FULL_CONTRAST) * (0.5 + 0.5 * fit.inlier_fraction)
+    return Retina(top, bottom, confidence, rpe_curve)
 
 
 def _reduced(gray: Gray) -> tuple[Gray, int]:
-    """The scan made smaller, and by which factor."""
+    """The scan made smaller, and by which factor: by halving, which takes a fifth of the time of doing it at once."""
     small, factor = gray, 1
-    while (
-        small.shape[1] >= 2 * _REDUCED_WIDTH and factor < 4
-    ):  # halving again and again is a fifth of the time of doing it at once
+    while small.shape[1] >= 2 * _REDUCED_WIDTH and factor < _MAX_FACTOR:
         height, width = small.shape[0] // 2, small.shape[1] // 2
         halved = cv2.resize(small[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
         small, factor = np.asarray(halved, np.uint8), 2 * factor
     return small, factor
 
 
-def _without_fill(small: Gray, fill: Gray) -> Gray:
-    """A copy as dark, in all that fill has touched, as the darkest quarter of the rest."""
+def _with_dark_fill(small: Gray, fill: Mask) -> Gray:
+    """A copy in which everything that fill has touched is as dark as the lower quartile of the rest."""
     touched = cv2.dilate(fill[: small.shape[0], : small.shape[1]], np.ones((3, 3), np.uint8)) > 0
     return np.where(touched, np.uint8(_lower_quartile(small, (~touched).view(np.uint8))), small)
 
 
-def _lower_quartile(gray: Gray, where: Gray | None = None) -> float:
-    """The gray level that a quarter of the pixels are below; where: only those above 0 there."""
-    counts = np.cumsum(cv2.calcHist([gray], [0], where, [256], [0, 256]))
+def _lower_quartile(gray: Gray, mask: Mask | None = None) -> float:
+    """The gray level that a quarter of the pixels are below; mask: count only pixels where it is above 0."""
+    counts = np.cumsum(cv2.calcHist([gray], [0], mask, [256], [0, 256]))
     return float(np.searchsorted(counts, counts[-1] / 4))
 
 
-def _lower_edge(small: Gray, reach: int, factor: int, columns: int) -> tuple[tuple[float, ...], float, Float64]:
-    """The line of the lower edge of the pigment epithelium, the fraction of columns that agree, and each one's edge.
+def _bright_component(small: Gray) -> tuple[NDArray[np.bool_] | None, float]:
+    """Where the retina is, (rows, columns), and its contrast in gray levels; None where nothing is bright."""
+    smooth = np.asarray(cv2.blur(cv2.blur(small, (3, 3)), (3, 3)), np.uint8)
+    background = _lower_quartile(smooth)
+    peaks = smooth.max(axis=0)
+    contrast = float(np.partition(peaks, peaks.size // 2)[peaks.size // 2]) - background
+    if contrast < _MIN_CONTRAST:
+        return None, contrast
+    level = background + _LEVEL * contrast
+    is_bright = smooth > level
+    count, labels = cv2.connectedComponents(is_bright.view(np.uint8), connectivity=8)
+    if count < 2:
+        return None, contrast
+    # Weighted by light, so that a wide but faint haze does not win.
+    light = np.bincount(labels[is_bright], weights=smooth[is_bright] - level, minlength=count)
+    return (light > _MIN_LIGHT * light.max()).take(labels), contrast
 
-    In each column it is the lowest place where the light falls from one stretch of `reach` rows to the next nearly as
-    much as it does anywhere: the nerve fibres' edge can be as sharp, but lies higher. A polynomial through these,
-    weighted by the root of the fall and robust (Tukey's biweight, closing in while the degree grows), leaves out
-    shadows, lesions and vessels. The line is returned as coefficients for `shift`, for rows of the source.
+
+class _RpeFit(NamedTuple):
+    """The curve of the lower edge of the pigment epithelium."""
+
+    curve: tuple[float, ...]  # for `curve_offset`, giving rows of the source
+    inlier_fraction: float  # of the columns, 0..1
+    edge_rows: Float64  # (columns of `_edges`,) where each column has that edge, rows of the source
+
+
+def _fit_rpe(small: Gray, window: int, factor: int, columns: int) -> _RpeFit:
+    """The robust fit that this module explains, to a scan reduced by `factor` from `columns` columns."""
+    edge_rows, fall = _edges(small, window, factor)
+    powers = _vandermonde(edge_rows.size, 2 * factor / columns)
+    strength = np.sqrt(fall) + 1e-6
+    weights: NDArray[Any] = strength
+    curve, residual = np.zeros(1), np.zeros_like(edge_rows)
+    for degree, c in _FITS:
+        basis = powers[:, -1 - degree :]
+        weighted = basis.T * weights
+        curve = np.linalg.solve(weighted @ basis, weighted @ edge_rows)
+        residual = np.abs(edge_rows - basis @ curve)
+        weights = strength * (np.maximum(1 - (residual / c) ** 2, 0) ** 2 + 1e-6)
+    return _RpeFit(tuple(curve.tolist()), _inlier_fraction(residual < _INLIER_DISTANCE), edge_rows)
+
+
+def _edges(small: Gray, window: int, factor: int) -> tuple[Float64, Gray]:
+    """The row, in the source, of the lowest steep fall in every second column, and that fall in gray levels.
+
+    The nerve fibre layer's edge can be as steep as the epithelium's, but lies higher.
     """
-    means = np.asarray(cv2.blur(small, (5, reach), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE))[:, 1::2]
-    # Rows y.. less rows y + reach.., 0 where they rise; a row for each column.
-    fall = np.ascontiguousarray(cv2.subtract(means[: -2 * reach], means[reach:-reach]).T)
-    most = fall.max(axis=1)
-    sharp = fall[:, ::-1] >= (_SHARP * most).astype(np.uint8)[:, None]
-    lowest = fall.shape[1] - 1 - np.argmax(sharp, axis=1)
-    near = np.maximum(lowest[:, None] - np.arange(reach + 1), 0)  # from there up to where it falls most
-    row = lowest - np.argmax(np.take_along_axis(fall, near, axis=1), axis=1)
-    edge = (row + reach) * float(factor)
-    strength = np.sqrt(fall[np.arange(row.size), row]) + 1e-6
-    u = _places(edge.size, 2 * factor / columns)
-    weights, line, off = strength, np.zeros(1), np.zeros_like(edge)
-    for degree, scale in _FITS:
-        powers = u[:, -1 - degree :]
-        weighted = powers.T * weights
-        line = np.linalg.solve(weighted @ powers, weighted @ edge)
-        off = np.abs(edge - powers @ line)
-        weights = strength * (np.maximum(1 - (off / scale) ** 2, 0) ** 2 + 1e-6)
-    return tuple(line.tolist()), _agreement(off < _NEAR), edge
+    means = np.asarray(cv2.blur(small, (5, window), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE))[:, 1::2]
+    # The mean of the window that begins at a row less that of the next one, 0 where it rises; a line for each column.
+    falls = np.ascontiguousarray(cv2.subtract(means[: -2 * window], means[window:-window]).T)
+    steep = falls[:, ::-1] >= (_STEEP * falls.max(axis=1)).astype(np.uint8)[:, None]
+    lowest = falls.shape[1] - 1 - np.argmax(steep, axis=1)
+    nearby = np.maximum(lowest[:, None] - np.arange(window + 1), 0)  # from there up to where it falls most
+    row = lowest - np.argmax(np.take_along_axis(falls, nearby, axis=1), axis=1)
+    return (row + window) * float(factor), falls[np.arange(row.size), row]
 
 
-def _agreement(agrees: NDArray[np.bool_]) -> float:
-    """The fraction of columns that agree; less where a third of the scan has hardly any: there the line only swings."""
-    third = -(-agrees.size // 3)
-    least = min(np.count_nonzero(agrees[start : start + third]) for start in range(0, agrees.size, third))
-    return float(min(np.count_nonzero(agrees) / agrees.size, 2 * least / third))
+def _inlier_fraction(is_inlier: NDArray[np.bool_]) -> float:
+    """The fraction of columns that agree with the curve, or twice that of the third of the scan that agrees least.
+
+    Where a third has hardly any inliers the curve is not held there.
+    """
+    third = -(-is_inlier.size // 3)
+    fewest = min(np.count_nonzero(is_inlier[start : start + third]) for start in range(0, is_inlier.size, third))
+    return float(min(np.count_nonzero(is_inlier) / is_inlier.size, 2 * fewest / third))
 
 
 @lru_cache(maxsize=32)
-def _places(places: int, width: float) -> Float64:
-    """The powers of places across the scan, highest first, (places, 4); width: of one, as a fraction of the scan."""
-    return np.asarray(np.vander((2 * np.arange(places) + 1) * width - 1, 4), np.float64)
+def _vandermonde(count: int, spacing: float) -> Float64:
+    """The powers 3 to 0 of `count` positions across the scan, spacing apart in -1..1: (count, 4)."""
+    return np.asarray(np.vander((2 * np.arange(count) + 1) * spacing - 1, 4), np.float64)

@@ -1,7 +1,7 @@
-"""report.html: one self-contained page that says whether a folder of shards is good, and shows why.
+"""report.html: one self-contained page with the guarantees that hold for a folder of shards, and what is in it.
 
-Everything on it comes from images.csv, duplicates.json, the manifest and pictures, so that the page that `octprep build`
-leaves and the one that `octprep report DIR --src SRC` writes are the same bytes.
+Everything on it comes from images.csv, duplicates.json, the manifest and pictures, so that the page that `octprep
+build` leaves and the one that `octprep report DIR --src SRC` writes are the same bytes.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, SourceError
 from octprep.format.files import atomic_write
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, read_part
+from octprep.html.pictures import SourceImages
 from octprep.report.page import render
-from octprep.report.pictures import SourceImages
 from octprep.source.listing import directory_problem
 
-_PICTURED = b'alt="Source of '  # in a page that shows the source; in a name the quotation mark would be escaped
+_SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 
-__all__ = ["SourceImages", "WrittenReport", "render", "write"]
+__all__ = ["SourceImages", "WrittenReport", "render", "write_report"]
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report that was written, and how well its source fitted."""
+    """A report that was written, and how well its source matched."""
 
     path: Path
     bytes: int
-    sources: int  # files of the source that it would show and whose SHA-256 is known
-    strange: int  # those of them that are not in the source, or are not the ones built from
-    lost: tuple[str, ...] = ()  # in words, which of images.csv and duplicates.json could not be read, and why
+    sources: int  # files of the source that the page shows, where images.csv has their SHA-256
+    mismatched: int  # those of them that are not in the source, or have another SHA-256
+    missing: tuple[str, ...] = ()  # in words, which of images.csv and duplicates.json could not be read, and why
 
 
-def write(folder: Path, src: Path | None = None, *, without_source: bool = False) -> WrittenReport:
-    """Write the report of a finished folder anew.
+def write_report(folder: Path, src: Path | None = None, *, without_source: bool = False) -> WrittenReport:
+    """Write the report of a finished folder again.
 
     src: the folder that the shards were built from; without it, the page shows only what the shards hold, and a page
-    that shows the source is replaced only if without_source says so. Raises ManifestError if the folder is not
-    finished, SourceError if src is not its source, OutputError if the page cannot be written or is left alone.
+    that shows the source is replaced only with without_source. Raises ManifestError if the folder is not finished,
+    SourceError if src is not its source, OutputError if the page cannot be written or is left alone.
     """
     manifest = Manifest.load(folder)
     if src is None and not without_source and _shows_source(folder / REPORT_NAME):
@@ -49,14 +49,14 @@ def write(folder: Path, src: Path | None = None, *, without_source: bool = False
             "left alone. Give --src SRC, the folder that the shards were built from, to keep them, or "
             "--without-source to go without."
         )
-    if src is not None and (fault := directory_problem(src)):
-        raise SourceError(f"--src {src} {fault}; give the folder that {folder} was built from.")
+    if src is not None and (problem := directory_problem(src)):
+        raise SourceError(f"--src {src} {problem}; give the folder that {folder} was built from.")
     source = SourceImages(src)
-    lost: list[str] = []
-    table = _bytes(folder / IMAGES_NAME, images_csv.decode, lost)
-    joins = _bytes(folder / DUPLICATES_NAME, DuplicatesFile.from_json, lost)
-    page = render(folder, manifest, table, joins, source)
-    if source.strange and not source.known:
+    missing: list[str] = []
+    table = _read(folder / IMAGES_NAME, images_csv.decode, missing)
+    pairs = _read(folder / DUPLICATES_NAME, DuplicatesFile.from_json, missing)
+    page = render(folder, manifest, table, pairs, source)
+    if source.mismatched and not source.matched:
         raise SourceError(
             f"--src {src} has none of the files that the report would show, or others of the same names; give the "
             f"folder that was --src when {folder} was built."
@@ -66,19 +66,20 @@ def write(folder: Path, src: Path | None = None, *, without_source: bool = False
         atomic_write(path, page)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from None
-    return WrittenReport(path, len(page), len(source.known | source.strange), len(source.strange), tuple(lost))
+    sources = len(source.matched | source.mismatched)
+    return WrittenReport(path, len(page), sources, len(source.mismatched), tuple(missing))
 
 
-def _bytes(path: Path, read: Callable[[bytes], object], lost: list[str]) -> bytes | None:
-    """A file's content, or None if it cannot be read; the page says so then. `lost` gets the reason."""
+def _read(path: Path, decode: Callable[[bytes], object], missing: list[str]) -> bytes | None:
+    """A file's content, or None if it cannot be read or decoded; `missing` gets the reason."""
     try:
         data = read_part(path)
-        read(data)
+        decode(data)
     except FileNotFoundError:
-        lost.append(f"{path} is missing")
+        missing.append(f"{path} is missing")
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        lost.append(f"{path} cannot be read ({why})")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        missing.append(f"{path} cannot be read ({reason})")
     else:
         return data
     return None
@@ -87,6 +88,6 @@ def _bytes(path: Path, read: Callable[[bytes], object], lost: list[str]) -> byte
 def _shows_source(page: Path) -> bool:
     """Whether there is a page with pictures of the source."""
     try:
-        return _PICTURED in read_part(page)
+        return _SHOWS_SOURCE in read_part(page)
     except (OSError, ValueError):
         return False

@@ -1,6 +1,6 @@
-"""Whether the laws hold, as far as images.csv, duplicates.json and the manifest tell.
+"""Whether the guarantees hold, as far as images.csv, duplicates.json and the manifest show it.
 
-`octprep verify` asks the records themselves.
+`octprep verify` reads the records themselves.
 """
 
 from __future__ import annotations
@@ -8,307 +8,271 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest, open_shard
 from octprep.report.table import Images
+from octprep.wording import listed, number
 
-HOLDS, BROKEN, NOT_ASKED, NOT_KNOWN = "holds", "broken", "not asked", "not known"
-MOST = 20  # names in a sentence before it is cut
-_IDS = 6  # patient ids of one group before they are cut
+HOLDS, VIOLATED, NOT_APPLICABLE, UNKNOWN = "holds", "violated", "not applicable", "unknown"
+MAX_DETAILS = 20  # lines of a check before the rest is counted
+_MAX_IDS = 6  # patient ids of one group before the rest is counted
 
 
 @dataclass(frozen=True)
 class Check:
-    """One law, and how it stands."""
+    """One guarantee, and whether it holds."""
 
     name: str
-    state: str  # HOLDS, BROKEN, NOT_ASKED or NOT_KNOWN
-    word: str  # for the headline; "" if it says nothing there
+    state: str  # HOLDS, VIOLATED, NOT_APPLICABLE or UNKNOWN
+    headline_word: str  # "" if it is not mentioned in the headline
     sentence: str
     details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """All checks, and the one sentence they come to."""
+class CheckResults:
+    """All checks, and the one line they come to."""
 
     checks: tuple[Check, ...]
 
     @property
-    def good(self) -> bool:
-        """Whether no law is broken."""
-        return all(check.state != BROKEN for check in self.checks)
+    def passed(self) -> bool:
+        """Whether no guarantee is violated."""
+        return all(check.state != VIOLATED for check in self.checks)
 
     @property
     def headline(self) -> str:
         """Such as: Leak-free, balanced and complete. Or: LEAKY; otherwise balanced and complete."""
-        broken = [check.word for check in self.checks if check.state == BROKEN]
-        rest = [check.word for check in self.checks if check.state != BROKEN and check.word]
-        text = "; otherwise ".join(filter(None, (_listed(broken), _listed(rest))))
-        return text[:1].upper() + text[1:]
+        violated = [check.headline_word for check in self.checks if check.state == VIOLATED]
+        others = [check.headline_word for check in self.checks if check.state != VIOLATED and check.headline_word]
+        text = "; otherwise ".join(filter(None, (listed(violated), listed(others))))
+        return text if text.startswith((IMAGES_NAME, DUPLICATES_NAME)) else text[:1].upper() + text[1:]
 
 
-def judge(rows: Images, table: bytes | None, joins: bytes | None, manifest: Manifest, lost: Sequence[str]) -> Verdict:
-    """Hold images.csv (its rows, and its bytes or None if it could not be read) and duplicates.json against the manifest.
+def evaluate_checks(
+    images: Images, table: bytes | None, pairs: bytes | None, manifest: Manifest, missing: Sequence[str]
+) -> CheckResults:
+    """Compare images.csv and duplicates.json with the manifest.
 
-    joins: the bytes of duplicates.json, None if it could not be read. lost: in words, the shards that are not there as the
-    manifest says.
+    images: the rows of images.csv. table, pairs: the bytes of images.csv and duplicates.json, None if they could not be
+    read. missing: from `missing_shards`.
     """
-    wrong = None if table is None else disagreements(rows, manifest)
-    leaking, repeating = leaks(rows.kept, manifest), repeats(rows.kept, manifest)
-    if wrong != []:  # a row that is not there could have broken these laws
-        leaking, repeating = _unknown(leaking), _unknown(repeating)
-    return Verdict(
+    differences = None if table is None else table_differences(images, manifest)
+    leaks, repeats = check_leaks(images.kept, manifest), check_repeats(images.kept, manifest)
+    if differences != []:  # rows may be missing that violate these guarantees
+        leaks, repeats = _unless_violated(leaks), _unless_violated(repeats)
+    return CheckResults(
         (
-            leaking,
-            balance(manifest),
-            complete(wrong, lost, manifest),
-            repeating,
-            table_check(table, manifest),
-            joins_check(joins, manifest),
+            leaks,
+            check_balance(manifest),
+            check_completeness(differences, missing, manifest),
+            repeats,
+            _check_file(IMAGES_NAME, table, manifest.images_sha256),
+            _check_file(DUPLICATES_NAME, pairs, manifest.duplicates_sha256),
         )
     )
 
 
-def _unknown(check: Check) -> Check:
-    """What a check says when rows are missing: what is broken stays broken, the rest cannot be told."""
-    if check.state == BROKEN:
-        return check
-    return Check(check.name, NOT_KNOWN, "", f"This cannot be told without the whole {IMAGES_NAME}.")
+def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
+    """What is in more than one split, by the rows or as the manifest declares.
 
-
-def leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
-    """What is in more than one split, by the rows or as the manifest owns up to.
-
-    Looked at are patients, contents, patients who are taken for one person, and near-identical scans; these last are
-    known from the manifest alone.
+    Compared are patients, contents and patient groups; near-identical scans are known from the manifest alone.
     """
     patients: dict[str, set[str]] = defaultdict(set)
     contents: dict[str, set[str]] = defaultdict(set)
     groups: dict[str, set[str]] = defaultdict(set)
     members: dict[str, set[str]] = defaultdict(set)
-    for image in kept:
-        patients[image.patient].add(image.split)
-        contents[image.sha256].add(image.split)
-        groups[image.patient_group].add(image.split)
-        members[image.patient_group].add(image.patient)
+    for row in kept:
+        patients[row.patient].add(row.split)
+        contents[row.sha256].add(row.split)
+        groups[row.patient_group].add(row.split)
+        members[row.patient_group].add(row.patient)
+    # A group of one patient is in two splits where the patient is, which is reported already.
+    groups = {group: splits for group, splits in groups.items() if len(members[group]) > 1}
     order = list(manifest.splits)
-
-    def parted(where: dict[str, set[str]], known: Sequence[str]) -> dict[str, str]:
-        names = {name for name, splits in where.items() if len(splits) > 1} | set(known)
-        return {
-            name: " and ".join(sorted(where.get(name, ()), key=order.index))
-            for name in sorted(names, key=lambda name: (len(name), name))
-        }
-
-    people = parted(patients, manifest.leaks.patients)
-    files = parted(contents, manifest.leaks.contents)
+    leaking_patients = _in_several(patients, order, manifest.leaks.patients)
+    leaking_contents = _in_several(contents, order, manifest.leaks.contents)
+    leaking_groups = _in_several(groups, order)
     near = manifest.leaks.near
-    # A group of one patient is parted where the patient is, which is told already.
-    joined = parted({group: groups[group] for group, ids in members.items() if len(ids) > 1}, ())
-    if not people and not files and not near and not joined:
-        sentence = f"No patient (nor patients taken for one) and no file content is in two of {_listed(order)}."
+    if not leaking_patients and not leaking_contents and not leaking_groups and not near:
+        sentence = f"No patient, no group of linked patients and no file content is in two of {listed(order)}."
         return Check("Leaks", HOLDS, "leak-free", sentence)
-    counted = (
-        (people, "patient"),
-        (files, "file content"),
-        (joined, "group of patients"),
-        (near, "pair of near-identical scans"),
-    )
-    parts = [_count(len(part), noun) for part, noun in counted if part]
-    return Check(
-        "Leaks",
-        BROKEN,
-        "LEAKY",
-        f"In more than one split: {_listed(parts)}. Results on these shards will look better than they are.",
-        _cut(
-            [
-                *(f"patient {name}: in {splits or 'two splits, says the manifest'}" for name, splits in people.items()),
-                *(f"content {name[:16]}: in {splits or 'two splits'}" for name, splits in files.items()),
-                *(
-                    f"group {name}, patients {_few(members[name])} taken for one: in {splits}"
-                    for name, splits in joined.items()
-                ),
-                *(f"{one} and {other}: near-identical, under different patient ids" for one, other in near),
-            ]
+    counts = [
+        number(len(names), singular, plural)
+        for names, singular, plural in (
+            (leaking_patients, "patient", "patients"),
+            (leaking_contents, "file content", "file contents"),
+            (leaking_groups, "group of linked patients", "groups of linked patients"),
+            (near, "pair of near-identical scans", "pairs of near-identical scans"),
+        )
+        if names
+    ]
+    details = [
+        *(f"patient {name}: in {splits}" for name, splits in leaking_patients.items()),
+        *(f"content {name[:16]}: in {splits}" for name, splits in leaking_contents.items()),
+        *(
+            f"group {name}, linked patients {listed(_sorted_ids(members[name]), _MAX_IDS)}: in {splits}"
+            for name, splits in leaking_groups.items()
         ),
-    )
+        *(f"{first} and {second}: near-identical, under different patient ids" for first, second in near),
+    ]
+    sentence = f"In more than one split: {listed(counts)}. Results on these shards will look better than they are."
+    return Check("Leaks", VIOLATED, "LEAKY", sentence, _first(details))
 
 
-def balance(manifest: Manifest) -> Check:
+def check_balance(manifest: Manifest) -> Check:
     """Whether every shard of train holds the same number of each class, where that was asked for."""
     train = manifest.splits.get("train", ())
     if manifest.config.balance == "none":
         if "train" not in manifest.splits:
-            why = "Folds take turns as validation, so each holds its images once, classes in their natural proportion."
+            sentence = "Folds take turns as validation, so each holds its images once, with natural class proportions."
         else:
-            why = "Balance was not asked for: every shard has its classes in their natural proportion."
-        return Check("Balance", NOT_ASKED, "", why + " Training can weight the classes.")
+            sentence = "Balance was not asked for: every shard has natural class proportions."
+        return Check("Balance", NOT_APPLICABLE, "", f"{sentence} Training can weight the classes.")
     uneven = [shard for shard in train if len(set(shard.per_class)) > 1]
     if uneven:
-        return Check(
-            "Balance",
-            BROKEN,
-            "NOT BALANCED",
-            f"{_count(len(uneven), 'shard')} of train hold the classes in unequal numbers.",
-            _cut(
-                [
-                    f"{shard.name}: "
-                    + ", ".join(
-                        f"{name} {number:,}" for name, number in zip(manifest.class_names, shard.per_class, strict=True)
-                    )
-                    for shard in uneven
-                ]
-            ),
-        )
-    each = sorted({shard.per_class[0] for shard in train if shard.per_class})
-    numbers = " or ".join(f"{number:,}" for number in each) if len(each) <= 2 else f"{each[0]:,} to {each[-1]:,}"
-    return Check(
-        "Balance",
-        HOLDS,
-        "balanced",
-        f"Each of the {_count(len(train), 'shard')} of train holds every class equally often: {numbers} records each."
-        if len(train) != 1
-        else f"The one shard of train holds every class equally often: {numbers} records each.",
-    )
+        details = []
+        for shard in uneven:
+            counts = zip(manifest.class_names, shard.per_class, strict=True)
+            details.append(f"{shard.name}: " + ", ".join(f"{name} {count:,}" for name, count in counts))
+        sentence = f"{number(len(uneven), 'shard')} of train hold the classes in unequal numbers."
+        return Check("Balance", VIOLATED, "NOT BALANCED", sentence, _first(details))
+    sizes = sorted({shard.per_class[0] for shard in train if shard.per_class})
+    records = " or ".join(f"{size:,}" for size in sizes) if len(sizes) <= 2 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    subject = f"Each of the {len(train):,} shards" if len(train) != 1 else "The one shard"
+    sentence = f"{subject} of train holds every class equally often: {records} records each."
+    return Check("Balance", HOLDS, "balanced", sentence)
 
 
-def disagreements(rows: Images, manifest: Manifest) -> list[str]:
-    """In words, what is wrong with single rows, and where their numbers are not the manifest's."""
+def table_differences(images: Images, manifest: Manifest) -> list[str]:
+    """In words, what is wrong with single rows, and where their counts are not the manifest's."""
     source = manifest.source
-    wrong = list(rows.problems)
-    for what, number, wanted in (
-        ("rows", rows.count, source["found"]),
-        ("images kept", len(rows.kept), source["kept"]),
-        ("files left out", len(rows.excluded), source["left_out"]),
+    differences = list(images.problems)
+    for noun, count, declared in (
+        ("rows", images.count, source["found"]),
+        ("images kept", len(images.kept), source["kept"]),
+        ("files excluded", len(images.excluded), source["excluded"]),
     ):
-        if number != wanted:
-            wrong.append(f"{number:,} {what}, where the manifest says {wanted:,}")
+        if count != declared:
+            differences.append(f"{count:,} {noun}, where the manifest says {declared:,}")
     records: Counter[tuple[str, str]] = Counter()
-    for image in rows.kept:
-        records[image.split, image.label] += image.record_count
+    for row in images.kept:
+        records[row.split, row.label] += row.record_count
     for split in manifest.splits:
-        for label, wanted in manifest.per_class(split).items():
-            if records[split, label] != wanted:
-                wrong.append(
+        for label, declared in manifest.per_class(split).items():
+            if records[split, label] != declared:
+                differences.append(
                     f"{split}: {records[split, label]:,} records of {label} by {IMAGES_NAME}, "
-                    f"where the manifest says {wanted:,}"
+                    f"where the manifest says {declared:,}"
                 )
-    return wrong
+    return differences
 
 
 def missing_shards(folder: Path, manifest: Manifest) -> list[str]:
-    """In words, the shards that are not in the folder with the size that the manifest says; none is read."""
-    lost = []
-    for shard in (shard for part in manifest.splits.values() for shard in part):
+    """In words, the shards that are not in the folder with the size in the manifest; none is read."""
+    missing = []
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
         try:
             with open_shard(folder / shard.name) as file:
-                status = os.fstat(file.fileno())
+                size = os.fstat(file.fileno()).st_size
         except (FileNotFoundError, NotADirectoryError):
-            lost.append(f"{shard.name} is missing")
+            missing.append(f"{shard.name} is missing")
         except OSError as error:
-            lost.append(f"{shard.name} cannot be opened: {error.strerror or error}")
+            missing.append(f"{shard.name} cannot be opened: {error.strerror or error}")
         except ValueError as error:
-            lost.append(f"{shard.name} {error}")
+            missing.append(f"{shard.name} {error}")
         else:
-            if status.st_size != shard.bytes:
-                lost.append(f"{shard.name} has {status.st_size:,} bytes, where the manifest says {shard.bytes:,}")
-    return lost
+            if size != shard.bytes:
+                missing.append(f"{shard.name} has {size:,} bytes, where the manifest says {shard.bytes:,}")
+    return missing
 
 
-def complete(wrong: Sequence[str] | None, lost: Sequence[str], manifest: Manifest) -> Check:
+def check_completeness(differences: Sequence[str] | None, missing: Sequence[str], manifest: Manifest) -> Check:
     """Whether every file found is in images.csv once, in a shard or with a reason, and every shard is there.
 
-    wrong: from `disagreements`, or None if images.csv could not be read. lost: from `missing_shards`.
+    differences: from `table_differences`, or None if images.csv could not be read. missing: from `missing_shards`.
     """
-    number = sum(map(len, manifest.splits.values()))
+    shards = sum(map(len, manifest.splits.values()))
     sentences = []
-    if lost:
-        sentences.append(f"Not there as the manifest says: {len(lost):,} of {_count(number, 'shard')}.")
-    if wrong is None:
+    if missing:
+        sentences.append(f"Not there as the manifest says: {len(missing):,} of {number(shards, 'shard')}.")
+    if differences is None:
         sentences.append(f"{IMAGES_NAME} could not be read, so no image is accounted for.")
-    elif wrong:
+    elif differences:
         sentences.append(f"{IMAGES_NAME} and the manifest do not agree.")
     if sentences:
-        return Check("Completeness", BROKEN, "INCOMPLETE", " ".join(sentences), (*_cut(lost), *_cut(wrong or [])))
+        details = (*_first(missing), *_first(differences or []))
+        return Check("Completeness", VIOLATED, "INCOMPLETE", " ".join(sentences), details)
     source = manifest.source
     return Check(
         "Completeness",
         HOLDS,
         "complete",
         f"All {source['found']:,} files found are accounted for: {source['kept']:,} kept, each with its shard; "
-        f"{source['left_out']:,} left out, each with its reason. All shards ({number:,}) are there, of the right size.",
+        f"{source['left_out']:,} excluded, each with its reason. All shards ({shards:,}) are there, of the right size.",
     )
 
 
-def repeats(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
+def check_repeats(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
     """Whether only an oversampled train holds an image more than once."""
-    may = {"train"} if manifest.config.balance == "oversample" else set()
-    twice = [image for image in kept if image.record_count > 1 and image.split not in may]
-    once = _listed([split for split in manifest.splits if split not in may])
-    if twice:
+    oversampled = {"train"} if manifest.config.balance == "oversample" else set()
+    repeated = [row for row in kept if row.record_count > 1 and row.split not in oversampled]
+    if repeated:
         return Check(
             "Repeats",
-            BROKEN,
+            VIOLATED,
             "WITH REPEATS",
-            f"{_count(len(twice), 'image')} stand more than once where every image may stand only once.",
-            _cut([f"{image.path}: {image.record_count} times in {image.split}" for image in twice]),
+            f"{number(len(repeated), 'image')} repeated in a split that must hold every image once.",
+            _first([f"{row.path}: {row.record_count} times in {row.split}" for row in repeated]),
         )
-    rest = " train repeats images of the smaller classes, and holds every one at least once." if may else ""
-    verb = "holds" if " and " not in once else "hold"
-    return Check("Repeats", HOLDS, "", f"{once} {verb} every image once.{rest}")
+    others = [split for split in manifest.splits if split not in oversampled]
+    sentence = f"{listed(others)} {'hold' if len(others) > 1 else 'holds'} every image once."
+    if oversampled:
+        sentence += " train repeats images of the smaller classes, and holds every one at least once."
+    return Check("Repeats", HOLDS, "", sentence)
 
 
-def table_check(table: bytes | None, manifest: Manifest) -> Check:
-    """Whether images.csv is the one that the manifest was written for."""
-    if table is None:
-        return Check("Table", BROKEN, "WITHOUT ITS TABLE", f"{IMAGES_NAME} is missing or cannot be read.")
-    if hashlib.sha256(table).hexdigest() != manifest.images_sha256:
+def _check_file(name: str, data: bytes | None, sha256: str) -> Check:
+    """Whether images.csv or duplicates.json is the one that the manifest was written for."""
+    if data is None:
+        return Check(name, VIOLATED, f"{name} missing", f"{name} is missing or cannot be read.")
+    if hashlib.sha256(data).hexdigest() != sha256:
         return Check(
-            "Table",
-            BROKEN,
-            "EDITED",
-            f"{IMAGES_NAME} was changed after it was written: its SHA-256 is not the manifest's. "
-            "What this page says comes from the changed table.",
+            name,
+            VIOLATED,
+            f"{name} modified",
+            f"{name} was changed after it was written: its SHA-256 is not the manifest's. "
+            "This page shows what the changed file says.",
         )
-    return Check("Table", HOLDS, "", f"{IMAGES_NAME} is as it was written: its SHA-256 is the manifest's.")
+    return Check(name, HOLDS, "", f"{name} is as it was written: its SHA-256 is the manifest's.")
 
 
-def joins_check(joins: bytes | None, manifest: Manifest) -> Check:
-    """Whether duplicates.json is the one that the manifest was written for."""
-    if joins is None:
-        return Check("DuplicatesFile", BROKEN, "WITHOUT ITS JOINS", f"{DUPLICATES_NAME} is missing or cannot be read.")
-    if hashlib.sha256(joins).hexdigest() != manifest.duplicates_sha256:
-        return Check(
-            "DuplicatesFile",
-            BROKEN,
-            "WITH OTHER JOINS",
-            f"{DUPLICATES_NAME} was changed after it was written: its SHA-256 is not the manifest's. "
-            "What this page says about joined scans comes from the changed file.",
-        )
-    return Check("DuplicatesFile", HOLDS, "", f"{DUPLICATES_NAME} is as it was written: its SHA-256 is the manifest's.")
+def _unless_violated(check: Check) -> Check:
+    """A check of which rows may be missing: a violation stays one, and anything else is unknown."""
+    if check.state == VIOLATED:
+        return check
+    return Check(check.name, UNKNOWN, "", f"This is unknown without the whole {IMAGES_NAME}.")
 
 
-def _few(ids: Iterable[str]) -> str:
-    """Patient ids in a sentence, cut where they are too many."""
-    ordered = sorted(ids, key=lambda name: (len(name), name))
-    more = len(ordered) - _IDS
-    return _listed([*ordered[:_IDS], f"{more:,} more"] if more > 0 else ordered)
+def _in_several(
+    splits_of: Mapping[str, set[str]], order: Sequence[str], declared: Iterable[str] = ()
+) -> dict[str, str]:
+    """What is in more than one split or declared to be, with the splits in words, sorted by length and name."""
+    names = {name for name, splits in splits_of.items() if len(splits) > 1} | set(declared)
+    return {
+        name: listed(sorted(splits_of.get(name, ()), key=order.index)) or "two splits, by the manifest"
+        for name in _sorted_ids(names)
+    }
 
 
-def _count(number: int, noun: str) -> str:
-    first, of, rest = noun.partition(" of ")
-    return f"{number:,} {first}{'s' * (number != 1)}{of}{rest}"
+def _sorted_ids(ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=lambda name: (len(name), name))
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
-
-
-def _cut(lines: Sequence[str]) -> tuple[str, ...]:
-    more = len(lines) - MOST
-    return (*lines[:MOST], f"and {more:,} more") if more > 0 else tuple(lines)
+def _first(lines: Sequence[str]) -> tuple[str, ...]:
+    more = len(lines) - MAX_DETAILS
+    return (*lines[:MAX_DETAILS], f"and {more:,} more") if more > 0 else tuple(lines)

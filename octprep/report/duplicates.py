@@ -1,56 +1,105 @@
-"""duplicates.json as the report needs it: counted, and the pairs of scans that are worth a look."""
+"""duplicates.json as the report shows it: counts, the pairs that are worth a look, and the distances of scans."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from octprep.duplicates import Distances
 from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import REASONS, DuplicatesFile
-from octprep.format.images_csv import ExcludedRow, ImageRow
+from octprep.html import charts
+from octprep.html.charts import Row
 from octprep.report.table import Images
+from octprep.wording import number
 
-SHOWN = 12  # pairs that are shown
-
-
-def numbers(found: DuplicatesFile) -> dict[str, int]:
-    """How many joins have each reason."""
-    counted = Counter(join.reason for join in found.pairs)
-    return {reason: counted[reason] for reason in REASONS}
+MAX_PAIRS = 12  # that are shown
+_SAME_COLOUR, _DIFFERENT_COLOUR = 5, 6  # of the two rows of distances; classes take the first colours
 
 
-def sampled(found: Distances) -> str:
-    """A sentence: of how many pairs of scans the distances are, and of how many there are."""
+@dataclass(frozen=True)
+class DuplicatesSummary:
+    """What the page says of duplicates.json."""
+
+    pairs: int
+    by_reason: Mapping[str, int]
+    threshold: float  # of the correlation from which two scans are near-identical
+    linked_ids: int  # patient ids in groups of several, by images.csv
+    groups: int  # those groups
+    sampled: str  # of how many pairs of scans the distances are; "" without distances
+    chart: Markup  # of the distances; "" without
+
+
+def summarise(file: DuplicatesFile, images: Images) -> DuplicatesSummary:
+    """Count the pairs of duplicates.json, and the patient ids that they link by images.csv."""
+    reasons = Counter(pair.reason for pair in file.pairs)
+    ids: dict[str, set[str]] = {}
+    for row in (*images.kept, *(excluded.scan for excluded in images.excluded if excluded.scan)):
+        ids.setdefault(row.patient_group, set()).add(row.patient)
+    sizes = [len(members) for members in ids.values() if len(members) > 1]
+    return DuplicatesSummary(
+        pairs=len(file.pairs),
+        by_reason={reason: reasons[reason] for reason in REASONS},
+        threshold=file.threshold,
+        linked_ids=sum(sizes),
+        groups=len(sizes),
+        sampled=sampled(file.distances) if file.distances else "",
+        chart=distance_chart(file.distances) if file.distances else Markup(""),
+    )
+
+
+def least_similar(pairs: Iterable[DuplicatePair]) -> tuple[DuplicatePair, ...]:
+    """The pairs that are shown, least similar first."""
+    return tuple(sorted(pairs, key=lambda pair: (pair.correlation, -REASONS.index(pair.reason), pair))[:MAX_PAIRS])
+
+
+def sampled(distances: Distances) -> str:
+    """A sentence: of how many pairs of scans the distances are, and how many there are."""
     parts = []
     for counts, total, whose in (
-        (found.within, found.within_total, "one patient"),
-        (found.between, found.between_total, "two patients"),
+        (distances.within, distances.within_total, "one patient"),
+        (distances.between, distances.between_total, "two patients"),
     ):
-        number = sum(counts)
-        if number == total:
-            parts.append(f"{'all ' * (total > 1)}{total:,} pair{'s' * (total != 1)} of scans of {whose}")
+        count = sum(counts)
+        if count == total:
+            parts.append(f"{'all ' * (total > 1)}{number(total, 'pair')} of scans of {whose}")
         else:
-            parts.append(f"{number:,} of the {total:,} pairs of scans of {whose}, drawn at random")
+            parts.append(f"{count:,} of the {total:,} pairs of scans of {whose}, drawn at random")
     return f"Compared were {' and '.join(parts)}."
 
 
-def shown(joins: Iterable[DuplicatePair]) -> tuple[DuplicatePair, ...]:
-    """The joins that are shown: those whose scans are least alike come first."""
-    return tuple(sorted(joins, key=lambda join: (join.correlation, -REASONS.index(join.reason), join))[:SHOWN])
+def distance_chart(distances: Distances) -> Markup:
+    """One row of bars for pairs of one patient's scans and one for pairs of two patients', on one scale.
+
+    Empty without a pair.
+    """
+    bins = len(distances.within)
+    rows, medians = [], []
+    for name, colour, counts, total in (
+        ("same", _SAME_COLOUR, distances.within, distances.within_total),
+        ("different", _DIFFERENT_COLOUR, distances.between, distances.between_total),
+    ):
+        if count := sum(counts):
+            subtitle = number(count, "pair") if count == total else f"{count:,} drawn"
+            median = _median(counts)
+            index = min(int(median), bins - 1)
+            width = distances.edges[index + 1] - distances.edges[index]
+            rows.append(Row(name, subtitle, [part / count for part in counts], colour, median))
+            plural = "s" if name == "different" else ""
+            medians.append(f"{name} patient{plural}: median {distances.edges[index] + (median - index) * width:.2f}")
+    ticks = [(float(index), f"{distances.edges[index]:g}") for index in range(0, bins + 1, max(bins // 4, 1))]
+    title = "Distances of descriptors within and between patients"
+    return charts.histogram("distances", title, "; ".join(medians), "distance of two descriptors", rows, ticks)
 
 
-def scans(joins: Iterable[DuplicatePair], rows: Images) -> dict[str, ImageRow | ExcludedRow]:
-    """The rows of some joins' scans by path, where there are any."""
-    wanted = {path for join in joins for path in (join.first, join.second)}
-    every: tuple[ImageRow | ExcludedRow, ...] = (*rows.excluded, *rows.kept)
-    return {row.path: row for row in every if row.path in wanted}
-
-
-def people(rows: Images) -> tuple[int, int]:
-    """How many patient ids are taken together with others, and for how many persons."""
-    ids: dict[str, set[str]] = {}
-    for row in (*rows.kept, *(excluded.scan for excluded in rows.excluded if excluded.scan)):
-        ids.setdefault(row.patient_group, set()).add(row.patient)
-    several = [len(members) for members in ids.values() if len(members) > 1]
-    return sum(several), len(several)
+def _median(counts: Sequence[int]) -> float:
+    """The median of binned values, as a place in bins; there is at least one count."""
+    half, below = sum(counts) / 2, 0
+    for index, count in enumerate(counts):
+        if count and below + count >= half:
+            return index + (half - below) / count
+        below += count
+    return float(len(counts))

@@ -1,94 +1,56 @@
-"""The page: everything that was counted, judged, drawn and pictured, laid out by the template in one HTML file."""
+"""The page: counts, checks, charts and pictures, laid out by the template in one HTML file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
 from octprep import duplicates
-from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import DuplicatesFile
-from octprep.format.config import Preprocessing
-from octprep.format.images_csv import ExcludedRow, ImageRow
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
-from octprep.html import charts as html_charts
-from octprep.html import page
-from octprep.report import checks, command, pictures, recipe, statistics
+from octprep.html import charts, page
+from octprep.html.charts import Row
+from octprep.html.pictures import SourceImages
+from octprep.report import checks, settings, statistics
 from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
-from octprep.report.pictures import Picture, SourceImages, Steps
-from octprep.report.statistics import Histogram, Reason
+from octprep.report.cards import build_cards
+from octprep.report.statistics import Histogram
 from octprep.report.table import Images
-
-
-@dataclass(frozen=True)
-class Strip:
-    """One scan with its pictures, and what is to be said below them."""
-
-    image: ImageRow
-    steps: Steps
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class WorstCases:
-    """A list of the images that are most likely to be bad in one way."""
-
-    title: str
-    meaning: str
-    strips: tuple[Strip, ...]
+from octprep.wording import number
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A histogram, and how it is to be read."""
+    """A histogram, and how the values in the table below it are written."""
 
     title: str
     figure: Markup
-    found: Histogram
-    form: Callable[[float], str]  # of a value in the table below it
+    histogram: Histogram
+    format_value: Callable[[float], str]
 
 
-@dataclass(frozen=True)
-class Refused:
-    """A reason for leaving files out, and some pictures of such files."""
-
-    reason: Reason
-    thumbnails: tuple[tuple[str, Picture], ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One scan of a pair: whose it is, where it went, and its pictures with what each is."""
-
-    path: str
-    patient: str  # "" if it is not known
-    place: str  # its split, or why it is in none
-    shown: tuple[tuple[str, Picture], ...]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two scans that are taken for one person's, and why."""
-
-    join: DuplicatePair
-    sides: tuple[Side, Side]
-
-
-def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes | None, source: SourceImages) -> bytes:
+def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes | None, source: SourceImages) -> bytes:
     """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
 
-    shards: the folder that the shards' names are relative to. table: images.csv, joins: duplicates.json; None if it cannot
-    be read.
+    shards: the folder that the shards' names are relative to. table: images.csv, pairs: duplicates.json; None if it
+    cannot be read.
     """
-    found, readable = _read(table, manifest)
-    together = _read_joins(joins)
+    images = _read_table(table, manifest)
+    duplicates_file = _read_duplicates(pairs)
     style, script = page.asset("page.css"), page.asset("page.js")
+    results = checks.evaluate_checks(
+        images or Images(),
+        table if images else None,
+        pairs if duplicates_file else None,
+        manifest,
+        checks.missing_shards(shards, manifest),
+    )
     text = (
         _environment()
         .get_template("page.html")
@@ -98,210 +60,130 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, joins: bytes |
             policy=Markup(page.policy(style, script)),
             manifest=manifest,
             labels=manifest.class_names,
-            rows=found,
-            readable=readable,
-            verdict=checks.judge(
-                found,
-                table if readable else None,
-                joins if together else None,
-                manifest,
-                checks.missing_shards(shards, manifest),
+            images=images or Images(),
+            readable=images is not None,
+            with_source=source.folder is not None,
+            results=results,
+            **_counts_section(images, manifest),
+            **_duplicates_section(images or Images(), duplicates_file, manifest),
+            **_shortcuts_section(images or Images(), manifest.class_names),
+            **build_cards(
+                images or Images(),
+                duplicate_pairs.least_similar(duplicates_file.pairs) if duplicates_file else (),
+                manifest.recipe,
+                shards,
+                source,
+                statistics.sample_patients(images.kept if images else (), manifest),
             ),
-            **_numbers(found, manifest, readable),
-            **_joined(found, together, manifest),
-            **_pictures(found, together, manifest, shards, source),
-            recipe=recipe.lines(manifest.config),
-            command=command.command(manifest.config),
-            unsaid=command.unsaid(manifest.config),
+            recipe=settings.in_words(manifest.config),
+            command=settings.command(manifest.config),
         )
     )
     return text.encode()
 
 
-def _numbers(found: Images, manifest: Manifest, readable: bool) -> dict[str, object]:
-    """Everything counted, and its figures; of an images.csv that is not readable only what the manifest says."""
-    kept, labels = found.kept, manifest.class_names
-    counted = statistics.counts(kept, manifest)
-    if not readable:
-        counted = tuple(line for line in counted if line.what == "records")
-    title, axis = "Images per patient, by class", "images of one patient"
-    return {
-        "patients": len({image.patient for image in kept}),
-        "counts": counted,
-        "gaps": statistics.gaps(counted, labels),
-        "mix": html_charts.shares("mix", "Share of each class in each split", statistics.class_mix(counted), labels),
-        "per_patient": html_charts.histogram("per-patient", title, axis, statistics.per_patient(kept, labels), labels),
-        "largest": statistics.largest_patients(kept),
-        "sizes": statistics.sizes(kept, labels),
-        "charts": _charts(found, labels),
-    }
-
-
-def _joined(found: Images, together: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
-    """What there is to say about scans that are taken for one person's."""
-    apart = together.distances if together else None
-    ids, people = duplicate_pairs.people(found)
-    return {
-        "together": together,
-        "numbers": duplicate_pairs.numbers(together) if together else {},
-        "looked": manifest.config.near_duplicates,
-        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.MIN_PIXELS,
-        "smallest": duplicates.MIN_PIXELS,
-        "joined_ids": ids,
-        "joined_people": people,
-        "sampled": duplicate_pairs.sampled(apart) if apart else "",
-        "distances": html_charts.distances(
-            "distances", "Distances of descriptors within and between patients", "distance of two descriptors", apart
-        )
-        if apart
-        else "",
-    }
-
-
-def _pictures(
-    found: Images, together: DuplicatesFile | None, manifest: Manifest, shards: Path, source: SourceImages
-) -> dict[str, object]:
-    """Everything shown: joined scans, the sample, the worst cases, and what was left out."""
-    joins = duplicate_pairs.shown(together.pairs) if together else ()
-    joined = duplicate_pairs.scans(joins, found)
-    sample = statistics.fair_sample(found.kept, manifest)
-    worst = _worst(found, manifest.recipe)
-    shown = {image for part in sample.values() for image in part} | {image for *_, part, _ in worst for image in part}
-    shown |= {scan for scan in joined.values() if isinstance(scan, ImageRow)}
-    kept = pictures.stored(shards, shown, manifest.recipe)
-
-    def strip(image: ImageRow, width: int, value: str = "", *, cleaned: bool = False) -> Strip:
-        steps = pictures.steps(source, image, kept.get(image.path), manifest.recipe, width, cleaned=cleaned)
-        return Strip(image, steps, value)
-
-    def side(path: str) -> Side:
-        match joined.get(path):
-            case ImageRow() as image:
-                steps = pictures.steps(source, image, kept.get(path), manifest.recipe, pictures.SMALL, cleaned=False)
-                before = [("Source", steps.source)] if source.folder is not None else []
-                return Side(path, image.patient, f"in {image.split}", (*before, ("Stored", steps.stored)))
-            case ExcludedRow() as left:
-                before = [("Source", pictures.thumbnail(source, left, pictures.SMALL))]
-                return Side(
-                    path, left.scan.patient if left.scan else "", f"left out: {left.exclusion_reason}", tuple(before)
-                )
-        return Side(path, "", f"not in {IMAGES_NAME}", ())
-
-    reasons = statistics.reasons(found)
-    return {
-        "with_source": source.folder is not None,
-        "joined": [Pair(join, (side(join.first), side(join.second))) for join in joins],
-        "sample": {
-            label: [strip(image, pictures.LARGE, cleaned=True) for image in part] for label, part in sample.items()
-        },
-        "worst": [
-            WorstCases(title, meaning, tuple(strip(image, pictures.SMALL, say(image)) for image in part))
-            for title, meaning, part, say in worst
-        ],
-        "refused": [_refused(reason, source) for reason in reasons[: statistics.KINDS]],
-        "more_reasons": max(len(reasons) - statistics.KINDS, 0),
-    }
-
-
-def _read(table: bytes | None, manifest: Manifest) -> tuple[Images, bool]:
-    """The rows of images.csv, and whether there were any to read."""
+def _read_table(table: bytes | None, manifest: Manifest) -> Images | None:
+    """The rows of images.csv, or None if there are none to read."""
     try:
-        if table is not None:
-            return images_table.read(table, manifest), True
-    except ValueError:
-        pass
-    return Images(), False
-
-
-def _read_joins(joins: bytes | None) -> DuplicatesFile | None:
-    """What duplicates.json holds, or None if it cannot be read."""
-    try:
-        return None if joins is None else DuplicatesFile.from_json(joins)
+        return None if table is None else images_table.read(table, manifest)
     except ValueError:
         return None
 
 
-def _charts(found: Images, labels: tuple[str, ...]) -> list[Chart]:
-    charts = []
-    for key, title, axis, value, log, form in (
-        ("mean", "Brightness", "mean gray level of the stored pixels, 0 to 255", _mean, False, "{:.1f}"),
-        ("deviation", "Contrast", "standard deviation of the stored pixels, gray levels", _deviation, False, "{:.1f}"),
-        ("sharpness", "Sharpness", "row-to-row change beside the deviation", _sharpness, False, "{:.3f}"),
-        ("bytes", "Size of the source file", "bytes, logarithmic", _bytes, True, "{:,.0f}"),
-    ):
-        histogram = statistics.histogram(found.kept, labels, value, log=log)
-        figure = html_charts.histogram(key, f"{title} by class", axis, histogram, labels)
-        charts.append(Chart(title, figure, histogram, form.format))
-    border = statistics.border(found.kept, labels)
-    figure = html_charts.histogram(
-        "border", "Fill at the border by class", "fill, percent of the source", border, labels
-    )
-    return [*charts, Chart("Fill at the border", figure, border, "{:.1%}".format)]
+def _read_duplicates(pairs: bytes | None) -> DuplicatesFile | None:
+    """What duplicates.json holds, or None if it cannot be read."""
+    try:
+        return None if pairs is None else DuplicatesFile.from_json(pairs)
+    except ValueError:
+        return None
 
 
-def _worst(
-    found: Images, recipe: Preprocessing
-) -> list[tuple[str, str, tuple[ImageRow, ...], Callable[[ImageRow], str]]]:
-    """What each list is called, what it means, who is in it, and what is said of each."""
-    searched = recipe.crop == "retina" or recipe.flatten
-    filled = [image for image in found.kept if image.measurements.fill_fraction > 0]
-    return [
+def _counts_section(images: Images | None, manifest: Manifest) -> dict[str, object]:
+    """Counts by split and class; without images.csv, only those of the manifest."""
+    kept, labels = images.kept if images else (), manifest.class_names
+    counts = statistics.counts(kept, manifest)
+    if images is None:
+        counts = tuple(line for line in counts if line.what == "records")
+    rows = [Row(split, "", shares, None) for split, shares in statistics.class_shares(counts).items()]
+    title = "Images per patient, by class"
+    return {
+        "patients": len({row.patient for row in kept}),
+        "counts": counts,
+        "absent_classes": statistics.absent_classes(counts, labels),
+        "class_shares": charts.shares("mix", "Share of each class in each split", labels, rows),
+        "per_patient": _binned_chart(
+            "per-patient", title, "images of one patient", statistics.per_patient(kept, labels), labels
+        ),
+        "largest": statistics.largest_patients(kept),
+    }
+
+
+def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
+    """What there is to say about patient ids that share a scan."""
+    return {
+        "duplicates": duplicate_pairs.summarise(file, images) if file else None,
+        "searched": manifest.config.near_duplicates,
+        "too_small": manifest.recipe.height * manifest.recipe.width < duplicates.MIN_PIXELS,
+        "smallest": duplicates.MIN_PIXELS,
+    }
+
+
+def _shortcuts_section(images: Images, labels: tuple[str, ...]) -> dict[str, object]:
+    """The values that may tell the class without the retina."""
+    measured: list[tuple[str, str, str, Callable[[ImageRow], float], str]] = [
         (
-            "Lowest crop confidence",
-            "How sure the search for the retina was, from 0 to 1; below 0.5 all rows are kept.",
-            statistics.worst(found.kept, _confidence) if searched else (),
-            lambda image: f"confidence {image.measurements.crop_confidence:.2f}",
+            "mean",
+            "Brightness",
+            "mean gray level of the stored pixels, 0 to 255",
+            lambda row: row.measurements.mean_intensity,
+            "{:.1f}",
         ),
         (
-            "Most fill at the border",
-            "White or black areas that rotation and shifting left, as a share of the source.",
-            statistics.worst(filled, lambda image: -image.measurements.fill_fraction),
-            lambda image: f"{100 * image.measurements.fill_fraction:.1f} % fill",
+            "std",
+            "Contrast",
+            "standard deviation of the stored pixels, gray levels",
+            lambda row: row.measurements.std_intensity,
+            "{:.1f}",
         ),
         (
-            "Darkest",
-            "Mean gray level of the stored pixels, from 0 to 255.",
-            statistics.worst(found.kept, _mean),
-            lambda image: f"mean {image.measurements.mean_intensity:.1f}",
+            "sharpness",
+            "Sharpness",
+            "row-to-row change divided by the standard deviation",
+            lambda row: row.measurements.sharpness,
+            "{:.3f}",
         ),
-        (
-            "Most blurred",
-            "Row-to-row change of the smoothed stored pixels beside their deviation; lower is more blurred.",
-            statistics.worst(found.kept, _sharpness),
-            lambda image: f"sharpness {image.measurements.sharpness:.3f}",
-        ),
+        ("bytes", "Size of the source file", "bytes, logarithmic", lambda row: row.bytes, "{:,.0f}"),
     ]
+    figures = []
+    for key, title, axis_title, value, form in measured:
+        histogram = statistics.histogram(images.kept, labels, value, log=key == "bytes")
+        figure = _histogram_chart(key, f"{title} by class", axis_title, histogram, labels)
+        figures.append(Chart(title, figure, histogram, form.format))
+    fill = statistics.fill_fractions(images.kept, labels)
+    figure = _binned_chart("fill", "Fill by class", "fill, percent of the source", fill, labels)
+    figures.append(Chart("Fill", figure, fill, "{:.1%}".format))
+    return {"sizes": statistics.sizes(images.kept, labels), "charts": figures}
 
 
-def _refused(reason: Reason, source: SourceImages) -> Refused:
-    """A kind of reason with some of its files; only those that can be shown are pictured."""
-    drawn = ((left.path, pictures.thumbnail(source, left, pictures.THUMB)) for left in reason.first)
-    shown = ((path, picture) for path, picture in drawn if picture.uri)
-    return Refused(reason, tuple(islice(shown, statistics.PICTURED)))
+def _histogram_chart(key: str, title: str, axis_title: str, histogram: Histogram, labels: tuple[str, ...]) -> Markup:
+    rows = [
+        Row(label, number(quantiles.count, "image"), shares, labels.index(label), median)
+        for (label, shares), quantiles, median in zip(
+            histogram.shares.items(), histogram.quantiles, histogram.medians, strict=True
+        )
+    ]
+    desc = "; ".join(f"{quantiles.label}: median {quantiles.median:,.4g}" for quantiles in histogram.quantiles)
+    return charts.histogram(key, title, desc, axis_title, rows, histogram.ticks, histogram.overall)
 
 
-def _mean(image: ImageRow) -> float:
-    return image.measurements.mean_intensity
-
-
-def _deviation(image: ImageRow) -> float:
-    return image.measurements.std_intensity
-
-
-def _sharpness(image: ImageRow) -> float:
-    return image.measurements.sharpness
-
-
-def _confidence(image: ImageRow) -> float:
-    return image.measurements.crop_confidence
-
-
-def _bytes(image: ImageRow) -> float:
-    return image.bytes
+def _binned_chart(key: str, title: str, axis_title: str, histogram: Histogram, labels: tuple[str, ...]) -> Markup:
+    rows = [Row(label, "", shares, labels.index(label)) for label, shares in histogram.shares.items()]
+    names = [name for _, name in histogram.ticks]
+    return charts.shares(key, title, names, rows, histogram.overall, axis_title)
 
 
 def _environment() -> jinja2.Environment:
     environment = page.environment("octprep.report")
     environment.globals["images_name"] = IMAGES_NAME
-    environment.globals["joins_name"] = DUPLICATES_NAME
+    environment.globals["duplicates_name"] = DUPLICATES_NAME
     return environment

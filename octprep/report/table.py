@@ -40,17 +40,13 @@ def read(data: bytes, manifest: Manifest) -> Images:
             kept.append(row)
     paths = Counter([row.path for row in table.rows] + [row.path for row in table.excluded])
     problems += [f"{path} has {count} rows" for path, count in paths.items() if count > 1]
+    deviations = balance.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config)
     return Images(
         tuple(kept),
         table.excluded,
         tuple(problems),
         table.count,
-        tuple(
-            map(
-                balance.describe_deviation,
-                balance.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config),
-            )
-        ),
+        tuple(map(balance.describe_deviation, deviations)),
         tuple(balance.describe_few_patients(balance.patients_from_rows(kept))),
     )
 

@@ -1,8 +1,10 @@
-"""Batches of prepared scans on disk: what stands between reading the source and writing the shards.
+"""The cache of prepared scans on disk, between reading the source and writing the shards.
 
-Whether a file can be decoded, and what its content is, decides who is in which split, so every scan must be opened
-before the first shard can be planned. To decode each only once, its prepared pixels wait here, batch by batch, until
-its shard is written. A batch whose receipt fits its files, the recipe and the encoding is not done again.
+Whether a file can be decoded, and what its content is, decides which split it belongs to, so every scan must be opened
+before the first shard can be planned. To decode each only once, its encoded pixels are kept here, batch by batch, until
+its shard is written. A batch is two files: its pixels one after the other, NAME.bin, and a receipt, NAME.json, written
+last: a line of JSON (what the batch depends on, and checksums), then the rows, one for each file. A batch with a valid
+receipt for the same files, recipe and encoding is not prepared again.
 """
 
 from __future__ import annotations
@@ -18,46 +20,36 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import google_crc32c
-import numpy as np
 
-from octprep import duplicates, preprocessing
+from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
+from octprep.format.measurements import ScanMeasurements
+from octprep.prepare import PreparedScan, prepare_scan
+from octprep.preprocessing import Geometry
+from octprep.shards.records import decode_pixels, encode_pixels
 from octprep.source.files import Exclusion, Scan, ScanFile
-from octprep.source.reading import read_scan, with_retries
+from octprep.source.reading import with_retries
 
-MAX_FILL_FRACTION = 0.9  # fraction of a scan that may be fill, else there is no scan left
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
+_PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
 
 
 @dataclass(frozen=True)
 class CachedScan:
-    """One scan, what the preparation found on it, and where its stored pixels wait."""
+    """One prepared scan, and where its encoded pixels are in the cache."""
 
     scan: Scan
-    affine: tuple[float, ...]  # row-major 2x3, stored (column, row, 1) -> source (column, row)
-    border: float  # fraction of the source that was fill left by rotation and shifting
-    bend: tuple[float, ...]  # of the flattened retina (`imaging.shift`); () if it was not flattened
-    crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
-    confidence: float  # of the retina crop, 0..1
-    note: str
-    mean: float  # gray level of the stored pixels
-    deviation: float  # of their gray levels
-    sharpness: float  # of their layers
-    likeness: str  # `duplicates.dct_descriptor` of them, in base 64
-    file: str  # of the batch, within the work folder
-    offset: int
+    geometry: Geometry
+    measurements: ScanMeasurements
+    descriptor: bytes  # of the stored pixels, for the search for near-duplicates
+    cache_file: str  # name of the batch's file of pixels, within the cache's folder
+    offset: int  # in that file, bytes
     length: int  # bytes
     crc: int  # CRC-32C of the bytes
-
-    @property
-    def descriptor(self) -> bytes:
-        """What `duplicates.dct_descriptor` said of the stored pixels."""
-        return base64.b64decode(self.likeness)
 
 
 @dataclass(frozen=True)
@@ -65,159 +57,180 @@ class BatchTask:
     """Some files to read and prepare."""
 
     src: Path
-    folder: Path  # where batches wait
-    name: str
+    folder: Path  # of the cache
+    name: str  # of the batch
     files: tuple[ScanFile, ...]
     recipe: Preprocessing
     encoding: str  # raw or png
 
 
 def batch_tasks(
-    src: Path, folder: Path, named: Sequence[ScanFile], recipe: Preprocessing, encoding: str
+    src: Path, folder: Path, files: Sequence[ScanFile], recipe: Preprocessing, encoding: str
 ) -> list[BatchTask]:
-    """The whole source, cut in batches."""
-    starts = range(0, len(named), BATCH)
+    """The files of a source in batches of BATCH."""
     return [
-        BatchTask(src, folder, f"{i:06d}", tuple(named[start : start + BATCH]), recipe, encoding)
-        for i, start in enumerate(starts)
+        BatchTask(src, folder, f"{i:06d}", tuple(files[start : start + BATCH]), recipe, encoding)
+        for i, start in enumerate(range(0, len(files), BATCH))
     ]
 
 
-def prepare_batch(task: BatchTask) -> str:
-    """Read, decode, prepare and store a batch, unless its receipt says that this is done. Returns its name.
+def cache_batch(task: BatchTask) -> str:
+    """Read, prepare and store a batch, unless a valid receipt says that this is done. Returns its name.
 
-    What was found is read from the receipt (`results`), not sent: a worker killed while it sends much leaves its pool
-    waiting for the rest, while a short message goes through whole or not at all.
-
-    Raises StoppedError, as `with_retries` does, for a file that cannot be read or prepared.
+    Its results are read from the receipt (`read_receipt`) instead of being returned: a worker killed while it sends a
+    long result leaves its pool waiting for the rest, while a short message goes through whole or not at all. Raises
+    StoppedError, as `with_retries` does, for a file that cannot be read or prepared.
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
     key = _key(task)
-    if _is_done(receipt, pixels, key):
+    if _receipt_is_valid(receipt, pixels, key):
         return task.name
-    found: list[CachedScan | Exclusion] = []
+    results: list[CachedScan | Exclusion] = []
+    crc = 0
     with saving(pixels, durable=False) as part, part.open("wb") as file:
-        for named in task.files:
-            match with_retries(task.src, named, partial(_prepare_one, task.recipe, task.encoding)):
-                case Exclusion() as rejection:
-                    found.append(rejection)
-                case ready, data:
-                    found.append(dataclasses.replace(ready, file=pixels.name, offset=file.tell()))
-                    file.write(data)
-    _write_receipt(receipt, key, found)
+        for scan_file in task.files:
+            prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
+            if isinstance(prepared, Exclusion):
+                results.append(prepared)
+                continue
+            scan, data = prepared
+            results.append(_cached(scan, data, pixels.name, file.tell()))
+            file.write(data)
+            crc = google_crc32c.extend(crc, data)
+        size = file.tell()
+    _write_receipt(receipt, key, results, size, crc)
     return task.name
 
 
-def _prepare_one(
-    recipe: Preprocessing, encoding: str, src: Path, named: ScanFile
-) -> tuple[CachedScan, bytes] | Exclusion:
-    """One scan, and its bytes, for which a place is to be found."""
-    found = read_scan(src, named)
-    if isinstance(found, Exclusion):
-        return found
-    scan, gray = found
-    ready = preprocessing.prepare(gray, recipe)
-    if ready.border > MAX_FILL_FRACTION:
-        return Exclusion(named.path, f"nothing but fill: {ready.border:.0%} of it is white or black from the border on")
-    data = encode_pixels(ready.pixels, encoding)
-    prepared = CachedScan(
-        scan=dataclasses.replace(scan, pixels=hashlib.sha256(ready.pixels.tobytes()).hexdigest()),
-        affine=ready.affine,
-        border=round(ready.border, 6),
-        bend=ready.bend,
-        crop=ready.crop,
-        confidence=round(ready.confidence, 4),
-        note=ready.note,
-        mean=round(ready.mean, 2),
-        deviation=round(ready.deviation, 2),
-        sharpness=round(ready.sharpness, 4),
-        likeness=base64.b64encode(duplicates.dct_descriptor(ready.pixels)).decode(),
-        file="",
-        offset=0,
+def _prepare(
+    recipe: Preprocessing, encoding: str, src: Path, scan_file: ScanFile
+) -> tuple[PreparedScan, bytes] | Exclusion:
+    """A prepared scan and its encoded pixels."""
+    prepared = prepare_scan(src, scan_file, recipe)
+    return prepared if isinstance(prepared, Exclusion) else (prepared, encode_pixels(prepared.pixels, encoding))
+
+
+def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -> CachedScan:
+    return CachedScan(
+        scan=prepared.scan,
+        geometry=prepared.geometry,
+        measurements=prepared.measurements,
+        descriptor=prepared.descriptor,
+        cache_file=cache_file,
+        offset=offset,
         length=len(data),
         crc=google_crc32c.value(data),
     )
-    return prepared, data
 
 
-def results(folder: Path, name: str) -> list[CachedScan | Exclusion]:
-    """What a batch that is done holds. Raises StoppedError if its receipt was damaged since."""
+def read_receipt(folder: Path, name: str) -> list[CachedScan | Exclusion]:
+    """The results of a batch, one for each of its files.
+
+    Raises StoppedError if the receipt was damaged, and removes it, so that the batch is prepared again.
+    """
+    path = folder / f"{name}.json"
     try:
-        return _read_receipt(folder / f"{name}.json")[1]
-    except ValueError:
-        raise StoppedError(
-            f"{folder / name}.json was damaged after it was written. "
-            "Run the same command again: it is made again, and the work goes on from there."
-        ) from None
+        _, rows = _checked_receipt(path)
+        return [_from_row(row) for row in json.loads(rows)]
+    except (ValueError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        raise _damaged(path) from None
 
 
-def stored_pixels(folder: Path, item: CachedScan, recipe: Preprocessing, encoding: str) -> Gray:
-    """The pixels that wait for a scan's record, (height, width) uint8."""
-    with (folder / item.file).open("rb") as file:
+def read_image(folder: Path, item: CachedScan) -> bytes:
+    """The encoded pixels of a cached scan, as its record holds them. Raises StoppedError if they were damaged."""
+    path = folder / item.cache_file
+    with path.open("rb") as file:
         file.seek(item.offset)
-        data = np.frombuffer(file.read(item.length), np.uint8)
-    if encoding == "png":
-        data = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
-    return data.reshape(recipe.height, recipe.width)
+        data = file.read(item.length)
+    if google_crc32c.value(data) != item.crc:
+        raise _damaged(path)
+    return data
 
 
-def encode_pixels(pixels: Gray, encoding: str) -> bytes:
-    """(rows, columns) uint8 as the record's image bytes: row by row, or as a PNG."""
-    if encoding == "raw":
-        return pixels.tobytes()
-    return cv2.imencode(".png", pixels)[1].tobytes()
+def read_pixels(folder: Path, item: CachedScan, recipe: Preprocessing, encoding: str) -> Gray:
+    """The stored pixels of a cached scan, (height, width) uint8. Raises StoppedError if they were damaged."""
+    pixels = decode_pixels(read_image(folder, item), recipe.height, recipe.width, encoding)
+    if pixels is None:
+        raise _damaged(folder / item.cache_file)
+    return pixels
+
+
+def _damaged(path: Path) -> StoppedError:
+    return StoppedError(
+        f"{path} was damaged after it was written. Run the same command again: the batch is prepared again, and the "
+        "build resumes."
+    )
 
 
 def _key(task: BatchTask) -> str:
-    """A digest of all that the batch depends on, with each file's time of change, and of what its receipt holds."""
-    versions = {"octprep": version("octprep"), **preprocessing.libraries(task.recipe)}
-    layout = [field.name for kind in (CachedScan, Scan, Exclusion) for field in dataclasses.fields(kind)]
+    """A digest of all that a batch depends on, each file's time of change included, and of what its receipt holds."""
+    versions = {"octprep": version("octprep"), **preprocessing.library_versions(task.recipe)}
+    types = (CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
+    layout = [field.name for kind in types for field in dataclasses.fields(kind)]
     digest = hashlib.sha256(f"{task.recipe} {task.encoding} {versions} {layout}\n".encode())
-    for named in task.files:
-        digest.update(f"{named}\n".encode())
+    for file in task.files:
+        digest.update(f"{file}\n".encode())
     return digest.hexdigest()
 
 
-def _is_done(receipt: Path, pixels: Path, key: str) -> bool:
-    """Whether a batch is there whole: its receipt as it was written, for this key, and the pixels that it names."""
+def _receipt_is_valid(receipt: Path, pixels: Path, key: str) -> bool:
+    """Whether a batch is complete: its receipt is as it was written, for this key, and so are its pixels."""
     try:
-        written, found = _read_receipt(receipt)
-        if written != key:
+        head, _ = _checked_receipt(receipt)
+        if head["key"] != key or pixels.stat().st_size != head["pixels_bytes"]:
             return False
+        crc = 0
         with pixels.open("rb") as file:
-            ready = [item for item in found if isinstance(item, CachedScan)]
-            return all(google_crc32c.value(file.read(item.length)) == item.crc for item in ready) and not file.read(1)
-    except (OSError, ValueError):
+            while piece := file.read(_PIECE):
+                crc = google_crc32c.extend(crc, piece)
+        return bool(crc == head["pixels_crc"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False  # absent, cut short, damaged or of another version: prepare the batch again
 
 
-def _write_receipt(receipt: Path, key: str, found: Sequence[CachedScan | Exclusion]) -> None:
-    """A line of what the batch depends on and the SHA-256 of it and the rest; then what was found."""
-    rows = json.dumps([_fields(result) for result in found]).encode()
-    head = json.dumps({"key": key, "sha256": hashlib.sha256(key.encode() + rows).hexdigest()}).encode()
-    atomic_write(receipt, head + b"\n" + rows, durable=False)
+def _write_receipt(
+    receipt: Path, key: str, results: Sequence[CachedScan | Exclusion], pixels_bytes: int, pixels_crc: int
+) -> None:
+    rows = json.dumps([_to_row(result) for result in results]).encode()
+    head = {"key": key, "pixels_bytes": pixels_bytes, "pixels_crc": pixels_crc, "rows_sha256": _sha256(key, rows)}
+    atomic_write(receipt, json.dumps(head).encode() + b"\n" + rows, durable=False)
 
 
-def _read_receipt(receipt: Path) -> tuple[str, list[CachedScan | Exclusion]]:
-    """A batch's key and what was found. Raises ValueError if that is not what `_write_receipt` wrote."""
-    head, _, rows = receipt.read_bytes().partition(b"\n")
-    try:
-        written = json.loads(head)
-        key = str(written["key"])
-        if hashlib.sha256(key.encode() + rows).hexdigest() != written["sha256"]:
-            raise ValueError("was changed after it was written")
-        return key, [_row(row) for row in json.loads(rows)]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+def _checked_receipt(receipt: Path) -> tuple[dict[str, Any], bytes]:
+    """The head of a receipt, and its rows as JSON. Raises OSError, or another error if it is not as it was written."""
+    line, _, rows = receipt.read_bytes().partition(b"\n")
+    head = json.loads(line)
+    if _sha256(str(head["key"]), rows) != head["rows_sha256"]:
+        raise ValueError("was changed after it was written")
+    return dict(head), rows
 
 
-def _fields(result: CachedScan | Exclusion) -> dict[str, Any]:
-    """What `_row` reads; dataclasses.asdict would copy every value, at a twentieth of the speed."""
-    return vars(result) | ({"scan": vars(result.scan)} if isinstance(result, CachedScan) else {})
+def _sha256(key: str, rows: bytes) -> str:
+    return hashlib.sha256(key.encode() + rows).hexdigest()
 
 
-def _row(row: dict[str, Any]) -> CachedScan | Exclusion:
+def _to_row(result: CachedScan | Exclusion) -> dict[str, Any]:
+    """What `_from_row` reads; dataclasses.asdict would copy every value, at a twentieth of the speed."""
+    if isinstance(result, Exclusion):
+        return vars(result)
+    measurements = {name: getattr(result.measurements, name) for name in _MEASUREMENTS}  # has slots, so no vars()
+    nested = {"scan": vars(result.scan), "geometry": vars(result.geometry), "measurements": measurements}
+    return vars(result) | nested | {"descriptor": base64.b64encode(result.descriptor).decode()}
+
+
+def _from_row(row: dict[str, Any]) -> CachedScan | Exclusion:
     if "reason" in row:
         return Exclusion(**row)
-    tuples = {name: tuple(row[name]) for name in ("affine", "bend", "crop")}
-    return CachedScan(**{**row, "scan": Scan(**row["scan"]), **tuples})
+    geometry = {name: tuple(value) for name, value in row["geometry"].items()}
+    measurements = row["measurements"] | {"crop": tuple(row["measurements"]["crop"])}
+    values = {
+        "scan": Scan(**row["scan"]),
+        "geometry": Geometry(**geometry),
+        "measurements": ScanMeasurements(**measurements),
+        "descriptor": base64.b64decode(row["descriptor"]),
+    }
+    return CachedScan(**(row | values))
+
+
+_MEASUREMENTS = tuple(field.name for field in dataclasses.fields(ScanMeasurements))

@@ -14,6 +14,7 @@ from pathlib import Path
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.files import NotReadable, read_bytes, text_to_path
+from octprep.format.images_csv import ScanRow
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
 from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
@@ -38,8 +39,8 @@ def changed_sources(
     if not candidates:
         return []
     table = images_csv.decode(read_part(out / IMAGES_NAME))
-    sha256 = {scan.path: scan.sha256 for scan in table.scans}
-    reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}
+    sha256 = {row.path: row.sha256 for row in table.scans}
+    reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}  # unreadable when built
     changed = [file.path for file in candidates if file.path not in sha256 and file.path not in reasons]
 
     hashed = [file for file in candidates if file.path in sha256]
@@ -49,7 +50,7 @@ def changed_sources(
         progress("reading changed files", len(paths), len(hashed))
         changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
 
-    if unreadable := [file for file in candidates if file.path in reasons]:  # no scans when they were built
+    if unreadable := [file for file in candidates if file.path in reasons]:
         with tempfile.TemporaryDirectory() as folder:
             cached = cache_scans(src, Path(folder), unreadable, config, pool, progress)
         changed += [item.scan.path for item in cached.scans]
@@ -115,20 +116,23 @@ def _scans_by_split(out: Path, manifest: Manifest) -> dict[str, list[Scan]]:
     """The scans that were planned into the shards of each split, undersampled ones included, from images.csv."""
     scans: dict[str, list[Scan]] = {split: [] for split in manifest.splits}
     table = images_csv.decode(read_part(out / IMAGES_NAME))
-    rows: list[tuple[str, images_csv.ScanRow]] = [(row.split, row) for row in table.rows]
-    rows += [("train", row.scan) for row in table.excluded if row.scan and row.exclusion_reason == UNDERSAMPLED]
-    for split, row in rows:
-        scans[split].append(
-            Scan(
-                path=row.path,
-                label=row.label,
-                patient=row.patient,
-                number=row.image_number,
-                folder=row.source_split,
-                bytes=row.bytes,
-                sha256=row.sha256,
-                height=row.height,
-                width=row.width,
-            )
-        )
-    return {split: sorted(members) for split, members in scans.items()}
+    for row in table.rows:
+        scans[row.split].append(_as_scan(row))
+    for excluded in table.excluded:
+        if excluded.exclusion_reason == UNDERSAMPLED and excluded.scan:
+            scans["train"].append(_as_scan(excluded.scan))
+    return scans
+
+
+def _as_scan(row: ScanRow) -> Scan:
+    return Scan(
+        path=row.path,
+        label=row.label,
+        patient=row.patient,
+        number=row.image_number,
+        folder=row.source_split,
+        bytes=row.bytes,
+        sha256=row.sha256,
+        height=row.height,
+        width=row.width,
+    )

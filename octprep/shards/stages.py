@@ -33,8 +33,8 @@ def cache_scans(
     unreadable: list[Exclusion] = []
     progress("preparing scans", 0, len(files))
     tasks = cache.batch_tasks(src, folder, files, config.recipe, config.encoding)
-    for name in pool.run(cache.prepare_batch, tasks):
-        results = cache.results(folder, name)
+    for name in pool.run(cache.cache_batch, tasks):
+        results = cache.read_receipt(folder, name)
         for result in results:
             if isinstance(result, Exclusion):
                 unreadable.append(result)
@@ -58,7 +58,7 @@ def write_shards(
     tasks = [
         writer.ShardTask(
             folder=work / "shards",
-            batches=cached.folder,
+            cache_folder=cached.folder,
             name=plan.name,
             class_names=class_names,
             recipe=config.recipe,

@@ -7,34 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from octprep.format.images_csv import ExcludedRow, ImageRow, Row, ScanRow
-from octprep.format.measurements import ScanMeasurements
 from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion
-from octprep.splits.patients import PatientGroup
 
 
 def image_rows(
     cached: Iterable[CachedScan],
-    groups: Iterable[PatientGroup],
+    group_of: Mapping[str, str],
     plans: Mapping[str, Sequence[ShardPlan]],
     exclusions: Iterable[Exclusion],
 ) -> list[Row]:
     """A row for every file that was found under the source.
 
-    plans: the shards of every split. A cached scan that is in none of them must be among the exclusions.
+    group_of: path of a cached scan -> key of its patient group. plans: the shards of every split. A cached scan that is
+    in none of them must be among the exclusions.
     """
     record_counts: dict[str, Counter[str]] = defaultdict(Counter)  # path -> shard -> records
     for split_plans in plans.values():
         for plan in split_plans:
             for scan, _ in plan.items:
                 record_counts[scan.path][plan.name] += 1
-    group_keys = {scan.path: group.key for group in groups for scan in group.scans}
     scans = {item.scan.path: item for item in cached}
     reasons = {exclusion.path: exclusion.reason for exclusion in exclusions}
     rows: list[Row] = []
     for path, item in scans.items():
-        columns = _scan_columns(item, group_keys[path])
+        columns = _scan_columns(item, group_of[path])
         if path in reasons:
             rows.append(ExcludedRow(path=path, exclusion_reason=reasons[path], scan=ScanRow(**columns)))
             continue
@@ -64,14 +62,6 @@ def _scan_columns(item: CachedScan, group_key: str) -> dict[str, Any]:
         "width": scan.width,
         "height": scan.height,
         "sha256": scan.sha256,
-        "measurements": ScanMeasurements(
-            fill_fraction=item.border,
-            crop=item.crop,
-            crop_confidence=item.confidence,
-            note=item.note,
-            mean_intensity=item.mean,
-            std_intensity=item.deviation,
-            sharpness=item.sharpness,
-        ),
+        "measurements": item.measurements,
         "patient_group": group_key,
     }

@@ -57,7 +57,7 @@ class SourceListing:
     scan_files: tuple[ScanFile, ...]
     exclusions: tuple[Exclusion, ...]
     listing_sha256: str  # over all paths and sizes, hex
-    changed_ns: Mapping[str, int]  # path of a scan -> when its file, or its status, was last changed, ns since 1970
+    changed_ns: Mapping[str, int]  # path of a scan file -> last change of its content or status, since 1970
 
     @property
     def file_count(self) -> int:

@@ -69,13 +69,13 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
         real_paths = {file.key: file.real_path for file in walk.files}
         scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
         exclusions += repeated
-    changed_ns = {file.key: max(file.modified_ns, file.changed_ns) for file in walk.files}
+    changed_ns = {file.key: file.changed_ns for file in walk.files}
     return SourceListing(
         root,
         tuple(sorted(scan_files)),
         tuple(sorted(exclusions)),
         _listing_sha256(walk.files, exclusions),
-        {file.path: changed_ns[file.path] for file in scan_files},
+        {scan_file.path: changed_ns[scan_file.path] for scan_file in scan_files},
     )
 
 

@@ -23,7 +23,7 @@ class RegularFile:
     key: str  # its path relative to the source, as text
     bytes: int
     modified_ns: int
-    changed_ns: int  # when it or its status, such as its name or owner, was last changed
+    changed_ns: int  # when its content or its status was last changed
     linked: bool  # a followed link, or behind one
     real_path: str  # without links
 
@@ -115,9 +115,8 @@ class Walk:
     def _add_file(self, path: str, status: os.stat_result, real_path: str, *, linked: bool) -> None:
         key = path_to_text(path)
         if stat.S_ISREG(status.st_mode):
-            self.files.append(
-                RegularFile(key, status.st_size, status.st_mtime_ns, status.st_ctime_ns, linked, real_path)
-            )
+            changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+            self.files.append(RegularFile(key, status.st_size, status.st_mtime_ns, changed_ns, linked, real_path))
         else:
             self.special_files.append(Exclusion(key, "not a regular file"))
 

@@ -50,7 +50,7 @@ def deviations_from_table(table: Table, config: BuildConfig) -> list[ClassDeviat
     for row in table.rows:
         counts[row.split, row.patient_group][row.label] += 1
     for excluded in table.excluded:
-        if excluded.scan and excluded.exclusion_reason == UNDERSAMPLED:
+        if excluded.exclusion_reason == UNDERSAMPLED and excluded.scan:
             counts["train", excluded.scan.patient_group][excluded.scan.label] += 1
     has_test = any(row.split == "test" and row.source_split == "test" for row in table.rows)
     return _largest_deviations(counts, config, has_test=has_test)
@@ -103,7 +103,7 @@ def count_patients(scans: Iterable[tuple[str, str, str]]) -> dict[str, dict[str,
 
 
 def patients_from_rows(rows: Iterable[ImageRow]) -> dict[str, dict[str, int]]:
-    """Patients by split and class, from the images of images.csv."""
+    """Patients by split and class, from the rows of images.csv."""
     return count_patients((row.split, row.label, row.patient_group) for row in rows)
 
 

@@ -43,7 +43,7 @@ class SplitFile:
         if absent:
             hint = "paths are relative to --src" if self.key == "path" else "patients are bare ids"
             raise SourceError(
-                f"{len(absent):,} of {number(len(self.splits), self.key)} in the file of --splits are not in the "
+                f"{len(absent):,} of {number(len(self.splits), self.key)} in the file of --split-file are not in the "
                 f"source: {listed(absent, _MAX_EXAMPLES)}. Give the source that the file was made for; {hint}, such "
                 f"as {min(present, default='none')}."
             )
@@ -60,14 +60,14 @@ def load(file: Path) -> SplitFile:
         text = file.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except OSError as error:
-        raise SourceError(f"--splits {file} cannot be read: {error.strerror or error}.") from None
+        raise SourceError(f"--split-file {file} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"--splits {file} is not a CSV file in UTF-8: {error}.") from None
+        raise SourceError(f"--split-file {file} is not a CSV file in UTF-8: {error}.") from None
     columns = list(rows[0]) if rows else []
     key = next((name for name in ("path", "patient") if name in columns), None)
     if key is None or "split" not in columns:
         raise SourceError(
-            f"--splits {file} must have a header with the columns split and path (or patient), and rows below it; "
+            f"--split-file {file} must have a header with the columns split and path (or patient), and rows below it; "
             f"got {', '.join(map(str, columns)) or 'no rows'}."
         )
     splits: dict[str, str] = {}
@@ -77,16 +77,16 @@ def load(file: Path) -> SplitFile:
             continue
         if split not in SOURCE_SPLITS:
             raise SourceError(
-                f"--splits {file}, row {row_number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to "
+                f"--split-file {file}, row {row_number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to "
                 f"exclude the {key}; got {split!r}."
             )
         if not name:
-            raise SourceError(f"--splits {file}, row {row_number}: {key} is empty, but its split is {split}.")
+            raise SourceError(f"--split-file {file}, row {row_number}: {key} is empty, but its split is {split}.")
         if splits.setdefault(name, split) != split:
             raise SourceError(
-                f"--splits {file}, row {row_number}: {key} {name} is in {split}, but also in {splits[name]}; "
+                f"--split-file {file}, row {row_number}: {key} {name} is in {split}, but also in {splits[name]}; "
                 "give it one split."
             )
     if not splits:
-        raise SourceError(f"--splits {file} assigns no {key} to a split; give at least one row with a split.")
+        raise SourceError(f"--split-file {file} assigns no {key} to a split; give at least one row with a split.")
     return SplitFile(key, splits)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from octprep.duplicates.exact import DuplicatePair, deduplicate, drop_label_conflicts
-from octprep.format.config import SOURCE_SPLITS, BuildConfig
+from octprep.format.config import SOURCE_SPLITS, BuildConfig, Strategy
 from octprep.format.errors import LeakError, SourceError
 from octprep.format.manifest import Leaks
 from octprep.format.seeding import seeded_hash
@@ -25,7 +25,7 @@ from octprep.splits.patients import PatientGroup, group_keys, group_patients
 from octprep.splits.split_file import SplitFile
 from octprep.wording import listed, number
 
-_AS_GIVEN = ("official", "file")  # strategies that take splits as they are
+_AS_GIVEN = ("as-given", "file")  # strategies that take splits as they are
 _MAX_NAMES = 20  # names that an error lists
 
 _Parts = dict[str, list[Scan]]  # the scans of each split, by its name
@@ -42,11 +42,11 @@ class Splits:
     group_of: Mapping[str, str]  # path of a scan -> key of its group
 
 
-def resolve_auto(strategy: str, scans: Iterable[ScanFile]) -> str:
+def resolve_auto(strategy: Strategy, scans: Iterable[ScanFile]) -> Strategy:
     """The strategy that `auto` means for these scans: `repaired` where they have a test folder, else `grouped`."""
     if strategy != "auto":
         return strategy
-    return "repaired" if any(scan.folder == "test" for scan in scans) else "grouped"
+    return "keep-test" if any(scan.folder == "test" for scan in scans) else "by-patient"
 
 
 def split_scans(
@@ -68,7 +68,7 @@ def split_scans(
     if config.split in _AS_GIVEN:
         parts, exclusions = _take_as_given(scans, groups, config, near, split_file)
     else:
-        kept, exclusions = deduplicate(scans, config.conflicts)
+        kept, exclusions = deduplicate(scans, config.label_conflicts)
         parts, more = _split_by_groups(_restrict(groups, kept), config)
         exclusions += more
     members: dict[str, tuple[Scan, ...]] = {}
@@ -103,7 +103,7 @@ def _take_as_given(
     leaks = find_hidden_leaks(parts, groups, near)
     if leaks and not config.allow_leaks:
         raise LeakError(_leak_message(config.split, leaks))
-    kept, conflicting = drop_label_conflicts((scan for part in parts.values() for scan in part), config.conflicts)
+    kept, conflicting = drop_label_conflicts((scan for part in parts.values() for scan in part), config.label_conflicts)
     kept_paths = {scan.path for scan in kept}
     parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
     _require_given_classes(config.split, parts)
@@ -115,8 +115,8 @@ def _split_as_given(scans: Sequence[Scan]) -> tuple[_Parts, list[Exclusion]]:
     folders = [name for name in SOURCE_SPLITS if any(scan.folder == name for scan in scans)]
     if "train" not in folders or "test" not in folders:
         raise SourceError(
-            f"--split official takes the folders train and test as they are, but the source has "
-            f"{' and '.join(folders) or 'only class folders'}; use --split grouped."
+            f"--split as-given takes the folders train and test as they are, but the source has "
+            f"{' and '.join(folders) or 'only class folders'}; use --split by-patient."
         )
     parts = {name: [scan for scan in scans if scan.folder == name] for name in folders}
     return parts, [Exclusion(scan.path, "not in train, val or test") for scan in scans if scan.folder not in folders]
@@ -129,10 +129,10 @@ def _split_from_file(scans: Sequence[Scan], split_file: SplitFile) -> tuple[_Par
     missing = [name for name in ("train", "test") if not parts[name]]
     if missing:
         raise SourceError(
-            f"--splits assigns no readable scan to {' or '.join(missing)}; it must name scans of train and test."
+            f"--split-file assigns no readable scan to {' or '.join(missing)}; it must name scans of train and test."
         )
     exclusions = [
-        Exclusion(scan.path, "the file of --splits gives it no split") for split, scan in split_of if not split
+        Exclusion(scan.path, "the file of --split-file gives it no split") for split, scan in split_of if not split
     ]
     return {name: part for name, part in parts.items() if part}, exclusions
 
@@ -150,12 +150,12 @@ def _leak_message(strategy: str, leaks: Leaks) -> str:
     verb = "is" if len(leaks.patients) + len(leaks.contents) + len(leaks.near) == 1 else "are"
     if strategy == "file":
         return (
-            f"--splits would leak: {' and '.join(kinds)} {verb} in more than one split of the file. Correct the file, "
+            f"--split-file would leak: {' and '.join(kinds)} {verb} in more than one split of the file. Correct the file, "
             "or use --allow-leaks to build anyway."
         )
     return (
-        f"--split official would leak: {' and '.join(kinds)} {verb} in more than one of the source's folders. Use "
-        "--split repaired, which keeps the test folder and excludes its patients from training, or --allow-leaks to "
+        f"--split as-given would leak: {' and '.join(kinds)} {verb} in more than one of the source's folders. Use "
+        "--split keep-test, which keeps the test folder and excludes its patients from training, or --allow-leaks to "
         "build anyway."
     )
 
@@ -169,10 +169,10 @@ def _require_given_classes(strategy: str, parts: Mapping[str, Sequence[Scan]]) -
     for label in sorted(set().union(*labels.values())):
         lacking = [name for name in ("train", "test") if label not in labels[name]]
         if lacking:
-            option = "--splits" if strategy == "file" else "--split official"
+            option = "--split-file" if strategy == "file" else "--split as-given"
             raise SourceError(
                 f"{option} leaves {listed(lacking)} without a scan of {label}; each needs at least 1 patient of "
-                f"{label}. Add them, take {label} out of --src, or use --split grouped to assign all patients again."
+                f"{label}. Add them, take {label} out of --src, or use --split by-patient to assign all patients again."
             )
 
 
@@ -186,7 +186,7 @@ def _restrict(groups: Iterable[PatientGroup], kept: Iterable[Scan]) -> list[Pati
 def _split_by_groups(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
     """The scans of every split, assigned by whole groups, and those excluded as their patient is in the test folder."""
     match config.split:
-        case "repaired":
+        case "keep-test":
             parts, exclusions = _split_keep_test(groups, config)
         case "kfold":
             parts, exclusions = _split_kfold(groups, config)
@@ -204,7 +204,7 @@ def _split_by_patient(groups: Sequence[PatientGroup], config: BuildConfig) -> tu
 def _split_keep_test(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
     """The test folder as it is; the groups without a scan there into train and val."""
     if not _has_test(groups):
-        raise SourceError("--split repaired keeps the source's test folder, but it has none; use --split grouped.")
+        raise SourceError("--split keep-test keeps the source's test folder, but it has none; use --split by-patient.")
     [targets] = target_fractions(config, has_test=True)
     test, rest, exclusions = _hold_out_test(groups, targets)
     return {**_scans(assign_groups(rest, targets, config.seed, config.max_per_patient)), "test": test}, exclusions
@@ -268,7 +268,7 @@ def _require_classes(
         if label not in test_labels:
             raise SourceError(
                 f"the test set has no scan of {label}, so it cannot be evaluated; add at least one patient to "
-                f"test/{label}, or use --split grouped to assign all patients again."
+                f"test/{label}, or use --split by-patient to assign all patients again."
             )
         if label not in rest_labels:
             raise SourceError(_too_few_message(label, 0, targets, len(targets)))
@@ -283,8 +283,8 @@ def target_fractions(config: BuildConfig, *, has_test: bool) -> list[dict[str, f
     train, val, test = config.fractions
     folds = {f"fold{fold}": 1 / config.folds for fold in range(config.folds)}
     steps: dict[str, list[dict[str, float]]] = {
-        "grouped": [{"train": train, "val": val, "test": test}],
-        "repaired": [{"train": train, "val": val}],
+        "by-patient": [{"train": train, "val": val, "test": test}],
+        "keep-test": [{"train": train, "val": val}],
         "kfold": [folds] if has_test else [{"rest": train + val, "test": test}, folds],
     }
     return [

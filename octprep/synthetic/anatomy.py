@@ -1,8 +1,8 @@
-"""A healthy retina in one B-scan, and what makes one patient's scans look alike.
+"""The layers of a healthy retina in one B-scan, and the appearance that all scans of a patient share.
 
-Not a simulation of light in tissue but a drawing of what readers and networks look at: the order and the reflectivity
+This is no simulation of light in tissue. It draws what readers and networks rely on: the order and the reflectivity
 of the layers after the consensus of Staurenghi et al., Ophthalmology 121:1572 (2014), and a foveal pit. Heights are
-rows of the scan, about 4 micrometres each; places along the scan are fractions of the field, so that every device
+rows of the scan, about 4 micrometres each; positions along the scan are fractions of the field, so that every device
 width shows the same anatomy.
 """
 
@@ -26,10 +26,10 @@ _WIDTH_SHARES = (0.53, 0.31, 0.07, 0.09)  # as in a sample of the archive
 
 
 class Layer(NamedTuple):
-    """One layer: rows away from the fovea and at its centre, and reflectivity 0..1."""
+    """One layer: its rows away from the fovea and at the centre of the fovea, and its reflectivity 0..1."""
 
-    away: float
-    fovea: float
+    thickness: float
+    foveal_thickness: float
     reflectivity: float
 
 
@@ -57,46 +57,46 @@ class PatientAppearance:
     """What all scans of one patient share, drawn independently of the disease."""
 
     width: int  # columns of the device's protocol
-    level: float  # row of Bruch's membrane in the middle of the scan
+    bruch_row: float  # row of Bruch's membrane in the middle of the scan
     tilt: float  # rows from the middle to the right end
     bow: float  # rows by which both ends stand higher than the middle
-    wave: tuple[float, float]  # rows and phase of a slow undulation
+    undulation: tuple[float, float]  # of the layers: rows and phase
     thickness: float  # factor on all layers
-    nasal: float  # by how much the nerve fibres thicken from one end to the other, 0..1
-    pit: float  # place of the fovea along the scan, 0..1
-    pit_width: float  # fraction of the field
+    nasal_thickening: float  # by how much the nerve fibres thicken from one end to the other, 0..1
+    fovea: float  # its centre along the scan, 0..1
+    fovea_width: float  # standard deviation of the pit, fraction of the field
     gloss: tuple[float, float]  # amplitude and phase of the nerve fibres' uneven reflectivity
     vitreous: float  # its gray level
     mean: float  # gray level of the whole scan
     gamma: float  # of the reflectivities
-    speckle: float  # deviation of the gray levels as a fraction of them
-    noise: float  # deviation of the gray levels of what is black, gray levels
+    speckle: float  # standard deviation of the gray levels as a fraction of them
+    noise: float  # standard deviation of the gray levels where it is black, gray levels
     grain: float  # sideways blur of the speckle, columns of a scan 512 wide
-    vessels: tuple[tuple[float, float, float], ...]  # place, width (fractions of the field), light left in the shadow
+    vessels: tuple[tuple[float, float, float], ...]  # centre, width (fractions of the field), light left in the shadow
     hyaloid: float  # rows of the detached vitreous face above the retina; 0 if none
     haze: float  # reflectivity of the vitreous above that face
-    choroid: float  # rows in which its light falls to a third
+    choroid_decay: float  # rows in which its light falls to a third
     choroid_gain: float  # its reflectivity, 0..1
-    texture: int  # seeds the pattern of the choroidal vessels
+    texture_seed: int  # seeds the pattern of the choroidal vessels
     mirrored: bool  # a left eye
 
 
-def draw_look(rng: Rng) -> PatientAppearance:
-    """A patient at random.
+def draw_appearance(rng: Rng) -> PatientAppearance:
+    """Draw a patient at random.
 
     The ranges are wide on purpose: brightness, contrast, noise and thickness differ far more between patients than any
-    disease changes them, so that they cannot stand in for the shape of the layers.
+    disease changes them, so that a classifier gains nothing from them.
     """
     return PatientAppearance(
         width=int(rng.choice(WIDTHS, p=_WIDTH_SHARES)),
-        level=rng.uniform(210, 330),
+        bruch_row=rng.uniform(210, 330),
         tilt=rng.normal(0, 28),
         bow=rng.normal(12, 14),
-        wave=(rng.uniform(0, 5), rng.uniform(0, 2 * math.pi)),
+        undulation=(rng.uniform(0, 5), rng.uniform(0, 2 * math.pi)),
         thickness=rng.uniform(0.92, 1.28),
-        nasal=rng.uniform(0.2, 1.0),
-        pit=rng.uniform(0.36, 0.64),
-        pit_width=rng.uniform(0.055, 0.10),
+        nasal_thickening=rng.uniform(0.2, 1.0),
+        fovea=rng.uniform(0.36, 0.64),
+        fovea_width=rng.uniform(0.055, 0.10),
         gloss=(rng.uniform(0.05, 0.3), rng.uniform(0, 2 * math.pi)),
         vitreous=rng.uniform(8, 34),
         mean=rng.uniform(30, 62),
@@ -109,9 +109,9 @@ def draw_look(rng: Rng) -> PatientAppearance:
         ),
         hyaloid=rng.uniform(14, 70) if rng.random() < 0.25 else 0.0,
         haze=rng.uniform(0.05, 0.11) if rng.random() < 0.5 else 0.02,
-        choroid=rng.uniform(22, 70),
+        choroid_decay=rng.uniform(22, 70),
         choroid_gain=rng.uniform(0.32, 0.52),
-        texture=int(rng.integers(2**32)),
+        texture_seed=int(rng.integers(2**32)),
         mirrored=bool(rng.random() < 0.5),
     )
 
@@ -130,23 +130,35 @@ class Retina:
         return np.concatenate((self.bruch - above, self.bruch[None]))
 
 
-def healthy(look: PatientAppearance, time: float, x: Float32) -> Retina:
-    """The patient's retina in the B-scan at a time 0..1 of the volume; the pit is deepest half way.
+def healthy(appearance: PatientAppearance, position: float, x: Float32) -> Retina:
+    """The patient's retina in the B-scan at a position 0..1 of the volume; the pit is deepest half way.
 
-    x: (COLUMNS,) places along the scan, 0..1.
+    x: (COLUMNS,) positions along the scan, 0..1.
     """
     u = 2 * x - 1
-    bruch = look.level + look.tilt * u - look.bow * u**2 + look.wave[0] * np.sin(4 * u + look.wave[1] + time)
-    depth = 0.25 + 0.75 * math.exp(-(((time - 0.5) / 0.4) ** 2))
-    away = (1 - depth * bump(x, look.pit, look.pit_width)) * (1 + 0.2 * bump(x, look.pit, 0.22))
-    thickness = np.stack([look.thickness * (b.fovea + (b.away - b.fovea) * away) for b in LAYERS.values()])
-    thickness[NFL] *= 1 + look.nasal * (1.6 * x - 0.8)
-    reflectivity = np.repeat([[b.reflectivity**look.gamma] for b in LAYERS.values()], COLUMNS, axis=1)
-    amplitude, phase = look.gloss
-    reflectivity[NFL] *= 1 + amplitude * np.sin(7 * x + phase + time)
+    bruch = (
+        appearance.bruch_row
+        + appearance.tilt * u
+        - appearance.bow * u**2
+        + appearance.undulation[0] * np.sin(4 * u + appearance.undulation[1] + position)
+    )
+    depth = 0.25 + 0.75 * math.exp(-(((position - 0.5) / 0.4) ** 2))
+    away = (1 - depth * gaussian(x, appearance.fovea, appearance.fovea_width)) * (
+        1 + 0.2 * gaussian(x, appearance.fovea, 0.22)
+    )
+    thickness = np.stack(
+        [
+            appearance.thickness * (layer.foveal_thickness + (layer.thickness - layer.foveal_thickness) * away)
+            for layer in LAYERS.values()
+        ]
+    )
+    thickness[NFL] *= 1 + appearance.nasal_thickening * (1.6 * x - 0.8)
+    reflectivity = np.repeat([[layer.reflectivity**appearance.gamma] for layer in LAYERS.values()], COLUMNS, axis=1)
+    amplitude, phase = appearance.gloss
+    reflectivity[NFL] *= 1 + amplitude * np.sin(7 * x + phase + position)
     return Retina(bruch.astype(np.float32), thickness.astype(np.float32), reflectivity.astype(np.float32))
 
 
-def bump(x: Float32, place: float, width: float) -> Float32:
+def gaussian(x: Float32, centre: float, width: float) -> Float32:
     """A Gaussian of height 1; width is its standard deviation."""
-    return np.asarray(np.exp(-0.5 * ((x - place) / width) ** 2), np.float32)
+    return np.asarray(np.exp(-0.5 * ((x - centre) / width) ** 2), np.float32)

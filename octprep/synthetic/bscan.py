@@ -1,4 +1,4 @@
-"""One synthetic B-scan: layers, fluid, vessels, choroid, speckle, exposure - and where everything truly is."""
+"""One synthetic B-scan: layers, fluid, vessels, choroid, speckle and exposure, with the true rows of its layers."""
 
 from __future__ import annotations
 
@@ -16,35 +16,34 @@ _VITREOUS, _FLUID, _FACE, _DEEP = 0.02, 0.015, 0.26, 0.03  # reflectivities, 0..
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """A synthetic B-scan and the truth about it. Rows are fractional and count from 0 at the top."""
+    """A synthetic B-scan and its ground truth. Rows are fractional and count from 0 at the top."""
 
     pixels: Gray  # (HEIGHT, width), 0..255
     ilm: Float32  # (width,) row of the inner limiting membrane
     rpe: Float32  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
     bruch: Float32  # (width,) row of Bruch's membrane
-    border: Gray  # (HEIGHT, width), 1 where white or black fill covers the scan, 0 elsewhere
+    fill: Gray  # (HEIGHT, width), 1 where white or black covers the scan, 0 elsewhere
     label: str
 
 
-def draw_scan(look: PatientAppearance, disease: Disease, time: float, rng: Rng) -> Phantom:
-    """The B-scan at a time 0..1 of a patient's volume; rng draws only the speckle, which no two scans share."""
+def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, rng: Rng) -> Phantom:
+    """Draw the B-scan at a position 0..1 of a patient's volume; rng gives only the speckle."""
     x = np.linspace(0, 1, COLUMNS, dtype=np.float32)
-    retina = healthy(look, time, x)
-    light = apply_disease(retina, disease, time, x)
+    retina = healthy(appearance, position, x)
+    light = apply_disease(retina, disease, position, x)
     _keep_in_frame(retina)
     edges = retina.edges()
-    image = _layered(retina, edges, look, time, x)
-    _texture_choroid(image, retina.bruch, light, look, time)
+    image = _layered(retina, edges, appearance, position, x)
+    _texture_choroid(image, retina.bruch, light, appearance, position)
     if disease.label == "CNV":
-        _texture_membrane(image, edges, look, time)
-    _fill_cysts(image, edges, disease, time)
-    _cast_shadows(image, edges[0], look, time, x)
-    if look.mirrored:
+        _texture_membrane(image, edges, appearance, position)
+    _fill_cysts(image, edges, disease, position)
+    _cast_shadows(image, edges[0], appearance, position, x)
+    if appearance.mirrored:
         image, edges = image[:, ::-1], edges[:, ::-1]
-    pixels = _expose(np.ascontiguousarray(image), look, rng)
-    ilm, rpe, bruch = (_widened(edges[k], look.width) for k in (0, -2, -1))
-    border = np.zeros_like(pixels)
-    return Phantom(pixels=pixels, ilm=ilm, rpe=rpe, bruch=bruch, border=border, label=disease.label)
+    pixels = _expose(np.ascontiguousarray(image), appearance, rng)
+    ilm, rpe, bruch = (_widened(edges[k], appearance.width) for k in (0, -2, -1))
+    return Phantom(pixels=pixels, ilm=ilm, rpe=rpe, bruch=bruch, fill=np.zeros_like(pixels), label=disease.label)
 
 
 def _keep_in_frame(retina: Retina) -> None:
@@ -53,90 +52,99 @@ def _keep_in_frame(retina: Retina) -> None:
     retina.bruch[:] += max(12 - float(retina.edges()[0].min()), 0)
 
 
-def _layered(retina: Retina, edges: Float32, look: PatientAppearance, time: float, x: Float32) -> Float32:
+def _layered(retina: Retina, edges: Float32, appearance: PatientAppearance, position: float, x: Float32) -> Float32:
     """Reflectivities, (HEIGHT, COLUMNS): vitreous, retina, and a choroid that does not fade yet."""
     vitreous = np.full_like(x, _VITREOUS)
-    rows, values = [*edges], [vitreous, *retina.reflectivity, np.full_like(x, look.choroid_gain)]
-    if look.hyaloid:
-        bay = np.sqrt((x - look.pit) ** 2 + 0.02) - 0.14  # rounded over the pit
-        face = edges[0].min() - look.hyaloid * (0.4 + bay) - 5 * np.sin(5 * x + look.wave[1] + time)
+    rows, values = [*edges], [vitreous, *retina.reflectivity, np.full_like(x, appearance.choroid_gain)]
+    if appearance.hyaloid:
+        bay = np.sqrt((x - appearance.fovea) ** 2 + 0.02) - 0.14  # rounded over the pit
+        wave = 5 * np.sin(5 * x + appearance.undulation[1] + position)
+        face = edges[0].min() - appearance.hyaloid * (0.4 + bay) - wave
         face = np.minimum(face, edges[0] - 3)
         rows = [face, face + 1.6, *rows]
-        values = [np.full_like(x, look.haze), np.full_like(x, _FACE), *values]
+        values = [np.full_like(x, appearance.haze), np.full_like(x, _FACE), *values]
     return _stacked(np.asarray(rows, np.float32), np.asarray(values, np.float32))
 
 
 def _stacked(rows: Float32, values: Float32) -> Float32:
-    """An image (HEIGHT, COLUMNS) with values[k] between the curves rows[k - 1] and rows[k], sharp to part of a row."""
+    """An image (HEIGHT, COLUMNS), values[k] between the curves rows[k - 1] and rows[k], antialiased at the curves."""
     steps = np.zeros((HEIGHT + 2, COLUMNS), np.float32)
     steps[0] = values[0]
     columns = np.arange(COLUMNS)
     clipped = np.clip(rows, 0, HEIGHT)
     whole = clipped.astype(np.intp)
-    part = clipped - whole
-    for row, lower, jump in zip(whole, part, np.diff(values, axis=0), strict=True):
+    fraction = clipped - whole
+    for row, lower, jump in zip(whole, fraction, np.diff(values, axis=0), strict=True):
         steps[row, columns] += (1 - lower) * jump
         steps[row + 1, columns] += lower * jump
     return np.asarray(np.cumsum(steps, axis=0)[:HEIGHT], np.float32)
 
 
-def _field(look: PatientAppearance, number: int, time: float, grid: tuple[int, int], shape: tuple[int, int]) -> Float32:
-    """A smooth pattern of the patient's own, `shape`, about 0 with a deviation of about 0.6; it drifts with time."""
-    rng = np.random.default_rng([look.texture, number])
+def _pattern(
+    appearance: PatientAppearance, number: int, position: float, grid: tuple[int, int], shape: tuple[int, int]
+) -> Float32:
+    """A smooth random pattern of the patient with mean 0 and a standard deviation of about 0.6.
+
+    It changes slowly with the position in the volume. grid: rows and columns of the random values that are interpolated
+    to `shape`.
+    """
+    rng = np.random.default_rng([appearance.texture_seed, number])
     first, second = rng.standard_normal((2, *grid), dtype=np.float32)
-    coarse = np.cos(1.5 * time) * first + np.sin(1.5 * time) * second
+    coarse = np.cos(1.5 * position) * first + np.sin(1.5 * position) * second
     wide = cv2.resize(coarse.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
     return np.asarray(wide, np.float32)
 
 
-def _texture_choroid(image: Float32, bruch: Float32, light: Float32, look: PatientAppearance, time: float) -> None:
+def _texture_choroid(
+    image: Float32, bruch: Float32, light: Float32, appearance: PatientAppearance, position: float
+) -> None:
     """Dark vessels, larger with depth, in a choroid whose light decays, and the dark below it."""
     top = int(max(bruch.min(), 0))
     rows = np.arange(top, HEIGHT, dtype=np.float32)[:, None]
     depth = np.maximum(rows - bruch, 0)
-    small = _field(look, 1, time, (60, 36), (HEIGHT, COLUMNS))[top:]
-    large = _field(look, 2, time, (26, 20), (HEIGHT, COLUMNS))[top:]
-    vessels = np.where(depth < 0.35 * look.choroid, 0.7 * small, large)
+    small = _pattern(appearance, 1, position, (60, 36), (HEIGHT, COLUMNS))[top:]
+    large = _pattern(appearance, 2, position, (26, 20), (HEIGHT, COLUMNS))[top:]
+    vessels = np.where(depth < 0.35 * appearance.choroid_decay, 0.7 * small, large)
     lumen = np.clip(2.4 * vessels - 0.2, 0, 1) * np.clip(depth / 8, 0, 1)
-    fade = np.asarray(cv2.exp(np.asarray(-depth / look.choroid, np.float32)), np.float32)
-    tissue = look.choroid_gain * fade * (1 - 0.6 * lumen) * (1 + 0.15 * large) * light + _DEEP
+    fade = np.asarray(cv2.exp(np.asarray(-depth / appearance.choroid_decay, np.float32)), np.float32)
+    tissue = appearance.choroid_gain * fade * (1 - 0.6 * lumen) * (1 + 0.15 * large) * light + _DEEP
     np.copyto(image[top:], tissue, where=depth > 0)
 
 
-def _texture_membrane(image: Float32, edges: Float32, look: PatientAppearance, time: float) -> None:
+def _texture_membrane(image: Float32, edges: Float32, appearance: PatientAppearance, position: float) -> None:
     """Bright and dark lumps in what lies between the outer segments and Bruch's membrane."""
     top, bottom = int(max(edges[MATERIAL].min(), 0)), int(min(edges[-1].max() + 1, HEIGHT))
     rows = np.arange(top, bottom, dtype=np.float32)[:, None]
-    lumps = _field(look, 3, time, (max((bottom - top) // 6, 2), COLUMNS // 6), (bottom - top, COLUMNS))
+    lumps = _pattern(appearance, 3, position, (max((bottom - top) // 6, 2), COLUMNS // 6), (bottom - top, COLUMNS))
     inside = (rows >= edges[MATERIAL]) & (rows < edges[-1]) & (edges[-1] - edges[MATERIAL] > 14)
     np.multiply(image[top:bottom], np.clip(1 + 0.45 * lumps, 0.4, 1.6), out=image[top:bottom], where=inside)
 
 
-def _fill_cysts(image: Float32, edges: Float32, disease: Disease, time: float) -> None:
+def _fill_cysts(image: Float32, edges: Float32, disease: Disease, position: float) -> None:
     """Dark cysts with thin walls between them, as high as their layer has room for."""
     if not disease.cysts:
         return
     mask = np.zeros(image.shape, np.uint8)
     for number, cyst in enumerate(disease.cysts):
-        place, width, height = cyst.at(time)
-        column = int(np.clip(place, 0.03, 0.97) * (COLUMNS - 1))
+        centre, width, height = cyst.at(position)
+        column = int(np.clip(centre, 0.03, 0.97) * (COLUMNS - 1))
         layer = INL if number % 3 == 0 else ONL
         upper, lower = float(edges[layer, column]), float(edges[layer + 1, column])
         half = min(height, 0.5 * (lower - upper) + 2)
-        centre = min((upper + lower) / 2, lower - half + 2)
+        row = min((upper + lower) / 2, lower - half + 2)
         # A sub-pixel ellipse: OpenCV takes coordinates in 1/16.
         size = (round(16 * max(width * COLUMNS, 1.5)), round(16 * max(half, 1.5)))
-        cv2.ellipse(mask, (16 * column, round(16 * centre)), size, 0, 0, 360, [255], -1, cv2.LINE_AA, 4)
+        cv2.ellipse(mask, (16 * column, round(16 * row)), size, 0, 0, 360, [255], -1, cv2.LINE_AA, 4)
     image += (mask * np.float32(1 / 255)) * (_FLUID - image)
 
 
-def _cast_shadows(image: Float32, ilm: Float32, look: PatientAppearance, time: float, x: Float32) -> None:
+def _cast_shadows(image: Float32, ilm: Float32, appearance: PatientAppearance, position: float, x: Float32) -> None:
     """Vessels in the nerve fibre layer, and their shadows on all that lies below."""
     light = np.ones_like(x)
-    for place, width, left in look.vessels:
-        at = (place + 0.06 * (time - 0.5)) % 1
-        light *= 1 - (1 - left) * np.exp(-0.5 * ((x - at) / width) ** 2)
-        column = int(at * (COLUMNS - 1))
+    for start, width, transmitted in appearance.vessels:
+        centre = (start + 0.06 * (position - 0.5)) % 1
+        light *= 1 - (1 - transmitted) * np.exp(-0.5 * ((x - centre) / width) ** 2)
+        column = int(centre * (COLUMNS - 1))
         lumen = (max(round(width * COLUMNS), 1), 4)
         cv2.ellipse(image, (column, int(ilm[column]) + 5), lumen, 0, 0, 360, [0.75], -1)
     top = int(max(ilm.min(), 0))
@@ -145,28 +153,29 @@ def _cast_shadows(image: Float32, ilm: Float32, look: PatientAppearance, time: f
     np.multiply(image[top:], light, out=image[top:], where=below)
 
 
-def _expose(image: Float32, look: PatientAppearance, rng: Rng) -> Gray:
+def _expose(image: Float32, appearance: PatientAppearance, rng: Rng) -> Gray:
     """Reflectivities -> gray levels of the patient's device: widened, brought to its exposure, speckled.
 
-    The gain is chosen by scan so that its mean is the one of the patient's look: more or less bright tissue must not
-    show in the sum of the light. Speckle has the long dark tail of a compressed exponential intensity.
+    The gain is chosen for each scan so that its mean gray level is the patient's: the amount of bright tissue must not
+    show in the mean. Speckle has the long dark tail of a compressed exponential intensity.
     """
-    wide = np.asarray(cv2.resize(image, (look.width, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
-    wide = np.asarray(cv2.GaussianBlur(wide, (0, 0), sigmaX=0.4 * look.width / 512, sigmaY=0.7), np.float32)
+    wide = np.asarray(cv2.resize(image, (appearance.width, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
+    wide = np.asarray(cv2.GaussianBlur(wide, (0, 0), sigmaX=0.4 * appearance.width / 512, sigmaY=0.7), np.float32)
     mean = float(cv2.mean(image)[0])
-    gain = float(np.clip((look.mean - look.vitreous) / max(mean - _VITREOUS, 1e-3), 120, 330))
-    intensity = rng.standard_exponential((HEIGHT, look.width), dtype=np.float32)
+    gain = float(np.clip((appearance.mean - appearance.vitreous) / max(mean - _VITREOUS, 1e-3), 120, 330))
+    intensity = rng.standard_exponential((HEIGHT, appearance.width), dtype=np.float32)
     grain = np.sqrt(np.sqrt(intensity, out=intensity), out=intensity)
-    grain = np.asarray(cv2.GaussianBlur(grain, (0, 0), sigmaX=look.grain * look.width / 512, sigmaY=0.45), np.float32)
+    blur = appearance.grain * appearance.width / 512
+    grain = np.asarray(cv2.GaussianBlur(grain, (0, 0), sigmaX=blur, sigmaY=0.45), np.float32)
     grain -= np.float32(0.9064)  # the mean of the fourth root of an exponential variable
     grain *= np.float32(1 / float(grain[::7, ::7].std()))
     wide *= np.float32(gain)
-    wide += (np.float32(look.speckle) * wide + np.float32(look.noise)) * grain
-    wide += np.float32(look.vitreous - gain * _VITREOUS)
+    wide += (np.float32(appearance.speckle) * wide + np.float32(appearance.noise)) * grain
+    wide += np.float32(appearance.vitreous - gain * _VITREOUS)
     return np.asarray(cv2.convertScaleAbs(np.maximum(wide, 0)), np.uint8)
 
 
 def _widened(line: Float32, width: int) -> Float32:
     """A curve over COLUMNS columns as the resized image has it: pixel centres map to pixel centres."""
-    at = (np.arange(width) + 0.5) * (COLUMNS / width) - 0.5
-    return np.asarray(np.interp(at, np.arange(COLUMNS), line), np.float32)
+    x = (np.arange(width) + 0.5) * (COLUMNS / width) - 0.5
+    return np.asarray(np.interp(x, np.arange(COLUMNS), line), np.float32)

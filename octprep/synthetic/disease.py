@@ -1,4 +1,4 @@
-"""What drusen, macular edema and a neovascular membrane do to the layers of a retina."""
+"""How drusen, macular edema and a neovascular membrane change the layers of a retina."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from octprep.synthetic.anatomy import (
     PatientAppearance,
     Retina,
     Rng,
-    bump,
+    gaussian,
 )
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
@@ -35,47 +35,47 @@ CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 class Lesion:
     """One focus of disease.
 
-    It waxes and wanes along the volume but is never gone: every scan shows its label, those at the ends too.
+    Its size varies along the volume but never reaches zero, so that every scan shows its label.
     """
 
-    place: float  # along the scan, 0..1
+    centre: float  # along the scan, 0..1
     width: float  # half of it, fraction of the field
     height: float  # rows; of a cyst, half its height
-    drift: float  # of the place over the volume, fraction of the field
-    phase: float  # where in the volume it is largest, 0..1
+    centre_shift: float  # from the first to the last B-scan of the volume, fraction of the field
+    peak: float  # position in the volume where it is largest, 0..1
 
-    def at(self, time: float) -> tuple[float, float, float]:
-        """Place, width and height in the B-scan at a time 0..1 of the volume."""
-        swell = 0.86 + 0.14 * math.cos(2 * math.pi * (time - self.phase))
-        return self.place + self.drift * (time - 0.5), self.width * swell, self.height * swell
+    def at(self, position: float) -> tuple[float, float, float]:
+        """Centre, width and height in the B-scan at a position 0..1 of the volume."""
+        swell = 0.86 + 0.14 * math.cos(2 * math.pi * (position - self.peak))
+        return self.centre + self.centre_shift * (position - 0.5), self.width * swell, self.height * swell
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disease:
-    """What one patient has, for all scans of one class."""
+    """The disease of one patient, for all scans of one class."""
 
     label: str  # of CLASSES
     lesions: tuple[Lesion, ...] = ()  # drusen, the swelling of an edema, the mound of a membrane
     pockets: tuple[Lesion, ...] = ()  # of fluid under the retina
-    cysts: tuple[Lesion, ...] = ()  # in the inner and the outer nuclear layer by turns
+    cysts: tuple[Lesion, ...] = ()  # in the inner and the outer nuclear layer
     rough: tuple[float, ...] = ()  # phases of a membrane's uneven surface, radians
     material: float = 0.0  # the part of a membrane that has grown through the epithelium, 0..1
     shadow: float = 0.0  # how much of the light below is lost, or gained where the epithelium is gone, -1..1
 
 
-def draw_disease(label: str, look: PatientAppearance, rng: Rng) -> Disease:
-    """Lesions of a class at random: none for NORMAL."""
-    near = float(np.clip(look.pit + rng.normal(0, 0.07), 0.28, 0.72))
+def draw_disease(label: str, appearance: PatientAppearance, rng: Rng) -> Disease:
+    """Draw the lesions of a class at random: none for NORMAL."""
+    near = float(np.clip(appearance.fovea + rng.normal(0, 0.07), 0.28, 0.72))
     if label == "DRUSEN":
-        places = _scattered(near, 0.34, int(rng.integers(4, 10)), rng)
-        drusen = tuple(_lesion(p, (0.010, 0.022), (10, 21), rng) for p in places)
+        centres = _scattered(near, 0.34, int(rng.integers(4, 10)), rng)
+        drusen = tuple(_lesion(centre, (0.010, 0.022), (10, 21), rng) for centre in centres)
         return Disease(label=label, lesions=drusen, shadow=rng.uniform(-0.1, 0.25))
     if label == "DME":
         swelling = _lesion(near, (0.11, 0.22), (32, 72), rng)
-        places = _scattered(near, 1.3 * swelling.width, int(rng.integers(6, 13)), rng)
-        cysts = tuple(_lesion(p, (0.012, 0.034), (9, 24), rng) for p in places)
-        under = [look.pit] if rng.random() < 0.25 else []
-        pockets = tuple(_lesion(place, (0.05, 0.10), (10, 22), rng) for place in under)
+        centres = _scattered(near, 1.3 * swelling.width, int(rng.integers(6, 13)), rng)
+        cysts = tuple(_lesion(centre, (0.012, 0.034), (9, 24), rng) for centre in centres)
+        under = [appearance.fovea] if rng.random() < 0.25 else []
+        pockets = tuple(_lesion(centre, (0.05, 0.10), (10, 22), rng) for centre in under)
         return Disease(label=label, lesions=(swelling,), cysts=cysts, pockets=pockets)
     if label == "CNV":
         mound = _lesion(near, (0.05, 0.10), (30, 58), rng)
@@ -98,53 +98,53 @@ def draw_disease(label: str, look: PatientAppearance, rng: Rng) -> Disease:
 
 
 def _scattered(centre: float, reach: float, count: int, rng: Rng) -> list[float]:
-    """Places within `reach` of a centre, one in each of `count` equal stretches, so that they seldom coincide."""
+    """Centres within `reach` of one, one in each of `count` equal stretches, so that they seldom coincide."""
     steps = (np.arange(count) + rng.uniform(0.1, 0.9, count)) / count
-    return [float(place) for place in np.clip(centre + reach * (2 * steps - 1), 0.06, 0.94)]
+    return [float(x) for x in np.clip(centre + reach * (2 * steps - 1), 0.06, 0.94)]
 
 
-def _lesion(place: float, width: tuple[float, float], height: tuple[float, float], rng: Rng) -> Lesion:
+def _lesion(centre: float, width: tuple[float, float], height: tuple[float, float], rng: Rng) -> Lesion:
     return Lesion(
-        place=place,
+        centre=centre,
         width=rng.uniform(*width),
         height=rng.uniform(*height),
-        drift=rng.uniform(-0.05, 0.05),
-        phase=rng.uniform(0, 1),
+        centre_shift=rng.uniform(-0.05, 0.05),
+        peak=rng.uniform(0, 1),
     )
 
 
-def apply_disease(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
-    """Change a healthy retina's layers in place; returns the part of the light that is left below, (COLUMNS,)."""
+def apply_disease(retina: Retina, disease: Disease, position: float, x: Float32) -> Float32:
+    """Change a healthy retina's layers in place; returns the fraction of light that is left below, (COLUMNS,)."""
     thick = retina.thickness
     extent = np.zeros_like(x)  # 0..1, where the light below is changed
     if disease.label == "DRUSEN":
-        extent = _lift_drusen(retina, disease, time, x)
+        extent = _lift_drusen(retina, disease, position, x)
     elif disease.label == "DME":
-        extent = _swell(retina, disease, time, x)
+        extent = _swell(retina, disease, position, x)
     elif disease.label == "CNV":
-        extent = _grow_membrane(retina, disease, time, x)
+        extent = _grow_membrane(retina, disease, position, x)
     for pocket in disease.pockets:
-        place, width, height = pocket.at(time)
-        thick[FLUID] = np.maximum(thick[FLUID], height * np.clip(1.15 * bump(x, place, width) - 0.15, 0, 1))
+        centre, width, height = pocket.at(position)
+        thick[FLUID] = np.maximum(thick[FLUID], height * np.clip(1.15 * gaussian(x, centre, width) - 0.15, 0, 1))
     if disease.label != "NORMAL":
         _settle(retina)
     return np.asarray(1 - disease.shadow * extent, np.float32)
 
 
 def _settle(retina: Retina) -> None:
-    """Let the outer nuclear layer take up what is ragged below it: the inner retina bends, but it does not crumple."""
+    """Let the outer nuclear layer level out what is ragged below it, as the inner retina follows only smooth shapes."""
     above = np.asarray(retina.thickness[ONL:].sum(axis=0), np.float32)
     smooth = cv2.GaussianBlur(above[None], (0, 0), sigmaX=COLUMNS / 36, borderType=cv2.BORDER_REPLICATE)[0]
     retina.thickness[ONL] = np.maximum(retina.thickness[ONL] + smooth - above, 3)
 
 
-def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
-    """Smooth small domes between Bruch's membrane and the epithelium; the outer nuclear layer gives way."""
+def _lift_drusen(retina: Retina, disease: Disease, position: float, x: Float32) -> Float32:
+    """Smooth small domes between Bruch's membrane and the epithelium; the outer nuclear layer becomes thinner."""
     lift = np.zeros_like(x)
     for druse in disease.lesions:
-        place, width, height = druse.at(time)
+        centre, width, height = druse.at(position)
         # A flat top and steep flanks rather than a bell.
-        lift = np.maximum(lift, height * np.minimum(1.25 * bump(x, place, width), 1))
+        lift = np.maximum(lift, height * np.minimum(1.25 * gaussian(x, centre, width), 1))
     retina.thickness[UNDER] += lift
     retina.thickness[ONL] = np.maximum(retina.thickness[ONL] - 0.85 * lift, 4)
     raised = np.clip(lift / 12, 0, 1)
@@ -152,22 +152,24 @@ def _lift_drusen(retina: Retina, disease: Disease, time: float, x: Float32) -> F
     return np.asarray(raised, np.float32)
 
 
-def _swell(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
-    """A dome: the nuclear layers soak up fluid and lose some light."""
-    place, width, height = disease.lesions[0].at(time)
-    dome = bump(x, place, width)
+def _swell(retina: Retina, disease: Disease, position: float, x: Float32) -> Float32:
+    """A dome: the nuclear layers take up fluid and lose some light."""
+    centre, width, height = disease.lesions[0].at(position)
+    dome = gaussian(x, centre, width)
     for layer, share in ((GCL, 0.1), (INL, 0.35), (ONL, 0.55)):
         retina.thickness[layer] += share * height * dome
     retina.reflectivity[GCL] *= 1 - 0.15 * dome
     return dome
 
 
-def _grow_membrane(retina: Retina, disease: Disease, time: float, x: Float32) -> Float32:
+def _grow_membrane(retina: Retina, disease: Disease, position: float, x: Float32) -> Float32:
     """A ragged bright mound under and through the epithelium, which is torn, with the outer layers lost above it."""
-    place, width, height = disease.lesions[0].at(time)
-    mound = np.minimum(1.3 * bump(x, place, width), 1)
+    centre, width, height = disease.lesions[0].at(position)
+    mound = np.minimum(1.3 * gaussian(x, centre, width), 1)
     waves = zip((9, 15, 23, 34, 50), (0.30, 0.24, 0.18, 0.14, 0.10), disease.rough, strict=False)
-    ragged = np.sum([a * np.sin(2 * math.pi * f * (x - place) + phase + 2 * time) for f, a, phase in waves], axis=0)
+    ragged = np.sum(
+        [a * np.sin(2 * math.pi * f * (x - centre) + phase + 2 * position) for f, a, phase in waves], axis=0
+    )
     lift = height * mound * np.clip(0.78 + 0.5 * ragged, 0.2, 1.25)
     retina.thickness[UNDER] += (1 - disease.material) * lift
     retina.thickness[MATERIAL] += disease.material * lift

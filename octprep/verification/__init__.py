@@ -13,6 +13,7 @@ it. `table_checks` and `manifest_checks` say what no record can show.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.images_csv import Table
-from octprep.format.manifest import DUPLICATES_NAME, IMAGE, IMAGES_NAME, MANIFEST_NAME, Manifest, read_part
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_part
 from octprep.shards import tfrecord
+from octprep.shards.records import decode_with_pixels
 from octprep.shards.tfrecord import RecordError
 from octprep.verification.checks import (
     CHECKS,
@@ -41,7 +43,7 @@ from octprep.verification.checks import (
 )
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
 from octprep.verification.manifest_checks import check_settings
-from octprep.verification.records import Crop, ReadTask, RecordSummary, decode_pixels, read_shard
+from octprep.verification.records import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
 from octprep.workers import Progress, no_progress
 
@@ -68,6 +70,21 @@ class VerificationResult:
     not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were looked for
     unread: tuple[str, ...] = ()  # shards that could not be read whole, and tables that could not be read
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
+
+    def to_json(self) -> bytes:
+        """Everything, for other programs."""
+        whole = {
+            "digest": self.manifest.digest,
+            "all_guarantees_hold": not self.violations,
+            "records": self.records,
+            "splits": {split: count._asdict() for split, count in self.counts.items()},
+            "guarantees": {str(check): text for check, text in CHECKS.items()},
+            "violations": [violation._asdict() for violation in self.violations],
+            "not_comparable": self.not_comparable,
+            "unread": self.unread,
+            "unchecked_rows": self.unchecked_rows,
+        }
+        return (json.dumps(whole, indent=1) + "\n").encode()
 
 
 def verify(folder: Path, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
@@ -139,7 +156,7 @@ def _read_checked(
 
 def _crops(table: Table | None, manifest: Manifest) -> dict[str, Crop]:
     """The crop of every image by its path, where black bars beside the scan are not part of its measurements."""
-    if table is None or manifest.recipe.fit != "pad":
+    if table is None or manifest.recipe.resize != "pad":
         return {}
     return {row.path: row.measurements.crop for row in table.rows}
 
@@ -182,11 +199,11 @@ def _near_identical(
 
     def stored_pixels(index: int) -> Gray:
         record = records[index]
-        image = tfrecord.decode(tfrecord.read_at(folder / record.shard, record.offset))[IMAGE][0]
-        pixels = decode_pixels(image, evidence.manifest) if isinstance(image, bytes) else None
-        if pixels is None:
-            raise RecordError(f"{record.where} changed while it was verified")
-        return pixels
+        data = tfrecord.read_at(folder / record.shard, record.offset)
+        try:
+            return decode_with_pixels(data, evidence.manifest).pixels
+        except RecordError:
+            raise RecordError(f"{record.where} changed while it was verified") from None
 
     descriptors = np.frombuffer(b"".join(record.descriptor for record in records), np.uint8)
     patients = [record.patient for record in records]

@@ -59,7 +59,7 @@ def _expected_splits(manifest: Manifest) -> list[str]:
     config = manifest.config
     if config.split == "kfold":
         return [*(f"fold{fold}" for fold in range(config.folds)), "test"]
-    if config.split in ("official", "file"):  # val may be missing
+    if config.split in ("as-given", "file"):  # val may be missing
         return [name for name in SOURCE_SPLITS if name in manifest.splits or name != "val"]
     return list(SOURCE_SPLITS)
 
@@ -72,9 +72,9 @@ def _check_classes(table: Table, manifest: Manifest) -> Iterator[Violation]:
 
 def _check_source_splits(rows: Sequence[ImageRow], config: BuildConfig) -> Iterator[Violation]:
     """Whether images are in the splits that the source's folders demand."""
-    if config.split == "official":
+    if config.split == "as-given":
         misplaced = [row for row in rows if row.source_split != row.split]
-    elif config.split == "repaired" or (config.split == "kfold" and any(row.source_split == "test" for row in rows)):
+    elif config.split == "keep-test" or (config.split == "kfold" and any(row.source_split == "test" for row in rows)):
         misplaced = [row for row in rows if (row.source_split == "test") != (row.split == "test")]
     else:
         return
@@ -104,7 +104,7 @@ def _check_exclusions(table: Table, config: BuildConfig) -> Iterator[Violation]:
 
 def _check_label_conflicts(evidence: Evidence) -> Iterator[Violation]:
     """Whether one content is kept under two classes although the config does not allow it; the first such."""
-    conflicts = evidence.manifest.config.conflicts
+    conflicts = evidence.manifest.config.label_conflicts
     if conflicts == "keep":
         return
     first_records: dict[str, RecordSummary] = {}
@@ -113,7 +113,7 @@ def _check_label_conflicts(evidence: Evidence) -> Iterator[Violation]:
             first = first_records.setdefault(content, record)
             if first.label != record.label:
                 message = f"is {conflicts}, but {first.path} and {path} show the same under two classes"
-                yield _violation("config.conflicts", message)
+                yield _violation("config.label_conflicts", message)
                 return
 
 
@@ -141,7 +141,7 @@ def _actual_leaks(evidence: Evidence, table: Table, duplicates: DuplicatesFile) 
         for path, scan in scans.items():
             members[groups.get(path) or f"patient {scan.patient}"].append(scan)
     near = [pair for pair in duplicates.pairs if pair.reason == NEAR_IDENTICAL]
-    if evidence.manifest.config.split in ("official", "file"):
+    if evidence.manifest.config.split in ("as-given", "file"):
         return find_hidden_leaks(splits, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     return find_leaks(list(splits.values()), near)
 

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.arrays import Gray
-from octprep.format.manifest import (
-    AFFINE,
-    FORMAT_VERSION,
-    IMAGE,
-    LABEL,
-    NUMBER,
-    PATH,
-    PATIENT,
-    REPEAT,
-    ROW_OFFSET,
-    SHA256,
-    SOURCE_SIZE,
-    Manifest,
-    Shard,
-    shard_problem,
-)
+from octprep.format.manifest import Manifest, Shard, shard_problem
 from octprep.shards import tfrecord
-from octprep.shards.records import unpacked
+from octprep.shards.records import decode_with_pixels, encode_record
 from octprep.shards.tfrecord import RecordError
 
 Crop = tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open
 
 _NAMED_ONE_BY_ONE = 3  # records of a shard with the same problem; of more, the number and the first are named
-_LIMIT = 1 << 31  # whole numbers of a record are below it
 
 
 @dataclass(frozen=True, order=True)
@@ -59,7 +42,7 @@ class RecordSummary:
     descriptor: bytes = field(default=b"", repr=False)  # `duplicates.describe` of the pixels; b"" for repeats
     pixel_digest: bytes = field(default=b"", repr=False)  # of the stored pixels
     feature_digest: bytes = field(default=b"", repr=False)  # of all features but `image` and `repeat`
-    measures: tuple[float, ...] = ()  # `preprocessing.measure` of the pixels; () for repeats
+    measures: tuple[float, ...] = ()  # `preprocessing.measure_intensity` of the pixels; () for repeats
     comparable: bool = True  # whether the pixels are enough to compare the scan with others
 
     @property
@@ -120,11 +103,6 @@ def format_counts(per_class: Sequence[int], manifest: Manifest) -> str:
     return ", ".join(f"{name} {count}" for name, count in zip(manifest.class_names, per_class, strict=True))
 
 
-def decode_pixels(image: bytes, manifest: Manifest) -> Gray | None:
-    """The stored pixels of a record, (height, width) uint8, or None if the bytes are no such image."""
-    return unpacked(image, manifest.recipe, manifest.config.encoding)
-
-
 def _record_problems(shard: str, bad_records: Mapping[str, Sequence[int]]) -> list[tuple[str, str]]:
     problems = []
     for message, indices in bad_records.items():
@@ -157,65 +135,33 @@ def _count_message(records: Sequence[RecordSummary], task: ReadTask) -> str:
 
 def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> RecordSummary | str:
     """A record's summary, or what is wrong with it."""
-    manifest, recipe = task.manifest, task.manifest.recipe
+    manifest = task.manifest
     try:
-        example = tfrecord.decode(data)
+        record = decode_with_pixels(data, manifest)
     except RecordError as error:
-        return f"is not a record of format {FORMAT_VERSION}: {error}"
-    expected: dict[str, tuple[type, int]] = {
-        IMAGE: (bytes, 1), LABEL: (int, 1), PATIENT: (bytes, 1), PATH: (bytes, 1),
-        NUMBER: (int, 1), SHA256: (bytes, 1), SOURCE_SIZE: (int, 2), AFFINE: (float, 6),
-        REPEAT: (int, 1), **({ROW_OFFSET: (float, recipe.width)} if recipe.flatten else {}),
-    }  # fmt: skip
-    if example.keys() != expected.keys():
-        names = ", ".join(sorted(example.keys() ^ expected.keys()))
-        return f"lacks features or has others than it should: {names[:200]}"
-    for key, (kind, length) in expected.items():
-        if len(example[key]) != length or not all(isinstance(value, kind) for value in example[key]):
-            return f"has a feature of the wrong kind or length: {key}"
-    features: Mapping[str, Any] = {
-        key: values[0] if expected[key][0] is bytes else values for key, values in example.items()
-    }
-    (label,), (repeat,) = features[LABEL], features[REPEAT]
-    if not 0 <= label < len(manifest.class_names):
-        return f"has label {label}, but there are {len(manifest.class_names)} classes"
-    for key in (NUMBER, REPEAT, SOURCE_SIZE):
-        if not all(0 <= value < _LIMIT for value in features[key]):
-            return f"has a number out of range: {key}"
-    for key in (AFFINE, *([ROW_OFFSET] if recipe.flatten else [])):
-        if not all(map(math.isfinite, features[key])):
-            return f"has a number that is not finite: {key}"
-    try:
-        path, patient = (features[key].decode() for key in (PATH, PATIENT))
-    except UnicodeDecodeError:
-        return "has text that is not UTF-8"
-    if not path or not patient or len(features[SHA256]) != 32:
-        return "has a feature of the wrong length"
-    if tfrecord.encode(features) != data:
+        return str(error)
+    if encode_record(record) != data:
         return "is not encoded as octprep encodes a record"
-    pixels = decode_pixels(features[IMAGE], manifest)
-    if pixels is None:
-        form = "gray pixels" if manifest.config.encoding == "raw" else "gray pixels in a PNG"
-        return f"has an image that is not {recipe.height} x {recipe.width} {form}"
-    others = repr([features[key] for key in sorted(features) if key not in (IMAGE, REPEAT)])
+    pixels = record.pixels
+    others = repr(vars(record) | {"image": None, "pixels": None, "repeat": None})
     summary = RecordSummary(
         shard=task.shard.name,
         index=index,
-        path=path,
-        patient=patient,
-        label=label,
-        sha256=features[SHA256].hex(),
-        repeat=repeat,
-        image_number=features[NUMBER][0],
-        source_size=tuple(features[SOURCE_SIZE]),
-        affine=tuple(features[AFFINE]),
+        path=record.path,
+        patient=record.patient,
+        label=record.label,
+        sha256=record.sha256,
+        repeat=record.repeat,
+        image_number=record.number,
+        source_size=record.source_size,
+        affine=record.affine,
         offset=offset,
         pixel_digest=_digest(pixels.tobytes()),
         feature_digest=_digest(others.encode()),
     )
-    if repeat:
+    if record.repeat:
         return summary
-    summary = dataclasses.replace(summary, measures=_measures(pixels, path, task))
+    summary = dataclasses.replace(summary, measures=_measures(pixels, record.path, task))
     if manifest.config.near_duplicates:
         comparable = duplicates.is_comparable(pixels)
         return dataclasses.replace(summary, descriptor=duplicates.dct_descriptor(pixels), comparable=comparable)
@@ -224,12 +170,12 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
 
 def _measures(pixels: Gray, path: str, task: ReadTask) -> tuple[float, ...]:
     """Mean, std and sharpness of the stored pixels without black bars; () if the crop is not known."""
-    if task.manifest.recipe.fit == "pad":
+    if task.manifest.recipe.resize == "pad":
         if path not in task.crops:
             return ()
-        (top, bottom, left, right), _ = preprocessing.place(task.crops[path], task.manifest.recipe)
+        top, bottom, left, right = preprocessing.placement(task.crops[path], task.manifest.recipe)
         pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
-    return preprocessing.measure(pixels)
+    return preprocessing.measure_intensity(pixels)
 
 
 def _digest(data: bytes) -> bytes:

@@ -22,7 +22,7 @@ from octprep.source.files import ScanFile, parse_scan_path
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
 
-_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure`
+_MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure_intensity`
 _NAMED_ONE_BY_ONE = 3  # rows with the same violation, even if they are all rows
 _NEARLY_ALL = 0.9  # of the images: what is wrong with more of them is reported once
 
@@ -46,7 +46,7 @@ def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
     counts = [("rows", table.count, manifest.source["found"])]
     if not table.problems:
         counts.append(("rows of images kept", len(table.rows), manifest.source["kept"]))
-        counts.append(("rows of excluded files", len(table.excluded), manifest.source["left_out"]))
+        counts.append(("rows of excluded files", len(table.excluded), manifest.source["excluded"]))
     for noun, count, declared in counts:
         if count != declared:
             yield Violation(2, IMAGES_NAME, f"has {count:,} {noun}, where the manifest says {declared:,}")
@@ -171,7 +171,7 @@ def _record_differences(row: ImageRow, record: RecordSummary, manifest: Manifest
     ):
         if in_record != cell:
             yield column, f"says {column} {in_record}, where {IMAGES_NAME} says {cell}"
-    _, affine = preprocessing.place(row.measurements.crop, manifest.recipe)
+    affine = preprocessing.Geometry.of_crop(row.measurements.crop, manifest.recipe).affine
     pairs = zip(affine, record.affine, strict=True)
     if not all(math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-6) for expected, actual in pairs):
         yield "crop", f"does not have the affine of its crop {row.measurements.crop}"

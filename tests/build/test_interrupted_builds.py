@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.worlds.archive import archive, files_of, write_folder, write_scan
 
-from octprep import console, pipeline
+from octprep import console, pipeline, preprocessing
 from octprep.duplicates import file
 from octprep.format import files, images_csv
 from octprep.format.config import BuildConfig, Preprocessing
@@ -57,7 +57,7 @@ def older(source, tmp_path_factory):
 STAGES = {
     "lock": ("shards.workdir.finished", 1),
     "prepare": ("shards.cache._write_receipt", 3),
-    "prepare a scan": ("preprocessing.prepare", 20),
+    "prepare a scan": ("preprocessing.preprocess", 20),
     "compare": ("duplicates.file.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
@@ -159,7 +159,7 @@ def test_what_a_killed_build_has_done_is_not_done_again(source, shards, killed, 
     shutil.copytree(older_work(killed, source, tmp_path), out, dirs_exist_ok=True)
     monkeypatch.setattr(cache, "BATCH", 8)
     read = []
-    monkeypatch.setattr(cache.imaging, "prepare", lambda *_: read.append(1))
+    monkeypatch.setattr(preprocessing, "preprocess", lambda *_: read.append(1))
     build(source, out, CONFIG, workers=1)
     assert read == []
     assert files_of(out) == files_of(shards)
@@ -237,8 +237,8 @@ def test_damaged_shards_alone_are_built_again(source, shards, tmp_path, how, mon
         spoil(out / shard.name, how)
     digest_ok = {path: path.stat().st_ino for path in out.rglob("*.tfrecord") if path.is_file()}
     read = []
-    prepare = cache.imaging.prepare
-    monkeypatch.setattr(cache.imaging, "prepare", lambda *given: (read.append(1), prepare(*given))[1])
+    preprocess = preprocessing.preprocess
+    monkeypatch.setattr(preprocessing, "preprocess", lambda *given: (read.append(1), preprocess(*given))[1])
     with pytest.warns(Notice, match=rf"{out} was damaged: {damaged[0].name} .*, {damaged[1].name} .* is built again"):
         built = build(source, out, CONFIG, workers=1)
     rows = images_csv.read((out / IMAGES_NAME).read_bytes())
@@ -337,7 +337,7 @@ def test_a_source_file_of_the_same_size_and_another_content_is_noticed(source, s
     assert built.built
     rows = {row["path"]: row for row in images_csv.read((out / IMAGES_NAME).read_bytes())}
     assert rows[path.relative_to(src).as_posix()]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert verify(out, workers=1).faults == ()
+    assert verify(out, workers=1).violations == ()
     assert not build(src, out, CONFIG, workers=1).built
 
 
@@ -408,6 +408,8 @@ def stop(*_, **__):
         ('"affine": [', '"affine": [0.5, '),
         ('"crc": ', '"crd": '),
         ('"key": "', '"key": "0'),
+        ('"pixels_crc": ', '"pixels_crc": 1'),
+        ('"rows_sha256": "', '"rows_sha256": "0'),
         ('"sha256": "', '"sha257": "'),
         ("{", "["),
     ],
@@ -431,22 +433,21 @@ def test_prepared_pixels_that_were_damaged_are_made_again(source, shards, tmp_pa
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, monkeypatch):
     receipt = interrupted(source, tmp_path / "out", monkeypatch)
+    results = cache.read_receipt(receipt.parent, "000000")
+    head = json.loads(receipt.read_bytes().splitlines()[0])
     task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
-    key = cache._key(task)
-    found = cache.results(receipt.parent, "000000")
 
     @dataclasses.dataclass(frozen=True)
     class Other(cache.CachedScan):
         eye: str = ""
 
+    key, to_row = cache._key(task), cache._to_row
     with monkeypatch.context() as patch:
         patch.setattr(cache, "CachedScan", Other)
-        assert cache._key(task) != key, "a field more is another version"
-        rows = [Other(**vars(one)) if isinstance(one, cache.CachedScan) else one for one in found]
-        patch.setattr(
-            cache, "_fields", lambda one: vars(one) | ({"scan": vars(one.scan)} if hasattr(one, "scan") else {})
-        )
-        cache._write_receipt(receipt, json.loads(receipt.read_bytes().splitlines()[0])["key"], rows)
+        other_key = cache._key(task)
+        assert other_key != key, "a field more is another version"
+        patch.setattr(cache, "_to_row", lambda result: to_row(result) | {"eye": ""})
+        cache._write_receipt(receipt, other_key, results, head["pixels_bytes"], head["pixels_crc"])
     build(source, tmp_path / "out", CONFIG, workers=1)
     assert files_of(tmp_path / "out") == files_of(shards)
 
@@ -455,7 +456,7 @@ def test_an_unfinished_build_with_other_settings_lends_what_it_prepared(source, 
     interrupted(source, tmp_path / "out", monkeypatch)
     with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
         build(source, tmp_path / "out", OLDER, workers=1)
-    monkeypatch.setattr(cache.imaging, "prepare", None)
+    monkeypatch.setattr(preprocessing, "preprocess", None)
     assert build(source, tmp_path / "out", OLDER, workers=1, overwrite=True).built
 
 

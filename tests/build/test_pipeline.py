@@ -62,18 +62,18 @@ def records(folder, split):
         CONFIG,
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="undersample", seed=3),
         BuildConfig(recipe=SMALL, shard_mb=0.02, balance="none", encoding="png"),
-        BuildConfig(recipe=SMALL, split="grouped", fractions=(2, 1, 1)),
+        BuildConfig(recipe=SMALL, split="by-patient", fractions=(2, 1, 1)),
         BuildConfig(recipe=SMALL, split="kfold", folds=3, balance="none"),
         BuildConfig(recipe=SMALL, max_per_patient=3),
-        BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", strength=None, fit="pad")),
+        BuildConfig(recipe=dataclasses.replace(SMALL, crop="none", denoise="bilateral", denoise_strength=None, resize="pad")),
     ],
-    ids=["oversample", "undersample", "png", "grouped", "kfold", "capped", "pad"],
+    ids=["oversample", "undersample", "png", "by-patient", "kfold", "capped", "pad"],
 )
 def test_all_laws_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
     manifest = build(source, tmp_path / "out", config, workers=2).manifest
     verdict = verify(tmp_path / "out", workers=1)
-    assert verdict.faults == ()
+    assert verdict.violations == ()
     assert verdict.records == sum(manifest.records(split) for split in manifest.splits) > 0
     assert files_of(source) == before
     assert not manifest.leaks
@@ -99,17 +99,17 @@ def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_
     config = dataclasses.replace(CONFIG, balance=balance, seed=5)
     first = build(source, tmp_path / "first", config, workers=1).manifest
     given = split_file.load(tmp_path / "first" / IMAGES_NAME)
-    again = dataclasses.replace(config, split="file", splits_sha256=given.sha256)
+    again = dataclasses.replace(config, split="file", split_file_sha256=given.sha256)
     second = build(source, tmp_path / "second", again, split_file=given, workers=1).manifest
     assert second.splits == first.splits
-    assert second.config.splits_sha256 == given.sha256
-    assert verify(tmp_path / "second", workers=1).faults == ()
+    assert second.config.split_file_sha256 == given.sha256
+    assert verify(tmp_path / "second", workers=1).violations == ()
     assert not build(source, tmp_path / "second", again, split_file=given).built
 
 
 def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp_path):
     given = split_file.SplitFile("patient", {"0": "train", "50": "test"})
-    other = dataclasses.replace(CONFIG, split="file", splits_sha256="00" * 32)
+    other = dataclasses.replace(CONFIG, split="file", split_file_sha256="00" * 32)
     for config, file in ((other, given), (other, None), (CONFIG, given)):
         with pytest.raises(SettingError, match="splits_sha256 must be the sha256 of the assignment"):
             build(source, tmp_path / "out", config, split_file=file)
@@ -119,7 +119,7 @@ def test_a_file_and_a_config_that_do_not_belong_together_are_refused(source, tmp
 def test_the_closing_words_say_which_share_is_furthest_from_what_was_wanted(source, tmp_path):
     for config, words in (
         (dataclasses.replace(CONFIG, balance="none"), "what the test set leaves"),
-        (dataclasses.replace(CONFIG, balance="undersample", split="grouped"), "the scans"),
+        (dataclasses.replace(CONFIG, balance="undersample", split="by-patient"), "the scans"),
         (dataclasses.replace(CONFIG, balance="none", split="kfold", folds=3), "what the test set leaves"),
     ):
         out = tmp_path / words.split()[-1] / config.split
@@ -173,9 +173,9 @@ def test_records_hold_the_pixels_that_preparation_gives_and_say_where_they_come_
     for _, example in records(shards, "test"):
         path = source / example["path"][0].decode()
         gray = preprocessing.decode(path.read_bytes())
-        ready = preprocessing.prepare(gray, SMALL)
+        ready = preprocessing.preprocess(gray, SMALL)
         assert example["image"][0] == ready.pixels.tobytes()
-        assert np.allclose(example["affine"], ready.affine)
+        assert np.allclose(example["affine"], ready.geometry.affine)
         assert tuple(example["source_size"]) == gray.shape
         label, patient, number = path.stem.split("-")
         assert Manifest.load(shards).class_names[example["label"][0]] == label
@@ -199,7 +199,7 @@ def test_a_second_run_finds_all_done_and_other_settings_or_sources_are_refused(s
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
     assert build(source, out, other, overwrite=True).built
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
     assert (out / "my notes.txt").exists()
 
 
@@ -224,7 +224,7 @@ def test_out_is_never_inside_the_source_nor_the_source_inside_out(source, tmp_pa
 def test_what_cannot_be_split_by_names_leaves_nothing_behind_and_by_content_what_was_prepared(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     with pytest.raises(LeakError, match="patient 50 stand"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official"))
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given"))
     lonely = write_folder(tmp_path / "lonely", [f"CNV-{n}-1" for n in range(5)] + ["DME-9-1", "DME-9-2"])
     with pytest.raises(SourceError, match="class DME has 1 patient"):
         build(lonely, tmp_path / "out", CONFIG)
@@ -241,13 +241,13 @@ def test_a_source_of_unreadable_scans_is_a_sentence(tmp_path):
     for path in src.rglob("*.jpeg"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="has no readable scan"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="grouped"))
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="by-patient"))
     assert not (tmp_path / "out").exists()
 
 
 def test_allowed_leaks_are_in_the_manifest_and_break_law_1_for_ever(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
-    manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="official", allow_leaks=True)).manifest
+    manifest = build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given", allow_leaks=True)).manifest
     assert manifest.leaks.patients == ("50",)
     faults = verify(tmp_path / "out").faults
     assert {fault.law for fault in faults} == {1}
@@ -320,7 +320,7 @@ def test_a_killed_worker_is_a_sentence_and_the_next_run_goes_on(large_source, tm
     assert "a worker process was ended from outside" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert build(large_source, out, CONFIG).built
-    assert verify(out).faults == ()
+    assert verify(out).violations == ()
 
 
 @pytest.mark.slow
@@ -337,7 +337,7 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(large_source, tmp_pa
         assert not list(mount.rglob("*.part-*"))
         subprocess.run(["mount", "-o", "remount,size=50m", mount], check=True)
         build(large_source, mount / "out", CONFIG, workers=1)
-        assert verify(mount / "out").faults == ()
+        assert verify(mount / "out").violations == ()
     finally:
         subprocess.run(["umount", mount], check=True)
 
@@ -351,19 +351,19 @@ def test_two_builds_do_not_write_to_one_folder(large_source, tmp_path):
         build(large_source, tmp_path / "out", CONFIG)
     process.stderr.close()
     assert process.wait() == 0
-    assert verify(tmp_path / "out").faults == ()
+    assert verify(tmp_path / "out").violations == ()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
-    assert verify(tmp_path / "out").faults == ()
-    assert manifest.config.split == "repaired"
+    assert verify(tmp_path / "out").violations == ()
+    assert manifest.config.split == "keep-test"
     assert manifest.records("test") == 8
     with pytest.raises(LeakError, match="patients 53018, 732516 and 6294785"):
-        build(SAMPLE, tmp_path / "official", BuildConfig(split="official"))
-    leaky = build(SAMPLE, tmp_path / "official", BuildConfig(split="official", allow_leaks=True)).manifest
+        build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given"))
+    leaky = build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given", allow_leaks=True)).manifest
     assert leaky.leaks.patients == ("53018", "732516", "6294785")
 
 

@@ -226,9 +226,9 @@ def test_memory_that_runs_out_late_is_a_sentence_and_the_work_is_kept(source, sh
 @pytest.fixture
 def few(monkeypatch):
     """Phantoms of few patients, drawn in a moment."""
-    population = drawing._population
+    population = drawing.population
     monkeypatch.setattr(
-        drawing, "_population", lambda *given, **more: [v for v in population(*given, **more) if len(v.places) < 4][:8]
+        drawing, "population", lambda *given, **more: [v for v in population(*given, **more) if len(v.scans) < 4][:8]
     )
 
 
@@ -238,7 +238,7 @@ def draw(out):
 
 def test_two_drawings_do_not_write_to_one_folder(tmp_path, few):
     (tmp_path / "out").mkdir()
-    with files.locked(tmp_path / "out", "octprep phantom"), pytest.raises(OutputError, match="another octprep phantom"):
+    with files.locked(tmp_path / "out", "octprep synthesize"), pytest.raises(OutputError, match="another octprep synthesize"):
         draw(tmp_path / "out")
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
 
@@ -268,8 +268,8 @@ from pathlib import Path
 from octprep import synthetic
 from octprep.synthetic import dataset
 
-population = dataset._population
-dataset._population = lambda *given, **more: [v for v in population(*given, **more) if len(v.places) < 4][:8]
+population = dataset.population
+dataset.population = lambda *given, **more: [v for v in population(*given, **more) if len(v.scans) < 4][:8]
 for out, call in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:
@@ -291,7 +291,7 @@ for out, call in json.loads(sys.argv[1]):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the drawings are forked")
 def test_a_drawing_that_was_killed_at_any_moment_is_made_again_whole(tmp_path, few):
     draw(tmp_path / "whole")
-    volumes = len(drawing._population(24, 0, faults=False))
+    volumes = len(drawing.population(24, 0, faults=False))
     calls = {"new": (3, volumes + 1), "empty": (3, volumes + 1, volumes + 2, volumes + 3)}  # the last ones give names
     jobs = [(f"{kind} {call}", call) for kind, numbers in calls.items() for call in numbers]
     for name, _ in jobs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from octprep.format.config import BALANCES, CROPS, DENOISERS, FITS, STRATEGIES
+from octprep.format.config import BALANCES, CROPS, DENOISERS, RESIZES, STRATEGIES
 from tests.worlds.archive import archive, files_of, write_folder
 
 HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
@@ -71,14 +71,14 @@ def test_each_side_imports_without_the_others_dependencies(module, absent):
 @pytest.mark.slow
 def test_scan_build_verify_and_again(source, tmp_path):
     out = tmp_path / "out"
-    done = run("scan", "--src", source, "--json", tmp_path / "scan.json")
+    done = run("inspect", "--quick", "--src", source, "--json", tmp_path / "scan.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "scan.json").read_text())["files"] == len(archive())
     done = run("build", "--src", source, "--out", out, "--size", "32x48")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
     assert "shares: of what the test set leaves, " in done.stdout
-    assert "all laws hold" in run("verify", out).stdout
+    assert "all guarantees hold" in run("verify", out).stdout
     written = (out / "report.html").read_bytes()
     done = run("report", out, "--src", source)
     assert (done.returncode, done.stderr) == (0, "")
@@ -101,7 +101,7 @@ def test_scan_build_verify_and_again(source, tmp_path):
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
-    assert "guarantee 2 VIOLATED" in broken.stdout
+    assert "law 2 BROKEN" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
         (
-            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "grouped", "--splits", "{tmp}/who.csv"],
+            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "by-patient", "--split-file", "{tmp}/who.csv"],
             2,
-            "so --split grouped cannot too",
+            "so --split by-patient cannot too",
         ),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/absent"], 2, "absent cannot be read"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/plain/notes.txt"], 2, "must have a"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--splits", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/absent"], 1, "is not a folder"),
@@ -139,16 +139,16 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
         (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
         (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
-        (["scan", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
-        (["audit", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
-        (["scan", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+        (["inspect", "--quick", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
+        (["inspect", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+        (["inspect", "--quick", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["audit", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["phantom", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["inspect", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+        (["synthesize", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
         (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
-        (["scan", "--src", "{tmp}/empty"], 2, "is empty"),
-        (["phantom", "{tmp}/plain"], 2, "plain"),
-        (["phantom", "{tmp}/out", "--patients", "3"], 2, "3"),
+        (["inspect", "--quick", "--src", "{tmp}/empty"], 2, "is empty"),
+        (["synthesize", "{tmp}/plain"], 2, "plain"),
+        (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
     ],
 )
 def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
@@ -175,7 +175,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
     locked.mkdir(mode=0)
     if os.access(locked, os.X_OK):
         pytest.skip("this user may enter every folder")
-    for words in (["report", shards, "--src", locked / "x"], ["scan", "--src", locked / "x"]):
+    for words in (["report", shards, "--src", locked / "x"], ["inspect", "--quick", "--src", locked / "x"]):
         done = run(*words)
         assert done.returncode == 2
         assert done.stderr.startswith(f"octprep: --src {locked / 'x'} cannot be reached (Permission denied); ")
@@ -188,8 +188,8 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
 @pytest.mark.parametrize(
     ("program", "command", "sentence"),
     [
-        ("octprep", "build", "interrupted; run the same command to resume."),
-        ("octprep", "scan", "interrupted; run the same command again."),
+        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "inspect", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_build_stays_under_500_mb_a_process(source, tmp_path):
 @pytest.mark.parametrize(
     ("program", "command", "choices"),
     [
-        ("octprep", "build", [STRATEGIES, CROPS, FITS, BALANCES, tuple(DENOISERS)]),
+        ("octprep", "build", [STRATEGIES, CROPS, RESIZES, BALANCES, tuple(DENOISERS)]),
     ],
 )
 def test_help_lists_the_choices_of_an_option_and_hides_no_brackets(program, command, choices):

@@ -1,91 +1,143 @@
-"""The README's programs run as they stand there, and read what octprep wrote."""
+"""The programs in README.md and docs/format.md run as they are printed, and read what octprep wrote."""
 
 import importlib
 import re
-import sys
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import octprep
 from octprep.format.config import BuildConfig
-from octprep.format.manifest import Manifest
 from octprep.pipeline import build
-from octprep.shards import tfrecord
 from tests.worlds.archive import archive, write_folder
 
-README = Path(__file__).parents[2] / "README.md"
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    home = tmp_path_factory.mktemp("readme")
-    build(write_folder(home / "src", archive()), home / "shards", BuildConfig(), workers=1)
-    return home / "shards"
+def program_of(document: str, heading: str) -> str:
+    """The Python program below a heading."""
+    section = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    [program] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return program
 
 
-def records(shards, split):
-    """Pixels and labels, by octprep's own reader."""
-    manifest = Manifest.load(shards)
-    found = [tfrecord.decode(data) for shard in manifest.splits[split] for data in tfrecord.read(shards / shard.name)]
-    return [(np.frombuffer(one["image"][0], np.uint8).reshape(224, 224), one["label"][0]) for one in found]
+@pytest.fixture(scope="module", params=["raw", "png"])
+def folder(request, tmp_path_factory):
+    """A folder that holds `shards`, in each encoding."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = BuildConfig(encoding=request.param)
+    build(write_folder(folder / "OCT2017", archive()), folder / "shards", config, workers=1)
+    return folder
 
 
-def test_the_tensorflow_program_reads_the_test_split(shards, monkeypatch):
-    [program] = [text for text in PROGRAMS if "import json, pathlib, tensorflow" in text]
-    monkeypatch.chdir(shards.parent)
-    seen: list[np.ndarray] = []
-    names = {"seen": seen}
-    exec(program.rstrip() + "\n    seen.extend(images.numpy())\n", names)
-    wanted = records(shards, "test")
-    assert len(seen) == len(wanted) > 0
-    assert all(np.array_equal(one[..., 0], pixels) for one, (pixels, _) in zip(seen, wanted, strict=True))
+@pytest.fixture
+def records(folder, monkeypatch):
+    """The records of a split by octprep's own reader; the working folder holds `shards`."""
+    monkeypatch.chdir(folder)
+    return lambda split: list(octprep.read_records(Path("shards"), split))
+
+
+@pytest.fixture
+def shards_module(tmp_path, monkeypatch):
+    """The module octprep_shards that the programs of PyTorch and JAX import."""
+    (tmp_path / "octprep_shards.py").write_text(program_of("docs/format.md", "Records by index"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(importlib.sys.modules, "octprep_shards", raising=False)
+    return importlib.import_module("octprep_shards")
+
+
+def run(program: str, collect: str) -> dict:
+    """Run a program that ends in the body of a loop, to which a line is added; returns its variables."""
+    variables = {"__name__": "__main__", "collected": []}
+    indent = re.findall(r"^ +", program, re.MULTILINE)[-1]
+    exec(f"{program.rstrip()}\n{indent}{collect}\n", variables)
+    return variables
+
+
+def as_counts(pairs):
+    """How often each pair of an image and a label occurs."""
+    return Counter((np.ascontiguousarray(image).tobytes(), int(label)) for image, label in pairs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_the_pytorch_program_gives_every_record_once_over_workers_and_ranks(shards, tmp_path, encoding):
+def test_python_interface(folder, tmp_path, monkeypatch, capsys):
+    if (folder / "shards").parent.name.startswith("png"):
+        pytest.skip("one encoding is enough")
+    pytest.importorskip("keras", reason="Keras is not here")
+    shutil.copytree(folder / "OCT2017", tmp_path / "OCT2017")
+    shutil.copy(next((folder / "OCT2017").rglob("*.jpeg")), tmp_path / "scan.jpeg")
+    monkeypatch.chdir(tmp_path)
+    variables = {}
+    exec(program_of("README.md", "From Python").replace("epochs=20", "epochs=1"), variables)
+    assert variables["pixels"].shape == (224, 224) and variables["pixels"].dtype == np.uint8
+    assert variables["images"].shape == (32, 224, 224, 1)
+    assert "scan.jpeg" in capsys.readouterr().out
+
+
+def test_numpy(records):
+    variables = {}
+    wanted = records("test")
+    exec(program_of("docs/format.md", "NumPy"), variables)
+    assert variables["images"].shape == (len(wanted), 224, 224) and variables["images"].dtype == np.uint8
+    assert as_counts(zip(variables["images"], variables["labels"], strict=True)) == as_counts(
+        (record.pixels, record.label) for record in wanted
+    )
+    assert variables["patients"] == [record.patient for record in wanted]
+
+
+@pytest.mark.slow
+def test_tensorflow(folder, records):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not here")
+    wanted = records("test")
+    program = program_of("docs/format.md", "TensorFlow")
+    if folder.name.startswith("png"):
+        replacement = 'tf.map_fn(tf.io.decode_png, example["image"], tf.uint8)'
+        assert replacement in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+        program = program.replace('tf.io.decode_raw(example["image"], tf.uint8)', replacement)
+    variables = run(program, "collected.extend(zip(images.numpy(), labels.numpy()))")
+    assert as_counts(variables["collected"]) == as_counts((record.pixels, record.label) for record in wanted)
+    assert variables["images"].shape[1:] == (224, 224, 1)
+
+
+@pytest.mark.slow
+def test_pytorch(records, shards_module):
     torch = pytest.importorskip("torch", reason="PyTorch is not here")
-    folder = shards
-    if encoding == "png":
-        folder = tmp_path / "shards"
-        build(shards.parent / "src", folder, BuildConfig(encoding="png"), workers=1)
-    [program] = [text for text in PROGRAMS if "import pathlib, cv2, numpy as np, torch" in text]
-    (tmp_path / "program.py").write_text(program)
-    sys.path.insert(0, str(tmp_path))
-    try:
-        sys.modules.pop("program", None)
-        dataset = importlib.import_module("program").Shards(folder, "train")
-    finally:
-        sys.path.remove(str(tmp_path))
-    if encoding == "raw":
-        wanted = sorted((pixels.tobytes(), label) for pixels, label in records(shards, "train"))
-        assert sorted((image.numpy().tobytes(), label) for image, label in dataset) == wanted
+    wanted = as_counts((record.pixels, record.label) for record in records("train"))
+    program = program_of("docs/format.md", "PyTorch")
+    variables = run(program, "collected.extend(zip(images.numpy(), labels))")
+    assert as_counts(variables["collected"]) == wanted
+    assert variables["images"].shape[1:] == (1, 224, 224) and variables["images"].dtype == torch.uint8
 
-    everything = sorted((image.numpy().tobytes(), label) for image, label in dataset)
-    orders, read = [], []
+    dataset = shards_module.Shards("shards", "train")
+    shared = []
     for rank in range(2):
-        sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=False)
-        loader = torch.utils.data.DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=2)
-        for images, labels in loader:
-            assert images.shape[1:] == (1, 224, 224) and images.dtype == torch.uint8
-            read += [(image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True)]
-    assert len(everything) <= len(read) <= len(everything) + 1  # the ranks are made equal by one repeat at most
-    assert sorted(set(read)) == sorted(set(everything))
-    for epoch in range(2):
-        torch.manual_seed(epoch)
-        loader = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
-        orders.append([image.numpy().tobytes() for images, _ in loader for image in images])
-    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+        sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=rank)
+        for images, labels in torch.utils.data.DataLoader(dataset, batch_size=4, sampler=sampler):
+            shared += zip(images.numpy(), labels, strict=True)
+    assert len(dataset) <= len(shared) <= len(dataset) + 1  # the ranks are made equal by one repeat at most
+    assert as_counts(shared).keys() == wanted.keys()
 
 
-def test_offsets_are_those_of_the_records(shards, tmp_path):
-    [shard, *_] = Manifest.load(shards).splits["train"]
-    path = shards / shard.name
-    found = tfrecord.offsets(path)
-    assert [tfrecord.read_at(path, offset) for offset in found] == list(tfrecord.read(path))
-    cut = tmp_path / "cut.tfrecord"
-    cut.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(tfrecord.RecordError, match="ends inside the record"):
-        tfrecord.offsets(cut)
+@pytest.mark.slow
+def test_jax(records, shards_module):
+    pytest.importorskip("grain", reason="Grain is not here")
+    train = records("train")
+    wanted = as_counts((record.pixels, record.label) for record in train)
+    program = program_of("docs/format.md", "JAX")
+    variables = run(program.replace(".batch(32", ".batch(4"), "collected.extend(zip(images, labels))")
+    counts = as_counts(variables["collected"])
+    assert counts <= wanted and counts.total() == len(train) // 4 * 4
+    assert variables["images"].shape == (4, 224, 224, 1) and variables["images"].dtype == np.uint8
+    assert as_counts(variables["collected"][:8]) != as_counts((record.pixels, record.label) for record in train[:8])
+
+
+def test_every_linked_file_exists():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    made = {"docs/options.md", "docs/splits.md"}
+    for document in documents:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
+            path = (document.parent / link).resolve()
+            assert path.exists() or path.relative_to(ROOT).as_posix() in made, f"{document.name} links to {link}"

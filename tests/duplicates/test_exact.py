@@ -1,94 +1,76 @@
-"""Exact duplicates: scans with equal bytes or equal pixels, and those of them with different labels."""
+"""Exact duplicates, and which of them are kept."""
 
 import dataclasses
-from collections import defaultdict
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from octprep.duplicates.exact import conflicts, joins, same_contents, settle_duplicates
+from octprep.duplicates.exact import (
+    DuplicatePair,
+    deduplicate,
+    drop_label_conflicts,
+    duplicate_sets,
+    exact_duplicate_pairs,
+    label_conflicts,
+)
 from octprep.format.errors import SourceError
 from tests.worlds.archive import scan
 
-A1, A2 = scan("train/CNV/CNV-1-1.jpeg"), scan("train/CNV/CNV-1-2.jpeg")
-B1 = scan("train/CNV/CNV-2-1.jpeg")
+TRAIN, TEST, OTHER = (
+    scan(path, content="one") for path in ("train/CNV/CNV-1-1.jpeg", "test/CNV/CNV-2-1.jpeg", "train/DME/DME-3-1.jpeg")
+)
+UNIQUE = scan("train/CNV/CNV-1-2.jpeg")
 
 
-def with_pixels(one, digest):
-    return dataclasses.replace(one, pixels=digest)
+def paths_of(scans):
+    return [scan.path for scan in scans]
 
 
-def test_equal_pixels_are_the_same_content_as_equal_bytes():
-    scans = [
-        with_pixels(A1, "p"),
-        with_pixels(B1, "p"),
-        with_pixels(scan("train/CNV/CNV-4-1.jpeg", content=A1.path), "q"),
+def test_sets_are_connected_by_bytes_and_by_pixels():
+    first = scan("train/CNV/CNV-1-1.jpeg", content="a")
+    second = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="a"), pixels="p")
+    third = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="b"), pixels="p")
+    assert duplicate_sets([third, UNIQUE, second, first]) == [[first, second, third]]
+    assert exact_duplicate_pairs([first, second, third]) == [
+        DuplicatePair(first.path, second.path, "same bytes"),
+        DuplicatePair(second.path, third.path, "same pixels"),
     ]
-    assert [len(members) for members in same_contents(scans)] == [3]
-    kept, exclusions = settle_duplicates(scans)
-    assert [one.path for one in kept] == [A1.path]
-    assert [exclusion.reason.partition(":")[0] for exclusion in exclusions] == [
-        "same pixels as another scan",
-        "same bytes as another scan",
+
+
+def test_two_sets_that_a_third_scan_connects_are_one():
+    by_bytes = scan("train/CNV/CNV-1-1.jpeg", content="a")
+    by_pixels = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="b"), pixels="p")
+    both = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="a"), pixels="p")
+    assert duplicate_sets([by_bytes, by_pixels, both]) == [[by_bytes, by_pixels, both]]
+
+
+def test_the_duplicate_in_the_test_folder_is_kept():
+    kept, exclusions = deduplicate([TRAIN, UNIQUE, TEST])
+    assert paths_of(kept) == [TEST.path, UNIQUE.path]
+    assert [(exclusion.path, exclusion.reason) for exclusion in exclusions] == [
+        (TRAIN.path, f"same bytes as another scan: {TEST.path}")
     ]
-    assert {pair.reason for pair in joins(scans)} == {"same bytes", "same pixels"} or len(joins(scans)) == 2
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))
-def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(population):
-    scans = [
-        with_pixels(
-            scan(f"train/CNV/CNV-{p}-{i}.jpeg", content=f"bytes {b}" if b else None), f"pixels {x}" if x else ""
-        )
-        for i, (p, b, x) in enumerate(population)
-    ]
-    sets = same_contents(scans)
-    members = [one.path for duplicates in sets for one in duplicates]
-    assert len(members) == len(set(members))
-    for first in scans:
-        for second in scans:
-            equal = first.sha256 == second.sha256 or (first.pixels and first.pixels == second.pixels)
-            if equal and first is not second:
-                assert any(first in duplicates and second in duplicates for duplicates in sets)
-    assert same_contents(scans[::-1]) == sets
+def test_another_class_outside_the_test_folder_does_not_count_against_it():
+    kept, exclusions = deduplicate([TEST, OTHER])
+    assert paths_of(kept) == [TEST.path]
+    assert exclusions[0].reason == f"same bytes as a scan of CNV: {TEST.path}"
 
 
-def test_label_conflicts_are_dropped_kept_or_an_error_as_asked():
-    other = dataclasses.replace(scan("train/DME/DME-2-1.jpeg"), sha256=A1.sha256)
-    third = dataclasses.replace(scan("train/DME/DME-5-1.jpeg"), sha256=A1.sha256)
-    scans = [A1, A2, other, third]
-    assert [[one.path for one in members] for members in conflicts(scans)] == [[A1.path, other.path, third.path]]
-    kept, exclusions = settle_duplicates(scans)
-    assert [one.path for one in kept] == [A2.path]
-    assert {exclusion.reason for exclusion in exclusions} == {"same bytes under different classes: CNV and DME"}
-    kept, exclusions = settle_duplicates(scans, "keep")
-    assert [one.path for one in kept] == [A1.path, A2.path, other.path]
-    assert [exclusion.reason for exclusion in exclusions] == [f"same bytes as another scan: {other.path}"]
-    with pytest.raises(SourceError, match=r"under different classes: .*--conflicts drop"):
-        settle_duplicates(scans, "error")
+def test_label_conflicts_are_dropped_kept_or_an_error():
+    scans = [TRAIN, OTHER, UNIQUE]
+    assert label_conflicts(scans) == [[TRAIN, OTHER]]
+    for work in (deduplicate, drop_label_conflicts):
+        kept, exclusions = work(scans)
+        assert paths_of(kept) == [UNIQUE.path]
+        assert {exclusion.reason for exclusion in exclusions} == {"same bytes under different classes: CNV and DME"}
+        assert work(scans, "keep") == (sorted(scans), [])
+        with pytest.raises(SourceError, match=f"1 content is under different classes: {TRAIN.path} = {OTHER.path}"):
+            work(scans, "error")
 
 
-def test_of_equal_bytes_one_is_kept_the_published_test_image_first_and_none_where_labels_differ():
-    population = [
-        scan("train/CNV/CNV-1-1.jpeg", content="a"),
-        scan("test/CNV/CNV-1-1.jpeg", content="a"),
-        scan("train/DME/DME-5-1.jpeg", content="a"),
-        scan("train/CNV/CNV-2-1.jpeg", content="b"),
-        scan("train/DME/DME-3-1.jpeg", content="b"),
-        scan("train/DME/DME-4-1.jpeg", content="c"),
-        scan("val/DME/DME-4-2.jpeg", content="c"),
-    ]
-    kept, exclusions = settle_duplicates(population)
-    assert [one.path for one in kept] == ["test/CNV/CNV-1-1.jpeg", "val/DME/DME-4-2.jpeg"]
-    reasons = defaultdict(set)
-    for exclusion in exclusions:
-        reasons[exclusion.reason].add(exclusion.path)
-    assert reasons == {
-        "same bytes as another scan: test/CNV/CNV-1-1.jpeg": {"train/CNV/CNV-1-1.jpeg"},
-        "same bytes as a scan of CNV: test/CNV/CNV-1-1.jpeg": {"train/DME/DME-5-1.jpeg"},
-        "same bytes under different classes: CNV and DME": {"train/CNV/CNV-2-1.jpeg", "train/DME/DME-3-1.jpeg"},
-        "same bytes as another scan: val/DME/DME-4-2.jpeg": {"train/DME/DME-4-1.jpeg"},
-    }
-    with pytest.raises(SourceError, match="2 contents stand under different classes"):
-        settle_duplicates(population, "error")
+def test_one_of_each_class_is_kept():
+    second = scan("train/DME/DME-4-1.jpeg", content="one")
+    kept, exclusions = deduplicate([TRAIN, OTHER, second], "keep")
+    assert paths_of(kept) == [TRAIN.path, OTHER.path]
+    assert exclusions[0].reason == f"same bytes as another scan: {OTHER.path}"

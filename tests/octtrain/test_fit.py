@@ -208,7 +208,7 @@ def test_exposure_includes_that_of_the_initial_weights(trained, shards, tmp_path
 
 def test_leaky_shards_are_marked_by_fit_and_evaluate(tmp_path):
     leaks = Leaks(patients=("1016042",))
-    write_shards(tmp_path / "s", {"train": 4, "val": 2, "test": 2}, split="official", leaks=leaks)
+    write_shards(tmp_path / "s", {"train": 4, "val": 2, "test": 2}, split="as-given", leaks=leaks)
 
     with pytest.raises(Stopped):
         fit(tmp_path / "s", tmp_path / "run", CONFIG, log=stop_at("WARNING: 1 patient and 0 images"))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError
-from octprep.synthetic import draw_disease, draw_look, draw_scan
+from octprep.synthetic import draw_appearance, draw_disease, draw_scan
 from octtrain.config import FitConfig
 from octtrain.experiments.leakage.config import LeakageConfig
 from octtrain.experiments.leakage.experiment import PairedTrainer, leakage, read_pool
@@ -32,10 +32,10 @@ def synthetic_scans():
     for patient in range(PATIENTS):
         label = patient % len(CLASSES)
         rng = np.random.default_rng([0, patient])
-        look = draw_look(rng)
-        disease = draw_disease(CLASSES[label], look, rng)
+        appearance = draw_appearance(rng)
+        disease = draw_disease(CLASSES[label], appearance, rng)
         for i in range(SCANS):
-            pixels = draw_scan(look, disease, 0.2 + 0.6 * i / SCANS, rng).pixels
+            pixels = draw_scan(appearance, disease, 0.2 + 0.6 * i / SCANS, rng).pixels
             small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
             rows.append((f"train/{CLASSES[label]}/{CLASSES[label]}-{patient}-{i}.jpeg", label, small))
     return rows

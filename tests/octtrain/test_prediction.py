@@ -31,7 +31,7 @@ def test_prediction_takes_the_pixels_of_training(tmp_path):
     recipe = Preprocessing(height=48, width=64)
     manifest, _ = write_shards(tmp_path / "s", {"test": 1}, shards=1)
     jpeg = scan_file(tmp_path / "CNV-1-1.jpeg")
-    pixels = preprocessing.prepare(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
+    pixels = preprocessing.preprocess(preprocessing.decode(jpeg.read_bytes()), recipe).pixels
     content = tfrecord.frame(record(pixels, 0, "1", "CNV-1-1.jpeg"))
     shard = Shard(
         name="test/a.tfrecord",
@@ -201,7 +201,7 @@ def test_other_libraries_are_a_warning_and_other_pixels_an_error(run, tmp_path):
     assert len(warnings) == 2
     assert any("OpenCV 3.4.1 made the shards" in line for line in warnings)
     assert any("octprep 0.0.1 made the shards" in line for line in warnings)
-    made_by(dataclasses.replace(manifest.recipe, revision=1), octprep="0.0.1")
+    made_by(dataclasses.replace(manifest.recipe, version=1), octprep="0.0.1")
     with pytest.raises(ManifestError, match=r"preprocessing version 1 \(octprep 0\.0\.1\), but this octprep"):
         predict(tmp_path / "run", [image], log=quiet)
 

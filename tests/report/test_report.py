@@ -149,7 +149,7 @@ def test_a_good_build_says_so_first_and_shows_every_part(built):
         "same bytes as another scan",
         "truncated JPEG",
         "its patient is in the test set",
-        "octprep build --src DIR --out DIR --split repaired --size 32x48 --shard-mb 0.02",
+        "octprep build --src DIR --out DIR --split keep-test --size 32x48 --shard-mb 0.02",
     ):
         assert part in page.text, part
     assert all(picture["alt"] and picture["src"].startswith("data:image/jpeg;base64,") for picture in page.pictures)
@@ -500,7 +500,7 @@ def test_the_frame_follows_the_retina_where_the_scan_was_flattened(built, source
 
 
 def test_a_scan_is_cleaned_for_the_page_only_where_that_is_shown(built, source, monkeypatch):
-    monkeypatch.setattr(pictures.imaging, "find_border", None)
+    monkeypatch.setattr(pictures.preprocessing, "find_fill", None)
     shown = pictures.steps(report.SourceImages(source), an_image(built), None, SMALL, pictures.SMALL, cleaned=False)
     assert shown.source.uri
     assert shown.cleaned is None
@@ -533,7 +533,7 @@ def test_an_unbalanced_shard_is_named(built):
 
 
 def test_a_leaky_build_says_leaky_and_names_the_patients(source, tmp_path):
-    config = dataclasses.replace(CONFIG, split="official", allow_leaks=True, balance="none")
+    config = dataclasses.replace(CONFIG, split="as-given", allow_leaks=True, balance="none")
     build(source, tmp_path / "out", config)
     page = Page(tmp_path / "out")
     assert re.search(r'<h1 class="bad">.*LEAKY; otherwise complete</h1>', page.html)
@@ -546,11 +546,15 @@ def _config(recipe, **settings):
 
 
 CONFIGS = [
-    _config({"width": 48}, split="repaired", fractions=(3.0, 1.0, 1.0), balance="undersample", seed=12),
-    _config({"denoise": "lee", "strength": 7.0, "fit": "pad"}, split="grouped", encoding="png"),
-    _config({"denoise": "bilateral", "strength": 12.5, "crop": "none"}, split="kfold", folds=2, balance="none"),
-    _config({"denoise": "none", "flatten": True, "field": 20.0}, split="official", allow_leaks=True, shard_mb=0.3),
-    _config({"denoise": "nlm", "strength": 0.1}, split="repaired", balance="none", seed=2**62, max_per_patient=3),
+    _config({"width": 48}, split="keep-test", fractions=(3.0, 1.0, 1.0), balance="undersample", seed=12),
+    _config({"denoise": "lee", "denoise_strength": 7.0, "resize": "pad"}, split="by-patient", encoding="png"),
+    _config({"denoise": "bilateral", "denoise_strength": 12.5, "crop": "none"}, split="kfold", folds=2, balance="none"),
+    _config(
+        {"denoise": "none", "flatten": True, "field_of_view": 20.0}, split="as-given", allow_leaks=True, shard_mb=0.3
+    ),
+    _config(
+        {"denoise": "nlm", "denoise_strength": 0.1}, split="keep-test", balance="none", seed=2**62, max_per_patient=3
+    ),
 ]
 
 
@@ -568,16 +572,16 @@ def test_the_command_on_the_page_makes_the_same_config(source, tmp_path, config)
     assert Manifest.load(tmp_path / "again").config == config
     assert files_of(tmp_path / "again") == files_of(tmp_path / "first")
     assert "None" not in page.html.replace("<p>None.</p>", "")
-    assert ("the bars of black beside it do not count" in page.text) == (config.recipe.fit == "pad")
+    assert ("the bars of black beside it do not count" in page.text) == (config.recipe.resize == "pad")
 
 
 def test_the_command_of_a_build_from_a_file_takes_the_file(source, built, tmp_path):
     given = split_file.load(built / "images.csv")
-    config = _config({}, split="file", splits_sha256=given.sha256)
+    config = _config({}, split="file", split_file_sha256=given.sha256)
     build(source, tmp_path / "first", config, split_file=given, workers=1)
     page = Page(tmp_path / "first")
     said = unescape(re.search(r"<pre><code>(.*?)</code></pre>", page.html)[1])
-    assert said == "octprep build --src DIR --out DIR --splits FILE --size 32"
+    assert said == "octprep build --src DIR --out DIR --split-file FILE --size 32"
     assert given.sha256 in page.text
     words = said.replace("DIR", str(source), 1).replace("DIR", str(tmp_path / "again"))
     done = CliRunner().invoke(cli.app, shlex.split(words.replace("FILE", str(built / "images.csv")))[1:])
@@ -587,8 +591,8 @@ def test_the_command_of_a_build_from_a_file_takes_the_file(source, built, tmp_pa
 
 def test_settings_without_an_option_are_told_beside_the_command():
     assert command.unsaid(BuildConfig()) == {}
-    assert command.unsaid(BuildConfig(recipe=Preprocessing(clean=False, margin_below=0.5))) == {
-        "clean": False,
+    assert command.unsaid(BuildConfig(recipe=Preprocessing(inpaint_fill=False, margin_below=0.5))) == {
+        "inpaint_fill": False,
         "margin_below": 0.5,
     }
 
@@ -903,7 +907,7 @@ def test_a_group_that_is_parted_is_a_leak(joined):
 def test_whether_near_identical_scans_were_looked_for_is_said(copied, built, tmp_path):
     build(copied, tmp_path / "out", BuildConfig(near_duplicates=False), workers=2)
     part = joined_part(Page(tmp_path / "out").html)[0]
-    assert "were not looked for: the folder was built with <code>--near-duplicates off</code>." in part
+    assert "were not looked for: the folder was built with <code>--no-near-duplicates</code>." in part
     assert "correlation" not in part
     assert "distances" not in part
     assert "stored images of less than 8,192 pixels hold too little" in joined_part(Page(built).html)[0]

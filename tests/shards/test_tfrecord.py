@@ -1,4 +1,4 @@
-"""Our bytes against TensorFlow's own, both ways."""
+"""Our bytes are TensorFlow's own, both ways."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from octprep.shards import tfrecord
 
-tf = pytest.importorskip("tensorflow", reason="TensorFlow is the judge here")
+tf = pytest.importorskip("tensorflow", reason="TensorFlow is the reference here")
 
 values = st.one_of(
     st.binary(max_size=300),
@@ -18,8 +18,8 @@ values = st.one_of(
 
 
 def no_key_begins_another(example):
-    """protobuf's C and C++ implementations disagree on the order of such keys; ours are not so."""
-    return not any(one != other and other.startswith(one) for one in example for other in example)
+    """protobuf's C and C++ implementations sort such keys differently; the features of a record have none."""
+    return not any(key != longer and longer.startswith(key) for key in example for longer in example)
 
 
 features = st.dictionaries(st.text(max_size=20), values, max_size=6).filter(no_key_begins_another)
@@ -40,22 +40,22 @@ def tensorflow_bytes(example):
 
 @settings(max_examples=300, deadline=None)
 @given(features)
-def test_bytes_are_those_tensorflow_writes(example):
+def test_bytes_are_those_that_tensorflow_writes(example):
     assert tfrecord.encode(example) == tensorflow_bytes(example)
 
 
 @settings(max_examples=300, deadline=None)
 @given(features)
-def test_what_is_encoded_is_decoded(example):
+def test_decoding_inverts_encoding(example):
     decoded = tfrecord.decode(tfrecord.encode(example))
     assert decoded == {key: [value] if isinstance(value, bytes) else list(value) for key, value in example.items()}
 
 
-def test_unpacked_numbers_of_other_writers_are_read():
-    unpacked = tf.train.Int64List(value=[3, -1]).SerializeToString()
-    by_hand = b"".join(b"\x08" + number for number in (b"\x03", b"\xff" * 9 + b"\x01"))  # one field a number
-    assert unpacked != by_hand
-    entry = tfrecord._field(1, b"label") + tfrecord._field(2, tfrecord._field(3, by_hand))
+def test_numbers_that_other_writers_do_not_pack_are_read():
+    packed = tf.train.Int64List(value=[3, -1]).SerializeToString()
+    one_by_one = b"".join(b"\x08" + number for number in (b"\x03", b"\xff" * 9 + b"\x01"))  # one field a number
+    assert packed != one_by_one
+    entry = tfrecord._field(1, b"label") + tfrecord._field(2, tfrecord._field(3, one_by_one))
     data = tfrecord._field(1, tfrecord._field(1, entry))
     assert list(tf.train.Example.FromString(data).features.feature["label"].int64_list.value) == [3, -1]
     assert tfrecord.decode(data) == {"label": [3, -1]}
@@ -63,14 +63,14 @@ def test_unpacked_numbers_of_other_writers_are_read():
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
-def test_random_bytes_are_refused_or_read_but_never_crash(data):
+def test_random_bytes_are_decoded_or_raise_record_error(data):
     with contextlib.suppress(tfrecord.RecordError):
         tfrecord.decode(data)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=5))
-def test_files_are_those_tensorflow_writes_and_reads(tmp_path_factory, records):
+def test_files_are_those_that_tensorflow_writes_and_reads(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("records")
     with tf.io.TFRecordWriter(str(folder / "theirs")) as writer:
         for record in records:
@@ -81,26 +81,36 @@ def test_files_are_those_tensorflow_writes_and_reads(tmp_path_factory, records):
     assert list(tfrecord.read(folder / "theirs")) == records
 
 
-@pytest.mark.parametrize("at", range(0, 40, 3))
-def test_every_flipped_bit_is_noticed_and_its_record_named(tmp_path, at):
-    whole = bytearray(tfrecord.frame(b"first record") + tfrecord.frame(b"second record"))
-    whole[at] ^= 0x10
+@pytest.mark.parametrize("position", range(0, 40, 3))
+def test_a_flipped_bit_raises_an_error_that_names_the_record(tmp_path, position):
+    damaged = bytearray(tfrecord.frame(b"first record") + tfrecord.frame(b"second record"))
+    damaged[position] ^= 0x10
     path = tmp_path / "damaged"
-    path.write_bytes(whole)
-    with pytest.raises(tfrecord.RecordError, match=f"record {int(at >= 28)} at byte {28 * int(at >= 28)}"):
+    path.write_bytes(damaged)
+    with pytest.raises(tfrecord.RecordError, match=f"record {int(position >= 28)} at byte {28 * int(position >= 28)}"):
         list(tfrecord.read(path))
 
 
 @pytest.mark.parametrize("keep", [3, 20, 27, 30, 50])
-def test_a_file_cut_short_is_noticed(tmp_path, keep):
+def test_a_truncated_file_raises_an_error(tmp_path, keep):
     path = tmp_path / "cut"
     path.write_bytes((tfrecord.frame(b"first record") + tfrecord.frame(b"second record"))[:keep])
     with pytest.raises(tfrecord.RecordError, match="the file ends inside"):
         list(tfrecord.read(path))
 
 
-def test_values_of_no_kind_are_refused():
+def test_values_that_an_example_cannot_hold_are_refused():
     with pytest.raises(ValueError, match="'empty' is empty"):
         tfrecord.encode({"empty": []})
     with pytest.raises(TypeError, match="bytes, ints or floats"):
         tfrecord.encode({"text": ["a"]})
+
+
+def test_offsets_are_those_of_the_records(tmp_path):
+    records = [b"a", b"", b"b" * 1000]
+    path = tmp_path / "x.tfrecord"
+    path.write_bytes(b"".join(map(tfrecord.frame, records)))
+    assert [tfrecord.read_at(path, offset) for offset in tfrecord.offsets(path)] == records
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(tfrecord.RecordError, match="ends inside the record"):
+        tfrecord.offsets(path)

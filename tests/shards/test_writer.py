@@ -1,4 +1,4 @@
-"""What flattened records carry: the shift of every column, in a feature that any reader understands."""
+"""Records of flattened scans: the row offset of every column, in a feature that any reader understands."""
 
 import dataclasses
 import hashlib
@@ -29,9 +29,8 @@ def shards(source, tmp_path_factory):
     return out
 
 
-def test_every_record_of_a_flattened_build_says_by_how_much_each_column_was_moved(source, shards):
-    import tensorflow as tf
-
+def test_records_of_a_flattened_build_hold_the_row_offset_of_each_column(source, shards):
+    tf = pytest.importorskip("tensorflow", reason="TensorFlow is the reference here")
     manifest = Manifest.load(shards)
     files = [str(shards / shard.name) for shard in manifest.splits["test"]]
     keys = {
@@ -39,39 +38,43 @@ def test_every_record_of_a_flattened_build_says_by_how_much_each_column_was_move
         "row_offset": tf.io.FixedLenFeature([FLAT.width], tf.float32),
         "affine": tf.io.FixedLenFeature([6], tf.float32),
     }
-    moved = 0
+    flattened = 0
     for record in tf.data.TFRecordDataset(files):
         example = tf.io.parse_single_example(record, keys)
         gray = preprocessing.decode((source / example["path"].numpy().decode()).read_bytes())
-        ready = preprocessing.prepare(gray, FLAT)
-        wanted = preprocessing.row_offsets(ready.affine, ready.bend, ready.crop, FLAT.width)
-        assert np.allclose(example["row_offset"].numpy(), wanted, atol=1e-3)
-        moved += bool(ready.bend) and np.abs(wanted).max() > 1
-    assert moved >= 4
+        geometry = preprocessing.preprocess(gray, FLAT).geometry
+        expected = geometry.column_offsets(FLAT.width)
+        assert np.allclose(example["row_offset"].numpy(), expected, atol=1e-3)
+        flattened += bool(geometry.rpe_curve) and np.abs(expected).max() > 1
+    assert flattened >= 4
     assert verify(shards, workers=1).faults == ()
 
 
-def test_without_flattening_there_is_no_such_feature(source, tmp_path):
+def test_records_of_other_builds_have_no_row_offset(source, tmp_path):
     build(source, tmp_path / "out", BuildConfig(recipe=dataclasses.replace(FLAT, flatten=False)), workers=1)
     manifest = Manifest.load(tmp_path / "out")
     for shard in manifest.splits["test"]:
         assert all("row_offset" not in tfrecord.decode(data) for data in tfrecord.read(tmp_path / "out" / shard.name))
 
 
-def test_a_flattened_record_without_its_shift_breaks_law_5(shards, tmp_path):
+def test_a_flattened_record_without_its_row_offset_violates_guarantee_5(shards, tmp_path):
     manifest = Manifest.load(shards)
-    target = tmp_path / "copy"
+    target = tmp_path / "edited"
+    target.mkdir()
     for name in ("images.csv", "duplicates.json"):
-        target.mkdir(exist_ok=True)
         (target / name).write_bytes((shards / name).read_bytes())
-    splits = {name: tuple(strip(shards, target, shard) for shard in part) for name, part in manifest.splits.items()}
+    splits = {
+        name: tuple(without_row_offsets(shards, target, shard) for shard in split_shards)
+        for name, split_shards in manifest.splits.items()
+    }
     dataclasses.replace(manifest, splits=splits).save(target)
-    broken = [fault for fault in verify(target, workers=1).faults if fault.law == 5]
-    assert any("lacks features or has others than it should: row_offset" in fault.what for fault in broken)
+    violations = [violation for violation in verify(target, workers=1).faults if violation.law == 5]
+    message = "lacks features or has others than it should: row_offset"
+    assert any(message in violation.what for violation in violations)
 
 
-def strip(source, target, shard: Shard) -> Shard:
-    """The shard without shifts, in another folder, and what the manifest has to say of it."""
+def without_row_offsets(source, target, shard: Shard) -> Shard:
+    """Write the shard without row offsets to another folder; what the manifest has to say of it."""
     (target / shard.name).parent.mkdir(exist_ok=True)
     framed = b""
     for data in tfrecord.read(source / shard.name):

@@ -92,7 +92,7 @@ def test_the_largest_deviation_is_found():
 
 
 @pytest.mark.parametrize("balance", ["none", "undersample"])
-@pytest.mark.parametrize("strategy", ["grouped", "repaired", "kfold", "official"])
+@pytest.mark.parametrize("strategy", ["by-patient", "keep-test", "kfold", "as-given"])
 @pytest.mark.parametrize("limit", [0, 2])
 def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, limit):
     settled = config(strategy, max_per_patient=limit, folds=3)
@@ -104,12 +104,12 @@ def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, lim
         rows += [
             dict.fromkeys(COLUMNS, "")
             | {"class": one.label, "group": splits.group_of[one.path], "folder": one.folder}
-            | ({"left_out": reasons[one.path]} if one.path in reasons else {"split": name})
+            | ({"excluded": reasons[one.path]} if one.path in reasons else {"split": name})
             for one in members
         ]
     deviations = deviations_from_splits(splits, settled)
     assert deviations == deviations_from_rows(rows, settled)
-    assert len(deviations) == (0 if strategy == "official" else 1)
+    assert len(deviations) == (0 if strategy == "as-given" else 1)
     if deviations and not limit:
         [deviation] = deviations
         counts = {

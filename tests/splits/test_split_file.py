@@ -59,6 +59,8 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 def test_names_that_are_not_in_the_source_are_an_error():
     file = split_file("patient", train=["1"], test=["2", "3", "9"])
-    with pytest.raises(SourceError, match=r"2 of 4 patients in the file of --splits are not in the source: 2 and 9\."):
+    with pytest.raises(
+        SourceError, match=r"2 of 4 patients in the file of --split-file are not in the source: 2 and 9\."
+    ):
         file.check(scans(["CNV-1-1", "DME-3-1"]))
     file.check(scans(["CNV-1-1", "CNV-2-1", "DME-3-1", "DME-9-1"]))

@@ -74,7 +74,7 @@ def linked_paths(population, near):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["grouped", "repaired", "kfold"])
+@pytest.mark.parametrize("strategy", ["by-patient", "keep-test", "kfold"])
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
@@ -116,8 +116,8 @@ def test_guarantees_1_to_4_hold_for_every_population_and_order_of_files(
 
 
 def test_auto_keeps_the_test_folder_where_there_is_one_and_else_groups_all_patients():
-    assert resolve_auto("auto", scans()) == "repaired"
-    assert resolve_auto("auto", [scan("CNV/CNV-1-1.jpeg")]) == "grouped"
+    assert resolve_auto("auto", scans()) == "keep-test"
+    assert resolve_auto("auto", [scan("CNV/CNV-1-1.jpeg")]) == "by-patient"
     assert resolve_auto("kfold", scans()) == "kfold"
 
 
@@ -126,7 +126,7 @@ def test_auto_keeps_the_test_folder_where_there_is_one_and_else_groups_all_patie
 
 def test_the_test_folder_is_kept_whole_and_its_patients_are_not_in_training():
     names = [*archive(), "train/CNV-50-7", "val/CNV-50-8", "train/NORMAL-0-9"]
-    splits = split_scans(scans(names), config("repaired"))
+    splits = split_scans(scans(names), config("keep-test"))
     assert {one.path for one in splits.members["test"]} == {one.path for one in scans(names) if one.folder == "test"}
     assert {(exclusion.path, exclusion.reason) for exclusion in splits.excluded} == {
         ("train/CNV/CNV-50-7.jpeg", "its patient is in the test set"),
@@ -136,7 +136,7 @@ def test_the_test_folder_is_kept_whole_and_its_patients_are_not_in_training():
 
 def test_a_scan_linked_to_a_test_patient_is_excluded_and_its_reason_names_that_patient():
     near = [DuplicatePair("test/CNV/CNV-50-1.jpeg", "train/CNV/CNV-1-1.jpeg", NEAR_IDENTICAL, 0.9)]
-    splits = split_scans(scans(), config("repaired"), near=near)
+    splits = split_scans(scans(), config("keep-test"), near=near)
     assert {exclusion.reason for exclusion in splits.excluded if "CNV-1-" in exclusion.path} == {
         "in one group with a patient of the test set: 50"
     }
@@ -162,26 +162,26 @@ def test_kfold_without_a_test_folder_assigns_a_test_split_too():
 
 def test_folders_that_leak_are_an_error_that_names_the_patients_unless_leaks_are_allowed():
     names = [*archive(), "train/CNV-50-7", "train/DME-150-8"]
-    with pytest.raises(LeakError, match=r"patients 50 and 150 are .*--split repaired.*--allow-leaks"):
-        split_scans(scans(names), config("official"))
-    splits = split_scans(scans(names), config("official", allow_leaks=True))
+    with pytest.raises(LeakError, match=r"patients 50 and 150 are .*--split keep-test.*--allow-leaks"):
+        split_scans(scans(names), config("as-given"))
+    splits = split_scans(scans(names), config("as-given", allow_leaks=True))
     assert splits.leaks.patients == ("50", "150")
     assert {one.folder for one in splits.members["train"]} == {"train"}
     assert sum(map(len, splits.members.values())) == len(names)
-    assert not split_scans(scans(), config("official")).leaks
+    assert not split_scans(scans(), config("as-given")).leaks
 
 
 def test_equal_contents_in_two_folders_under_different_patients_leak():
     population = [*scans(), scan("train/CNV/CNV-900-1.jpeg", content="x"), scan("test/CNV/CNV-901-1.jpeg", content="x")]
     with pytest.raises(LeakError, match="1 file content is in"):
-        split_scans(population, config("official"))
+        split_scans(population, config("as-given"))
 
 
 def test_a_test_folder_without_a_class_is_an_error_and_a_val_folder_without_one_is_not():
     lacking = [one for one in scans() if one.label != "DME" or one.folder != "test"]
-    with pytest.raises(SourceError, match="--split official leaves test without a scan of DME; each needs at least 1"):
-        split_scans(lacking, config("official"))
-    assert split_scans([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("official")).members["val"]
+    with pytest.raises(SourceError, match="--split as-given leaves test without a scan of DME; each needs at least 1"):
+        split_scans(lacking, config("as-given"))
+    assert split_scans([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("as-given")).members["val"]
 
 
 # Splits as given: by a file
@@ -190,13 +190,13 @@ def test_a_test_folder_without_a_class_is_an_error_and_a_val_folder_without_one_
 def test_a_file_assigns_the_splits_and_scans_that_it_does_not_name_are_excluded():
     names = ["CNV-1-1", "DME-1-2", "CNV-2-1", "DME-3-1", "DME-4-1", "CNV-5-1"]
     file = split_file("patient", train=["1"], test=["2", "3", "9"])
-    settled = config("file", splits_sha256=file.sha256)
+    settled = config("file", split_file_sha256=file.sha256)
     splits = split_scans(scans(names), settled, split_file=file)
     assert {name: [one.patient for one in members] for name, members in splits.members.items()} == {
         "train": ["1", "1"],
         "test": ["2", "3"],
     }
-    reason = "the file of --splits gives it no split"
+    reason = "the file of --split-file gives it no split"
     assert [(exclusion.path, exclusion.reason) for exclusion in splits.excluded] == [
         ("CNV/CNV-5-1.jpeg", reason),
         ("DME/DME-4-1.jpeg", reason),
@@ -215,18 +215,20 @@ def test_a_file_that_leaks_is_an_error_unless_leaks_are_allowed():
         train=["CNV/CNV-1-1.jpeg", "DME/DME-2-1.jpeg", "DME/DME-4-1.jpeg"],
         test=["CNV/CNV-1-2.jpeg", "DME/DME-3-1.jpeg", "CNV/CNV-5-1.jpeg"],
     )
-    settled = config("file", splits_sha256=file.sha256)
-    with pytest.raises(LeakError, match=r"--splits would leak: patient 1 and 1 file content are in .*--allow-leaks"):
+    settled = config("file", split_file_sha256=file.sha256)
+    with pytest.raises(
+        LeakError, match=r"--split-file would leak: patient 1 and 1 file content are in .*--allow-leaks"
+    ):
         split_scans(population, settled, split_file=file)
     allowed = dataclasses.replace(settled, allow_leaks=True)
     splits = split_scans(population, allowed, split_file=file)
     assert splits.leaks.patients == ("1",)
     assert splits.leaks.contents == ()  # it has two classes, and so is in no split
     assert {exclusion.reason for exclusion in splits.excluded} == {"same bytes under different classes: CNV and DME"}
-    kept = split_scans(population, dataclasses.replace(allowed, conflicts="keep"), split_file=file)
+    kept = split_scans(population, dataclasses.replace(allowed, label_conflicts="keep"), split_file=file)
     assert len(kept.leaks.contents) == 1
     with pytest.raises(SourceError, match="under different classes"):
-        split_scans(population, dataclasses.replace(allowed, conflicts="error"), split_file=file)
+        split_scans(population, dataclasses.replace(allowed, label_conflicts="error"), split_file=file)
 
 
 @pytest.mark.parametrize("near", [False, True])
@@ -236,7 +238,7 @@ def test_two_ids_linked_by_a_scan_in_no_split_leak(near):
     population = [*ends, link, *scans(["DME-2-1", "DME-3-1"])]
     pairs = [DuplicatePair(ends[0].path, link.path, NEAR_IDENTICAL, 0.9)] if near else []
     file = split_file("path", train=[ends[0].path, "DME/DME-2-1.jpeg"], test=[ends[1].path, "DME/DME-3-1.jpeg"])
-    settled = config("file", splits_sha256=file.sha256)
+    settled = config("file", split_file_sha256=file.sha256)
     with pytest.raises(LeakError, match="patients 1 and 8 are in more than one split"):
         split_scans(population, settled, split_file=file, near=pairs)
     allowed = dataclasses.replace(settled, allow_leaks=True)
@@ -249,19 +251,19 @@ def test_two_ids_linked_by_a_scan_in_no_split_leak(near):
 def test_a_class_with_too_few_patients_is_named_with_what_is_needed():
     message = "class DME has 1 patient to share among train, val and test; at least 3 are needed. Add 2 or more"
     with pytest.raises(SourceError, match=message):
-        split_scans([one for one in scans() if one.label != "DME" or one.patient == "100"], config("grouped"))
+        split_scans([one for one in scans() if one.label != "DME" or one.patient == "100"], config("by-patient"))
     with pytest.raises(SourceError, match=r"the test set has no scan of DME"):
-        split_scans([one for one in scans() if one.label != "DME" or one.folder != "test"], config("repaired"))
-    with pytest.raises(SourceError, match="it has none; use --split grouped"):
-        split_scans([one for one in scans() if one.folder != "test"], config("repaired"))
+        split_scans([one for one in scans() if one.label != "DME" or one.folder != "test"], config("keep-test"))
+    with pytest.raises(SourceError, match="it has none; use --split by-patient"):
+        split_scans([one for one in scans() if one.folder != "test"], config("keep-test"))
 
 
 def test_a_class_whose_patients_are_all_needed_for_another_is_named_with_what_is_needed():
     names = ["CNV-1-1", "DME-1-2", "CNV-2-1", "DME-2-2", "CNV-3-1", "DME-4-1", "NORMAL-1-3", "NORMAL-5-1", "NORMAL-6-1"]
-    split_scans(scans(names), config("grouped"))
+    split_scans(scans(names), config("by-patient"))
     few = [name for name in names if name not in ("CNV-3-1", "CNV-2-1", "DME-4-1")] + ["CNV-5-2", "CNV-5-3", "DME-5-4"]
     with pytest.raises(SourceError, match=r"class CNV has 2 patients .* at least 3 are needed\. Add 1 or more"):
-        split_scans(scans(few), config("grouped"))
+        split_scans(scans(few), config("by-patient"))
     tangled = ["CNV-1-1", "DME-1-2", "DME-2-1", "NORMAL-2-2", "CNV-3-1", "NORMAL-3-2"]
     with pytest.raises(SourceError, match=r"has 2 patients .*, but with the other classes.* Add 1 or more") as caught:
         assign_groups(group_patients(scans(tangled)), {"train": 1, "val": 1}, seed=0)
@@ -285,7 +287,7 @@ def test_shares_come_near_the_targets_although_patients_are_skewed():
 
 def test_another_seed_assigns_other_patients():
     population = scans(archive(12))
-    val = [split_scans(population, config("grouped", seed=seed)).members["val"] for seed in range(4)]
+    val = [split_scans(population, config("by-patient", seed=seed)).members["val"] for seed in range(4)]
     assert len({frozenset(one.patient for one in members) for members in val}) > 1
 
 
@@ -325,7 +327,7 @@ def test_a_patient_keeps_at_most_the_limit_evenly_spaced_over_the_numbers_of_eve
 
 def test_the_cap_is_on_train_and_folds_and_shares_are_computed_with_it():
     names = [*archive(12), *(f"train/CNV-0-{n}" for n in range(100, 325))]
-    for strategy in ("repaired", "official", "kfold"):
+    for strategy in ("keep-test", "as-given", "kfold"):
         uncapped = split_scans(scans(names), config(strategy))
         capped = split_scans(scans(names), config(strategy, max_per_patient=10))
         for name, members in capped.members.items():
@@ -335,7 +337,7 @@ def test_the_cap_is_on_train_and_folds_and_shares_are_computed_with_it():
         beyond = [one for one in capped.excluded if one.reason == "beyond --max-per-patient 10 of its patient"]
         assert len(beyond) == sum(map(len, uncapped.members.values())) - sum(map(len, capped.members.values())) > 200
     counts = {label: Counter() for label in ("CNV", "DME", "DRUSEN", "NORMAL")}
-    for name, members in split_scans(scans(names), config("repaired", max_per_patient=10)).members.items():
+    for name, members in split_scans(scans(names), config("keep-test", max_per_patient=10)).members.items():
         for one in cap_images_per_patient(members, 10):
             counts[one.label][name] += 1
     assert all(abs(part["val"] / (part["val"] + part["train"]) - 1 / 9) < 0.03 for part in counts.values())
@@ -345,7 +347,7 @@ def test_the_cap_is_on_a_patient_group_with_several_ids():
     names = [*archive(), *(f"train/CNV-{patient}-{number}" for patient in (7, 8) for number in range(1, 9))]
     near = [DuplicatePair("train/CNV/CNV-7-1.jpeg", "train/CNV/CNV-8-1.jpeg", NEAR_IDENTICAL, 0.9)]
     for pairs, kept in (([], 6), (near, 3)):
-        settled = config("grouped", max_per_patient=3, fractions=(0.98, 0.01, 0.01))
+        settled = config("by-patient", max_per_patient=3, fractions=(0.98, 0.01, 0.01))
         splits = split_scans(scans(names), settled, near=pairs)
         holding = {name for name, members in splits.members.items() if {"7", "8"} & {one.patient for one in members}}
         assert holding == {"train"}  # val and test would keep all

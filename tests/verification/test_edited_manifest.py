@@ -34,9 +34,9 @@ def set_recipe(**settings):
         (set_config(balance="none"), "config.balance is none, which repeats nothing"),
         (set_config(balance="undersample"), "config.balance is undersample, which repeats nothing"),
         (set_config(encoding="png"), "has an image that is not 32 x 48 gray pixels in a PNG"),
-        (set_config(split="grouped", fractions=[1, 1, 1]), None),  # could give the same splits
+        (set_config(split="by-patient", fractions=[1, 1, 1]), None),  # could give the same splits
         (set_config(split="kfold", balance="none"), "config.split is kfold, but the splits are train, val, test"),
-        (set_config(split="official"), "config.split is official, but"),
+        (set_config(split="as-given"), "config.split is official, but"),
         (set_config(near_duplicates=False), "treated otherwise than config says (off)"),
         (set_config(max_per_patient=1), "config.max_per_patient is 1, but train has"),
         (set_recipe(height=48, width=32), "crop: "),
@@ -48,7 +48,7 @@ def set_recipe(**settings):
         (lambda raw: raw["leaks"].update(near=[["a", "b"]]), "declares near-identical pair a = b"),
         (lambda raw: raw["source"].update(found=1), "where the manifest says 1"),
         (lambda raw: raw["source"].update(kept=9999), "where the manifest says 9,999"),
-        (lambda raw: raw["source"].update(left_out=0), "where the manifest says 0"),
+        (lambda raw: raw["source"].update(excluded=0), "where the manifest says 0"),
         (lambda raw: raw["libraries"].pop("opencv"), "lacks opencv"),
         (lambda raw: raw["libraries"].update(numpy="new"), "'new', which is no version"),
         (lambda raw: raw["splits"]["test"][0].update(sha256="0" * 64), "where the manifest says 0000"),
@@ -143,7 +143,7 @@ def test_leaks_that_a_build_allowed_must_be_the_actual_ones(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     out = tmp_path / "out"
     recipe = Preprocessing(height=32, width=48)
-    build(src, out, BuildConfig(recipe=recipe, split="official", allow_leaks=True), workers=1)
+    build(src, out, BuildConfig(recipe=recipe, split="as-given", allow_leaks=True), workers=1)
     assert {check for check, _, _ in violations_of(out)} == {1}
     edit_manifest(out, lambda raw: raw["leaks"].update(patients=["51"]))
     assert {message for check, _, message in violations_of(out) if check == 5} == {

@@ -1,0 +1,72 @@
+"""One B-scan from its file to everything that a build or an inspection needs of it: the only reader of scans."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from octprep import duplicates, preprocessing
+from octprep.arrays import Gray
+from octprep.format.config import Preprocessing
+from octprep.format.measurements import ScanMeasurements
+from octprep.preprocessing import Geometry
+from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.reading import read_scan
+
+MAX_FILL_FRACTION = 0.9  # of a scan that may be fill; with more there is no scan left
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """One B-scan, read and preprocessed."""
+
+    scan: Scan  # with the digest of its stored pixels
+    pixels: Gray  # (recipe.height, recipe.width), as they are stored
+    geometry: Geometry
+    measurements: ScanMeasurements  # rounded, as images.csv has them
+    descriptor: bytes  # of the stored pixels, for the search for near-duplicates
+    decoded_mean: float  # gray level of the decoded scan, fill included, 0..255
+    decoded_std: float  # standard deviation of its gray levels
+
+
+def prepare_scan(src: Path, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
+    """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
+
+    src: the source folder. scan_file: as it was listed below that folder. Raises as `read_scan` does,
+    StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
+    read it; and ManifestError or SettingError as `preprocessing.preprocess` does.
+    """
+    result = read_scan(src, scan_file)
+    if isinstance(result, Exclusion):
+        return result
+    scan, gray = result
+    image = preprocessing.preprocess(gray, recipe)
+    fill_fraction = image.measurements.fill_fraction
+    if fill_fraction > MAX_FILL_FRACTION:
+        return Exclusion(
+            scan_file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on"
+        )
+    mean, std = preprocessing.mean_and_std(gray)
+    return PreparedScan(
+        scan=dataclasses.replace(scan, pixels=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
+        pixels=image.pixels,
+        geometry=image.geometry,
+        measurements=_rounded(image.measurements),
+        descriptor=duplicates.dct_descriptor(image.pixels),
+        decoded_mean=round(mean, 2),
+        decoded_std=round(std, 2),
+    )
+
+
+def _rounded(measurements: ScanMeasurements) -> ScanMeasurements:
+    """To the digits that images.csv has."""
+    return dataclasses.replace(
+        measurements,
+        fill_fraction=round(measurements.fill_fraction, 6),
+        crop_confidence=round(measurements.crop_confidence, 4),
+        mean_intensity=round(measurements.mean_intensity, 2),
+        std_intensity=round(measurements.std_intensity, 2),
+        sharpness=round(measurements.sharpness, 4),
+    )

@@ -1,0 +1,87 @@
+"""A folder that is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from octprep.format.errors import OutputError
+from octprep.format.files import OWNER_NAME, locked
+
+_PART_NAME = ".octprep-synthesize"  # the subfolder from which an existing empty folder is filled
+_MOVED_NAME = "moved.json"  # in it: the names that are moved up in the end
+
+
+@contextlib.contextmanager
+def atomic_directory(out: Path) -> Iterator[Path]:
+    """A folder to write in, whose content becomes that of `out` if the block succeeds, and is removed if it fails.
+
+    Where `out` is new, the folder lies next to it and is renamed in one step. Where `out` is an empty folder, which may
+    be a mounted disk, the folder is a subfolder, and its entries are moved up. What a killed process left in either way
+    is removed first. Raises OutputError if `out` cannot be written, is a file, or is not empty.
+    """
+    created: list[Path] = []
+    part = None
+    try:
+        target = out.resolve()  # a link to an empty folder stays, and the folder is filled
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{out} is a file, but phantoms need a new or empty folder: name another or remove it.")
+        created += [folder for folder in (target, *target.parents) if not folder.exists()]
+        is_new = target in created
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target, "octprep synthesize"):
+            _clear(target)
+            if any(entry.name not in (OWNER_NAME, "lost+found") for entry in target.iterdir()):
+                raise OutputError(
+                    f"{out} is not empty, but phantoms need a new or empty folder: name another or remove it."
+                )
+            part = target.parent / f".{target.name}.part-{os.getpid()}" if is_new else target / _PART_NAME
+            part.mkdir()
+            yield part
+            if not is_new:
+                _move_up(part)
+        if is_new:
+            target.rmdir()
+            part.rename(target)
+    except BaseException as error:
+        if part is not None:
+            _clear(target)
+            shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in created:
+                folder.rmdir()
+        if isinstance(error, RuntimeError) and "loop" in str(error):
+            raise OutputError(f"{out} is a link that leads to itself; name another folder.") from None
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise OutputError(f"{out} cannot be written ({reason}); name a folder where you may write.") from error
+        raise
+
+
+def _move_up(part: Path) -> None:
+    """Move the entries of a subfolder into its parent, and remove it."""
+    names = [entry.name for entry in part.iterdir()]
+    (part / _MOVED_NAME).write_text(json.dumps(names))
+    for name in names:
+        (part / name).rename(part.parent / name)
+    shutil.rmtree(part)
+
+
+def _clear(target: Path) -> None:
+    """Remove what an unfinished process left in or next to a folder."""
+    part = target / _PART_NAME
+    if part.is_dir():
+        with contextlib.suppress(OSError, ValueError):
+            for name in json.loads((part / _MOVED_NAME).read_bytes()):
+                shutil.rmtree(target / name, ignore_errors=True)
+                (target / name).unlink(missing_ok=True)
+        shutil.rmtree(part)
+    with contextlib.suppress(OSError):
+        for sibling in target.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(target.name)}\.part-\d+", sibling.name):
+                shutil.rmtree(sibling, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""Commands whose options come from settings dataclasses (`octprep.format.options`), and what all commands have.
+
+typer is imported here, so the programs import this module after they watch for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from octprep.format.errors import SettingError
+from octprep.format.options import Setting, settings, text_of
+
+
+@dataclass
+class Verbosity:
+    """How much the running command prints: as --quiet and --verbose say."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+verbosity = Verbosity()
+
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write all results to this file as JSON; - is stdout.", show_default=False
+    ),
+]
+
+
+def command(
+    app: typer.Typer, example: str, *kinds: type, only_given: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
+
+    example: a command line, shown below the help. The settings' values arrive as the function's `**values`, by field;
+    with only_given those that were on the command line alone. Raises SettingError, when the command runs, for a text
+    that a setting cannot be made of.
+    """
+    options = [setting for kind in kinds for setting in settings(kind) if setting.option.help]
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*, quiet: bool, verbose: bool, **given: Any) -> None:
+            if quiet and verbose:
+                raise SettingError("--quiet and --verbose exclude each other; give one of them.")
+            verbosity.quiet, verbosity.verbose = quiet, verbose
+            for setting in options:
+                value = given.pop(setting.field)
+                if value is not None or not only_given:
+                    given |= _parsed(setting, value)
+            function(**given)
+
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters += [_parameter(setting, only_given) for setting in options]
+        for name, help_text in (("quiet", "Print errors and warnings only."), ("verbose", "Print what is done.")):
+            annotation = Annotated[bool, typer.Option(f"--{name}", help=help_text, rich_help_panel="Output")]
+            parameters.append(inspect.Parameter(name, keyword, default=False, annotation=annotation))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(epilog=f"Example: {example}")(run)
+        return function
+
+    return register
+
+
+def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
+    """A setting as a parameter that Typer makes an option of."""
+    option, kind, default = setting.option, setting.kind, setting.default
+    if option.parse:
+        kind, default = str, text_of(default)
+    names = [setting.flag]
+    if kind is bool and not option.only_on:
+        names = [f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}"]
+    shown: bool | str = option.default_text or (kind is not bool or not option.only_on)
+    if only_given and shown is True:
+        shown = text_of(default)
+    if only_given:
+        kind = kind | None
+    annotation: Any = Annotated[
+        kind,
+        typer.Option(
+            *names,
+            help=option.help,
+            metavar=option.metavar or None,
+            show_default=shown,
+            rich_help_panel=option.panel or None,
+        ),
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(setting.field, keyword, default=None if only_given else default, annotation=annotation)
+
+
+def _parsed(setting: Setting, value: Any) -> Mapping[str, Any]:
+    """The fields that an option sets, with their values."""
+    if not setting.option.parse:
+        return {setting.field: value}
+    try:
+        parsed = setting.option.parse(value)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    names = (setting.field, *setting.option.also)
+    return dict(zip(names, parsed, strict=True)) if setting.option.also else {setting.field: parsed}

@@ -1,0 +1,79 @@
+"""LSH with multiprobe gives the pairs of its definition, each once."""
+
+import numpy as np
+
+from octprep.duplicates import DESCRIPTOR_BYTES, lsh
+from octprep.duplicates.lsh import _bands, _hamming_distances, _low_frequencies, _sorted_unique, lsh_candidates
+from octprep.duplicates.unique_rows import unique_descriptors
+
+
+def random_rows(count, patients, seed=0):
+    """Descriptors in clusters, so that some are similar."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 30, (count // 6, DESCRIPTOR_BYTES))
+    rows = centres[rng.integers(0, len(centres), count)] + rng.normal(0, 6, (count, DESCRIPTOR_BYTES))
+    descriptors = np.clip(np.rint(rows), -127, 127).astype(np.int8).view(np.uint8)
+    return unique_descriptors(descriptors, np.arange(count) % patients)
+
+
+def by_definition(unique):
+    """The candidates as the module's docstring defines them, pair by pair."""
+    low = _low_frequencies(unique).astype(int)
+    count = len(low)
+    median = np.sort(low, axis=0)[count // 2]
+    certainty = (np.abs(low - median) / (np.abs(low - median).mean(axis=0) + 1e-3).astype(np.float32)).astype(
+        np.float32
+    )
+    bits = low > median
+    pairs = set()
+    for band in _bands():
+        for probing in range(count):
+            uncertain = np.argsort(certainty[probing, band], kind="stable")[: lsh._FLIPPED_BITS]
+            fixed = np.delete(band, uncertain)
+            for probed in np.flatnonzero((bits[:, fixed] == bits[probing, fixed]).all(axis=1)):
+                first, second = sorted((probing, int(probed)))
+                different = (bits[first] != bits[second]).sum()
+                two_patients = first != second and unique.patient[first] != unique.patient[second]
+                if two_patients and different <= lsh._MAX_DIFFERENT_BITS:
+                    pairs.add((first, second))
+    return pairs
+
+
+def test_candidates_are_those_of_the_definition():
+    unique = random_rows(240, patients=40)
+    first, second = lsh_candidates(unique)
+    candidates = list(zip(first.tolist(), second.tolist(), strict=True))
+    expected = by_definition(unique)
+    assert len(candidates) == len(set(candidates)) > 50
+    # Bits that are equally uncertain may be flipped in either order.
+    assert len(set(candidates) ^ expected) <= 0.01 * len(expected)
+    assert candidates == sorted(candidates)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    unique = random_rows(240, patients=40)
+    whole = lsh_candidates(unique)
+    monkeypatch.setattr(lsh, "_CHUNK", 64)
+    monkeypatch.setattr(lsh, "_PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr(lsh, "_MAX_HELD", 50)
+    assert all(np.array_equal(*rows) for rows in zip(lsh_candidates(unique), whole, strict=True))
+
+
+def test_a_large_bucket_is_capped(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = (60 + rng.integers(-2, 3, (600, DESCRIPTOR_BYTES))).astype(np.int8).view(np.uint8)
+    unique = unique_descriptors(rows, np.arange(600))
+    pairs = lsh_candidates(unique)[0].size
+    monkeypatch.setattr(lsh, "_MAX_BUCKET", 4)
+    assert lsh_candidates(unique)[0].size <= pairs
+
+
+def test_numbers_are_sorted_and_unique():
+    assert _sorted_unique(np.array([3, 1, 3, 2, 1])).tolist() == [1, 2, 3]
+    assert _sorted_unique(np.zeros(0, np.int64)).size == 0
+
+
+def test_hamming_distances_count_different_bits():
+    first = np.array([[0, 0xFFFF], [0b101, 1]], np.uint16)
+    second = np.array([[0, 0], [0b010, 1]], np.uint16)
+    assert _hamming_distances(first, second).tolist() == [16, 3]

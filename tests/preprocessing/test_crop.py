@@ -1,0 +1,138 @@
+"""The crop holds the whole retina and little else, and flattening levels it."""
+
+import cv2
+import numpy as np
+import pytest
+
+from octprep import preprocessing
+from octprep.format.config import Preprocessing
+from octprep.preprocessing import retina_detection
+from tests.worlds.layers import layered
+
+
+def test_the_brightest_layers_of_genuine_scans_are_inside_the_crop(sample_path):
+    gray = preprocessing.decode(sample_path.read_bytes())
+    image = preprocessing.preprocess(gray, Preprocessing())
+    top, bottom, left, right = image.geometry.crop
+    depths = preprocessing.find_fill(gray)
+    tissue = gray if depths is None else np.where(depths.mask() > 0, 0, gray).astype(np.uint8)
+    energy = cv2.blur(tissue[:, left:right].astype(np.float32), (31, 15))
+    rows = np.flatnonzero((energy >= np.percentile(energy, 95)).any(axis=1))
+    assert top <= rows.min()
+    assert rows.max() < bottom
+    assert image.measurements.note == ""
+    assert image.pixels.shape == (224, 224)
+
+
+@pytest.mark.parametrize("tilt", [-90, 0, 60])
+@pytest.mark.parametrize("bow", [-30, 0, 50])
+@pytest.mark.parametrize("width", [384, 512, 1536])
+def test_tilted_and_bowed_retinas_with_wedges_are_inside_the_crop(tilt, bow, width):
+    gray, upper, lower = layered(tilt, bow, width=width)
+    cv2.fillPoly(gray, [np.array([(0, 0), (width, 0), (0, 50)])], [255.0])
+    gray[:, :2] = 255
+    image = preprocessing.preprocess(gray, Preprocessing())
+    top, bottom, _, _ = image.geometry.crop
+    assert top <= max(upper.min(), 0)
+    assert lower.max() <= bottom
+    assert 0.01 < image.measurements.fill_fraction < 0.08
+
+
+@pytest.mark.slow
+def test_the_crop_holds_the_whole_retina_and_little_else(synthetic_scans):
+    holds_all, heights = [], []
+    for gray, truth in synthetic_scans:
+        top, bottom, left, right = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
+        upper, lower = truth.ilm[left:right].min(), truth.bruch[left:right].max()
+        holds_all.append(top <= upper and lower <= bottom - 1)
+        heights.append((bottom - top) / (lower - upper))
+    assert np.mean(holds_all) >= 0.995
+    assert np.mean(np.array(heights) <= 1.35) >= 0.99
+    assert np.median(heights) <= 1.25
+
+
+@pytest.mark.slow
+def test_flattening_levels_the_pigment_epithelium_and_keeps_the_whole_retina(synthetic_scans):
+    distances, holds_all = [], []
+    for gray, truth in synthetic_scans:
+        geometry = preprocessing.preprocess(gray, Preprocessing(flatten=True)).geometry
+        top, bottom, left, right = geometry.crop
+        column = np.arange(right - left, dtype=float)
+        offset = preprocessing.curve_offset(geometry.rpe_curve, column, right - left) if geometry.rpe_curve else 0.0
+        ilm, rpe, bruch = (line[left:right] - offset for line in (truth.ilm, truth.rpe, truth.bruch))
+        flat = rpe[bruch - rpe < 0.5]  # where no druse, membrane or fluid lifts it
+        distances.append(np.abs(flat - np.median(flat)))
+        holds_all.append(top <= ilm.min() and bruch.max() <= bottom - 1)
+    assert np.percentile(np.concatenate(distances), 95) <= 4
+    assert np.mean(holds_all) >= 0.995
+
+
+def test_rows_from_outside_the_scan_are_filled_with_its_speckle():
+    gray, _, _ = layered(120, 0, level=250)
+    recipe = Preprocessing(flatten=True, crop="none", denoise="none", height=496, width=512)
+    image = preprocessing.preprocess(gray, recipe)
+    assert image.geometry.rpe_curve
+    for corner in (image.pixels[-60:, :40], image.pixels[:60, -40:]):
+        assert 10 < corner.mean() < 18
+        assert corner.std() > 3
+        assert np.unique(corner, axis=0).shape[0] > 50
+
+
+def test_a_scan_without_a_clear_epithelium_is_not_flattened_and_noted():
+    noise = np.random.default_rng(0).integers(0, 60, (496, 512)).astype(np.uint8)
+    image = preprocessing.preprocess(noise, Preprocessing(flatten=True, crop="none"))
+    assert image.geometry.rpe_curve == ()
+    assert image.measurements.note == "no clear line of the pigment epithelium: not flattened"
+    assert not image.geometry.column_offsets(224).any()
+
+
+@pytest.mark.parametrize(
+    ("width", "columns", "note"),
+    [
+        (384, (0, 384), "field of 15 degrees where 20 were asked"),
+        (512, (0, 512), ""),
+        (768, (128, 640), ""),
+        (1024, (0, 1024), ""),
+        (1536, (256, 1280), ""),
+        (600, (0, 600), "field of a scan 600 wide is not known: all columns kept"),
+    ],
+)
+def test_every_device_width_is_cut_to_the_same_field_of_view(width, columns, note):
+    gray, _, _ = layered(10, 5, width=width)
+    image = preprocessing.preprocess(gray, Preprocessing(field_of_view=20))
+    assert image.geometry.crop[2:] == columns
+    assert image.measurements.note == note
+    assert abs(image.geometry.affine[0] - (columns[1] - columns[0]) / 224) < 1e-9
+
+
+def test_the_crop_has_the_margins_of_the_recipe():
+    gray, upper, lower = layered(0, 0)
+    height = lower[0] - upper[0]
+    narrow, wide = (
+        preprocessing.preprocess(gray, Preprocessing(margin_above=above, margin_below=below)).geometry.crop
+        for above, below in ((0, 0), (0.5, 1))
+    )
+    assert abs(narrow[0] - wide[0] - 0.5 * height) < 8
+    assert abs(wide[1] - narrow[1] - height) < 14
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (496, 1536), (65, 700), (496, 512)])
+@pytest.mark.parametrize("kind", ["black", "white", "gray", "noise"])
+def test_scans_without_a_retina_keep_all_rows_and_are_noted(shape, kind):
+    noise = np.random.default_rng(0).integers(0, 60, shape).astype(np.uint8)
+    gray = {"black": 0 * noise, "white": 0 * noise + 255, "gray": 0 * noise + 90, "noise": noise}[kind]
+    image = preprocessing.preprocess(gray, Preprocessing())
+    assert image.geometry.crop[:2] == (0, shape[0])
+    assert image.measurements.note == "no clear retina: all rows kept"
+    assert image.pixels.shape == (224, 224)
+
+
+def test_columns_with_another_edge_do_not_pull_the_curve():
+    gray, _, lower = layered(40, 20, width=512)
+    gray[:, 150:250] = np.roll(gray[:, 150:250], 90, axis=0)  # the band 90 rows deeper
+    small, factor = retina_detection._reduced(gray)
+    fit = retina_detection._fit_rpe(small, 7, factor, 512)
+    column = np.arange(512, dtype=float)
+    distance = np.abs(preprocessing.curve_offset(fit.curve, column, 512) - lower)
+    assert distance.max() < 4
+    assert 0.7 < fit.inlier_fraction < 0.85

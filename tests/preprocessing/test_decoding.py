@@ -1,0 +1,119 @@
+"""Decoding gives OpenCV's gray values, or a reason; never the pixels of a damaged file."""
+
+import os
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from octprep import preprocessing
+from octprep.format.errors import UnreadableImage
+from tests.worlds.archive import draw_scan
+from tests.worlds.layers import jpeg
+
+GOOD = jpeg(draw_scan("good", 496, 512))
+BOMB = GOOD[:2] + b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03" + GOOD[2:]
+HALF = len(GOOD) // 2
+FRAME = GOOD.index(b"\xff\xc0")
+HEIGHT = slice(FRAME + 5, FRAME + 7)
+
+
+def opencv_gray(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def segment_starts(data):
+    """Where each segment of a header begins, the first scan's included."""
+    starts = [2]
+    while data[starts[-1] + 1] != 0xDA:
+        starts.append(starts[-1] + 2 + int.from_bytes(data[starts[-1] + 2 : starts[-1] + 4]))
+    return starts
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"\x89PNG\r\n\x1a\n", "not a JPEG but a PNG"),
+        (b"\0\5\26\7" + bytes(40), "AppleDouble"),
+        (b"<!doctype html>", "HTML"),
+        (GOOD[:HALF], "truncated JPEG"),
+        (GOOD[:-2], "JPEG"),
+        (GOOD[:60], "truncated JPEG"),
+        (GOOD[:HALF] + GOOD[HALF + 900 :], "corrupt JPEG: premature end of data segment"),
+        (GOOD[:HALF] + bytes(900) + GOOD[HALF + 900 :], "corrupt JPEG"),
+        (GOOD[: HEIGHT.start] + (480).to_bytes(2) + GOOD[HEIGHT.stop :], "corrupt JPEG: [0-9]+ extraneous bytes"),
+        (GOOD[:-2] + bytes(7) + GOOD[-2:], "corrupt JPEG: [67] extraneous bytes before marker 0xd9"),
+        (jpeg(draw_scan("small", 32, 40)), "too small: 40x32"),
+        (BOMB, "too large: 65535x65535"),
+    ],
+    ids=[
+        "empty", "png", "appledouble", "html", "half", "no end", "head", "gap", "zeros", "fewer rows", "before the end",
+        "small", "bomb",
+    ],
+)  # fmt: skip
+def test_unusable_files_are_refused_with_a_reason(data, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        preprocessing.decode(data)
+
+
+def test_decoded_pixels_are_opencvs():
+    gray = draw_scan("gray", 496, 512)
+    colour = np.stack([gray, gray[::-1], np.roll(gray, 40)], axis=-1)
+    flags = [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4]]
+    files = [cv2.imencode(".jpeg", pixels, flag)[1].tobytes() for pixels in (gray, colour) for flag in flags]
+    for data in (*files, jpeg(gray, 30), jpeg(gray, 100)):
+        assert np.array_equal(preprocessing.decode(data), opencv_gray(data))
+    equal_channels = preprocessing.decode(jpeg(np.stack([gray] * 3, axis=-1), 100))
+    assert np.abs(equal_channels.astype(int) - gray).max() <= 3
+
+
+def test_exif_rotation_is_ignored():
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # orientation 6: turn by 90 degrees
+    turned = GOOD[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + GOOD[2:]
+    assert np.array_equal(preprocessing.decode(turned), preprocessing.decode(GOOD))
+
+
+def test_genuine_scans_decode_to_opencvs_pixels(sample_path):
+    data = sample_path.read_bytes()
+    assert np.array_equal(preprocessing.decode(data), opencv_gray(data))
+
+
+@pytest.mark.parametrize("padding", [b"\0\0\0", b"\xff\xff", b"pad"])
+def test_padding_between_segments_of_the_header_is_skipped(padding):
+    plain = preprocessing.decode(GOOD)
+    for start in segment_starts(GOOD)[1:]:
+        assert np.array_equal(preprocessing.decode(GOOD[:start] + padding + GOOD[start:]), plain)
+    damaged = GOOD[:HALF] + GOOD[HALF + 900 :]
+    start = segment_starts(GOOD)[1]
+    with pytest.raises(UnreadableImage, match="corrupt JPEG: premature end of data segment"):
+        preprocessing.decode(damaged[:start] + padding + damaged[start:])
+
+
+def test_gaps_in_the_image_data_are_found():
+    start = segment_starts(GOOD)[-1] + 20
+    plain = preprocessing.decode(GOOD)
+    for position in np.random.default_rng(0).integers(start, len(GOOD) - 1000, 40):
+        with pytest.raises(UnreadableImage, match="corrupt JPEG"):
+            preprocessing.decode(GOOD[:position] + GOOD[position + 700 :])
+    assert np.array_equal(preprocessing.decode(GOOD), plain), "a damaged file changes nothing for the next one"
+
+
+def test_decoding_writes_nothing_to_standard_error(capfd):
+    with pytest.raises(UnreadableImage):
+        preprocessing.decode(GOOD[:HALF] + GOOD[HALF + 900 :])
+    preprocessing.decode(GOOD)
+    os.write(2, b"still here\n")
+    assert capfd.readouterr().err == "still here\n"
+
+
+def test_several_threads_decode_at_once():
+    plain, decoded = preprocessing.decode(GOOD), []
+    threads = [threading.Thread(target=lambda: decoded.append(preprocessing.decode(GOOD))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 4
+    assert all(np.array_equal(gray, plain) for gray in decoded)

@@ -1,0 +1,73 @@
+"""The geometry knows where in the source every stored pixel comes from."""
+
+import numpy as np
+import pytest
+
+from octprep import preprocessing
+from octprep.format.config import Preprocessing
+from octprep.preprocessing import Geometry, geometry, resizing
+from tests.worlds.layers import layered
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("crop", ["none", "retina"])
+@pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"field_of_view": 20.0}, {"flatten": True}, {"flatten": True, "field_of_view": 20.0}],
+    ids=["", "field", "flatten", "both"],
+)
+def test_a_marker_is_found_at_its_source_position(fit, crop, size, extra):
+    gray, _, lower = layered(60, 30, width=768)
+    recipe = Preprocessing(
+        height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=fit, **extra
+    )
+    for column in (200, 384, 520):
+        row = round(lower[column]) - 40
+        marked, blank = gray.copy(), gray.copy()
+        blank[row - 4 : row + 5, column - 4 : column + 5] = 0
+        marked[row - 4 : row + 5, column - 4 : column + 5] = 255
+        image, unmarked = preprocessing.preprocess(marked, recipe), preprocessing.preprocess(blank, recipe)
+        assert image.geometry == unmarked.geometry
+        assert bool(image.geometry.rpe_curve) == recipe.flatten
+        light = image.pixels.astype(float) - unmarked.pixels
+        rows, columns = np.indices(light.shape)
+        centre = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
+        position = image.geometry.source_position(*centre)
+        assert np.abs(np.subtract(position, (column, row))).max() < 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 90), (600, 1000)], ids=["shrunk", "enlarged"])
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+def test_column_offsets_are_what_flattening_applied(fit, height, width):
+    gray, _, _ = layered(90, 0)
+    recipe = Preprocessing(height=height, width=width, flatten=True, resize=fit, inpaint_fill=False)
+    stored = preprocessing.preprocess(gray, recipe).geometry
+    top, bottom, left, right = stored.crop
+    # The rows of the source that come to lie in the crop, resized as the pixels are: where each stored pixel is from.
+    rows = geometry.source_rows(stored.rpe_curve, top, bottom, right - left).astype(np.float64)
+    first_row, last_row, first_column, last_column = preprocessing.placement(stored.crop, recipe)
+    applied = resizing.resize(rows, last_row - first_row, last_column - first_column)
+    column, row = np.meshgrid(np.arange(first_column, last_column), np.arange(first_row, last_row))
+    _, source_row = stored.source_position(column, row)
+    assert np.abs(applied - source_row)[8:-8].max() < 0.05  # OpenCV leaves out what covers under a thousandth
+    offsets = stored.column_offsets(width)
+    assert offsets.shape == (width,)
+    assert not offsets[:first_column].any() and not offsets[last_column:].any()
+    assert np.ptp(offsets) > 20
+    by_affine = stored.affine[4] * row + stored.affine[5]
+    assert np.allclose(source_row, by_affine + offsets[column])
+
+
+def test_without_flattening_only_the_affine_counts():
+    stored = Geometry.of_crop((100, 300, 50, 450), Preprocessing(height=100, width=200))
+    assert stored.affine == (2.0, 0.0, 50.5, 0.0, 2.0, 100.5)
+    assert [float(value) for value in stored.source_position(0, 0)] == [50.5, 100.5]
+    assert [float(value) for value in stored.source_position(199, 99)] == [448.5, 298.5]
+    assert not stored.column_offsets(200).any()
+
+
+def test_bars_keep_the_shape_of_the_crop():
+    recipe = Preprocessing(height=100, width=200, resize="pad")
+    assert preprocessing.placement((0, 400, 0, 400), recipe) == (0, 100, 50, 150)
+    assert preprocessing.placement((0, 100, 0, 400), recipe) == (25, 75, 0, 200)

@@ -1,0 +1,17 @@
+import pytest
+
+from octprep.synthetic import MIN_PATIENTS, draw
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory):
+    """A folder with faults, and its summary."""
+    out = tmp_path_factory.mktemp("phantoms") / "faulty"
+    return out, draw(out, patients=MIN_PATIENTS, seed=3, workers=2)
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """A folder without faults, and its summary."""
+    out = tmp_path_factory.mktemp("phantoms") / "clean"
+    return out, draw(out, patients=40, seed=4, faults=False, workers=2)

@@ -1,0 +1,212 @@
+"""The folder that is drawn: its layout, its images, and what happens where it cannot be written."""
+
+import itertools
+import json
+from collections import Counter, defaultdict
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from octprep import synthetic
+from octprep.format.errors import OutputError, SettingError
+from octprep.synthetic import CLASSES, MIN_PATIENTS, draw, draw_appearance
+from tests.worlds.phantoms import digests, files_of_scans, patient, read_image, splits_of_patients
+
+pytestmark = pytest.mark.slow
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(faulty, tmp_path):
+    out, summary = faulty
+    repeated = draw(tmp_path / "repeated", patients=MIN_PATIENTS, seed=3, workers=1)
+    assert digests(tmp_path / "repeated") == digests(out)
+    assert repeated == summary
+
+
+def test_another_seed_gives_other_patients_and_scans(faulty, clean):
+    assert not splits_of_patients(faulty[0]).keys() & splits_of_patients(clean[0]).keys()
+    assert not set(digests(faulty[0]).values()) & set(digests(clean[0]).values())
+
+
+def test_names_image_sizes_and_file_sizes_are_those_of_the_archive(clean):
+    out, summary = clean
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted(files_of_scans(out))
+    assert summary.images == len(files)
+    assert summary.patients == 40 == len(splits_of_patients(out))
+    for path in files:
+        pixels = read_image(path)
+        assert pixels.dtype == np.uint8
+        assert pixels.shape in {(496, width) for width in (512, 768, 1024, 1536)}
+        assert 20_000 < path.stat().st_size < 250_000
+
+
+def test_every_patient_has_one_width_and_widths_are_as_frequent_as_in_the_archive(clean):
+    widths = defaultdict(set)
+    for path in files_of_scans(clean[0]):
+        widths[patient(path)].add(read_image(path).shape[1])
+    assert all(len(of_patient) == 1 for of_patient in widths.values())
+    frequencies = Counter(draw_appearance(np.random.default_rng(number)).width for number in range(2000))
+    assert 0.48 < frequencies[512] / 2000 < 0.58
+    assert 0.26 < frequencies[768] / 2000 < 0.36
+
+
+@pytest.mark.parametrize("world", ["faulty", "clean"])
+def test_class_counts_of_each_split(world, request):
+    out, _ = request.getfixturevalue(world)
+    count = Counter((path.parts[-3], path.parts[-2]) for path in files_of_scans(out))
+    assert len({count["test", label] for label in CLASSES}) == 1
+    assert all(0 < count["val", label] <= 8 for label in CLASSES)
+    splits = splits_of_patients(out)
+    for label in CLASSES:
+        ids = {patient(path) for path in files_of_scans(out) if path.parent.name == label}
+        assert sum(splits[patient_id] == {"train"} for patient_id in ids) >= 3
+        assert sum("test" in splits[patient_id] for patient_id in ids) >= 2
+
+
+def test_without_faults_no_patient_is_in_two_splits_and_no_content_is_repeated(clean):
+    out, summary = clean
+    assert summary.faults == {}
+    assert all(len(folders) == 1 for folders in splits_of_patients(out).values())
+    assert len({patient(path) for path in files_of_scans(out)}) == len(
+        {(patient(p), p.parent.name) for p in files_of_scans(out)}
+    )
+    assert max(Counter(digests(out).values()).values()) == 1
+    for path in files_of_scans(out):
+        pixels = read_image(path)
+        edges = (pixels[:3], pixels[-3:], pixels[:, :2], pixels[:, -2:])
+        assert not any((edge > 250).mean() > 0.2 or (edge < 2).mean() > 0.99 for edge in edges)
+
+
+def test_neighbouring_scans_are_more_similar_than_scans_of_other_patients(clean):
+    volumes = defaultdict(list)
+    for path in sorted(files_of_scans(clean[0]), key=lambda path: int(path.stem.split("-")[2])):
+        small = cv2.resize(read_image(path), (96, 96), interpolation=cv2.INTER_AREA).astype(float).ravel()
+        volumes[path.parent.name, patient(path)].append((small - small.mean()) / small.std())
+    near, far = [], []
+    for (label, _), volume in volumes.items():
+        others = [v[len(v) // 2] for (other, _), v in volumes.items() if other == label and v is not volume]
+        for scan, following in itertools.pairwise(volume):
+            near.append((scan * following).mean())
+            far.append(max((scan * other).mean() for other in others))
+    assert np.mean(np.array(near) > np.array(far)) > 0.98
+    assert np.mean(near) > np.mean(far) + 0.1
+    for volume in volumes.values():
+        if len(volume) >= 16:
+            neighbours = [(scan * other).mean() for scan, other in itertools.pairwise(volume)]
+            halfway = [(scan * other).mean() for scan, other in zip(volume, volume[8:], strict=False)]
+            assert np.mean(neighbours) > np.mean(halfway) + 0.007
+
+
+def statistics(pixels: np.ndarray) -> list[float]:
+    histogram = np.bincount(pixels.ravel() >> 4, minlength=16) / pixels.size
+    return [*map(float, pixels.shape), pixels.mean(), pixels.std(), *histogram]
+
+
+@pytest.mark.parametrize("faults", [True, False])
+def test_whole_image_statistics_do_not_separate_the_classes(faults, tmp_path):
+    scores = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        draw(out, patients=32, seed=seed, faults=faults, workers=2)
+        splits = splits_of_patients(out)
+        sets = {"train": ([], []), "test": ([], [])}
+        for path in files_of_scans(out):
+            name = "test" if path.parts[-3] == "test" else "train"
+            pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            if pixels is not None and (name == "test" or splits[patient(path)] == {"train"}):
+                sets[name][0].append(statistics(pixels))
+                sets[name][1].append(path.parent.name)
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        model.fit(*sets["train"])
+        scores.append(balanced_accuracy_score(sets["test"][1], model.predict(sets["test"][0])))
+    assert np.mean(scores) < 0.60
+
+
+def test_progress_counts_every_scan(tmp_path):
+    calls: list[tuple[str, int, int]] = []
+    summary = draw(tmp_path / "out", patients=24, faults=False, workers=1, progress=lambda *call: calls.append(call))
+    assert {(what, total) for what, _, total in calls} == {("drawing phantoms", summary.images)}
+    assert all(done > 0 for _, done, _ in calls)
+    assert sum(done for _, done, _ in calls) == summary.images
+
+
+def test_a_file_or_a_folder_with_files_is_not_overwritten(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"is not empty.*need a new or empty folder.*name another"):
+        draw(tmp_path / "full", patients=24)
+    with pytest.raises(OutputError, match=r"is a file"):
+        draw(tmp_path / "full" / "thesis.txt", patients=24)
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "thesis.txt"]
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "empty").mkdir()
+    draw(tmp_path / "empty", patients=24, faults=False, workers=1)
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {"train", "val", "test"}
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_too_few_patients_and_a_negative_seed_are_errors(tmp_path):
+    with pytest.raises(SettingError, match=rf"patients must be at least {MIN_PATIENTS}.*got 23"):
+        draw(tmp_path / "out", patients=23)
+    with pytest.raises(SettingError, match=r"seed must be 0 or more; got -1"):
+        draw(tmp_path / "out", seed=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_an_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\)"):
+        draw(tmp_path / "file" / "out", patients=24)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_drawing_leaves_nothing(error, workers, tmp_path):
+    def stop(*_) -> None:
+        assert {path.name.partition(".part-")[0] for path in (tmp_path / "deep").iterdir()} == {".out", "out"}
+        assert not list((tmp_path / "deep" / "out").iterdir())
+        raise error
+
+    with pytest.raises(error):
+        draw(tmp_path / "deep" / "out", patients=24, workers=workers, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_truth_file_holds_layers_and_fill_of_every_scan(tmp_path):
+    draw(tmp_path / "out", patients=MIN_PATIENTS, seed=4, truth=tmp_path / "truth.jsonl", workers=2)
+    lines = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    expected = list(synthetic.scans(MIN_PATIENTS, seed=4))
+    assert [row["path"] for row in lines] == [path for path, _ in expected]
+    for row, (path, phantom) in zip(lines, expected, strict=True):
+        assert (tmp_path / "out" / path).is_file()
+        for name in ("ilm", "rpe", "bruch"):
+            np.testing.assert_allclose(row[name], getattr(phantom, name), atol=0.051)
+        fill = np.zeros(phantom.pixels.size, np.uint8)
+        for start, stop in zip(row["fill"][::2], row["fill"][1::2], strict=True):
+            fill[start:stop] = 1
+        np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), phantom.fill)
+    assert not (tmp_path / "out" / ".truth").exists()
+
+
+def test_an_unwritable_truth_file_is_an_error_before_anything_is_drawn(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("out/truth.jsonl", ".", "file/truth.jsonl"):
+        calls = []
+        with pytest.raises(OutputError, match="--truth"):
+            draw(
+                tmp_path / "out",
+                patients=MIN_PATIENTS,
+                truth=tmp_path / name,
+                progress=lambda *call: calls.append(call),  # noqa: B023
+            )
+        assert not calls
+        assert not (tmp_path / "out").exists()
