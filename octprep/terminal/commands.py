@@ -87,6 +87,10 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
         shown = text_of(default)
     if only_given:
         kind = kind | None
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in option.completions if value.startswith(incomplete)]
+
     annotation: Any = Annotated[
         kind,
         typer.Option(
@@ -95,6 +99,7 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
             metavar=option.metavar or None,
             show_default=shown,
             rich_help_panel=option.panel or None,
+            autocompletion=complete if option.completions else None,
         ),
     ]
     keyword = inspect.Parameter.KEYWORD_ONLY

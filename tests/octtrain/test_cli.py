@@ -39,7 +39,7 @@ def test_the_help_names_every_model_and_default(capsys, monkeypatch):
     config = FitConfig()
     assert all(name in text for name in MODELS)
     for value in (config.epochs, config.batch_size, config.lr, config.seed, config.patience):
-        assert f"[default: {value}]" in text
+        assert f"[default: ({value})]" in text
 
 
 @pytest.mark.parametrize("name", ["fit", "evaluate", "predict", "leakage"])
@@ -56,7 +56,7 @@ def test_the_version_is_printed(capsys):
 
 
 def test_quiet_prints_warnings_and_errors_only(untrained, tmp_path, capsys):
-    code, out, err = program(capsys, "--quiet", "evaluate", untrained / "run", "--out", tmp_path)
+    code, out, err = program(capsys, "evaluate", untrained / "run", "--out", tmp_path, "--quiet")
     assert (code, out, err) == (0, "", "")
     assert json.loads((tmp_path / "evaluate-test.json").read_text())["images"] == 24
 
