@@ -11,7 +11,7 @@ keras = pytest.importorskip("keras")
 from octprep.format.errors import SettingError  # noqa: E402
 from octtrain.config import FitConfig  # noqa: E402
 from octtrain.models import build_model  # noqa: E402
-from tests.worlds.runs import ROOT, start  # noqa: E402
+from tests.worlds.runs import ROOT, initialised, program  # noqa: E402
 
 SOURCE = """
 import keras
@@ -106,42 +106,43 @@ def test_imagenet_weights_are_not_for_own_models(folder):
         build_model("my_models:build", (32, 32, 1), 4, "imagenet")
 
 
-def octtrain(folder, *arguments):
-    process = start(*arguments, cwd=folder)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
 @pytest.mark.slow
-def test_a_run_of_an_own_model_is_evaluated_without_its_module(folder, shards):
-    settings = ["--epochs", 1, "--batch-size", 16]
-    code, out, err = octtrain(folder, "fit", shards, "--model", "my_models:build", *settings)
+def test_a_run_of_an_own_model_is_trained_resumed_and_evaluated(folder, shards, capsys):
+    arguments = ["fit", shards, "--model", "my_models:build", "--epochs", 1, "--batch-size", 48]
+    code, out, err = program(capsys, *arguments)
     assert (code, err) == (0, "")
     run = folder / "runs" / "shards-my_models-build-1"
     assert out.splitlines()[0] == f"run: {run.relative_to(folder)}"
     assert json.loads((run / "config.json").read_text())["config"]["model"] == "my_models:build"
-    code, _, err = octtrain(folder, "fit", shards, "--run", run, "--resume", "--epochs", 2)
-    assert (code, err) == (0, "")
-    (folder / "my_models.py").unlink()
-    code, out, err = octtrain(folder, "evaluate", run)
-    assert (code, err) == (0, "")
-    assert "24 images of 6 patients" in out
+    assert program(capsys, "fit", shards, "--run", run, "--resume", "--epochs", 2)[0] == 0
+    assert "24 images of 6 patients" in program(capsys, "evaluate", run)[1]
+
+
+LOAD = """
+import octtrain
+from octprep.format.errors import ManifestError
+for name in ("build", "unregistered", "registered"):
+    try:
+        octtrain.load_run(name).model
+        print(name, "loaded")
+    except ManifestError as error:
+        print(name, error)
+"""
 
 
 @pytest.mark.slow
-def test_a_run_with_custom_layers_says_what_is_needed(folder, shards):
-    from octtrain.training.fit import fit
-
-    for name in ("unregistered", "registered"):
-        run = fit(shards, folder / name, epochs=1, batch_size=48, model=f"my_models:{name}", log=lambda line: None)
-        code = f"import octtrain; octtrain.load_run({str(run.folder)!r}).model"
-        (folder / "my_models.py").rename(folder / "moved.py")
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-        (folder / "moved.py").rename(folder / "my_models.py")
-        assert "ManifestError" in done.stderr
-        assert "register_keras_serializable" in done.stderr
-        assert "`import my_models` in Python" in done.stderr
-    done = subprocess.run(
-        [sys.executable, "-c", f"import my_models; {code}"], capture_output=True, text=True, cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_saved_model_loads_without_its_module_unless_it_has_custom_layers(folder, shards, monkeypatch):
+    for name in ("build", "unregistered", "registered"):
+        run_folder = initialised(folder / name, shards, FitConfig(model=f"my_models:{name}"))
+        model = build_model(f"my_models:{name}", run_folder.run.image_shape, 4)
+        run_folder.save_model(model, run_folder.path / "model.keras")
+    run_folder.run.load_model()  # its layer is registered in this process
+    (folder / "my_models.py").unlink()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, cwd=folder, check=True)
+    plain, *custom = done.stdout.splitlines()
+    assert plain == "build loaded"
+    assert [line.split()[0] for line in custom] == ["unregistered", "registered"]
+    for line in custom:
+        assert "@keras.saving.register_keras_serializable()" in line
+        assert "`import my_models` in Python before octtrain.evaluate or octtrain.load_run" in line
