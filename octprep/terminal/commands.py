@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,34 +50,32 @@ def version_option(program: str) -> Any:
 
 
 def command(
-    app: typer.Typer, example: str, *kinds: type, only: Collection[str] | None = None
+    app: typer.Typer, example: str, *kinds: type, only_given: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
 
-    example: a command line, shown below the help. only: the fields that become options; None: all. The settings' values
-    arrive as the function's `**values`, by field. Raises SettingError, when the command runs, for a text that a setting
-    cannot be made of.
+    example: a command line, shown below the help. The settings' values arrive as the function's `**values`, by field;
+    with only_given those alone that are on the command line. Raises SettingError, when the command runs, for a text
+    that a setting cannot be made of.
     """
-    options = [
-        setting
-        for kind in kinds
-        for setting in settings(kind)
-        if setting.option.help and (only is None or setting.field in only)
-    ]
+    options = [setting for kind in kinds for setting in settings(kind) if setting.option.help]
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def run(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        def run(*, context: typer.Context, quiet: bool, verbose: bool, **given: Any) -> None:
             if quiet and verbose:
                 raise SettingError("--quiet and --verbose exclude each other; give one of them.")
             verbosity.quiet, verbosity.verbose = quiet, verbose
             for setting in options:
-                given |= _parsed(setting, given.pop(setting.field))
+                value = given.pop(setting.field)
+                if not only_given or _is_given(context, setting.field):
+                    given |= _parsed(setting, value)
             function(**given)
 
         own = inspect.signature(function, eval_str=True).parameters.values()
         keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
+        parameters += [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
         parameters += [_parameter(setting) for setting in options]
         for name, help_text in (("quiet", "Print errors and warnings only."), ("verbose", "Print what is done.")):
             annotation = Annotated[bool, typer.Option(f"--{name}", help=help_text, rich_help_panel="Output")]
@@ -90,10 +88,9 @@ def command(
     return register
 
 
-def given_values(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some settings that are on the command line, rather than left at their defaults."""
-    sources = {name: context.get_parameter_source(name) for name in values}
-    return {name: value for name, value in values.items() if getattr(sources[name], "name", "") != "DEFAULT"}
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, rather than left at its default."""
+    return getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
@@ -106,7 +103,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         names = [f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}"]
 
     def complete(incomplete: str) -> list[str]:
-        return [value for value in option.suggestions if value.startswith(incomplete)]
+        return [value for value in option.completions if value.startswith(incomplete)]
 
     annotation: Any = Annotated[
         kind,
@@ -116,7 +113,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
             metavar=option.metavar or None,
             show_default=option.default_text or (default is not None and not option.only_on),
             rich_help_panel=option.panel or None,
-            autocompletion=complete if option.suggestions else None,
+            autocompletion=complete if option.completions else None,
         ),
     ]
     return inspect.Parameter(setting.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
