@@ -197,7 +197,8 @@ def inspection_summary(src: Path, inspection: Inspection) -> str:
 
 def _quick_summary(src: Path, inspection: Inspection) -> str:
     parts = [
-        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')}, "
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: "
+        f"{number(len(inspection.scans), 'scan')}, "
         f"{len(inspection.exclusions):,} excluded",
         _counts(inspection),
         f"published version: {inspection.published or 'the counts match none that is known'}",
@@ -242,7 +243,8 @@ def _full_summary(src: Path, inspection: Inspection) -> str:
     findings, test = inspection.findings, inspection.pixels.shortcuts
     parts = [
         headline(inspection),
-        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')} of "
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: "
+        f"{number(len(inspection.scans), 'scan')} of "
         f"{number(inspection.patient_count, 'patient id')}, {len(inspection.exclusions):,} excluded\n"
         f"{sentences.published_sentence(inspection)}",
         _counts(inspection),
