@@ -1,4 +1,4 @@
-"""The pictures of README, drawn from phantoms: `make pictures` writes them beside this file.
+"""The pictures of README, drawn from synthetic scans: `make pictures` writes them beside this file.
 
 preparation.jpg: a scan of each class with the crop, cleaned, as stored, and as stored with --flatten. denoisers.jpg:
 the same part of a scan after each denoiser. report.jpg: the top of a report.html as a browser shows it, light and dark;
@@ -15,17 +15,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from octprep import preprocessing
+from octprep.arrays import Gray
 from octprep.format.config import DENOISERS, Preprocessing
 from octprep.synthetic import CLASSES, scans
 from octprep.synthetic.faults import encode
 
 HERE = Path(__file__).parent
 GAP, TITLE, INK, PAPER = 6, 24, (40, 44, 52), (255, 255, 255)
-Gray = NDArray[np.uint8]
 
 
 def main() -> None:
@@ -98,7 +97,7 @@ def report(browser: str) -> Gray:
     octprep = [sys.executable, "-m", "octprep.cli"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         src, out = Path(folder, "OCT2017"), Path(folder, "shards")
-        subprocess.run([*octprep, "phantom", str(src), "--patients", "60"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*octprep, "synthesize", str(src), "--patients", "60"], check=True, stdout=subprocess.DEVNULL)
         subprocess.run([*octprep, "build", "--src", str(src), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         chromium = playwright.chromium.launch(executable_path=browser, args=arguments)
