@@ -19,6 +19,7 @@ import typer
 
 from octprep import terminal
 from octprep.format.errors import OctError
+from octprep.terminal import run_program
 from octtrain.config import MODELS, FitConfig, merge_settings
 from octtrain.experiments.leakage.config import FIT_SETTINGS, LeakageConfig
 from octtrain.options import given_settings, with_options, without_rest
@@ -172,7 +173,7 @@ def evaluate(
 
     if run is None:
         run = latest_run()
-        terminal.warn(f"the latest run: {run}")
+        warn(f"the latest run: {run}")
     evaluation.evaluate(
         run, split, shards, dataset=dataset, out=out, json_file=json, allow_leaks=allow_leaks, log=log_for(json)
     )
@@ -207,8 +208,8 @@ def predict(
 
     run, images, is_latest = choose_run(inputs)
     if is_latest:
-        terminal.warn(f"the latest run: {run}")
-    prediction.predict(run, images, csv, log=log, warn=terminal.warn)
+        warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, log=log, warn=warn)
 
 
 @app.command(epilog="Example: octtrain leakage shards --repeats 10 --json leakage.json")
@@ -229,7 +230,8 @@ def leakage(shards: Shards, json: JsonFile = None, **settings: Any) -> None:
 def log(line: str) -> None:
     """Print at once, also into a file or a pipe; control characters are escaped, except ends of lines."""
     if not Verbosity.quiet:
-        terminal.say(line)
+        typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
+        sys.stdout.flush()
 
 
 def log_for(json_file: Path | None) -> Callable[[str], None]:
@@ -239,10 +241,14 @@ def log_for(json_file: Path | None) -> Callable[[str], None]:
 
     def log_to_stderr(line: str) -> None:
         if not Verbosity.quiet:
-            for part in line.split("\n"):
-                terminal.warn(part)
+            typer.echo("\n".join(map(terminal.printable, line.split("\n"))), err=True)
 
     return log_to_stderr
+
+
+def warn(line: str) -> None:
+    """Print one line to standard error."""
+    typer.echo(terminal.printable(line), err=True)
 
 
 @contextmanager
@@ -301,9 +307,7 @@ def main(args: list[str] | None = None) -> None:
 
     With `args`, which only tests give, signals are left to the process that calls it.
     """
-    terminal.run_program(
-        "octtrain", lambda: app(args), memory_advice="close other programs and try again", watch=args is None
-    )
+    run_program("octtrain", lambda: app(args), memory_advice="close other programs and try again", watch=args is None)
 
 
 if __name__ == "__main__":
