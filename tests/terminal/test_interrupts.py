@@ -21,12 +21,12 @@ interrupts.advise("try again")
 
 CATCHES_EVERYTHING = """
 interrupts.command_runs()
-ready = "ready"
+started = False
 while True:
     try:
-        if ready:
-            print(ready, flush=True)
-            ready = ""
+        if not started:
+            started = True  # first, as the signal may come at once after "ready"
+            print("ready", flush=True)
         time.sleep(100)
     except BaseException:
         pass

@@ -33,15 +33,15 @@ def shell(command, **environment):
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict", "latin-1", "utf-8:strict"])
 def test_any_output_encoding_works(scans, encoding):
-    done = shell(f"$OCTPREP scan --src '{scans}' --workers 1", PYTHONIOENCODING=encoding)
+    done = shell(f"$OCTPREP inspect --quick --src '{scans}' --workers 1", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
-    assert b" scans, 0 unusable" in done.stdout
+    assert b" scans, 0 excluded" in done.stdout
 
 
 def test_undecodable_bytes_are_printed_as_escapes(tmp_path):
     name = os.fsdecode(b"M\xfcller")
-    done = shell(f"$OCTPREP scan --src '{tmp_path}/{name}'", PYTHONIOENCODING="utf-8:strict")
+    done = shell(f"$OCTPREP inspect --quick --src '{tmp_path}/{name}'", PYTHONIOENCODING="utf-8:strict")
     assert done.returncode == 2
     assert b"does not exist" in done.stderr
     assert b"Traceback" not in done.stderr
@@ -49,13 +49,13 @@ def test_undecodable_bytes_are_printed_as_escapes(tmp_path):
 
 def test_a_closed_pipe_is_not_reported(scans):
     # The reader ends before the program has started, so its first line already meets a closed pipe.
-    done = shell(f"set -o pipefail; $OCTPREP scan --src '{scans}' --workers 1 | true")
+    done = shell(f"set -o pipefail; $OCTPREP inspect --quick --src '{scans}' --workers 1 | true")
     assert done.returncode in (0, 141), done.returncode
     assert done.stderr == b""
 
 
 def test_the_work_is_done_although_the_output_streams_are_closed(scans, tmp_path):
-    done = shell(f"$OCTPREP scan --src '{scans}' --workers 1 --json {tmp_path}/o.json >&- 2>&-")
+    done = shell(f"$OCTPREP inspect --quick --src '{scans}' --workers 1 --json {tmp_path}/o.json >&- 2>&-")
     assert done.returncode == 0
     assert (tmp_path / "o.json").stat().st_size > 0
 
