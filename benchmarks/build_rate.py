@@ -1,7 +1,7 @@
 """The rate of `octprep build`, the whole command, against a bare loop that only decodes, denoises and resizes.
 
-Both read the same synthetic scans with the same number of processes. Prints both rates, the build's peak memory, and their
-ratio.
+Both read the same synthetic scans with the same number of processes. Prints both rates, the build's peak memory, and the
+ratio of the rates.
 """
 
 from __future__ import annotations
