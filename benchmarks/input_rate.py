@@ -46,9 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     octprep = [sys.executable, "-m", "octprep.cli"]
     with tempfile.TemporaryDirectory() as folder:
-        src, out = Path(folder, "phantoms"), Path(folder, "shards")
-        draw = [*octprep, "phantom", str(src), "--no-faults", "--patients", str(options.patients)]
-        subprocess.run(draw, check=True)
+        src, out = Path(folder, "scans"), Path(folder, "shards")
+        synthesize = [*octprep, "synthesize", str(src), "--no-faults", "--patients", str(options.patients)]
+        subprocess.run(synthesize, check=True)
         subprocess.run([*octprep, "build", "--src", str(src), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
 
         import keras

@@ -27,7 +27,7 @@ __all__ = ["FitConfig", "evaluate", "fit", "load_run", "training_batches"]
 _MODULES = {
     "FitConfig": "octtrain.config",
     "evaluate": "octtrain.evaluation.evaluate",
-    "resize": "octtrain.training.fit",
+    "fit": "octtrain.training.fit",
     "load_run": "octtrain.prediction",
     "training_batches": "octtrain.data.stream",
 }

@@ -9,6 +9,7 @@ if interrupts.is_program("octtrain", __name__):
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,21 +20,14 @@ import typer
 
 from octprep import terminal
 from octprep.format.errors import OctError
-from octprep.terminal import run_program
-from octtrain.config import MODELS, FitConfig, merge_settings
-from octtrain.experiments.leakage.config import FIT_SETTINGS, LeakageConfig
-from octtrain.options import given_settings, with_options, without_rest
+from octprep.format.options import make
+from octprep.terminal.commands import Json, command, verbosity, version_option
+from octtrain.config import FitConfig, Hyperparameters, merge_settings
+from octtrain.experiments.leakage.config import LeakageConfig
 
 
 class MissingTensorFlow(OctError):
     """The packages that training needs are not installed."""
-
-
-class Verbosity:
-    """How much the program prints, by --quiet and --verbose."""
-
-    quiet = False
-    verbose = False
 
 
 app = typer.Typer(
@@ -45,44 +39,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMPLETIONS = {"model": MODELS, "weights": ("none", "imagenet")}
 Shards = Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.", show_default=False)]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Write the metrics as JSON; - is standard output.", rich_help_panel="Output"
-    ),
-]
-
-
-def print_version(is_given: bool) -> None:
-    """Print the version and end the program, for --version."""
-    if is_given:
-        from octtrain import __version__
-
-        typer.echo(f"octtrain {__version__}")
-        raise typer.Exit
 
 
 @app.callback()
 def program(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print what TensorFlow and Keras log, and full tracebacks.")
-    ] = False,
+    version: version_option("octtrain") = False,  # type: ignore[valid-type]
 ) -> None:
-    """Set what applies to all commands."""
-    Verbosity.quiet, Verbosity.verbose = quiet, verbose
+    """Train, evaluate and use models on the shards that octprep builds."""
 
 
-@app.command(epilog="Example: octtrain fit shards --model octnet-m --epochs 20")
-@without_rest
-@with_options(FitConfig, completions=COMPLETIONS)
+@command(app, "octtrain fit shards --model octnet-m --epochs 20", FitConfig, only_given=True)
 def fit(
-    context: typer.Context,
     shards: Shards,
     run: Annotated[
         Path | None,
@@ -107,15 +75,14 @@ def fit(
 ) -> None:
     """Train a model on shards, and keep the epoch with the best balanced accuracy on val."""
     interrupts.advise(f"nothing was trained yet; the same command {'resumes' if resume else 'starts'} it again")
-    given = given_settings(context, settings)
-    merge_settings(FitConfig(), given)  # reports a value out of range before TensorFlow is imported
+    merge_settings(FitConfig(), settings)  # reports a value out of range before TensorFlow is imported
     with importing_keras():
         from octtrain.training import fit as training
 
-    training.fit(shards, run, resume=resume, log=log, **given)
+    training.fit(shards, run, resume=resume, log=log, **settings)
 
 
-@app.command(epilog="Example: octtrain evaluate runs/shards-octnet-s-1 --json metrics.json")
+@command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json")
 def evaluate(
     run: Annotated[
         Path | None,
@@ -163,7 +130,7 @@ def evaluate(
             rich_help_panel="Output",
         ),
     ] = None,
-    json: JsonFile = None,
+    json_file: Json = None,
 ) -> None:
     """Evaluate a run's best model: sensitivity, specificity and AUC per class, urgent referral, weighted error."""
     interrupts.advise("nothing was written")
@@ -173,13 +140,20 @@ def evaluate(
 
     if run is None:
         run = latest_run()
-        warn(f"the latest run: {run}")
+        terminal.warn(f"the latest run: {run}")
     evaluation.evaluate(
-        run, split, shards, dataset=dataset, out=out, json_file=json, allow_leaks=allow_leaks, log=log_for(json)
+        run,
+        split,
+        shards,
+        dataset=dataset,
+        out=out,
+        json_file=json_file,
+        allow_leaks=allow_leaks,
+        log=log_for(json_file),
     )
 
 
-@app.command(epilog="Example: octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")
+@command(app, "octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")
 def predict(
     inputs: Annotated[
         list[Path],
@@ -208,30 +182,25 @@ def predict(
 
     run, images, is_latest = choose_run(inputs)
     if is_latest:
-        warn(f"the latest run: {run}")
-    prediction.predict(run, images, csv, log=log, warn=warn)
+        terminal.warn(f"the latest run: {run}")
+    prediction.predict(run, images, csv, log=log, warn=terminal.warn)
 
 
-@app.command(epilog="Example: octtrain leakage shards --repeats 10 --json leakage.json")
-@without_rest
-@with_options(LeakageConfig)
-@with_options(FitConfig, only=FIT_SETTINGS, completions=COMPLETIONS)
-def leakage(shards: Shards, json: JsonFile = None, **settings: Any) -> None:
+@command(app, "octtrain leakage shards --repeats 10 --json leakage.json", Hyperparameters, LeakageConfig)
+def leakage(shards: Shards, json_file: Json = None, **settings: Any) -> None:
     """Show how much better a model looks on a split by image than on one by patient (Tampu et al. 2022)."""
     interrupts.advise("not all repeats were done, so nothing was written")
-    of_fit = {name: settings.pop(name) for name in FIT_SETTINGS}
-    config = LeakageConfig(fit=FitConfig(patience=0, **of_fit), **settings)
+    config = make(LeakageConfig, settings, fit=make(FitConfig, settings, patience=0))
     with importing_keras():
         from octtrain.experiments.leakage import experiment
 
-    experiment.leakage(shards, config, json, log=log_for(json))
+    experiment.leakage(shards, config, json_file, log=log_for(json_file))
 
 
 def log(line: str) -> None:
-    """Print at once, also into a file or a pipe; control characters are escaped, except ends of lines."""
-    if not Verbosity.quiet:
-        typer.echo("\n".join(map(terminal.printable, line.split("\n"))))
-        sys.stdout.flush()
+    """Print to standard output, unless --quiet is given."""
+    if not verbosity.quiet:
+        terminal.say(line)
 
 
 def log_for(json_file: Path | None) -> Callable[[str], None]:
@@ -239,16 +208,12 @@ def log_for(json_file: Path | None) -> Callable[[str], None]:
     if json_file is None or str(json_file) != "-":
         return log
 
-    def log_to_stderr(line: str) -> None:
-        if not Verbosity.quiet:
-            typer.echo("\n".join(map(terminal.printable, line.split("\n"))), err=True)
+    def log_to_stderr(lines: str) -> None:
+        if not verbosity.quiet:
+            for line in lines.split("\n"):
+                terminal.warn(line)
 
     return log_to_stderr
-
-
-def warn(line: str) -> None:
-    """Print one line to standard error."""
-    typer.echo(terminal.printable(line), err=True)
 
 
 @contextmanager
@@ -261,7 +226,7 @@ def importing_keras() -> Iterator[None]:
     """
     from octtrain.runtime import prepare_keras
 
-    if Verbosity.verbose:
+    if verbosity.verbose:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
     try:
         if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
@@ -302,12 +267,24 @@ def _no_stderr() -> Iterator[None]:
         os.close(stderr)
 
 
+def _run(args: list[str] | None) -> None:
+    """Run a command; with --verbose, print the traceback of an error that otherwise ends in one sentence."""
+    try:
+        app(args)
+    except Exception:
+        if verbosity.verbose:
+            traceback.print_exc()
+        raise
+
+
 def main(args: list[str] | None = None) -> None:
     """The program `octtrain`: an error that the user can fix ends it with one sentence and an exit code.
 
     With `args`, which only tests give, signals are left to the process that calls it.
     """
-    run_program("octtrain", lambda: app(args), memory_advice="close other programs and try again", watch=args is None)
+    terminal.run_program(
+        "octtrain", lambda: _run(args), memory_advice="close other programs and try again", watch=args is None
+    )
 
 
 if __name__ == "__main__":

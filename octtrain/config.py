@@ -1,7 +1,7 @@
 """The settings of a training, checked when they are made. Only the standard library is imported.
 
-Help, choices and panel of the command line's options are written at the fields, and `octtrain.options` makes the
-options from them.
+Help, choices and panel of the command line's options are written at the fields, and
+`octprep.terminal.commands` makes the options from them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _LEAST = {"epochs": 1, "batch_size": 1, "patience": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a model is trained. Validates on construction; raises SettingError for a value outside its range."""
+class Hyperparameters:
+    """The settings that every training has, also those of an experiment."""
 
     model: str = option(
         "octnet-s",
@@ -36,13 +36,7 @@ class FitConfig:
         "uint8 to (n, classes) probabilities.",
         panel="Model",
         metavar="NAME|MODULE:FUNCTION",
-    )
-    weights: str = option(
-        "none",
-        help="Weights to start from; a file is a model.keras of another run, or the backbone's weights that Keras "
-        "publishes.",
-        panel="Model",
-        metavar="none|imagenet|FILE",
+        completions=MODELS,
     )
     epochs: int = option(12, help="Passes over the training images, at most.", panel="Training")
     batch_size: int = option(32, help="Images in one training step.", panel="Training")
@@ -51,13 +45,30 @@ class FitConfig:
         help="Peak learning rate, above 0 and at most 10: reached after the first epoch, then a cosine down to 0.",
         panel="Training",
     )
+    seed: int = option(0, help="Decides initial weights, order of images and augmentation.", panel="Training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Hyperparameters):
+    """How a model is trained. Validates on construction; raises SettingError for a value outside its range."""
+
+    weights: str = option(
+        "none",
+        help="Weights to start from; a file is a model.keras of another run, or the backbone's weights that Keras "
+        "publishes.",
+        panel="Model",
+        metavar="none|imagenet|FILE",
+        completions=("none", "imagenet"),
+    )
     patience: int = option(
         6, help="Stop after this many epochs without a better balanced accuracy on val; 0: never.", panel="Training"
     )
     fold: int | None = option(
-        None, help="The fold to validate on, from 0; for shards built with --split kfold.", panel="Training"
+        None,
+        help="The fold to validate on, from 0; for shards built with --split kfold.",
+        panel="Training",
+        default_text="no folds",
     )
-    seed: int = option(0, help="Decides initial weights, order of images and augmentation.", panel="Training")
 
     def __post_init__(self) -> None:
         for name in ("model", "weights"):

@@ -205,11 +205,11 @@ def check_preprocessing(run: Run) -> list[str]:
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
     manifest = run.manifest
-    revision = manifest.recipe.version
-    if revision != PREPROCESSING_VERSION:
+    trained_with = manifest.recipe.version
+    if trained_with != PREPROCESSING_VERSION:
         made_by = manifest.libraries.get("octprep", "another version")
         raise ManifestError(
-            f"{run.folder} was trained on pixels of preprocessing version {revision} (octprep {made_by}), but this "
+            f"{run.folder} was trained on pixels of preprocessing version {trained_with} (octprep {made_by}), but this "
             f"octprep ({version('octprep')}) has version {PREPROCESSING_VERSION} and would give other pixels. Install "
             "that one, or build the shards and train again with this one."
         )

@@ -18,9 +18,12 @@ def pytest_collection_modifyitems(items):
     """Modules that take long first: where several processes share the modules out, none is left alone with one."""
     first = (
         "test_fit",
-        "test_leakage",
+        "test_run_folder",
+        "test_leakage_experiment",
         "test_jax",
-        "test_predict",
+        "test_cli",
+        "test_predictions_csv",
+        "test_prediction",
         "test_octprep_cli",
         "test_processes",
         "test_killed_builds",

@@ -25,6 +25,7 @@ class Option:
     name: str = ""  # of the option, where it is not the field's with hyphens: "--size"
     metavar: str = ""  # what stands for the value in --help, where the type does not say it
     default_text: str = ""  # the default in --help, where it depends on another setting
+    completions: tuple[str, ...] = ()  # values that a shell completes, where the type has no closed set of choices
     parse: Callable[[str], Any] | None = None  # from the command line's text; raises ValueError
     also: tuple[str, ...] = ()  # further fields that it sets: `parse` gives a value for each
     text: Callable[[Any], str] | None = None  # its text on a command line, of an instance of the dataclass

@@ -54,9 +54,9 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     for path in (json_path, csv_path):
         if path.is_dir():
             raise OutputError(f"{path} is a folder, but a result file must be written there; remove it or give --out.")
-    if out and json_path.exists() and (owner := _run_of(json_path)) != _run_name(target):
+    if out and json_path.exists() and (other_run := _run_of(json_path)) != _run_name(target):
         raise OutputError(
-            f"{json_path} holds the results of {owner or 'something else'}; give another --out to keep them."
+            f"{json_path} holds the results of {other_run or 'something else'}; give another --out to keep them."
         )
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from octprep.format import images_csv
 from octprep.format.config import Preprocessing
 from octprep.format.errors import LeakError, ManifestError, SourceError
 from octprep.format.manifest import Leaks, Manifest
@@ -69,7 +70,7 @@ def resolve_target(run: Run, split: str, shards: Path | None = None, dataset: Pa
 
     is_own = manifest.digest == run.manifest.digest
     selected_on_split = is_own and split in run.provenance.selected_on
-    evaluated = exposure.images_of(exposure.read_images(folder, manifest), (split,))
+    evaluated = exposure.images_of(images_csv.read_checked(folder, manifest).rows, (split,))
     images, complete = run.exposure()
     if selected_on_split:  # a caveat, not a leak
         images = tuple(image for image in images if image.split != split)
@@ -102,7 +103,9 @@ def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
         for field in fields(Preprocessing)
     }
     differences = [
-        f"{name} {expected} there, {actual} here" for name, (expected, actual) in pairs.items() if expected != actual
+        f"{name} {expected} in the run, {actual} here"
+        for name, (expected, actual) in pairs.items()
+        if expected != actual
     ]
     if differences:
         raise ManifestError(

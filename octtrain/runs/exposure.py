@@ -8,12 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from octprep.format import images_csv
 from octprep.format.images_csv import ImageRow
-from octprep.format.manifest import Leaks, Manifest
+from octprep.format.manifest import Leaks
 
 EXPOSURE_NAME = "exposure.csv"
 INITIAL_WEIGHTS = "initial_weights"  # in place of a split: images that the initial weights were exposed to
@@ -33,14 +31,6 @@ class Exposure(NamedTuple):
 
     images: tuple[TrainingImage, ...]
     complete: bool  # False: it was initialised from weights whose training images are unknown
-
-
-def read_images(shards: Path, manifest: Manifest) -> Sequence[ImageRow]:
-    """The images of images.csv that are in a split, each once.
-
-    Raises ManifestError if the file is missing or not the one that the manifest names.
-    """
-    return images_csv.read_checked(shards, manifest).rows
 
 
 def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:

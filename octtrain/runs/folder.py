@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, clear_parts, read_bytes, sync
 from octtrain import runtime
@@ -69,7 +70,7 @@ class RunFolder:
             raise OutputError(f"{self.path} already holds a run; continue it by --resume, or give another --run.")
         stored = Run.load(self.path)
         changes = [
-            f"{name.replace('_', '-')} {before} there, {getattr(self.run.config, name)} now"
+            f"{name.replace('_', '-')} {before} in the run, {getattr(self.run.config, name)} now"
             for name, before in dataclasses.asdict(stored.config).items()
             if name not in RESUMABLE and getattr(self.run.config, name) != before
         ]
@@ -80,7 +81,7 @@ class RunFolder:
             )
         if stored.manifest.digest != self.run.manifest.digest:
             raise OutputError(
-                f"{self.path} was started on other shards (digest {stored.manifest.digest[:12]} there, "
+                f"{self.path} was started on other shards (digest {stored.manifest.digest[:12]} in the run, "
                 f"{self.run.manifest.digest[:12]} in {self.run.shards}); give those, or another --run."
             )
         epochs = stored.history()
@@ -228,7 +229,7 @@ class RunFolder:
 
     def _exposure(self) -> Exposure:
         """What this training's model is exposed to, including what its initial weights were exposed to."""
-        rows = exposure.read_images(self.run.shards, self.run.manifest)
+        rows = images_csv.read_checked(self.run.shards, self.run.manifest).rows
         splits = (*self.run.provenance.trained_on, *self.run.provenance.selected_on)
         initial = exposure_of_weights(self.run.config.weights)
         return Exposure((*exposure.images_of(rows, splits), *initial.images), initial.complete)
@@ -274,7 +275,7 @@ def exposure_of_weights(weights: str) -> Exposure:
 
 
 class _MemoryFile(io.BytesIO):
-    """A file in memory whose suffix tells Keras what to write. HDF5 on a full disk would end the process."""
+    """A file in memory whose suffix selects the format that Keras writes. HDF5 on a full disk would end the process."""
 
     suffix = ".keras"
 

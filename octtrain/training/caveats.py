@@ -1,10 +1,14 @@
-"""Warnings about what a training can show: few patients, a result at chance, initial weights with known patients."""
+"""Warnings about what a training can show: few patients, a result at chance, exposed patients.
+
+rows: the images of the dataset, from images.csv.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from octprep.format.images_csv import ImageRow
 from octprep.wording import number
 from octtrain.runs import exposure
 from octtrain.runs.exposure import INITIAL_WEIGHTS
@@ -26,7 +30,7 @@ def leak_warnings(run: Run) -> list[str]:
     ]
 
 
-def exposure_warnings(run: Run, train: Sequence[str]) -> list[str]:
+def exposure_warnings(run: Run, rows: Sequence[ImageRow], train: Sequence[str]) -> list[str]:
     """That the initial weights were, or may have been, exposed to patients that are held out here."""
     images, complete = run.exposure()
     if not complete:
@@ -38,7 +42,6 @@ def exposure_warnings(run: Run, train: Sequence[str]) -> list[str]:
     if not initial:
         return []
     held_out = [name for name in run.manifest.splits if name not in train]
-    rows = exposure.read_images(run.shards, run.manifest)
     patients = exposure.exposed(initial, exposure.images_of(rows, held_out)).patients
     if not patients:
         return []
@@ -48,15 +51,16 @@ def exposure_warnings(run: Run, train: Sequence[str]) -> list[str]:
     ]
 
 
-def few_patients_warnings(run: Run, train: Sequence[str], val: Sequence[str]) -> list[str]:
+def few_patients_warnings(
+    rows: Sequence[ImageRow], class_names: Sequence[str], train: Sequence[str], val: Sequence[str]
+) -> list[str]:
     """Classes with fewer than MIN_PATIENTS patients in training, or where the best epoch is selected."""
-    rows = exposure.read_images(run.shards, run.manifest)
     lines = []
     for name, splits, consequence in (
         ("training", train, "little can be learnt of it"),
         (", ".join(val), val, "the best epoch is selected on very little"),
     ):
-        counts = exposure.patients_per_class(rows, splits, run.manifest.class_names)
+        counts = exposure.patients_per_class(rows, splits, class_names)
         few = [
             f"{number(count, 'patient') if count else 'no patients'} of {label}"
             for label, count in counts.items()
@@ -71,14 +75,15 @@ def few_patients_warnings(run: Run, train: Sequence[str], val: Sequence[str]) ->
     return lines
 
 
-def chance_warnings(run: Run, val: Sequence[str], history: Sequence[Row]) -> list[str]:
+def chance_warnings(
+    rows: Sequence[ImageRow], class_names: Sequence[str], val: Sequence[str], history: Sequence[Row]
+) -> list[str]:
     """That the best epoch is no better than guessing: balanced accuracy <= 1/k + 2 standard errors of a guess.
 
-    Each patient counts as one answer, as the scans of one patient agree: the variance of a guess is
+    Each patient counts as one prediction, as those of one patient mostly agree: the variance of a guess is
     sum(p (1 - p) / patients of the class) / k^2, with p = 1/k.
     """
-    rows = exposure.read_images(run.shards, run.manifest)
-    patients = [count for count in exposure.patients_per_class(rows, val, run.manifest.class_names).values() if count]
+    patients = [count for count in exposure.patients_per_class(rows, val, class_names).values() if count]
     if len(patients) < 2:
         return []
     chance = 1 / len(patients)

@@ -12,7 +12,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.terminal import interrupts
 from octprep.wording import number
@@ -104,6 +106,7 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
     if history:
         restore(training, folder.checkpoint(len(history)))
 
+    rows = images_csv.read_checked(shards, manifest).rows
     with stream.data_errors_as_manifest_errors(shards):
         images = stream.training_batches(
             shards,
@@ -116,7 +119,7 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
         folder.initialise(history)
         command = f"octtrain fit {shlex.quote(str(shards))} --run {shlex.quote(str(run.folder))} --resume"
         interrupts.advise(f"resume after the last finished epoch by `{command}`")
-        for line in _header(run, stored, train, val, steps, history):
+        for line in _header(run, stored, rows, train, val, steps, history):
             log(line)
         recorder = EpochRecorder(
             folder,
@@ -141,7 +144,7 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
     if (reason := finish_reason(history, config)) and len(history) < config.epochs:
         log(f"Ended early{reason}.")
     log(_result_line(history, val))
-    for line in chance_warnings(run, val, history):
+    for line in chance_warnings(rows, manifest.class_names, val, history):
         log(line)
     log(f"wrote {run.folder / MODEL_NAME} (epoch {best_epoch(history)} of {len(history)}) and the run's history")
     log(_next_line(run))
@@ -159,7 +162,13 @@ def restore(training: keras.Model, checkpoint: Path) -> None:
 
 
 def _header(
-    run: Run, stored: Run, train: tuple[str, ...], val: tuple[str, ...], steps: int, history: Sequence[Row]
+    run: Run,
+    stored: Run,
+    rows: Sequence[ImageRow],
+    train: tuple[str, ...],
+    val: tuple[str, ...],
+    steps: int,
+    history: Sequence[Row],
 ) -> list[str]:
     """The lines before the first epoch. stored: the run as it was started, if it is resumed."""
     manifest, config = run.manifest, run.config
@@ -170,8 +179,8 @@ def _header(
         f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), "
         f"{_count(manifest, val):,} to validate ({', '.join(val)}), {steps_text} of {min(config.batch_size, images)}",
         *leak_warnings(run),
-        *exposure_warnings(run, train),
-        *few_patients_warnings(run, train, val),
+        *exposure_warnings(run, rows, train),
+        *few_patients_warnings(rows, manifest.class_names, train, val),
     ]
     weights = class_weights(manifest, train)
     if weights is None:

@@ -1,43 +1,26 @@
-"""Which dataset a run is measured on, where the results go, and what is said of them."""
+"""Which dataset a run is evaluated on, exposure of its model, and where the results go."""
 
+import csv
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tensorflow")
+
 from octprep.format import images_csv
-from octprep.format.errors import ManifestError, OutputError, SettingError
+from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.manifest import Manifest
 from octtrain.evaluation.evaluate import evaluate
-from octtrain.runs.folder import Run
-from tests.worlds.shards import untrained_run, write_images, write_shards
+from octtrain.runs.run import Run
+from tests.worlds.runs import metrics_of, quiet
+from tests.worlds.shards import CLASSES, write_images, write_shards
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-RESULTS = {"evaluate-test.json", "predictions-test.csv"}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with shards, others of the same kind, and an untrained run: its answers do not matter here."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    manifest, _ = write_shards(folder / "shards", {"train": 1, "val": 1, "test": 6})
-    write_shards(folder / "others", {"test": 2}, seed=1, first_patient=50_000, skip={"test": ["DRUSEN"]})
-    untrained_run(folder / "run", manifest, folder / "shards")
-    return folder
-
-
-def quiet(line):
-    pass
 
 
 @pytest.fixture
@@ -51,90 +34,190 @@ def disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_the_digest_decides_which_dataset_it_is(place, tmp_path):
-    own, others = Manifest.load(place / "shards").digest, Manifest.load(place / "others").digest
-    shutil.copytree(place / "run", tmp_path / "run")
-    shutil.copytree(place / "others", tmp_path / "shards")  # where the run's relative path leads
-    for shards in (None, place / "others"):
+def test_a_trained_model_is_accurate_and_its_results_are_complete(trained, shards):
+    run, lines, _ = trained
+    report = evaluate(run, log=quiet)
+    assert report.balanced_accuracy > 0.95
+    assert report.accuracy.total == 24
+    assert len(metrics_of(run.folder)) == 3
+    assert sum(line.startswith("epoch") for line in lines) == 3
+    stored = json.loads((run.folder / "evaluate-test.json").read_text())
+    assert stored["balanced_accuracy"] == report.balanced_accuracy
+    assert stored["leak_warning"] is None
+    assert stored["digest"] == Manifest.load(shards).digest
+    with (run.folder / "predictions-test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["path"] for row in rows}) == 24
+    assert all(row["truth"] == row["path"].split("/")[1] for row in rows)
+    assert all(abs(sum(float(row[name]) for name in CLASSES) - 1) < 1e-4 for row in rows)
+    assert sum(row["truth"] == row["prediction"] for row in rows) == report.accuracy.count
+
+
+def test_the_digest_decides_which_dataset_it_is(untrained, tmp_path):
+    own, others = Manifest.load(untrained / "shards").digest, Manifest.load(untrained / "others").digest
+    shutil.copytree(untrained / "run", tmp_path / "run")
+    shutil.copytree(untrained / "others", tmp_path / "shards")  # where the run's relative path leads
+    for shards in (None, untrained / "others"):
         with pytest.raises(ManifestError, match=rf"{others[:12]}.*\({own[:12]}\).*--shards DIR.*--dataset") as caught:
-            evaluate(tmp_path / "run", shards=shards, say=quiet)
+            evaluate(tmp_path / "run", shards=shards, log=quiet)
         assert caught.value.exit_code == 1
     with pytest.raises(SettingError, match="give one of them"):
-        evaluate(tmp_path / "run", shards=place / "shards", dataset=place / "others", say=quiet)
+        evaluate(tmp_path / "run", shards=untrained / "shards", dataset=untrained / "others", log=quiet)
     assert not list((tmp_path / "run").glob("evaluate-*"))
 
     lines = []
-    evaluate(tmp_path / "run", dataset=tmp_path / "shards", say=lines.append)
+    evaluate(tmp_path / "run", dataset=tmp_path / "shards", log=lines.append)
     assert f"dataset {others[:12]}, not the run's own ({own[:12]})" in lines[0]
     assert {path.name for path in (tmp_path / "run").glob("*-test*")} == {
         f"evaluate-test-{others[:8]}.json", f"predictions-test-{others[:8]}.csv"
     }  # fmt: skip
     lines.clear()
-    evaluate(tmp_path / "run", dataset=place / "shards", say=lines.append)  # its own is its own by any option
+    evaluate(tmp_path / "run", dataset=untrained / "shards", log=lines.append)  # its own is its own by any option
     assert f"(dataset {own[:12]}): 24 images of 6 patients" in lines[0]
-    assert lines[-1].startswith(f"wrote {tmp_path}/run/evaluate-test.json and {tmp_path}/run/predictions-test.csv; ")
+    assert lines[-2] == f"wrote {tmp_path}/run/evaluate-test.json and {tmp_path}/run/predictions-test.csv"
+    assert lines[-1] == f"next: `octtrain predict {tmp_path}/run IMAGE...` classifies B-scans"
 
 
-def test_a_run_behind_a_link_finds_its_shards(place, tmp_path):
+def test_a_run_behind_a_link_finds_its_shards(untrained, tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     link = tmp_path / "deep" / "er" / "run"
-    link.symlink_to(place / "run")
-    assert Run.load(link).shards == place.resolve() / "shards"
+    link.symlink_to(untrained / "run")
+    assert Run.load(link).shards == untrained.resolve() / "shards"
 
 
-def test_a_run_that_cannot_be_written_to_is_named_before_the_work_and_out_takes_the_results(place, disk, tmp_path):
+def test_moved_shards_and_other_datasets_have_their_own_results(trained, shards, tmp_path):
+    run, *_ = trained
+    moved = tmp_path / "deeper" / "than" / "before" / "run"
+    shutil.copytree(run.folder, moved)
+    with pytest.raises(SourceError, match="--shards DIR"):
+        evaluate(moved, log=quiet)
+    evaluate(moved, shards=shards, log=quiet)
+    own_results = (moved / "evaluate-test.json").read_bytes()
+    other, _ = write_shards(tmp_path / "other", {"test": 4}, seed=1, first_patient=50_000)
+    with pytest.raises(ManifestError, match=rf"{other.digest[:12]}.*\({run.manifest.digest[:12]}\).*--dataset"):
+        evaluate(moved, shards=tmp_path / "other", log=quiet)
+    lines = []
+    assert evaluate(moved, dataset=tmp_path / "other", log=lines.append).accuracy.total == 16
+    assert f"(dataset {other.digest[:12]}, not the run's own ({run.manifest.digest[:12]}))" in lines[0]
+    assert not any("LEAKY" in line for line in lines)
+    assert (moved / "evaluate-test.json").read_bytes() == own_results
+    stored = json.loads((moved / f"evaluate-test-{other.digest[:8]}.json").read_text())
+    assert (stored["digest"], stored["trained_on"]) == (other.digest, run.manifest.digest)
+    assert stored["leak_warning"] is None
+    assert (moved / f"predictions-test-{other.digest[:8]}.csv").is_file()
+    with pytest.raises(ManifestError, match="no split 'fold9'; it has train, val, test"):
+        evaluate(run.folder, "fold9", log=quiet)
+
+
+def test_shards_of_another_task_are_an_error_with_the_difference(trained, tmp_path):
+    run, *_ = trained
+    write_shards(tmp_path / "size", {"test": 1}, height=40, first_patient=50_000)
+    with pytest.raises(ManifestError, match=r"is another dataset .*: height 32 in the run, 40 here\. Build it"):
+        evaluate(run.folder, dataset=tmp_path / "size", log=quiet)
+    write_shards(tmp_path / "names", {"test": 1}, classes=CLASSES[::-1], first_patient=50_000)
+    with pytest.raises(
+        ManifestError, match="class names CNV, DME, DRUSEN, NORMAL in the run, NORMAL, DRUSEN, DME, CNV here"
+    ):
+        evaluate(run.folder, dataset=tmp_path / "names", log=quiet)
+
+
+def test_exposed_patients_are_an_error_with_their_ids_or_marked(trained, tmp_path):
+    run, *_ = trained
+    other, _ = write_shards(tmp_path / "other", {"test": 30}, seed=1)  # of patients 0 to 29; train has 0 to 23
+    with pytest.raises(
+        LeakError, match=r"selected on, 24 of the 30 patients .*: patients 0, 1, 10, .* and 4 more"
+    ) as caught:
+        evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
+    assert caught.value.exit_code == 1
+    assert "--allow-leaks" in str(caught.value)
+    assert not list(run.folder.glob(f"*{other.digest[:8]}*"))
+    copied = tmp_path / "run"
+    shutil.copytree(run.folder, copied)
+    lines = []
+    evaluate(copied, dataset=tmp_path / "other", allow_leaks=True, log=lines.append)
+    assert lines[1].startswith("LEAKY: the model was exposed to 24 of the 30 patients")
+    stored = json.loads((copied / f"evaluate-test-{other.digest[:8]}.json").read_text())
+    assert stored["leak_warning"] == lines[1]
+    assert stored["exposed"]["patients"] == 24
+
+
+def test_an_exposed_image_under_another_patient_id_is_an_error(trained, tmp_path):
+    run, *_ = trained
+    other, _ = write_shards(tmp_path / "other", {"test": 2}, first_patient=50_000)
+    first, *rows = images_csv.read_checked(tmp_path / "other", other).rows
+    first = dataclasses.replace(first, sha256=run.exposure().images[0].sha256)
+    write_images(tmp_path / "other", other, [first, *rows])
+    with pytest.raises(LeakError, match="selected on, 1 image of test, under other patient ids"):
+        evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
+
+
+def test_the_training_split_is_an_error_and_val_is_a_caveat(trained, shards, tmp_path):
+    shutil.copytree(trained[0].folder, tmp_path / "run")
+    with pytest.raises(LeakError, match="24 of the 24 patients and 96 images of train"):
+        evaluate(tmp_path / "run", "train", shards, log=quiet)
+    lines = []
+    evaluate(tmp_path / "run", "train", shards, allow_leaks=True, log=lines.append)
+    assert lines[1].startswith("LEAKY")
+    lines = []
+    evaluate(tmp_path / "run", "val", shards, log=lines.append)
+    assert lines[1] == "val was used to select the best epoch, so these results are a little too good"
+    stored = json.loads((tmp_path / "run" / "evaluate-val.json").read_text())
+    assert (stored["leak_warning"], stored["caveats"]) == (None, [lines[1]])
+
+
+def test_a_read_only_run_is_an_error_before_the_work_and_out_takes_the_results(untrained, disk, tmp_path):
     for name in ("run", "shards"):
-        shutil.copytree(place / name, disk / name)
+        shutil.copytree(untrained / name, disk / name)
     shard = next((disk / "shards" / "test").iterdir())
-    shard.write_bytes(shard.read_bytes()[:-1] + b"!")  # would be found out next
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")  # the next error, if the run could be written to
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(OutputError, match=r"run .*cannot be written to \(Read-only file system\).* --out DIR"):
-        evaluate(disk / "run", say=quiet)
+        evaluate(disk / "run", log=quiet)
     lines = []
-    evaluate(disk / "run", shards=place / "shards", out=tmp_path / "new" / "out", say=lines.append)
+    evaluate(disk / "run", shards=untrained / "shards", out=tmp_path / "new" / "out", log=lines.append)
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {
         "evaluate-test.json",
         "predictions-test.csv",
     }
-    assert lines[-1].startswith(f"wrote {tmp_path}/new/out/evaluate-test.json and ")
+    assert lines[-2].startswith(f"wrote {tmp_path}/new/out/evaluate-test.json and ")
     with pytest.raises(OutputError, match=r"--out .*/blocked cannot be written to"):
         (tmp_path / "blocked").touch()
-        evaluate(place / "run", out=tmp_path / "blocked", say=quiet)
+        evaluate(untrained / "run", out=tmp_path / "blocked", log=quiet)
 
 
-def test_results_of_another_run_are_not_written_over(place, tmp_path):
-    evaluate(place / "run", out=tmp_path / "out", say=quiet)
-    evaluate(place / "run", out=tmp_path / "out", say=quiet)
+def test_results_of_another_run_are_not_overwritten(untrained, tmp_path):
+    evaluate(untrained / "run", out=tmp_path / "out", log=quiet)
+    evaluate(untrained / "run", out=tmp_path / "out", log=quiet)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    shutil.copytree(place / "run", tmp_path / "other")
+    shutil.copytree(untrained / "run", tmp_path / "other")
     with pytest.raises(OutputError, match=r"evaluate-test\.json holds the results of .*/run; give another --out"):
-        evaluate(tmp_path / "other", shards=place / "shards", out=tmp_path / "out", say=quiet)
+        evaluate(tmp_path / "other", shards=untrained / "shards", out=tmp_path / "out", log=quiet)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_numbers_are_shown_even_where_they_cannot_be_written(place, disk):
+def test_metrics_are_printed_even_if_they_cannot_be_written(untrained, disk):
     with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
     lines = []
     with pytest.raises(OutputError, match=r"cannot be written to .* \(No space left on device\)"):
-        evaluate(place / "run", out=disk, say=lines.append)
+        evaluate(untrained / "run", out=disk, log=lines.append)
     assert any("balanced accuracy" in line for line in lines)
     assert {path.name for path in disk.iterdir()} == {"filler"}
 
 
-def test_doubts_stand_in_what_is_printed_and_in_the_file(place, tmp_path):
+def test_caveats_are_printed_and_in_the_file(untrained, tmp_path):
     lines = []
-    evaluate(place / "run", dataset=place / "others", out=tmp_path, say=lines.append)
+    evaluate(untrained / "run", dataset=untrained / "others", out=tmp_path, log=lines.append)
     stored = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert stored["per_class"]["DRUSEN"]["auc"] is None
-    assert any(line.startswith("test has no image of DRUSEN") for line in stored["remarks"])
-    assert any(line.startswith("few patients in test (CNV 2, DME 2, NORMAL 2)") for line in stored["remarks"])
-    assert set(stored["remarks"]) <= set(lines)
+    assert any(line.startswith("test has no image of DRUSEN") for line in stored["caveats"])
+    assert any(line.startswith("few patients in test (CNV 2, DME 2, NORMAL 2)") for line in stored["caveats"])
+    assert set(stored["caveats"]) <= set(lines)
 
 
-def test_odd_shards_are_named_whatever_their_digests_say(place, tmp_path):
-    shutil.copytree(place / "others", tmp_path / "shards")
+def test_shards_that_octprep_did_not_write_are_an_error(untrained, tmp_path):
+    shutil.copytree(untrained / "others", tmp_path / "shards")
     manifest = Manifest.load(tmp_path / "shards")
     path = tmp_path / "shards" / "images.csv"
     rows = images_csv.read_checked(tmp_path / "shards", manifest).rows
@@ -143,7 +226,7 @@ def test_odd_shards_are_named_whatever_their_digests_say(place, tmp_path):
         path.write_bytes(content)
         dataclasses.replace(changed, images_sha256=hashlib.sha256(content).hexdigest()).save(tmp_path / "shards")
         with pytest.raises(ManifestError, match=r"images\.csv is not a table that octprep wrote"):
-            evaluate(place / "run", dataset=tmp_path / "shards", out=tmp_path, say=quiet)
+            evaluate(untrained / "run", dataset=tmp_path / "shards", out=tmp_path, log=quiet)
 
     write_shards(tmp_path / "five", {"test": 1}, classes=("A", "B", "C", "D", "E"), first_patient=60_000)
     five = Manifest.load(tmp_path / "five")
@@ -155,17 +238,4 @@ def test_odd_shards_are_named_whatever_their_digests_say(place, tmp_path):
     }
     dataclasses.replace(five, class_names=manifest.class_names, splits=splits).save(tmp_path / "five")
     with pytest.raises(ManifestError, match="has labels from 0 to 4, but its manifest names 4 classes"):
-        evaluate(place / "run", dataset=tmp_path / "five", out=tmp_path, say=quiet)
-
-
-def test_the_program_needs_no_home_and_writes_its_results_although_nobody_reads(place, tmp_path):
-    command = [sys.executable, "-c", "from octtrain.cli import main; main()", "evaluate", place / "run"]
-    environment = {key: value for key, value in os.environ.items() if key != "HOME"}
-    arguments = list(map(str, [*command, "--out", tmp_path / "out"]))
-    with subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
-    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS
+        evaluate(untrained / "run", dataset=tmp_path / "five", out=tmp_path, log=quiet)

@@ -1,4 +1,4 @@
-"""What octtrain does on TensorFlow it does on JAX, and a model of the one is a model of the other."""
+"""octtrain on JAX: the same commands work, and a model trained there gives the same probabilities on TensorFlow."""
 
 import csv
 import importlib.util
@@ -14,11 +14,14 @@ import numpy as np
 
 from tests.worlds.shards import CLASSES, write_shards
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not here")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed"),
+]
 
 
 def octtrain(*words, backend="jax"):
-    """Run a command with Keras on a backend, which a process chooses once for all, and say what it printed."""
+    """The output of a command in a process of its own, as the backend of a process cannot be changed."""
     command = [sys.executable, "-m", "octtrain.cli", *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": backend}
@@ -28,7 +31,7 @@ def octtrain(*words, backend="jax"):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jax")
     write_shards(folder / "shards", {"train": 24, "val": 6, "test": 6})
     octtrain("fit", folder / "shards", "--run", folder / "run", "--epochs", 3, "--batch-size", 16, "--lr", 3e-3)
@@ -36,23 +39,23 @@ def home(tmp_path_factory):
     return folder
 
 
-def probabilities(home):
-    rows = list(csv.DictReader((home / "run" / "predictions-test.csv").read_text().splitlines()))
+def probabilities(folder):
+    rows = list(csv.DictReader((folder / "run" / "predictions-test.csv").read_text().splitlines()))
     return np.array([[float(row[name]) for name in CLASSES] for row in rows])
 
 
-def test_a_model_trained_on_jax_gives_the_same_probabilities_on_tensorflow(home):
-    octtrain("evaluate", home / "run")
-    on_jax = probabilities(home)
-    octtrain("evaluate", home / "run", backend="tensorflow")
-    on_tensorflow = probabilities(home)
+def test_a_model_trained_on_jax_gives_the_same_probabilities_on_tensorflow(folder):
+    octtrain("evaluate", folder / "run")
+    on_jax = probabilities(folder)
+    octtrain("evaluate", folder / "run", backend="tensorflow")
+    on_tensorflow = probabilities(folder)
     assert on_jax.shape == (24, 4)
     assert np.allclose(on_jax.sum(axis=1), 1, atol=1e-3)
     assert np.allclose(on_jax, on_tensorflow, atol=1e-3)
     assert on_jax.std(axis=0).max() > 0.01
 
 
-def test_the_leaky_split_is_measured_on_jax_too(home):
-    said = octtrain("leakage", home / "shards", "--epochs", 1, "--repeats", 2, "--folds", 3, "--batch-size", 16)
-    assert "repeat 2/2" in said
-    assert "95 % interval" in said
+def test_the_leakage_experiment_runs_on_jax(folder):
+    output = octtrain("leakage", folder / "shards", "--epochs", 1, "--repeats", 2, "--folds", 3, "--batch-size", 16)
+    assert "repeat 2/2" in output
+    assert "95 % interval" in output

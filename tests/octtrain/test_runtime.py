@@ -1,4 +1,4 @@
-"""What Keras runs on, and what is said of it."""
+"""The backend and device that Keras runs on."""
 
 import os
 import stat
@@ -13,6 +13,7 @@ from octtrain.models import build_model
 
 pytestmark = pytest.mark.slow
 
+
 LOG = """\
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1795634773.893388    5006 cpu_feature_guard.cc:227] This TensorFlow binary is optimized to use AVX2.
@@ -24,15 +25,15 @@ W0000 00:00:1795634774.981186    5006 gpu_device.cc:2365] Skipping registering G
 
 
 def test_the_reason_why_a_gpu_is_not_used_is_taken_from_the_log():
-    assert runtime.reasons(LOG) == (
+    assert runtime.gpu_messages(LOG) == (
         "Cannot dlopen some GPU libraries. Please make sure the missing libraries mentioned above are installed "
         "properly. Skipping registering GPU devices..."
     )
-    assert runtime.reasons("") == runtime.UNSAID
+    assert runtime.gpu_messages("") == runtime.NO_REASON
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a program is made of a script")
-def test_a_gpu_that_is_there_and_not_used_is_said_with_the_reason(tmp_path, monkeypatch):
+def test_an_unused_gpu_is_a_warning_with_the_reason(tmp_path, monkeypatch):
     if runtime.has_nvidia():
         pytest.skip("this machine has a GPU")
     assert len(runtime.describe_device()) == 1
@@ -41,13 +42,13 @@ def test_a_gpu_that_is_there_and_not_used_is_said_with_the_reason(tmp_path, monk
     program.write_text("#!/bin/sh\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     device, warning = runtime.describe_device()
-    assert device.startswith(f"computing with tensorflow {runtime.versions()['tensorflow']} on the CPU (")
+    assert device.startswith(f"computing with tensorflow {runtime.library_versions()['tensorflow']} on the CPU (")
     assert device.endswith(f"in float32; Keras {keras.__version__}")
     assert warning.startswith("WARNING: this machine has an NVIDIA GPU, but tensorflow does not use it: ")
     assert "cuda" in warning.lower() or "GPU" in warning.split("use it: ")[1]
 
 
-def test_models_compute_as_they_must_whatever_keras_was_set_to():
+def test_models_compute_in_float32_whatever_keras_is_set_to():
     try:
         keras.config.set_image_data_format("channels_first")
         keras.config.set_dtype_policy("mixed_float16")

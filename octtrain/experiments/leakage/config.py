@@ -8,14 +8,12 @@ from octprep.format.errors import SettingError
 from octprep.format.options import option
 from octtrain.config import FitConfig
 
-FIT_SETTINGS = ("model", "epochs", "batch_size", "lr", "seed")  # of FitConfig, that the experiment uses
-
 
 @dataclass(frozen=True, kw_only=True)
 class LeakageConfig:
     """How the experiment is made. Validates on construction; raises SettingError for a value outside its range."""
 
-    fit: FitConfig = field(default_factory=lambda: FitConfig(patience=0))  # of all trainings; only FIT_SETTINGS count
+    fit: FitConfig = field(default_factory=lambda: FitConfig(patience=0))  # only its Hyperparameters are used
     repeats: int = option(
         5, help="Pairs of trainings, each with another fold held out; at least 2.", panel="Experiment"
     )

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from octprep.format import images_csv
 from octprep.format.errors import ManifestError, SettingError
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
@@ -35,7 +36,6 @@ from octtrain.experiments.leakage.statistics import (
     inflation,
 )
 from octtrain.models import build_model
-from octtrain.runs import exposure
 from octtrain.runtime import describe_device
 from octtrain.training.compilation import balanced_class_weights, compile_model, reseed
 
@@ -226,7 +226,7 @@ def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
 
     Raises ManifestError for damaged shards.
     """
-    first_of_content = {row.sha256: row for row in reversed(exposure.read_images(shards, manifest))}
+    first_of_content = {row.sha256: row for row in reversed(images_csv.read_checked(shards, manifest).rows)}
     rows = sample_patients(list(first_of_content.values())[::-1], config.max_images, config.fit.seed)
     index_of = {row.path: i for i, row in enumerate(rows)}
     pixels = np.zeros((len(rows), manifest.recipe.height, manifest.recipe.width, 1), np.uint8)
