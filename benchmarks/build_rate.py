@@ -1,6 +1,6 @@
 """The rate of `octprep build`, the whole command, against a bare loop that only decodes, denoises and resizes.
 
-Both read the same synthetic scans with the same number of processes. Prints both rates, the build's peak memory, and the
+Both read the same synthetic scans with as many processes. Prints both rates, the build's peak memory, and the
 ratio of the rates.
 """
 
