@@ -1,6 +1,7 @@
-"""Preparation against a bare loop: `octprep build`, whole command, and a loop that only decodes, denoises and resizes.
+"""The rate of `octprep build`, the whole command, against a bare loop that only decodes, denoises and resizes.
 
-Both read the same phantoms with as many processes. Prints both rates, the build's peak memory, and last the ratio.
+Both read the same synthetic scans with as many processes. Prints both rates, the build's peak memory, and the
+ratio of the rates.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 
 
-def bare(paths: list[Path]) -> int:
+def bare_loop(paths: list[Path]) -> int:
     """Decode, median of 3, area resize to 224x224; nothing is kept."""
     cv2.setNumThreads(1)
     for path in paths:
@@ -34,22 +35,24 @@ def main() -> None:
     options = parser.parse_args()
     octprep = [sys.executable, "-m", "octprep.cli"]
     with tempfile.TemporaryDirectory() as folder:
-        src, out = Path(folder, "phantoms"), Path(folder, "shards")
-        subprocess.run([*octprep, "phantom", str(src), "--no-faults", "--patients", str(options.patients)], check=True)
+        src, out = Path(folder, "scans"), Path(folder, "shards")
+        subprocess.run(
+            [*octprep, "synthesize", str(src), "--no-faults", "--patients", str(options.patients)], check=True
+        )
         paths = sorted(src.rglob("*.jpeg"))
         start = time.perf_counter()
         with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-            done = sum(pool.imap_unordered(bare, [paths[i : i + 64] for i in range(0, len(paths), 64)]))
-        rival = done / (time.perf_counter() - start)
+            done = sum(pool.imap_unordered(bare_loop, [paths[i : i + 64] for i in range(0, len(paths), 64)]))
+        bare_rate = done / (time.perf_counter() - start)
         start = time.perf_counter()
         build = [*octprep, "build", "--src", str(src), "--out", str(out), "--workers", str(options.workers)]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
-        ours = done / (time.perf_counter() - start)
+        build_rate = done / (time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-    print(f"{done:,} phantoms, {options.workers} processes")
-    print(f"bare loop      {rival:8.0f} images/s")
-    print(f"octprep build  {ours:8.0f} images/s, at most {peak:.0f} MB a process")
-    print(f"ratio {ours / rival:.2f}")
+    print(f"{done:,} synthetic scans, {options.workers} processes")
+    print(f"bare loop      {bare_rate:8.0f} images/s")
+    print(f"octprep build  {build_rate:8.0f} images/s, at most {peak:.0f} MB a process")
+    print(f"ratio {build_rate / bare_rate:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The whole preparation at the archive's size: phantoms are drawn, audited, built and certified by the commands that a
-user gives, each in a process of its own. Prints what each took and the largest memory of one of its processes.
+"""The whole preparation at the archive's size: synthetic scans are drawn, inspected, built and verified by the commands
+that a user gives, each in a process of its own. Prints the time of each and the largest memory of one of its processes.
 
-6,900 patients are about 84,500 scans: 6 GB of JPEGs, and with the shards and what waits for them 18 GB in all.
+6,900 patients are about 84,500 scans: 6 GB of JPEGs, and 18 GB in all with the shards and the cached scans.
 """
 
 from __future__ import annotations
@@ -35,21 +35,23 @@ def timed(*words: object) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patients", type=int, default=6900)
-    parser.add_argument("--src", type=Path, help="phantoms that were drawn before")
+    parser.add_argument("--src", type=Path, help="synthetic scans that were drawn before")
     parser.add_argument("--work", type=Path, help="folder for everything written; by default a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as name:
-        home = Path(name)
-        src = options.src or home / "phantoms"
+        work = Path(name)
+        src, shards = options.src or work / "scans", work / "shards"
         if options.src is None:
-            print(timed("phantom", src, "--patients", options.patients, "--seed", 11)[0])
-        audited = timed("audit", "--src", src, "--report", home / "audit.html", "--json", home / "audit.json")
-        print("\n".join(line for line in audited if "scans of" in line or "near-identical" in line))
-        built = timed("build", "--src", src, "--out", home / "shards")
-        print("\n".join(line for line in built if line.startswith(("joined", "shares", "train", "val", "test"))))
-        size = sum(path.stat().st_size for path in (home / "shards").rglob("*.tfrecord"))
-        print(f"shards: {size / 1e9:.1f} GB; report: {(home / 'shards' / 'report.html').stat().st_size / 1e6:.1f} MB")
-        print("\n".join(timed("certify", home / "shards")))
+            print(timed("synthesize", src, "--patients", options.patients, "--seed", 11)[0])
+        lines = timed("inspect", "--src", src, "--report", work / "inspection.html", "--json", work / "inspection.json")
+        print("\n".join(line for line in lines if "scans of" in line or "near-identical" in line))
+        lines = timed("build", "--src", src, "--out", shards)
+        print(
+            "\n".join(line for line in lines if line.startswith(("near-identical", "shares", "train", "val", "test")))
+        )
+        size = sum(path.stat().st_size for path in shards.rglob("*.tfrecord"))
+        print(f"shards: {size / 1e9:.1f} GB; report: {(shards / 'report.html').stat().st_size / 1e6:.1f} MB")
+        print("\n".join(timed("verify", shards, "--certificate", work / "certificate.txt")))
 
 
 if __name__ == "__main__":

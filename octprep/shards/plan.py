@@ -36,7 +36,7 @@ def plan_shards(
     """The shards of one split, and the scans that undersampling excludes.
 
     balance: with `oversample` and `undersample` every shard has as many records of each class as of any other, and two
-    shards differ by one per class at most; `none` takes each scan once and mixes the classes alike in all shards.
+    shards differ by one per class at most; `none` takes each scan once, with the same class mix in all shards.
 
     record_bytes is the size of an average record, shard_bytes the target size of a shard. shards: their number, where
     it is known already.

@@ -86,11 +86,11 @@ def repair_shards(
     images.csv must be undamaged: it says which scans they hold.
     """
     plans = _plans_of(out, manifest, damaged)
-    wanted = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
+    paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
     work.mkdir(exist_ok=True)
-    files = [file for file in source.scan_files if file.path in wanted]
+    files = [file for file in source.scan_files if file.path in paths]
     cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
-    if {item.scan.path for item in cached.scans} != wanted:
+    if {item.scan.path for item in cached.scans} != paths:
         return False
     written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)
     repaired = [shard for shards in written.values() for shard in shards]

@@ -60,19 +60,19 @@ def arm(function, call):
     if function == "KILL AT RMTREE":
         shutil.rmtree = lambda path, **_: ((path / "config.json").unlink(), die())
         return
-    *owners, name = function.split(".")
-    owner = importlib.import_module("octprep")
-    for part in owners:
-        if not hasattr(owner, part):
-            importlib.import_module(f"{owner.__name__}.{part}")
-        owner = getattr(owner, part)
-    original, calls = getattr(owner, name), [0]
+    *modules, name = function.split(".")
+    module = importlib.import_module("octprep")
+    for part in modules:
+        if not hasattr(module, part):
+            importlib.import_module(f"{module.__name__}.{part}")
+        module = getattr(module, part)
+    original, calls = getattr(module, name), [0]
     def counted(*arguments, **options):
         calls[0] += 1
         if calls[0] == call:
             die()
         return original(*arguments, **options)
-    setattr(owner, name, counted)
+    setattr(module, name, counted)
 
 src, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
 for out, function, call in jobs:

@@ -1,0 +1,85 @@
+"""Scans that an interrupted build has cached: used again, unless they or their receipts were changed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from octprep import preprocessing
+from octprep.duplicates import search
+from octprep.format.errors import OutputError, StoppedError
+from octprep.pipeline import build
+from octprep.shards import cache
+from tests.worlds.archive import files_of
+from tests.worlds.builds import CONFIG, cache_of, damage
+
+
+@pytest.fixture
+def receipt(source, tmp_path, monkeypatch):
+    """The receipt of the only batch of an unfinished build in tmp_path/out, in which all scans are cached."""
+
+    def stop(*_, **__):
+        raise StoppedError("here")
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(search, "near_duplicate_pairs", stop)
+        build(source, tmp_path / "out", CONFIG, workers=1)
+    return cache_of(tmp_path / "out") / "000000.json"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"patient": "50"', '"patient": "51"'),
+        ('"affine": [', '"affine": [0.5, '),
+        ('"crc": ', '"crd": '),
+        ('"key": "', '"key": "0'),
+        ('"pixels_crc": ', '"pixels_crc": 1'),
+        ('"rows_sha256": "', '"rows_sha256": "0'),
+        ('"sha256": "', '"sha257": "'),
+        ("{", "["),
+    ],
+)
+def test_a_batch_whose_receipt_was_changed_is_cached_again(source, shards, tmp_path, receipt, old, new):
+    text = receipt.read_text()
+    assert old in text
+    receipt.write_text(text.replace(old, new, 1))
+    build(source, tmp_path / "out", CONFIG, workers=1)
+    assert files_of(tmp_path / "out") == files_of(shards)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "a byte"])
+def test_a_batch_whose_pixels_were_damaged_is_cached_again(source, shards, tmp_path, receipt, how):
+    damage(receipt.with_suffix(".bin"), how)
+    build(source, tmp_path / "out", CONFIG, workers=1)
+    assert files_of(tmp_path / "out") == files_of(shards)
+
+
+def test_scans_are_cached_again_under_other_settings_only_where_these_change_the_pixels(
+    source, tmp_path, receipt, monkeypatch
+):
+    other = dataclasses.replace(CONFIG, seed=1)
+    with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
+        build(source, tmp_path / "out", other, workers=1)
+    monkeypatch.setattr(preprocessing, "preprocess", None)  # no scan is prepared again
+    assert build(source, tmp_path / "out", other, workers=1, overwrite=True).built
+
+
+def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
+    results = cache.read_receipt(receipt.parent, "000000")
+    head = json.loads(receipt.read_bytes().splitlines()[0])
+    task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
+    key, to_row = cache._key(task), cache._to_row
+
+    @dataclasses.dataclass(frozen=True)
+    class Other(cache.CachedScan):
+        eye: str = ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "CachedScan", Other)
+        other_key = cache._key(task)
+        assert other_key != key, "with one more field it is another version"
+        patch.setattr(cache, "_to_row", lambda result: to_row(result) | {"eye": ""})
+        cache._write_receipt(receipt, other_key, results, head["pixels_bytes"], head["pixels_crc"])
+    build(source, tmp_path / "out", CONFIG, workers=1)
+    assert files_of(tmp_path / "out") == files_of(shards)
