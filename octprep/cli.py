@@ -134,8 +134,7 @@ def inspect(
 ) -> None:
     """Check a dataset for patient leakage, label conflicts, near-duplicates and shortcut features."""
     from octprep import console, inspection
-    from octprep.format.outputs import check as check_output_file
-    from octprep.format.outputs import write as write_output_file
+    from octprep.format.files import check_output_file, write_output_file
     from octprep.inspection import page
 
     (src,) = _paths([path] if path else [], {"--src": src})
@@ -181,7 +180,7 @@ def verify(
 ) -> None:
     """Read every record again and check every guarantee; the exit code is 1 if one is violated."""
     from octprep import console, verification
-    from octprep.format.outputs import write as write_output_file
+    from octprep.format.files import write_output_file
 
     with console.progress_bars("rec") as progress:
         result = verification.verify(folder, workers=workers, progress=progress)

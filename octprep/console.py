@@ -17,9 +17,9 @@ import typer
 from octprep import duplicates, terminal
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format.errors import ManifestError, OutputError
-from octprep.format.files import path_to_text
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_part
-from octprep.format.outputs import write as write_output_file
+from octprep.format.files import write_output_file
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_folder_file
+from octprep.format.paths import path_to_text
 from octprep.html.text import visible
 from octprep.inspection import Inspection
 from octprep.inspection import text as sentences
@@ -155,7 +155,7 @@ def duplicate_lines(out: Path, manifest: Manifest) -> list[str]:
             f"({duplicates.MIN_PIXELS:,} pixels are enough)"
         )
     try:
-        pairs = DuplicatesFile.from_json(read_part(out / DUPLICATES_NAME)).pairs
+        pairs = DuplicatesFile.from_json(read_folder_file(out / DUPLICATES_NAME)).pairs
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{_path(out / DUPLICATES_NAME)} cannot be read ({error}). Run `octprep verify {_path(out)}`."

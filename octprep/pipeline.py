@@ -36,7 +36,7 @@ from octprep.format.manifest import (
     REPORT_NAME,
     Manifest,
     Shard,
-    read_part,
+    read_folder_file,
     version_differences,
 )
 from octprep.shards import cache, repair, workdir
@@ -204,7 +204,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
         report.write_report(job.out, job.src)
-    table = images_csv.decode(read_part(job.out / IMAGES_NAME))
+    table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
     return BuildResult(
         existing.manifest,
         built=bool(damaged),

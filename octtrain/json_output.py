@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from octprep.format.errors import OutputError
-from octprep.format.files import atomic_write, path_to_text
+from octprep.format.files import atomic_write
+from octprep.format.paths import path_to_text
 from octprep.terminal import say
 
 STDOUT = Path("-")

@@ -26,8 +26,8 @@ from octprep.format.errors import (
     StoppedError,
     UnreadableImage,
 )
-from octprep.format.files import path_to_text
 from octprep.format.manifest import version_differences
+from octprep.format.paths import path_to_text
 from octprep.terminal import discard_stdout, interrupts, printable
 from octprep.wording import listed, number
 from octtrain import predictions_csv

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from octprep.format import files
 from octprep.format.errors import OutputError, StoppedError
+from octprep.format.files import saving
+from octprep.format.locks import lock_file
 
 Row = list[str]
 
@@ -42,10 +43,10 @@ class PredictionsCsv:
         self.earlier = {path: row for path, row in self.earlier.items() if path not in removed}
         content = _encode([self.header, *self.earlier.values()])
         try:
-            with files.saving(self.path.resolve()) as part:
+            with saving(self.path.resolve()) as part:
                 part.write_bytes(content)
                 descriptor = os.open(part, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
-                files.lock_file(descriptor)
+                lock_file(descriptor)
         except OSError as error:
             raise self._not_written(error) from None
         os.close(self._descriptor)
@@ -135,7 +136,7 @@ def open_growing(path: Path, header: Sequence[str], model: str) -> Iterator[Pred
         raise OutputError(f"--csv {path} cannot be written ({error.strerror or error}); name another file.") from None
     rows = None
     try:
-        if not files.lock_file(descriptor):
+        if not lock_file(descriptor):
             raise OutputError(
                 f"another `octtrain predict` is writing to --csv {path}; wait for it, or name another file."
             )

@@ -1,15 +1,10 @@
-"""Files that are there whole or not at all, that outlast a power failure, and folders that one process writes to.
-
-Only the standard library is imported.
-"""
+"""Files that are complete or absent after a crash, and reads that never wait. Only the standard library is imported."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-import socket
 import stat
 import sys
 import time
@@ -19,14 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from octprep.format.errors import OutputError
+from octprep.format.paths import path_to_text
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-HAS_FLOCK = fcntl is not None
-OWNER_NAME = ".writing.json"  # says who writes to a folder, where the file system has no locks
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
 _PAUSES = (0.1, 0.4, 1.5)  # seconds before something is tried again
 
@@ -34,34 +23,34 @@ Result = TypeVar("Result")
 
 
 class NotReadable(Exception):
-    """A path that is no regular file, or a file that is too large to be read; the message says which."""
+    """A path that is not a regular file, or a file that is too large to be read; the message says which."""
 
 
 @contextmanager
 def saving(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """The path to write a file to, beside its own and with its ending; after the block it has its own name.
+    """The path to write a file to, next to its own and with its suffix; after the block it is renamed.
 
     After a crash the file holds either its old content or all of the new one. With durable that is so after a power
     failure as well: the file and its folder are synchronised to the disk. If the block fails nothing is left behind.
     """
-    part = path.with_name(f".part-{os.getpid()}-{path.name[-80:]}")
+    partial = path.with_name(f".part-{os.getpid()}-{path.name[-80:]}")
     try:
-        yield part
+        yield partial
         if durable:
-            sync(part)
-        part.replace(path)
+            sync(partial)
+        partial.replace(path)
     except BaseException:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         raise
     if durable:
         sync(path.parent)
 
 
 def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file so that it is there whole or not at all; lasting: also after a power failure (see `saving`)."""
-    with saving(path, durable=durable) as part:
-        part.write_bytes(data)
+    """Write a file that is complete or absent after a crash; durable: after a power failure too (see `saving`)."""
+    with saving(path, durable=durable) as partial:
+        partial.write_bytes(data)
 
 
 def sync(path: Path) -> None:
@@ -82,8 +71,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def clear_parts(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder; call it only while holding the folder's lock."""
+def remove_partial_files(folder: Path) -> None:
+    """Remove the partly written files of killed processes; call it only while holding the folder's lock."""
     with suppress(OSError):
         for path in folder.iterdir():
             if _PART.fullmatch(path.name):
@@ -92,10 +81,10 @@ def clear_parts(folder: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
-    """A regular file's content, and its status once it was read. A pipe, a device or a folder is never waited for.
+    """A regular file's content, and its status after reading. It never waits for a pipe or a device.
 
-    limit: the most bytes to read. Raises NotReadable for anything that is no regular file or is larger, OSError for
-    what the system says; ELOOP if the path is a link and follow_links is False.
+    limit: the most bytes to read. Raises NotReadable for anything that is not a regular file or is larger, OSError
+    as the system does; ELOOP if the path is a link and follow_links is False.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     if not follow_links:
@@ -122,10 +111,10 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
     return data, status
 
 
-def patiently(work: Callable[[], Result]) -> Result:
-    """What work() returns; where the machine fails it for a moment (OSError, MemoryError), it is tried again.
+def retry(work: Callable[[], Result]) -> Result:
+    """What work() returns, retried after OSError and MemoryError: 4 times in about 2 s.
 
-    Four times in about 2 s; then, and at once where a file is not there, the error is raised.
+    Raises the last error; at once for a missing file, a folder in place of a file, and a link that is not followed.
     """
     for pause in _PAUSES:
         try:
@@ -139,155 +128,29 @@ def patiently(work: Callable[[], Result]) -> Result:
     return work()
 
 
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Keep every other process out of a folder that exists, as long as the block runs.
-
-    what: who wants it, such as `octprep build`, for the message. The lock is the system's (flock on the folder), which
-    ends with its process however that ends. Where the file system has none, a file in the folder names the process and
-    its machine instead; on the same machine one that no longer runs is passed over. Raises OutputError if another
-    process has the folder.
-    """
-    descriptor, owner = _lock(folder, what), None
-    if descriptor is None:
-        owner = folder / OWNER_NAME
-        descriptor = _claim(owner, folder, what)
+def check_output_file(src: Path, option: str, path: Path) -> None:
+    """Raise OutputError if a file cannot be written, or must not be because it would lie in the source."""
+    named = f"{option} {path_to_text(str(path))}"
     try:
-        yield
-    finally:
-        os.close(descriptor)
-        if owner is not None:
-            with suppress(OSError):
-                owner.unlink()
-
-
-def _lock(folder: Path, what: str) -> int | None:
-    """The descriptor that holds the system's lock, or None if the file system has no locks."""
-    if not HAS_FLOCK:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.resolve().is_relative_to(src.resolve()):
+            raise OutputError(
+                f"{named} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
+            )
+        if path.is_dir():
+            raise OutputError(f"{named} is a folder; name a file.")
+        if not path.absolute().parent.is_dir():
+            raise OutputError(
+                f"{named} cannot be written: there is no folder {path_to_text(str(path.parent))}; make it first."
+            )
     except OSError as error:
-        os.close(descriptor)
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-            raise OutputError(f"another {what} is writing to {folder}; wait for it, or give another folder.") from None
-        return None
-    if (folder / OWNER_NAME).exists():  # written from a machine on which this disk has no locks
-        owner = _owner(folder / OWNER_NAME)
-        if owner is None or _runs(owner):
-            os.close(descriptor)
-            raise _taken(folder / OWNER_NAME, owner, folder, what)
-    return descriptor
+        raise OutputError(f"{named} cannot be written: {error.strerror or error}; name another file.") from None
+    except RuntimeError:
+        raise OutputError(f"{named} cannot be written: it is a link that leads to itself; name another file.") from None
 
 
-def lock_file(descriptor: int) -> bool:
-    """Keep an open file for this process until it is closed; False if another process has it, True where no file
-    system locks are.
-    """
-    if not HAS_FLOCK:
-        return True
+def write_output_file(option: str, path: Path, data: bytes) -> None:
+    """Write a file whole. Raises OutputError if it cannot be written."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        atomic_write(path, data)
     except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-    return True
-
-
-def _claim(path: Path, folder: Path, what: str) -> int:
-    """Name this process in a file, and hold that open. Raises OutputError if another is named that may still run."""
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-    for _ in range(3):
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            owner = _owner(path)
-            if owner is None or _runs(owner):
-                raise _taken(path, owner, folder, what) from None
-            try:
-                path.unlink(missing_ok=True)  # on Windows this fails as long as the other process has it open
-            except PermissionError:
-                raise _taken(path, owner, folder, what) from None
-            continue
-        os.write(descriptor, mine.encode())
-        return descriptor
-    raise _taken(path, _owner(path), folder, what)
-
-
-def _taken(path: Path, owner: dict[str, object] | None, folder: Path, what: str) -> OutputError:
-    by = f"process {owner['pid']} on {owner['host']}" if owner else "a process that it does not name"
-    return OutputError(
-        f"another {what} is writing to {folder}: {path} was written by {by}. Wait for it, or, if it no longer runs, "
-        "delete that file and run the same command again."
-    )
-
-
-def _owner(path: Path) -> dict[str, object] | None:
-    """Who is named in an owner's file, or None if it cannot be read."""
-    try:
-        owner = json.loads(path.read_bytes())
-        return {"host": str(owner["host"]), "pid": int(owner["pid"]), "started": str(owner["started"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _runs(owner: dict[str, object]) -> bool:
-    """Whether a process may still run: of another machine nothing is known."""
-    if owner["host"] != socket.gethostname():
-        return True
-    if sys.platform == "win32":
-        return False  # removing its file will fail if it does
-    pid = owner["pid"]
-    assert isinstance(pid, int)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return owner["started"] in ("", _started(pid))
-
-
-def _started(pid: int) -> str:
-    """When a process was started, as another one may have got its number since; "" where nothing says so."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def path_to_text(path: str) -> str:
-    """A path as text that UTF-8 and every table, terminal and page can hold, for any bytes a file system allows.
-
-    Control characters and bytes that are not UTF-8 become backslash, x and two hexadecimal digits, and a backslash
-    becomes two, so different paths never give equal text; `text_to_path` gives the path back. Other characters stay.
-    """
-    if path.isprintable() and "\\" not in path:
-        return path
-    return "".join(map(_escaped, path))
-
-
-def text_to_path(text: str) -> str:
-    """The path that `path_to_text` made text of. Raises ValueError if it made it of none."""
-    if "\\" not in text:
-        return text
-    if re.sub(r"\\\\|\\x[0-9a-f]{2}", "", text).count("\\"):
-        raise ValueError(f"a backslash in {text!r} is followed by neither another one nor x and two digits")
-    raw = re.sub(
-        rb"\\(\\|x[0-9a-f]{2})",
-        lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[1][1:], 16)]),
-        text.encode(),
-    )
-    return raw.decode(errors="surrogateescape")
-
-
-def _escaped(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if character.isprintable() or character == " ":
-        return character
-    code = ord(character)
-    if 0xD800 <= code <= 0xDFFF or code < 0xA0 or character in "\u2028\u2029":
-        errors = "surrogateescape" if 0xDC80 <= code <= 0xDCFF else "surrogatepass"
-        return "".join(f"\\x{byte:02x}" for byte in character.encode(errors=errors))
-    return character
+        raise OutputError(f"{option} {path_to_text(str(path))} cannot be written: {error.strerror or error}.") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from octprep.format.errors import ManifestError
-from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
+from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
 from octprep.format.measurements import ScanMeasurements
 
 COLUMNS = (
@@ -148,7 +148,7 @@ def read_checked(folder: Path, manifest: Manifest) -> Table:
     path = folder / IMAGES_NAME
     repair = "Copy the folder again, or repair it by the `octprep build` that made it."
     try:
-        data = read_part(path)
+        data = read_folder_file(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(

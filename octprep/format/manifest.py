@@ -136,7 +136,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            raw = read_json(read_part(path))
+            raw = read_json(read_folder_file(path))
         except (FileNotFoundError, NotADirectoryError):
             raise ManifestError(_no_manifest(folder)) from None
         except (OSError, ValueError) as error:
@@ -218,7 +218,7 @@ def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> lis
     ]
 
 
-def read_part(path: Path) -> bytes:
+def read_folder_file(path: Path) -> bytes:
     """The content of a folder's manifest.json, images.csv or duplicates.json.
 
     A pipe is not waited for, a link is not followed, and no more than 512 MB are read. Raises ValueError for these,

@@ -16,9 +16,9 @@ import numpy as np
 
 from octprep import preprocessing
 from octprep.arrays import Gray
-from octprep.format import files
 from octprep.format.errors import UnreadableImage
-from octprep.format.files import text_to_path
+from octprep.format.files import NotReadable, read_bytes
+from octprep.format.paths import text_to_path
 
 _QUALITY = 70  # of the JPEG
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
@@ -73,8 +73,8 @@ class SourceImages:
             outside = not any_place and not file.is_relative_to(self.folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:
                 return "not shown: it is not inside the source"
-            return files.read_bytes(file, preprocessing.MAX_BYTES)[0]
-        except files.NotReadable as error:
+            return read_bytes(file, preprocessing.MAX_BYTES)[0]
+        except NotReadable as error:
             return f"not shown: the file {error}"
         except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"

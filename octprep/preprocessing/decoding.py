@@ -17,8 +17,8 @@ import numpy as np
 import simplejpeg
 
 from octprep.arrays import Gray
-from octprep.format import files
 from octprep.format.errors import UnreadableImage
+from octprep.format.files import NotReadable, read_bytes, retry
 
 MAX_BYTES = 64_000_000  # of a file that is read; a B-scan has some 100 kB
 MAX_PIXELS = 64_000_000  # more is a decompression bomb or no B-scan
@@ -60,10 +60,10 @@ def read_image(path: Path) -> Gray:
     attempts; that says nothing about the image.
     """
     try:
-        data, _ = files.patiently(lambda: files.read_bytes(path, MAX_BYTES))
-    except files.NotReadable as error:
+        data, _ = retry(lambda: read_bytes(path, MAX_BYTES))
+    except NotReadable as error:
         raise UnreadableImage(str(error)) from None
-    return files.patiently(lambda: decode(data))
+    return retry(lambda: decode(data))
 
 
 def decode(data: bytes) -> Gray:

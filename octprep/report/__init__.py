@@ -14,7 +14,7 @@ from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.errors import OutputError, SourceError
 from octprep.format.files import atomic_write
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, read_part
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, Manifest, read_folder_file
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
 from octprep.source.listing import directory_problem
@@ -73,7 +73,7 @@ def write_report(folder: Path, src: Path | None = None, *, without_source: bool 
 def _read(path: Path, decode: Callable[[bytes], object], missing: list[str]) -> bytes | None:
     """A file's content, or None if it cannot be read or decoded; `missing` gets the reason."""
     try:
-        data = read_part(path)
+        data = read_folder_file(path)
         decode(data)
     except FileNotFoundError:
         missing.append(f"{path} is missing")
@@ -88,6 +88,6 @@ def _read(path: Path, decode: Callable[[bytes], object], missing: list[str]) -> 
 def _shows_source(page: Path) -> bool:
     """Whether there is a page with pictures of the source."""
     try:
-        return _SHOWS_SOURCE in read_part(page)
+        return _SHOWS_SOURCE in read_folder_file(page)
     except (OSError, ValueError):
         return False

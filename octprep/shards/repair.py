@@ -13,9 +13,10 @@ from pathlib import Path
 
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
-from octprep.format.files import NotReadable, read_bytes, text_to_path
+from octprep.format.files import NotReadable, read_bytes
 from octprep.format.images_csv import ScanRow
-from octprep.format.manifest import IMAGES_NAME, Manifest, read_part
+from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
+from octprep.format.paths import text_to_path
 from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
@@ -38,7 +39,7 @@ def changed_sources(
     candidates = [file for file in source.scan_files if not is_known or source.changed_ns[file.path] > newest]
     if not candidates:
         return []
-    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    table = images_csv.decode(read_folder_file(out / IMAGES_NAME))
     sha256 = {row.path: row.sha256 for row in table.scans}
     reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}  # unreadable when built
     changed = [file.path for file in candidates if file.path not in sha256 and file.path not in reasons]
@@ -115,7 +116,7 @@ def _plans_of(out: Path, manifest: Manifest, names: Collection[str]) -> dict[str
 def _scans_by_split(out: Path, manifest: Manifest) -> dict[str, list[Scan]]:
     """The scans that were planned into the shards of each split, undersampled ones included, from images.csv."""
     scans: dict[str, list[Scan]] = {split: [] for split in manifest.splits}
-    table = images_csv.decode(read_part(out / IMAGES_NAME))
+    table = images_csv.decode(read_folder_file(out / IMAGES_NAME))
     for row in table.rows:
         scans[row.split].append(_as_scan(row))
     for excluded in table.excluded:

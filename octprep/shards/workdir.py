@@ -24,7 +24,8 @@ from typing import Any
 
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
-from octprep.format.files import OWNER_NAME, atomic_write, clear_parts, locked, sync
+from octprep.format.files import atomic_write, remove_partial_files, sync
+from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -33,7 +34,7 @@ from octprep.format.manifest import (
     WORK_NAME,
     Manifest,
     Shard,
-    read_part,
+    read_folder_file,
     shard_problem,
 )
 
@@ -101,9 +102,9 @@ def locked_workdir(out: Path) -> Iterator[Path]:
 def begin(work: Path, config: BuildConfig) -> None:
     """Make the work folder, or keep the one of an interrupted build: its receipts say what of it can be used."""
     work.mkdir(exist_ok=True)
-    clear_parts(work.parent)
+    remove_partial_files(work.parent)
     for folder in work.glob("**/"):
-        clear_parts(folder)
+        remove_partial_files(folder)
     if not (work.parent / MANIFEST_NAME).exists():
         for path in _shards(work.parent):  # published by a build that was killed before its manifest
             kept = work / "shards" / path.parent.name / path.name
@@ -171,7 +172,7 @@ def find_damage(out: Path, manifest: Manifest) -> list[Damage]:
     damage = [] if manifest.digest_ok else [Damage(MANIFEST_NAME, "was changed after it was written", False)]
     for name, digest in ((IMAGES_NAME, manifest.images_sha256), (DUPLICATES_NAME, manifest.duplicates_sha256)):
         try:
-            if hashlib.sha256(read_part(out / name)).hexdigest() != digest:
+            if hashlib.sha256(read_folder_file(out / name)).hexdigest() != digest:
                 damage.append(Damage(name, "was changed after it was written", False))
         except ValueError as error:
             damage.append(Damage(name, f"cannot be read: {error}", False))
@@ -211,9 +212,9 @@ def keep_newest_source_ns(folder: Path, newest: int) -> None:
 def clean_up(out: Path) -> None:
     """Remove the work folder and half-written files of a finished folder. What cannot be removed stays."""
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
-    clear_parts(out)
+    remove_partial_files(out)
     for split in {shard.parent for shard in _shards(out)}:
-        clear_parts(split)
+        remove_partial_files(split)
 
 
 def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:

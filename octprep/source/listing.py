@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
-from octprep.format.files import path_to_text, text_to_path
 from octprep.format.names import LABEL, parse_scan_name
+from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, ScanFile, SourceListing, parse_scan_path
 from octprep.source.published import KERMANY_CLASSES
 from octprep.source.walk import RegularFile, UnreadEntry, Walk

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from octprep import preprocessing
 from octprep.arrays import Gray
-from octprep.format import files
 from octprep.format.errors import OctError, StoppedError, UnreadableImage
-from octprep.format.files import path_to_text, text_to_path
+from octprep.format.files import NotReadable, read_bytes, retry
+from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, Scan, ScanFile
 
 Result = TypeVar("Result")
@@ -35,10 +35,10 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
         return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit} MB")
     path = src / text_to_path(scan_file.path)
     try:
-        data, status = files.read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
+        data, status = read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
     except (FileNotFoundError, NotADirectoryError):
         raise _not_as_listed(path, "is gone") from None
-    except files.NotReadable as error:
+    except NotReadable as error:
         raise _not_as_listed(path, str(error)) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -77,7 +77,7 @@ def with_retries(src: Path, scan_file: ScanFile, work: Callable[[Path, ScanFile]
 
     shown = path_to_text(str(src / text_to_path(scan_file.path)))
     try:
-        return files.patiently(attempt)
+        return retry(attempt)
     except OctError:
         raise
     except OSError as error:

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from octprep.format.errors import SourceError
-from octprep.format.files import path_to_text, patiently
+from octprep.format.files import retry
+from octprep.format.paths import path_to_text
 from octprep.source.files import Exclusion
 
 _MAX_LINK_DEPTH = 4  # links to folders, one behind the other, that are followed
@@ -60,7 +61,7 @@ class Walk:
         while self._folders:
             folder, real_paths = self._folders.pop()
             try:
-                entries = patiently(partial(_entries, src / folder))
+                entries = retry(partial(_entries, src / folder))
             except OSError as error:
                 self._add_unread(folder, error, is_file=False)
                 continue

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from octprep.format.errors import OutputError
-from octprep.format.files import OWNER_NAME, locked
+from octprep.format.locks import OWNER_NAME, locked
 
 _PART_NAME = ".octprep-synthesize"  # the subfolder from which an existing empty folder is filled
 _MOVED_NAME = "moved.json"  # in it: the names that are moved up in the end

@@ -28,7 +28,7 @@ from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.images_csv import Table
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_part
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels
 from octprep.shards.tfrecord import RecordError
@@ -130,7 +130,7 @@ def verify(folder: Path | str, *, workers: int | None = None, progress: Progress
 def _check_manifest_bytes(folder: Path, manifest: Manifest) -> Iterator[Violation]:
     if not manifest.digest_ok:
         yield Violation(5, MANIFEST_NAME, "was changed after it was written: its digest does not match")
-    elif read_part(folder / MANIFEST_NAME) != manifest.to_bytes():
+    elif read_folder_file(folder / MANIFEST_NAME) != manifest.to_bytes():
         yield Violation(5, MANIFEST_NAME, "was rewritten: it says the same, but not in the bytes that octprep writes")
 
 
@@ -139,7 +139,7 @@ def _read_checked(
 ) -> Content | None:
     """What images.csv or duplicates.json holds, or None; reports one that cannot be read or was changed."""
     try:
-        data = read_part(path)
+        data = read_folder_file(path)
         content = decode(data)
     except FileNotFoundError:
         violations.append(Violation(2, path.name, "is missing"))

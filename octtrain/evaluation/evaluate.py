@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
-from octprep.format.files import path_to_text
 from octprep.format.manifest import Manifest
+from octprep.format.paths import path_to_text
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import json_output

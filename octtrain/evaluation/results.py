@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format.errors import OutputError
-from octprep.format.files import atomic_write, path_to_text
+from octprep.format.files import atomic_write
+from octprep.format.paths import path_to_text
 from octtrain.evaluation.metrics import Report
 from octtrain.evaluation.target import EvaluationTarget
 from octtrain.json_output import encode

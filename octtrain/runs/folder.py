@@ -17,7 +17,7 @@ import keras
 
 from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
-from octprep.format.files import NotReadable, atomic_write, clear_parts, read_bytes, sync
+from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, sync
 from octtrain import runtime
 from octtrain.runs import exposure, history
 from octtrain.runs.exposure import EXPOSURE_NAME, INITIAL_WEIGHTS, Exposure
@@ -96,7 +96,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / "checkpoints"):
-            clear_parts(folder)
+            remove_partial_files(folder)
         if not (self.path / CONFIG_NAME).exists():
             own_exposure = self._exposure()
             try:

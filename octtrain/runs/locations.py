@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from octprep.format.errors import OutputError, SourceError
-from octprep.format.files import OWNER_NAME, NotReadable, locked, read_bytes
+from octprep.format.files import NotReadable, read_bytes
+from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import MANIFEST_NAME
 from octtrain.runs.exposure import EXPOSURE_NAME
 from octtrain.runs.history import MAX_BYTES

@@ -24,7 +24,7 @@ import keras
 
 from octprep.format.errors import ManifestError, SettingError, SourceError
 from octprep.format.files import NotReadable, read_bytes
-from octprep.format.manifest import MANIFEST_NAME, Manifest, read_part
+from octprep.format.manifest import MANIFEST_NAME, Manifest, read_folder_file
 from octtrain import runtime
 from octtrain.config import FitConfig, is_own_model
 from octtrain.model_files import check_weights, keras_version
@@ -105,7 +105,7 @@ class Run:
         path = self.folder / EXPOSURE_NAME
         raw = read_config(self.folder)
         try:
-            content = read_part(path)
+            content = read_folder_file(path)
             if hashlib.sha256(content).hexdigest() != raw["exposure_sha256"]:
                 raise ValueError(f"its SHA-256 is not the one in {CONFIG_NAME}")
             return Exposure(exposure.decode(content), bool(raw["exposure_complete"]))

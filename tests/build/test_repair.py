@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from octprep import preprocessing
-from octprep.format import files, images_csv
+from octprep.format import images_csv, locks
 from octprep.format.errors import Notice, OutputError
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest
 from octprep.pipeline import build
@@ -99,7 +99,7 @@ def read_only(out):
 
 @pytest.mark.parametrize("has_flock", [True, False])
 def test_a_finished_folder_may_be_read_only(source, shards, read_only, has_flock, monkeypatch):
-    monkeypatch.setattr(files, "HAS_FLOCK", has_flock)
+    monkeypatch.setattr(locks, "HAS_FLOCK", has_flock)
     assert not build(source, read_only, CONFIG, workers=1).built
     assert files_of(read_only) == files_of(shards)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from octprep.duplicates import search
-from octprep.format import files
 from octprep.format.errors import OutputError, SourceError, StoppedError
+from octprep.format.locks import locked
 from octprep.format.manifest import MANIFEST_NAME
 from octprep.pipeline import build
 from tests.worlds.archive import files_of
@@ -39,7 +39,7 @@ def test_an_empty_volume_can_be_built_in(source, shards, tmp_path):
 
 
 def test_a_folder_that_another_build_has_locked_is_an_error(source, shards):
-    with files.locked(shards, "octprep build"), pytest.raises(OutputError, match="another octprep build is writing"):
+    with locked(shards, "octprep build"), pytest.raises(OutputError, match="another octprep build is writing"):
         build(source, shards, CONFIG, workers=1)
 
 

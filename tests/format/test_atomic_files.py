@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octprep.format import files
+from octprep.format import locks
 from octprep.format.errors import OutputError
+from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, saving
+from octprep.format.locks import OWNER_NAME, locked
+from octprep.format.paths import path_to_text, text_to_path
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from octprep.format import files
+from octprep.format import locks
 if sys.argv[2] == "no-flock":
-    files.HAS_FLOCK = False
-with files.locked(Path(sys.argv[1]), "program"):
+    locks.HAS_FLOCK = False
+with locks.locked(Path(sys.argv[1]), "program"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -34,31 +37,31 @@ def holder(folder, kind):
 @pytest.mark.parametrize("kind", ["flock", "no-flock"])
 def test_a_folder_is_locked_until_its_process_ends_however_it_ends(tmp_path, monkeypatch, kind):
     if kind == "no-flock":
-        monkeypatch.setattr(files, "HAS_FLOCK", False)
+        monkeypatch.setattr(locks, "HAS_FLOCK", False)
     process = holder(tmp_path, kind)
     try:
-        with pytest.raises(OutputError, match="another program is writing to"), files.locked(tmp_path, "program"):
+        with pytest.raises(OutputError, match="another program is writing to"), locked(tmp_path, "program"):
             pass
     finally:
         process.kill()
         process.communicate()
-    with files.locked(tmp_path, "program"):
+    with locked(tmp_path, "program"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_of_another_machine_is_named_with_the_way_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.socket, "gethostname", lambda: "elsewhere")
-    (tmp_path / files.OWNER_NAME).write_text('{"host": "node-7", "pid": 12, "started": ""}')
-    with pytest.raises(OutputError, match=r"process 12 on node-7.*delete that file"), files.locked(tmp_path, "program"):
+    monkeypatch.setattr(locks.socket, "gethostname", lambda: "elsewhere")
+    (tmp_path / OWNER_NAME).write_text('{"host": "node-7", "pid": 12, "started": ""}')
+    with pytest.raises(OutputError, match=r"process 12 on node-7.*delete that file"), locked(tmp_path, "program"):
         pass
-    assert (tmp_path / files.OWNER_NAME).exists()
+    assert (tmp_path / OWNER_NAME).exists()
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.saving(path) as part:
+    with pytest.raises(RuntimeError), saving(path) as part:
         part.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -72,7 +75,7 @@ def test_what_is_written_is_synchronised_before_it_gets_its_name_and_its_folder_
         os, "fsync", lambda fd: (order.append((str(Path(f"/proc/self/fd/{fd}").readlink()), path.exists())), fsync(fd))
     )
     path = tmp_path / "a.json"
-    files.atomic_write(path, b"new")
+    atomic_write(path, b"new")
     (first, named_before), (second, named_after) = order
     assert ".part-" in first and not named_before
     assert second == str(tmp_path) and named_after
@@ -81,7 +84,7 @@ def test_what_is_written_is_synchronised_before_it_gets_its_name_and_its_folder_
 def test_half_written_files_are_cleared_and_nothing_else(tmp_path):
     for name in (".part-12-a.json", ".part-a.json", "part-12-b", "a.json"):
         (tmp_path / name).write_text("x")
-    files.clear_parts(tmp_path)
+    remove_partial_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".part-a.json", "a.json", "part-12-b"]
 
 
@@ -92,18 +95,18 @@ def test_a_pipe_is_never_waited_for_and_a_large_file_never_read(tmp_path):
     (tmp_path / "link").symlink_to("large")
     start = time.monotonic()
     for name, reason in (("pipe", "not a regular file"), ("large", "50,000,000,000 bytes"), (".", "not a regular")):
-        with pytest.raises(files.NotReadable, match=reason):
-            files.read_bytes(tmp_path / name, 1000)
+        with pytest.raises(NotReadable, match=reason):
+            read_bytes(tmp_path / name, 1000)
     assert time.monotonic() - start < 5
     with pytest.raises(OSError, match="symbolic"):
-        files.read_bytes(tmp_path / "link", 1000, follow_links=False)
+        read_bytes(tmp_path / "link", 1000, follow_links=False)
 
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda raw: b"\0" not in raw))
 def test_any_path_becomes_text_that_gives_it_back(raw):
     path = raw.decode(errors="surrogateescape")
-    text = files.path_to_text(path)
-    assert files.text_to_path(text) == path
+    text = path_to_text(path)
+    assert text_to_path(text) == path
     assert not any(ord(character) < 32 for character in text)
     text.encode()
 
@@ -111,4 +114,4 @@ def test_any_path_becomes_text_that_gives_it_back(raw):
 def test_text_that_no_path_became_is_refused():
     for text in (r"a\b", "\\", r"\x4", r"\xZZ"):
         with pytest.raises(ValueError, match="backslash"):
-            files.text_to_path(text)
+            text_to_path(text)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from octprep import cli, console
 from octprep.duplicates import search
-from octprep.format import outputs
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
+from octprep.format.files import write_output_file
 from octprep.inspection import checks, inspect, page, similarity, text
 from octprep.inspection.features import stored_pixels
 from octprep.source.published import PUBLISHED, PublishedDataset
@@ -146,7 +146,7 @@ def test_nothing_is_written_under_the_source_or_to_a_folder(tmp_path, option):
         assert message in str(done.exception)
     assert files_of(tmp_path) == before
     with pytest.raises(OutputError, match="cannot be written"):
-        outputs.write(option, tmp_path / "none" / "a", b"")
+        write_output_file(option, tmp_path / "none" / "a", b"")
 
 
 def test_a_source_without_a_readable_scan_is_an_error(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from octprep.format.errors import OutputError, SourceError
-from octprep.format.files import locked
+from octprep.format.locks import locked
 from octprep.format.manifest import Manifest
 from octtrain.runs.locations import latest_run, lock_run, new_run
 from octtrain.runs.run import Run

@@ -12,8 +12,8 @@ from octprep import duplicates, report
 from octprep.duplicates import Distances
 from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.file import REASONS, DuplicatesFile
-from octprep.format.files import path_to_text
 from octprep.format.manifest import DUPLICATES_NAME
+from octprep.format.paths import path_to_text
 from octprep.html.text import visible
 from octprep.pipeline import build
 from octprep.report import duplicates as duplicate_pairs

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from octprep.format import files, images_csv
+from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SourceError
-from octprep.format.files import path_to_text, text_to_path
+from octprep.format.paths import path_to_text, text_to_path
 from octprep.pipeline import build
 from octprep.source.files import MACOS_METADATA
 from octprep.source.listing import list_source
@@ -105,4 +105,4 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
             images_csv.decode(bad)
     table = images_csv.decode(good)
     assert images_csv.encode([*table.rows, *table.excluded]) == good
-    assert files.path_to_text("a\rb") == "a\\x0db"
+    assert path_to_text("a\rb") == "a\\x0db"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from octprep import synthetic
-from octprep.format import files
+from octprep.format import locks
 from octprep.format.errors import OutputError
+from octprep.format.locks import locked
 from octprep.synthetic import dataset
 from tests.worlds.archive import files_of
 
@@ -34,7 +35,7 @@ def draw(out):
 def test_two_processes_do_not_draw_into_one_folder(tmp_path, few):
     (tmp_path / "out").mkdir()
     with (
-        files.locked(tmp_path / "out", "octprep synthesize"),
+        locked(tmp_path / "out", "octprep synthesize"),
         pytest.raises(OutputError, match="another octprep synthesize"),
     ):
         draw(tmp_path / "out")
@@ -43,7 +44,7 @@ def test_two_processes_do_not_draw_into_one_folder(tmp_path, few):
 
 @pytest.mark.parametrize("has_flock", [True, False])
 def test_the_working_folder_and_an_empty_volume_can_be_drawn_into(tmp_path, few, monkeypatch, has_flock):
-    monkeypatch.setattr(files, "HAS_FLOCK", has_flock)
+    monkeypatch.setattr(locks, "HAS_FLOCK", has_flock)
     draw(tmp_path / "new")
     for name in ("here", "volume"):
         (tmp_path / name).mkdir()

@@ -1,0 +1,42 @@
+"""Paths as text that any table, terminal and page can hold. Only the standard library is imported."""
+
+from __future__ import annotations
+
+import re
+
+
+def path_to_text(path: str) -> str:
+    """A path as text that UTF-8 and every table, terminal and page can hold, for any bytes a file system allows.
+
+    Control characters and bytes that are not UTF-8 become backslash, x and two hexadecimal digits, and a backslash
+    becomes two, so different paths never give equal text; `text_to_path` is the inverse. Other characters stay.
+    """
+    if path.isprintable() and "\\" not in path:
+        return path
+    return "".join(map(_escaped, path))
+
+
+def text_to_path(text: str) -> str:
+    """The inverse of `path_to_text`. Raises ValueError for text that it does not give."""
+    if "\\" not in text:
+        return text
+    if re.sub(r"\\\\|\\x[0-9a-f]{2}", "", text).count("\\"):
+        raise ValueError(f"a backslash in {text!r} is followed by neither another one nor x and two digits")
+    raw = re.sub(
+        rb"\\(\\|x[0-9a-f]{2})",
+        lambda match: b"\\" if match[1] == b"\\" else bytes([int(match[1][1:], 16)]),
+        text.encode(),
+    )
+    return raw.decode(errors="surrogateescape")
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable() or character == " ":
+        return character
+    code = ord(character)
+    if 0xD800 <= code <= 0xDFFF or code < 0xA0 or character in "\u2028\u2029":
+        errors = "surrogateescape" if 0xDC80 <= code <= 0xDCFF else "surrogatepass"
+        return "".join(f"\\x{byte:02x}" for byte in character.encode(errors=errors))
+    return character
