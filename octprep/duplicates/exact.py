@@ -96,13 +96,13 @@ def drop_label_conflicts(scans: Iterable[Scan], on_conflict: str = "drop") -> tu
 
 
 def _precedence(scan: Scan) -> tuple[int, str]:
-    return _PRECEDENCE.index(scan.folder), scan.path
+    return _PRECEDENCE.index(scan.source_split), scan.path
 
 
 def _labels_that_count(by_precedence: Sequence[Scan]) -> list[str]:
     """The classes of duplicates, sorted; where one is in the test folder, those of the test folder alone."""
-    in_test = by_precedence[0].folder == "test"
-    return sorted({scan.label for scan in by_precedence if scan.folder == "test" or not in_test})
+    in_test = by_precedence[0].source_split == "test"
+    return sorted({scan.label for scan in by_precedence if scan.source_split == "test" or not in_test})
 
 
 def _survivors(by_precedence: Sequence[Scan], on_conflict: str) -> Mapping[str, Scan]:

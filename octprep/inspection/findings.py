@@ -92,9 +92,9 @@ def collect_findings(
     folders = list(count_by_split_and_class(scans))
     return Findings(
         patient_leaks=_patient_leaks(scans, labels),
-        content_leaks=tuple(same for same in duplicates if len({scan.folder for scan in same.scans}) > 1),
+        content_leaks=tuple(same for same in duplicates if len({scan.source_split for scan in same.scans}) > 1),
         near_duplicate_leaks=tuple(
-            pair for pair in near_pairs if by_path[pair.first].folder != by_path[pair.second].folder
+            pair for pair in near_pairs if by_path[pair.first].source_split != by_path[pair.second].source_split
         ),
         overlaps=tuple(_overlap(folder, groups) for folder in folders) if folders != [""] else (),
         merged_ids=tuple(_merged_ids(groups, sorted([*exact_pairs, *near_pairs]))),
@@ -118,7 +118,7 @@ def _labels_of_patients(scans: Iterable[Scan]) -> dict[str, tuple[str, ...]]:
 def _patient_leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]]) -> tuple[PatientLeak, ...]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for scan in scans:
-        counts[scan.patient][scan.folder] += 1
+        counts[scan.patient][scan.source_split] += 1
     return tuple(
         PatientLeak(patient, dict(sorted(counts[patient].items())), classes)
         for patient, classes in labels.items()
@@ -134,7 +134,7 @@ def _duplicate_set(scans: Sequence[Scan]) -> DuplicateSet:
 def _overlap(folder: str, groups: Iterable[PatientGroup]) -> SplitOverlap:
     scan_count = shared_scans = 0
     for group in groups:
-        in_folder = sum(scan.folder == folder for scan in group.scans)
+        in_folder = sum(scan.source_split == folder for scan in group.scans)
         scan_count += in_folder
         if in_folder < len(group.scans):
             shared_scans += in_folder
@@ -151,6 +151,6 @@ def _merged_ids(groups: Iterable[PatientGroup], pairs: Sequence[DuplicatePair]) 
     for group in groups:
         ids = sorted({scan.patient for scan in group.scans}, key=numeric_order)
         if len(ids) > 1:
-            folders = tuple(sorted({scan.folder for scan in group.scans}))
+            folders = tuple(sorted({scan.source_split for scan in group.scans}))
             merged.append(MergedIds(tuple(ids), len(group.scans), folders, tuple(pairs_of[group.key])))
     return sorted(merged, key=lambda ids: numeric_order(ids.patients[0]))

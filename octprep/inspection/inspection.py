@@ -50,7 +50,7 @@ class Inspection:
         """Patient ids per folder and class."""
         ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         for scan in self.scans:
-            ids[scan.folder, scan.label].add(scan.patient)
+            ids[scan.source_split, scan.label].add(scan.patient)
         return {folder: {label: len(ids[folder, label]) for label in row} for folder, row in self.images.items()}
 
     @property

@@ -116,7 +116,7 @@ def _counts(inspection: Inspection) -> list[tuple[str, str, list[int], int]]:
     rows = []
     for folder, scans in inspection.images.items():
         name = folder or "(no split folders)"
-        ids = len({scan.patient for scan in inspection.scans if scan.folder == folder})
+        ids = len({scan.patient for scan in inspection.scans if scan.source_split == folder})
         rows.append((name, "scans", list(scans.values()), sum(scans.values())))
         rows.append((name, "patient ids", list(inspection.patients[folder].values()), ids))
     return rows
@@ -132,7 +132,7 @@ def _galleries(src: Path, inspection: Inspection, pixels: PixelFindings) -> dict
     def severity(pair: DuplicatePair) -> tuple[bool, bool, float, DuplicatePair]:
         """Sorts pairs in two folders first, then pairs under two classes, then by correlation."""
         first, second = by_path[pair.first], by_path[pair.second]
-        return first.folder == second.folder, first.label == second.label, -pair.correlation, pair
+        return first.source_split == second.source_split, first.label == second.label, -pair.correlation, pair
 
     near_duplicates = sorted(pixels.similarity.duplicates, key=severity)
     return {
@@ -148,14 +148,14 @@ def _galleries(src: Path, inspection: Inspection, pixels: PixelFindings) -> dict
 
 def _card(source: SourceImages, caption: str, scans: Sequence[Scan]) -> Card:
     tags = [
-        *["in two folders"] * (len({scan.folder for scan in scans}) > 1),
+        *["in two folders"] * (len({scan.source_split for scan in scans}) > 1),
         *["under two classes"] * (len({scan.label for scan in scans}) > 1),
     ]
     return Card(caption, " and ".join(tags), tuple(_card_scan(source, scan) for scan in scans))
 
 
 def _card_scan(source: SourceImages, scan: Scan) -> CardScan:
-    about = f"{scan.label}, patient {scan.patient}{f', in {scan.folder}' if scan.folder else ''}"
+    about = f"{scan.label}, patient {scan.patient}{f', in {scan.source_split}' if scan.source_split else ''}"
     alt = f"Source of {scan.path}, {scan.width} x {scan.height} pixels"
     return CardScan(scan.path, about, pictures.whole(source, scan.path, scan.sha256, alt, _MAX_PICTURE_WIDTH))
 

@@ -110,13 +110,13 @@ def measure_similarity(
 
 def within_patient_pairs(scans: Iterable[Scan]) -> list[ScanPair]:
     """All pairs of one patient's scans of one class with consecutive numbers, other than exact duplicates."""
-    ordered = sorted(scans, key=lambda scan: (scan.patient, scan.label, scan.number, scan.path))
+    ordered = sorted(scans, key=lambda scan: (scan.patient, scan.label, scan.image_number, scan.path))
     return [
         (first, second)
         for first, second in pairwise(ordered)
         if (first.patient, first.label) == (second.patient, second.label)
         and first.pixels != second.pixels
-        and first.number != second.number
+        and first.image_number != second.image_number
     ]
 
 

@@ -35,7 +35,7 @@ def few_patients_sentences(inspection: Inspection) -> list[str]:
     """Which folders have too few patients of a class to say much; merged ids count as one patient."""
     groups: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for scan in inspection.scans:
-        name = scan.folder or ("the source" if not inspection.has_splits else "no folder")
+        name = scan.source_split or ("the source" if not inspection.has_splits else "no folder")
         groups[name][scan.label].add(inspection.group_of[scan.path])
     return balance.describe_few_patients(
         {name: {label: len(keys) for label, keys in of_folder.items()} for name, of_folder in groups.items()}

@@ -60,7 +60,7 @@ def _record(task: ShardTask, item: CachedScan, repeat: int) -> Record:
         label=task.class_names.index(scan.label),
         patient=scan.patient,
         path=scan.path,
-        number=scan.number,
+        number=scan.image_number,
         sha256=scan.sha256,
         source_size=(scan.height, scan.width),
         affine=geometry.affine,

@@ -32,8 +32,8 @@ class ScanFile:
     path: str  # relative to the source, with forward slashes, as text (`path_to_text`): the key
     label: str  # class, upper case
     patient: str  # the bare id
-    number: int  # of the image within the patient
-    folder: str  # train, val or test, or "" where the source has only class folders
+    image_number: int  # of the image within the patient
+    source_split: str  # train, val or test, or "" where the source has only class folders
     bytes: int
     modified_ns: int = field(default=-1, kw_only=True, compare=False)  # ns since 1970, when listed; -1: not known
     linked: bool = field(default=False, kw_only=True, compare=False)  # a followed link, or behind one
@@ -95,7 +95,7 @@ def parse_scan_path(
 
 def count_by_split_and_class(scans: Iterable[ScanFile]) -> dict[str, dict[str, int]]:
     """Images per split folder and class; every folder has every class, with 0 where there is none."""
-    counts = Counter((scan.folder, scan.label) for scan in scans)
+    counts = Counter((scan.source_split, scan.label) for scan in scans)
     folders = sorted({folder for folder, _ in counts}, key=lambda folder: [*SOURCE_SPLITS, ""].index(folder))
     labels = sorted({label for _, label in counts})
     return {folder: {label: counts[folder, label] for label in labels} for folder in folders}

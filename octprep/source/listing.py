@@ -132,7 +132,7 @@ def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path
 def _check_nothing_missed(walk: Walk, root: str, scan_files: Sequence[ScanFile]) -> None:
     """Raise SourceError if scans may be missing because a link was not followed or a folder cannot be read."""
     labels = {*KERMANY_CLASSES, *(scan_file.label for scan_file in scan_files)}
-    has_splits = any(scan_file.folder for scan_file in scan_files)
+    has_splits = any(scan_file.source_split for scan_file in scan_files)
     missed = [entry for entry in walk.unread if _may_hold_scans(walk, entry, root, labels, has_splits)]
     if not missed:
         return
@@ -196,7 +196,7 @@ def _drop_repeated_links(
     first: dict[tuple[str, ...], ScanFile] = {}
     exclusions: list[Exclusion] = []
     for scan_file in sorted(scan_files, key=lambda scan_file: (scan_file.linked, scan_file.path)):
-        identity = (real_paths[scan_file.path], scan_file.folder, scan_file.label, scan_file.patient)
+        identity = (real_paths[scan_file.path], scan_file.source_split, scan_file.label, scan_file.patient)
         kept = first.setdefault(identity, scan_file)
         if kept is not scan_file:
             exclusions.append(Exclusion(scan_file.path, f"link to a scan that is listed already: {kept.path}"))

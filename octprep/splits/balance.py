@@ -40,7 +40,7 @@ def deviations_from_splits(splits: Splits, config: BuildConfig) -> list[ClassDev
     for split, members in splits.members.items():
         for scan in members:
             counts[split, splits.group_of[scan.path]][scan.label] += 1
-    has_test = any(scan.folder == "test" for scan in splits.members.get("test", ()))
+    has_test = any(scan.source_split == "test" for scan in splits.members.get("test", ()))
     return _largest_deviations(counts, config, has_test=has_test)
 
 

@@ -46,7 +46,7 @@ def resolve_auto(strategy: Strategy, scans: Iterable[ScanFile]) -> Strategy:
     """The strategy that `auto` means for these scans: `keep-test` where they have a test folder, else `by-patient`."""
     if strategy != "auto":
         return strategy
-    return "keep-test" if any(scan.folder == "test" for scan in scans) else "by-patient"
+    return "keep-test" if any(scan.source_split == "test" for scan in scans) else "by-patient"
 
 
 def split_scans(
@@ -112,14 +112,15 @@ def _take_as_given(
 
 def _split_as_given(scans: Sequence[Scan]) -> tuple[_Parts, list[Exclusion]]:
     """The source's folders."""
-    folders = [name for name in SOURCE_SPLITS if any(scan.folder == name for scan in scans)]
+    folders = [name for name in SOURCE_SPLITS if any(scan.source_split == name for scan in scans)]
     if "train" not in folders or "test" not in folders:
         raise SourceError(
             f"--split as-given takes the folders train and test as they are, but the source has "
             f"{' and '.join(folders) or 'only class folders'}; use --split by-patient."
         )
-    parts = {name: [scan for scan in scans if scan.folder == name] for name in folders}
-    return parts, [Exclusion(scan.path, "not in train, val or test") for scan in scans if scan.folder not in folders]
+    parts = {name: [scan for scan in scans if scan.source_split == name] for name in folders}
+    others = [scan for scan in scans if scan.source_split not in folders]
+    return parts, [Exclusion(scan.path, "not in train, val or test") for scan in others]
 
 
 def _split_from_file(scans: Sequence[Scan], split_file: SplitFile) -> tuple[_Parts, list[Exclusion]]:
@@ -223,7 +224,7 @@ def _split_kfold(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_
 
 
 def _has_test(groups: Iterable[PatientGroup]) -> bool:
-    return any(scan.folder == "test" for group in groups for scan in group.scans)
+    return any(scan.source_split == "test" for group in groups for scan in group.scans)
 
 
 def _scans(assigned: Mapping[str, Iterable[PatientGroup]]) -> _Parts:
@@ -241,7 +242,7 @@ def _hold_out_test(
     rest: list[PatientGroup] = []
     exclusions: list[Exclusion] = []
     for group in groups:
-        tested = [scan for scan in group.scans if scan.folder == "test"]
+        tested = [scan for scan in group.scans if scan.source_split == "test"]
         if not tested:
             rest.append(group)
             continue
@@ -252,7 +253,7 @@ def _hold_out_test(
             if scan.patient in patients
             else Exclusion(scan.path, f"in one group with a patient of the test set: {listed(sorted(patients), 20)}")
             for scan in group.scans
-            if scan.folder != "test"
+            if scan.source_split != "test"
         ]
     _require_classes(test, rest, targets, {scan.label for group in groups for scan in group.scans})
     return test, rest, exclusions
@@ -389,7 +390,7 @@ def capped_counts(counts: Mapping[str, int], limit: int) -> dict[str, int]:
 def _evenly_spaced(scans: Sequence[Scan], limit: int) -> Sequence[Scan]:
     """At most `limit` scans of one patient: of each class the capped count, at the middles of equal intervals."""
     by_class: dict[str, list[Scan]] = defaultdict(list)
-    for scan in sorted(scans, key=lambda scan: (scan.number, scan.path)):
+    for scan in sorted(scans, key=lambda scan: (scan.image_number, scan.path)):
         by_class[scan.label].append(scan)
     kept = capped_counts({label: len(members) for label, members in by_class.items()}, limit)
     return [

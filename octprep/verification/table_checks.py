@@ -145,8 +145,8 @@ def _scan_differences(row: ScanRow, groups: Mapping[str, str] | None, manifest: 
         for column, cell, in_path in (
             ("class", row.label, named.label),
             ("patient", row.patient, named.patient),
-            ("image_number", row.image_number, named.number),
-            ("source_split", row.source_split, named.folder),
+            ("image_number", row.image_number, named.image_number),
+            ("source_split", row.source_split, named.source_split),
         ):
             if cell != in_path:
                 yield f"{column} and path", f"says {column} {cell or 'none'}, but its path says {in_path or 'none'}"

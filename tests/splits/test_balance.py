@@ -102,7 +102,7 @@ def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, lim
                 "label": one.label,
                 "patient": one.patient,
                 "patient_group": splits.group_of[one.path],
-                "source_split": one.folder,
+                "source_split": one.source_split,
             }
             if one.path in reasons:
                 row = scan_row(one.path, **columns)
@@ -121,7 +121,7 @@ def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, lim
 
 
 def test_kfold_without_a_test_folder_has_a_deviation_for_both_of_its_assignments():
-    population = [one for one in scans(archive(9)) if one.folder != "test"]
+    population = [one for one in scans(archive(9)) if one.source_split != "test"]
     settled = config("kfold", folds=3)
     deviations = deviations_from_splits(split_scans(population, settled), settled)
     assert [deviation.splits for deviation in deviations] == [("rest", "test"), ("fold0", "fold1", "fold2")]

@@ -127,7 +127,9 @@ def test_auto_keeps_the_test_folder_where_there_is_one_and_else_groups_all_patie
 def test_the_test_folder_is_kept_whole_and_its_patients_are_not_in_training():
     names = [*archive(), "train/CNV-50-7", "val/CNV-50-8", "train/NORMAL-0-9"]
     splits = split_scans(scans(names), config("keep-test"))
-    assert {one.path for one in splits.members["test"]} == {one.path for one in scans(names) if one.folder == "test"}
+    assert {one.path for one in splits.members["test"]} == {
+        one.path for one in scans(names) if one.source_split == "test"
+    }
     assert {(exclusion.path, exclusion.reason) for exclusion in splits.excluded} == {
         ("train/CNV/CNV-50-7.jpeg", "its patient is in the test set"),
         ("val/CNV/CNV-50-8.jpeg", "its patient is in the test set"),
@@ -146,7 +148,7 @@ def test_kfold_puts_every_training_scan_in_one_fold():
     splits = split_scans(scans(), config("kfold", folds=3))
     assert set(splits.members) == {"fold0", "fold1", "fold2", "test"}
     folds = Counter(one.path for name, members in splits.members.items() if name != "test" for one in members)
-    assert set(folds) == {one.path for one in scans() if one.folder == "train"}
+    assert set(folds) == {one.path for one in scans() if one.source_split == "train"}
     assert set(folds.values()) == {1}
 
 
@@ -166,7 +168,7 @@ def test_folders_that_leak_are_an_error_that_names_the_patients_unless_leaks_are
         split_scans(scans(names), config("as-given"))
     splits = split_scans(scans(names), config("as-given", allow_leaks=True))
     assert splits.leaks.patients == ("50", "150")
-    assert {one.folder for one in splits.members["train"]} == {"train"}
+    assert {one.source_split for one in splits.members["train"]} == {"train"}
     assert sum(map(len, splits.members.values())) == len(names)
     assert not split_scans(scans(), config("as-given")).leaks
 
@@ -178,7 +180,7 @@ def test_equal_contents_in_two_folders_under_different_patients_leak():
 
 
 def test_a_test_folder_without_a_class_is_an_error_and_a_val_folder_without_one_is_not():
-    lacking = [one for one in scans() if one.label != "DME" or one.folder != "test"]
+    lacking = [one for one in scans() if one.label != "DME" or one.source_split != "test"]
     with pytest.raises(SourceError, match="--split as-given leaves test without a scan of DME; each needs at least 1"):
         split_scans(lacking, config("as-given"))
     assert split_scans([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("as-given")).members["val"]
@@ -253,9 +255,9 @@ def test_a_class_with_too_few_patients_is_named_with_what_is_needed():
     with pytest.raises(SourceError, match=message):
         split_scans([one for one in scans() if one.label != "DME" or one.patient == "100"], config("by-patient"))
     with pytest.raises(SourceError, match=r"the test set has no scan of DME"):
-        split_scans([one for one in scans() if one.label != "DME" or one.folder != "test"], config("keep-test"))
+        split_scans([one for one in scans() if one.label != "DME" or one.source_split != "test"], config("keep-test"))
     with pytest.raises(SourceError, match="it has none; use --split by-patient"):
-        split_scans([one for one in scans() if one.folder != "test"], config("keep-test"))
+        split_scans([one for one in scans() if one.source_split != "test"], config("keep-test"))
 
 
 def test_a_class_whose_patients_are_all_needed_for_another_is_named_with_what_is_needed():
@@ -318,7 +320,7 @@ def test_a_patient_keeps_at_most_the_limit_evenly_spaced_over_the_numbers_of_eve
     assert kept_counts == capped_counts(counts, limit)
     assert len(kept_counts) == min(limit, len(counts)) or len(kept) == len(population)
     for label, number in kept_counts.items():
-        indices = sorted(one.number // 3 for one in kept if one.label == label)
+        indices = sorted(one.image_number // 3 for one in kept if one.label == label)
         steps = {later - earlier for earlier, later in itertools.pairwise(indices)}
         assert steps <= {counts[label] // number, -(-counts[label] // number)}
         assert abs(indices[0] - (counts[label] - 1 - indices[-1])) <= 1
