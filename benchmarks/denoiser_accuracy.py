@@ -1,10 +1,10 @@
-"""Whether a denoiser helps a network to tell the classes: the same small network after each, on the same phantoms.
+"""Whether a denoiser helps a network to classify: the same small network after each, on the same synthetic scans.
 
 Half of the patients train octnet-s, at 112 x 112 pixels and for a fixed number of epochs, the others test it: nothing
 is tuned on either. Few scans of many patients, so that the task is not too easy. Prints, for Markdown, the balanced
 accuracy of each denoiser averaged over several seeds of the training, and its difference from that without a denoiser,
 both with 95 % intervals by resampling the test patients (percentile bootstrap, 2,000 draws; the difference is paired).
-The spread between seeds is not in the intervals, so the accuracies of single trainings are printed too.
+The variation between seeds is not in the intervals, so the accuracies of single trainings are printed too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import preprocessing
+from octprep.arrays import Gray
 from octprep.format.config import DENOISERS, Preprocessing
 from octprep.synthetic import CLASSES, scans
 from octprep.synthetic.faults import encode
@@ -29,27 +30,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 
-def prepared(data: bytes, recipe: Preprocessing) -> NDArray[np.uint8]:
+def preprocess_file(data: bytes, recipe: Preprocessing) -> Gray:
     cv2.setNumThreads(1)
     return preprocessing.preprocess(preprocessing.decode(data), recipe).pixels
 
 
-def population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.int64], list[str]]:
-    """JPEGs, labels and patients of a few scans of each patient."""
-    taken: Counter[str] = Counter()
-    files, labels, owners = [], [], []
-    for path, phantom in scans(patients, seed):
-        owner = path.rsplit("-", 2)[1]
-        taken[owner] += 1
-        if taken[owner] <= PER_PATIENT:
-            files.append(encode(phantom.pixels))
-            labels.append(CLASSES.index(phantom.label))
-            owners.append(owner)
-    return files, np.array(labels), owners
+def draw_population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.int64], list[str]]:
+    """JPEGs, labels and patient ids of up to PER_PATIENT scans of each patient."""
+    count: Counter[str] = Counter()
+    files, labels, patient_ids = [], [], []
+    for path, truth in scans(patients, seed):
+        patient = path.rsplit("-", 2)[1]
+        count[patient] += 1
+        if count[patient] <= PER_PATIENT:
+            files.append(encode(truth.pixels))
+            labels.append(CLASSES.index(truth.label))
+            patient_ids.append(patient)
+    return files, np.array(labels), patient_ids
 
 
 def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, seed: int):
-    """A network that has seen these images; each class weighs the same."""
+    """A network trained on these images, in which each class weighs the same."""
     import keras
 
     from octtrain.models import build_model
@@ -66,21 +67,21 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, see
     return model
 
 
-def balanced(right: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Mean over the classes of the fraction that is right."""
-    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+def balanced_accuracy(correct: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Mean over the classes of the fraction that is correct."""
+    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
 
 
-def draws(owners: list[str], seed: int, number: int = 2000) -> list[NDArray[np.int64]]:
-    """Indices of the images of as many patients, drawn with replacement, again and again."""
+def bootstrap_samples(patient_ids: list[str], seed: int, number: int = 2000) -> list[NDArray[np.int64]]:
+    """Indices of the images of as many patients as there are, drawn with replacement, `number` times."""
     images: dict[str, list[int]] = defaultdict(list)
-    for index, owner in enumerate(owners):
-        images[owner].append(index)
-    groups, rng = [np.array(own) for own in images.values()], np.random.default_rng(seed)
+    for index, patient in enumerate(patient_ids):
+        images[patient].append(index)
+    groups, rng = [np.array(indices) for indices in images.values()], np.random.default_rng(seed)
     return [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]) for _ in range(number)]
 
 
-def interval(values: list[float]) -> str:
+def format_interval(values: list[float]) -> str:
     low, high = np.percentile(values, [2.5, 97.5])
     return f"{low:+.3f} to {high:+.3f}" if low < 0 else f"{low:.3f} to {high:.3f}"
 
@@ -92,36 +93,43 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings for each denoiser")
     parser.add_argument("--denoisers", nargs="+", default=list(DENOISERS))
     options = parser.parse_args()
-    files, labels, owners = population(options.patients, seed=21)
-    tested = set(sorted(set(owners), key=lambda owner: (int(owner) * 2654435761) % 2**32)[::2])
-    test = np.array([owner in tested for owner in owners])
-    print(f"{(~test).sum()} scans to train on, {test.sum()} of {len(tested)} other patients to test", flush=True)
-    right: dict[str, NDArray[np.float64]] = {}
-    singles: dict[str, list[float]] = {}
+    files, labels, patient_ids = draw_population(options.patients, seed=21)
+    test_patients = set(sorted(set(patient_ids), key=lambda patient: (int(patient) * 2654435761) % 2**32)[::2])
+    test = np.array([patient in test_patients for patient in patient_ids])
+    print(f"{(~test).sum()} scans to train on, {test.sum()} of {len(test_patients)} other patients to test", flush=True)
+    truth = labels[test]
+    correct: dict[str, NDArray[np.float64]] = {}  # by denoiser, for each test image: in which fraction of trainings
     for name in options.denoisers:
         recipe = Preprocessing(height=SIDE, width=SIDE, denoise=name)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            pixels = np.stack(list(pool.map(partial(prepared, recipe=recipe), files, chunksize=16)))[..., None]
-        answers = []
+            pixels = np.stack(list(pool.map(partial(preprocess_file, recipe=recipe), files, chunksize=16)))[..., None]
+        of_seeds = []
         for seed in range(options.seeds):
             model = train(pixels[~test], labels[~test], options.epochs, seed)
-            answers.append(model.predict(pixels[test], verbose=0).argmax(axis=1) == labels[test])
-        right[name] = np.mean(answers, axis=0)
-        singles[name] = [balanced(answer.astype(float), labels[test]) for answer in answers]
-        print(f"{name}: {' '.join(f'{value:.3f}' for value in singles[name])}", flush=True)
-    drawn = draws([owner for owner, held in zip(owners, test, strict=True) if held], seed=0)
-    truth = labels[test]
-    print("| denoiser | balanced accuracy | 95 % | beside none | 95 % |\n|---|---|---|---|---|")
-    for name, answer in right.items():
-        own = [balanced(answer[draw], truth[draw]) for draw in drawn]
-        row = f"| {name} | {balanced(answer, truth):.3f} | {interval(own)} |"
-        if name != "none" and "none" in right:
-            plain = right["none"]
-            more = [balanced(answer[draw], truth[draw]) - balanced(plain[draw], truth[draw]) for draw in drawn]
-            row += f" {balanced(answer, truth) - balanced(plain, truth):+.3f} | {interval(more)} |"
-        else:
-            row += " | |"
-        print(row)
+            of_seeds.append(model.predict(pixels[test], verbose=0).argmax(axis=1) == truth)
+        correct[name] = np.mean(of_seeds, axis=0)
+        singles = [balanced_accuracy(of_seed.astype(float), truth) for of_seed in of_seeds]
+        print(f"{name}: {' '.join(f'{value:.3f}' for value in singles)}", flush=True)
+    print_table(correct, truth, [patient for patient, in_test in zip(patient_ids, test, strict=True) if in_test])
+
+
+def print_table(correct: dict[str, NDArray[np.float64]], truth: NDArray[np.int64], patient_ids: list[str]) -> None:
+    samples = bootstrap_samples(patient_ids, seed=0)
+    unfiltered = correct.get("none")
+    print("| denoiser | balanced accuracy | 95 % | difference from none | 95 % |\n|---|---|---|---|---|")
+    for name, filtered in correct.items():
+        accuracy = balanced_accuracy(filtered, truth)
+        of_samples = [balanced_accuracy(filtered[sample], truth[sample]) for sample in samples]
+        row = f"| {name} | {accuracy:.3f} | {format_interval(of_samples)} |"
+        if name == "none" or unfiltered is None:
+            print(f"{row} | |")
+            continue
+        differences = [
+            of_sample - balanced_accuracy(unfiltered[sample], truth[sample])
+            for of_sample, sample in zip(of_samples, samples, strict=True)
+        ]
+        difference = accuracy - balanced_accuracy(unfiltered, truth)
+        print(f"{row} {difference:+.3f} | {format_interval(differences)} |")
 
 
 if __name__ == "__main__":

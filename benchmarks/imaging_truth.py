@@ -1,10 +1,10 @@
-"""Cleaning and cropping against the truth, on 2,000 phantoms, and what they cost beside decoding and resizing.
+"""Cleaning and cropping compared with the ground truth of synthetic scans, and what they cost.
 
-Prints precision and recall of border pixels; how often the crop holds the whole retina (inner limiting membrane to
-Bruch's membrane), how tall it is beside the retina, and both at once, as it is and straightened; how far the pigment
-epithelium is from level when it is straightened, in columns where nothing lifts it off Bruch's membrane; and last the
-ratio of the time of cleaning, crop and the default denoising to that of decoding and an area resize of the whole scan,
-on one core. With --src the time is measured on the scans of a folder instead.
+Prints precision and recall of the pixels of fill; how often the crop holds the whole retina (inner limiting membrane to
+Bruch's membrane), its height as a multiple of the retina's, and both at once, without and with flattening; how far the
+pigment epithelium is from level after flattening, in columns where nothing lifts it off Bruch's membrane; and the ratio
+of the time of cleaning, cropping and the default denoising to that of decoding and an area resize of the whole scan, on
+one core. With --src the time is measured on the scans of a folder instead.
 """
 
 from __future__ import annotations
@@ -20,11 +20,70 @@ import cv2
 import numpy as np
 
 from octprep import preprocessing
+from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
-from octprep.synthetic import scans
+from octprep.synthetic import Phantom, scans
 from octprep.synthetic.faults import encode
 
 TIMED = 300  # scans whose cost is measured
+MAX_HEIGHT = 1.35  # of the crop, as a multiple of the retina's height, that still counts as tight
+
+
+class FillCounts:
+    """Pixels of fill: detected, true, and both."""
+
+    def __init__(self) -> None:
+        self.agreed = self.detected = self.true = 0
+
+    def add(self, gray: Gray, truth: Phantom) -> None:
+        """Count the pixels of one scan."""
+        depths, is_fill = preprocessing.find_fill(gray), truth.fill > 0
+        mask = np.zeros(gray.shape, bool) if depths is None else depths.mask() > 0
+        self.agreed += int((mask & is_fill).sum())
+        self.detected += int(mask.sum())
+        self.true += int(is_fill.sum())
+
+
+class CropMeasures:
+    """How the crops of one recipe lie around the true retina."""
+
+    def __init__(self, flatten: bool) -> None:
+        self.recipe = Preprocessing(flatten=flatten)
+        self.holds_all: list[bool] = []
+        self.heights: list[float] = []  # multiples of the retina's
+        self.distances: list[np.ndarray] = []  # rows from level, of the pigment epithelium where nothing lifts it
+        self.flattened = 0  # scans
+
+    def add(self, gray: Gray, truth: Phantom) -> None:
+        """Measure the crop of one scan."""
+        geometry = preprocessing.preprocess(gray, self.recipe).geometry
+        top, bottom, left, right = geometry.crop
+        ilm, rpe, bruch = (line[left:right] for line in (truth.ilm, truth.rpe, truth.bruch))
+        if geometry.rpe_curve:
+            column = np.arange(right - left, dtype=np.float64)
+            offset = preprocessing.curve_offset(geometry.rpe_curve, column, right - left)
+            ilm, rpe, bruch = ilm - offset, rpe - offset, bruch - offset
+            self.flattened += 1
+        upper, lower = float(ilm.min()), float(bruch.max())
+        self.holds_all.append(top <= upper and lower <= bottom - 1)
+        self.heights.append((bottom - top) / (lower - upper))
+        flat = rpe[bruch - rpe < 0.5]
+        self.distances.append(np.abs(flat - np.median(flat)))
+
+    def print(self) -> None:
+        """Print a line, or two with flattening."""
+        holds_all, heights = np.array(self.holds_all), np.array(self.heights)
+        print(
+            f"{'flattened crop' if self.recipe.flatten else 'crop'}: whole retina in {np.mean(holds_all):.2%}; as tall "
+            f"as the retina times {np.median(heights):.2f} (median), {heights.max():.2f} (largest); whole and at most "
+            f"{MAX_HEIGHT} times as tall in {np.mean(holds_all & (heights <= MAX_HEIGHT)):.2%}"
+        )
+        if self.recipe.flatten:
+            percentile = np.percentile(np.concatenate(self.distances), 95)
+            print(
+                f"flattened {self.flattened:,}; in 95 % of the columns the pigment epithelium is off level by at most "
+                f"{percentile:.1f} rows"
+            )
 
 
 def seconds(work: Callable[[Any], Any], items: Iterable[Any]) -> float:
@@ -38,9 +97,20 @@ def seconds(work: Callable[[Any], Any], items: Iterable[Any]) -> float:
     return min(passes)
 
 
-def cleaned_cropped_denoised(gray: preprocessing.border.Gray) -> None:
-    """What `imaging.prepare` does before it resizes."""
+def clean_crop_denoise(gray: Gray) -> None:
+    """What `preprocess` does before it resizes."""
     preprocessing.denoise(preprocessing.clean_and_crop(gray, Preprocessing()).pixels, Preprocessing())
+
+
+def print_cost(files: list[bytes]) -> None:
+    grays = [preprocessing.decode(data) for data in files]
+    minimum = seconds(preprocessing.decode, files)
+    minimum += seconds(lambda gray: cv2.resize(gray, (224, 224), interpolation=cv2.INTER_AREA), grays)
+    cost = seconds(clean_crop_denoise, grays)
+    print(
+        f"decode and resize {minimum / len(files) * 1e3:.2f} ms, "
+        f"clean, crop and denoise {cost / len(files) * 1e3:.2f} ms\nratio {cost / minimum:.2f}"
+    )
 
 
 def main() -> None:
@@ -50,52 +120,21 @@ def main() -> None:
     parser.add_argument("--src", type=Path, help="folder of scans whose preparation is timed")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    right = found = there = 0
-    crops: dict[bool, list[tuple[bool, float]]] = {False: [], True: []}
-    files, off, bent = [], [], 0
-    for _, phantom in itertools.islice(scans(max(options.scans // 12, 24), options.seed), options.scans):
-        files.append(encode(phantom.pixels))
+    fill, crops = FillCounts(), [CropMeasures(flatten) for flatten in (False, True)]
+    files = []
+    for _, truth in itertools.islice(scans(max(options.scans // 12, 24), options.seed), options.scans):
+        files.append(encode(truth.pixels))
         gray = preprocessing.decode(files[-1])
-        border, truth = preprocessing.find_border(gray), phantom.fill > 0
-        mask = np.zeros(gray.shape, bool) if border is None else border.mask() > 0
-        right, found, there = right + int((mask & truth).sum()), found + int(mask.sum()), there + int(truth.sum())
-        for flatten, measured in crops.items():
-            ready = preprocessing.preprocess(gray, Preprocessing(flatten=flatten))
-            top, bottom, left, stop = ready.crop
-            ilm, rpe, bruch = (line[left:stop] for line in (phantom.ilm, phantom.rpe, phantom.bruch))
-            if ready.bend:
-                moved = preprocessing.shift(ready.bend, np.arange(stop - left, dtype=np.float64), stop - left)
-                ilm, rpe, bruch = ilm - moved, rpe - moved, bruch - moved
-            upper, lower = float(ilm.min()), float(bruch.max())
-            measured.append((top <= upper and lower <= bottom - 1, (bottom - top) / (lower - upper)))
-            if flatten:
-                flat = rpe[bruch - rpe < 0.5]
-                off.append(np.abs(flat - np.median(flat)))
-                bent += bool(ready.bend)
-    print(f"{len(files):,} phantoms, seed {options.seed}")
-    print(f"border pixels: precision {right / found:.4f}, recall {right / there:.4f}")
-    for flatten, measured in crops.items():
-        whole, heights = (np.array(column) for column in zip(*measured, strict=True))
-        print(
-            f"{'flattened crop' if flatten else 'crop'}: whole retina in {np.mean(whole):.2%}; as tall as the retina "
-            f"times {np.median(heights):.2f} (median), {heights.max():.2f} (largest); "
-            f"whole and at most 1.35 times as tall in {np.mean(whole & (heights <= 1.35)):.2%}"
-        )
-    print(
-        f"flattened {bent:,}; in 95 % of the columns the pigment epithelium is off level by at most "
-        f"{np.percentile(np.concatenate(off), 95):.1f} rows"
-    )
+        fill.add(gray, truth)
+        for crop in crops:
+            crop.add(gray, truth)
+    print(f"{len(files):,} synthetic scans, seed {options.seed}")
+    print(f"pixels of fill: precision {fill.agreed / fill.detected:.4f}, recall {fill.agreed / fill.true:.4f}")
+    for crop in crops:
+        crop.print()
     if options.src:
         files = [path.read_bytes() for path in sorted(options.src.rglob("*.jpeg"))]
-    files = files[:: max(len(files) // TIMED, 1)][:TIMED]
-    grays = [preprocessing.decode(data) for data in files]
-    usual = seconds(preprocessing.decode, files)
-    usual += seconds(lambda gray: cv2.resize(gray, (224, 224), interpolation=cv2.INTER_AREA), grays)
-    ours = seconds(cleaned_cropped_denoised, grays)
-    print(
-        f"decode and resize {usual / len(files) * 1e3:.2f} ms, clean, crop and denoise {ours / len(files) * 1e3:.2f} ms"
-    )
-    print(f"ratio {ours / usual:.2f}")
+    print_cost(files[:: max(len(files) // TIMED, 1)][:TIMED])
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ def main() -> None:
     for label in CLASSES:
         of_class = [(phantom, gray) for phantom, gray in drawn if phantom.label == label]
         # One that shows what there is to do: fill at the border, and a steep retina.
-        _, gray = max(of_class, key=lambda pair: min(pair[0].border.mean(), 0.08) + np.ptp(pair[0].bruch) / 2000)
+        _, gray = max(of_class, key=lambda pair: min(pair[0].fill.mean(), 0.08) + np.ptp(pair[0].bruch) / 2000)
         rows.append(before_and_after(gray))
     titles = ["source, with the crop", "cleaned", "as stored", "as stored, --flatten"]
     save(sheet(titles, CLASSES, rows), "preparation.jpg")
 
-    _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].border.any())
+    _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].fill.any())
     middle = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
     part = np.s_[middle[0] : middle[1], gray.shape[1] // 3 : gray.shape[1] // 3 + 220]
     names = sorted(DENOISERS, key=lambda name: name != "none")

@@ -7,7 +7,6 @@ from octprep.terminal import interrupts
 if interrupts.is_program("octprep", __name__):
     interrupts.watch("octprep")  # before the imports that take a while
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from octprep import terminal
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SettingError
 from octprep.format.options import make
-from octprep.terminal.commands import Json, command
+from octprep.terminal.commands import Json, command, version_option
 
 app = typer.Typer(
     name="octprep",
@@ -45,7 +44,7 @@ Workers = Annotated[int | None, typer.Option(help="Processes; by default one for
 
 @app.callback()
 def program(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: version_option("octprep") = False,  # type: ignore[valid-type]
 ) -> None:
     """Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out."""
 
@@ -161,10 +160,9 @@ def inspect(
         )
     if report is not None:
         write_output_file("--report", report, page.render(src, result))
-    console.say(console.inspection_summary(src, result), json_file=json_file, json=result.to_json)
-    for file in files:
-        console.say(f"wrote {file}")
-    console.say(f"next: octprep build --src {shlex.quote(str(src))} --out shards")
+    lines = [console.inspection_summary(src, result), *(f"wrote {file}" for file in files)]
+    lines.append(f"next: octprep build --src {console.quoted(src)} --out shards")
+    console.say("\n".join(lines), json_file=json_file, json=result.to_json)
 
 
 @command(app, "octprep verify shards --certificate certificate.txt")
@@ -188,22 +186,20 @@ def verify(
     with console.progress_bars("rec") as progress:
         result = verification.verify(folder, workers=workers, progress=progress)
     failed = bool(result.violations)
-    if certificate is None or failed or str(certificate) != "-":
-        console.say(
-            console.verification_summary(folder, result), always=failed, json_file=json_file, json=result.to_json
-        )
+    lines = [console.verification_summary(folder, result)]
+    if certificate is not None and not failed and str(certificate) != "-":
+        write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
+        lines.append(f"wrote {certificate}")
+    if not failed:
+        lines.append(f"next: octtrain fit {console.quoted(folder)}")
+    if certificate is not None and str(certificate) == "-" and not failed:
+        console.say(console.certificate(result), always=True, json_file=json_file, json=result.to_json)
+    else:
+        console.say("\n".join(lines), always=failed, json_file=json_file, json=result.to_json)
     if failed:
         if certificate is not None:
             console.warn(f"no certificate was written to {certificate}, as not all guarantees hold.")
         raise typer.Exit(1)
-    if certificate is not None:
-        line = console.certificate(result)
-        if str(certificate) == "-":
-            console.say(line, always=True)
-            return
-        write_output_file("--certificate", certificate, f"{line}\n".encode())
-        console.say(f"wrote {certificate}")
-    console.say(f"next: octtrain fit {shlex.quote(str(folder))}")
 
 
 @command(app, "octprep report shards --src OCT2017")
@@ -266,7 +262,7 @@ def synthesize(
         drawn = draw(out, patients=patients, seed=seed, faults=faults, truth=truth, workers=workers, progress=progress)
     lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
     lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
-    lines.append(f"next: octprep build --src {shlex.quote(str(out))} --out shards")
+    lines.append(f"next: octprep build --src {console.quoted(out)} --out shards")
     console.say("\n".join(lines))
 
 

@@ -197,7 +197,8 @@ def inspection_summary(src: Path, inspection: Inspection) -> str:
 
 def _quick_summary(src: Path, inspection: Inspection) -> str:
     parts = [
-        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')}, "
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: "
+        f"{number(len(inspection.scans), 'scan')}, "
         f"{len(inspection.exclusions):,} excluded",
         _counts(inspection),
         f"published version: {inspection.published or 'the counts match none that is known'}",
@@ -242,7 +243,8 @@ def _full_summary(src: Path, inspection: Inspection) -> str:
     findings, test = inspection.findings, inspection.pixels.shortcuts
     parts = [
         headline(inspection),
-        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: {number(len(inspection.scans), 'scan')} of "
+        f"{number(inspection.file_count, 'file')} in {_in(src, inspection.root)}: "
+        f"{number(len(inspection.scans), 'scan')} of "
         f"{number(inspection.patient_count, 'patient id')}, {len(inspection.exclusions):,} excluded\n"
         f"{sentences.published_sentence(inspection)}",
         _counts(inspection),
@@ -372,6 +374,11 @@ def _two_classes(two: Mapping[str, Sequence[str]]) -> str:
 def _path(path: Path) -> str:
     """A path of this machine on one line, whatever bytes its name has."""
     return path_to_text(str(path))
+
+
+def quoted(path: Path) -> str:
+    """A path of this machine for a command to copy: on one line, quoted for the shell."""
+    return shlex.quote(_path(path))
 
 
 def _in(src: Path, root: str) -> str:

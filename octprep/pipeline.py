@@ -123,9 +123,9 @@ class _Tables:
 
 
 def build(
-    src: Path,
-    out: Path,
-    config: BuildConfig,
+    src: Path | str,
+    out: Path | str,
+    config: BuildConfig | None = None,
     *,
     split_file: SplitFile | None = None,
     workers: int | None = None,
@@ -135,8 +135,9 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    split_file: for split `file`; the config has its `sha256`. follow_links: take files behind links in the source too
-    (`octprep.source.listing.list_source`). workers: processes; None: one for each core.
+    config: by default BuildConfig(). split_file: for split `file`; the config has its `sha256`. follow_links: take
+    files behind links in the source too (`octprep.source.listing.list_source`). workers: processes; None: one for
+    each core.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, and everything is where a table is damaged or a source file has changed; a Notice (a warning) says
@@ -144,6 +145,7 @@ def build(
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
     """
+    src, out, config = Path(src), Path(out), config or BuildConfig()
     source = list_source(src, follow_links=follow_links, keep_out=[out])
     with _system_errors_explained(out):
         _require_disjoint_paths(src, out)
@@ -240,7 +242,7 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that what can never work fails before an hour of reading."""
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
-        raise SettingError("the config's splits_sha256 must be the sha256 of the split file that is given with it")
+        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file.check(source.scan_files)
     scans = [

@@ -21,7 +21,7 @@ import typer
 from octprep import terminal
 from octprep.format.errors import OctError
 from octprep.format.options import make
-from octprep.terminal.commands import Json, command, verbosity
+from octprep.terminal.commands import Json, command, verbosity, version_option
 from octtrain.config import FitConfig, Hyperparameters, merge_settings
 from octtrain.experiments.leakage.config import LeakageConfig
 
@@ -42,20 +42,9 @@ app = typer.Typer(
 Shards = Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.", show_default=False)]
 
 
-def print_version(is_given: bool) -> None:
-    """Print the version and end the program, for --version."""
-    if is_given:
-        from octtrain import __version__
-
-        typer.echo(f"octtrain {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def program(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)
-    ] = False,
+    version: version_option("octtrain") = False,  # type: ignore[valid-type]
 ) -> None:
     """Train, evaluate and use models on the shards that octprep builds."""
 

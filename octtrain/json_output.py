@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from octprep.format.errors import OutputError
 from octprep.format.files import atomic_write, path_to_text
+from octprep.terminal import say
 
 STDOUT = Path("-")
 
@@ -36,8 +36,7 @@ def check(path: Path) -> None:
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object to a file, whole or not at all, or to standard output. Raises OutputError if that fails."""
     if path == STDOUT:
-        sys.stdout.write(encode(content).decode())
-        sys.stdout.flush()
+        say(encode(content).decode().rstrip("\n"))
         return
     try:
         atomic_write(path, encode(content))

@@ -26,6 +26,8 @@ def pytest_collection_modifyitems(items):
         "test_prediction",
         "test_octprep_cli",
         "test_processes",
+        "test_killed_builds",
+        "test_near_duplicates",
         "test_pipeline",
         "test_report",
     )

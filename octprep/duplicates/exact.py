@@ -132,8 +132,8 @@ def _require_no_conflicts(scans: Iterable[Scan]) -> None:
         examples = "; ".join(" = ".join(scan.path for scan in duplicates) for duplicates in conflicts[:_MAX_EXAMPLES])
         what = "1 content is" if len(conflicts) == 1 else f"{len(conflicts):,} contents are"
         raise SourceError(
-            f"{what} under different classes: {examples}. Correct the source, or give --label-conflicts drop to exclude such "
-            "files, or --label-conflicts keep to keep one of each class."
+            f"{what} under different classes: {examples}. Correct the source, or give --label-conflicts drop to "
+            "exclude such files, or --label-conflicts keep to keep one of each class."
         )
 
 

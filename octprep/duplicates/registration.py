@@ -31,8 +31,8 @@ MIN_CORRELATION = 0.80
 MIN_PIXELS = 8192  # of an image without letterbox, below which detail does not tell patients apart: no pair is found
 _MAX_SIDE = 256  # pixels of the shorter side to which larger images are reduced before they are compared
 _DETAIL_SIGMAS = (0.5, 1.5)  # of the Gaussians whose difference is the fine detail, in pixels of such an image
-# Coarse, then fine: shorter side in pixels at which the images are registered, every how manieth block is searched for
-# along both axes, and by how many pixels it may be off.
+# Coarse, then fine: the shorter side in pixels at which the images are registered; n, where every n-th block along both
+# axes is searched for; and by how many pixels it may be off.
 _STAGES = ((112, 2, 4), (224, 1, 2))
 _HOPELESS = 0.45  # correlation after the coarse stage below which the fine one is skipped
 _ECC_CRITERIA = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 5, 1e-4)  # 30 steps are no better for near-duplicates

@@ -13,12 +13,12 @@ from markupsafe import Markup
 
 from octprep.html.text import visible
 
-_WIDTH, _LEFT, _RIGHT = 360, 82, 10  # of the figure, and its margins
+_WIDTH, _LEFT, _RIGHT = 360, 90, 10  # of the figure, and its margins
 _ROW, _GAP = 38, 12  # height of a row of bars, and the space between two
 _TOP, _LIMIT_TOP = 6, 18  # above the first row, without and with the name of a limit
 _TICKS, _TITLE = 14, 18  # below the last row: for the ticks' labels, and for the axis title
 _VALUE = 13  # room above a bar for its value
-_NAME_LENGTH = 10  # characters of a row's name that fit beside the bars
+_NAME_LENGTH = 12  # characters of a row's name that fit beside the bars
 _INTERVAL_ROW, _INTERVAL_LEFT, _INTERVAL_RIGHT = 24, 174, 20  # of the chart of intervals, whose names are longer
 _COLOURS = 8  # that the style sheet has
 

@@ -24,7 +24,7 @@ __all__ = ["Inspection", "PixelFindings", "inspect"]
 
 
 def inspect(
-    src: Path,
+    src: Path | str,
     *,
     quick: bool = False,
     follow_links: bool = False,
@@ -45,6 +45,7 @@ def inspect(
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
+    src = Path(src)
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
     if quick:
         scans, exclusions = features.decode_scans(src, listing, workers, progress)

@@ -91,33 +91,33 @@ def recommendation(inspection: Inspection) -> str:
 
 def _leak_checks(inspection: Inspection) -> list[Check]:
     findings = inspection.findings
-    names = ("Patients in one folder", "Contents in one folder", "Near-duplicates in one folder")
+    names = ("Patients disjoint", "Contents disjoint", "Near-duplicates disjoint")
     if not inspection.has_splits:
         return [Check(name, UNKNOWN, "There are no split folders to compare.") for name in names]
-    where = "in more than one folder."
+    in_several = "in more than one folder."
     by_what = "bytes or stored pixels" if inspection.pixels else "bytes"
     return [
-        Check(names[0], NO, f"{number(len(findings.patient_leaks), 'patient id')} {where}")
+        Check(names[0], NO, f"{number(len(findings.patient_leaks), 'patient id')} {in_several}")
         if findings.patient_leaks
-        else Check(names[0], YES, f"No patient id is {where}"),
-        Check(names[1], NO, f"{number(len(findings.content_leaks), 'content')}, by {by_what}, {where}")
+        else Check(names[0], YES, f"No patient id is {in_several}"),
+        Check(names[1], NO, f"{number(len(findings.content_leaks), 'content')}, by {by_what}, {in_several}")
         if findings.content_leaks
-        else Check(names[1], YES, f"No content, by {by_what}, is {where}"),
-        _near_duplicate_check(inspection, names[2], where),
+        else Check(names[1], YES, f"No content, by {by_what}, is {in_several}"),
+        _near_duplicate_check(inspection, names[2], in_several),
     ]
 
 
-def _near_duplicate_check(inspection: Inspection, name: str, where: str) -> Check:
+def _near_duplicate_check(inspection: Inspection, name: str, in_several: str) -> Check:
     leaks = inspection.findings.near_duplicate_leaks
     if inspection.pixels is None:
         return Check(name, UNKNOWN, _QUICK)
     if leaks:
-        return Check(name, NO, f"{number(len(leaks), 'pair')} under different patient ids, {where}")
-    return Check(name, YES, f"No such pair under different patient ids is {where}")
+        return Check(name, NO, f"{number(len(leaks), 'pair')} under different patient ids, {in_several}")
+    return Check(name, YES, f"No such pair under different patient ids is {in_several}")
 
 
 def _merged_ids_check(inspection: Inspection) -> Check:
-    name = "One patient, one id"
+    name = "One id per patient"
     merged = inspection.findings.merged_ids
     what = "content or a near-identical scan" if inspection.pixels else "content"
     if not merged:

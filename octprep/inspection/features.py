@@ -22,7 +22,7 @@ from octprep.workers import Progress
 
 # The default: what most will train on, and what the thresholds of `duplicates` are measured on.
 RECIPE = Preprocessing()
-_DECODED_BATCH, _PREPARED_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
+_DECODE_BATCH, _MEASURE_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
 
 Result = TypeVar("Result", "ScanFeatures", Scan)
 _Batch = tuple[Path, Sequence[ScanFile]]
@@ -49,9 +49,7 @@ def decode_scans(
     src: Path, listing: SourceListing, workers: int | None, progress: Progress
 ) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
     """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
-    scans, exclusions = _read(
-        reading.read_scans, Scan, _DECODED_BATCH, "reading scans", src, listing, workers, progress
-    )
+    scans, exclusions = _read(reading.read_scans, Scan, _DECODE_BATCH, "reading scans", src, listing, workers, progress)
     return tuple(sorted(scans)), exclusions
 
 
@@ -60,7 +58,7 @@ def measure_scans(
 ) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
     """Preprocess and measure every scan of a source: those that can be, and every other file; each sorted by path."""
     scan_features, exclusions = _read(
-        _read_batch, ScanFeatures, _PREPARED_BATCH, "preparing scans", src, listing, workers, progress
+        _read_batch, ScanFeatures, _MEASURE_BATCH, "preparing scans", src, listing, workers, progress
     )
     return tuple(sorted(scan_features, key=lambda item: item.scan.path)), exclusions
 
@@ -82,7 +80,7 @@ def _pixels_again(sha256: str, src: Path, scan_file: ScanFile) -> Gray:
 
 def _read(
     read_batch: Callable[[_Batch], Sequence[Result | Exclusion]],
-    kind: type[Result],
+    result_type: type[Result],
     batch: int,
     what: str,
     src: Path,
@@ -96,7 +94,7 @@ def _read(
     exclusions = list(listing.exclusions)
     progress(what, 0, len(scan_files))
     for batch_results in worker_pool.run_tasks(read_batch, tasks, workers):
-        results += [result for result in batch_results if isinstance(result, kind)]
+        results += [result for result in batch_results if isinstance(result, result_type)]
         exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
         progress(what, len(batch_results), len(scan_files))
     return tuple(results), tuple(sorted(exclusions))

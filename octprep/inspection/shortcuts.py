@@ -61,8 +61,8 @@ FEATURES = (
         "source size",
         lambda item: (item.scan.width, item.scan.height),
         "{:.0f}".format,
-        "Stored images all have one size, but stretching leaves traces in the speckle; octprep build --field-of-view 20 crops "
-        "wider scans to one field of view.",
+        "Stored images all have one size, but stretching leaves traces in the speckle; octprep build "
+        "--field-of-view 20 crops wider scans to one field of view.",
     ),
     Feature(
         "file bytes",

@@ -31,7 +31,7 @@ class CroppedScan:
 
 
 def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
-    """Inpaint the fill, cut to the field of view and the retina, and flatten, as far as the recipe asks for it.
+    """Inpaint the fill, cut to the field of view and the retina, and flatten, as far as the recipe says.
 
     gray: (rows, columns) uint8, which is not changed; the pixels that are returned are a new array.
     """
@@ -65,7 +65,7 @@ def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
 
 
 def _retina(gray: Gray, fill: Mask | None, recipe: Preprocessing, notes: list[str]) -> Retina:
-    """The retina of a cleaned scan, or all its rows where the recipe does not ask for it or it is not clear."""
+    """The retina of a cleaned scan, or all its rows where the recipe does not need it or it is not clear."""
     everything = Retina(0, len(gray), 1.0)
     if recipe.crop == "none" and not recipe.flatten:
         return everything
@@ -83,13 +83,13 @@ def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list
     """The columns to keep for a field of view of so many degrees about the middle, as far as the scan has them."""
     degrees = FIELDS_OF_VIEW.get(columns)
     if degrees is None:
-        notes.append(f"field of a scan {columns} wide is not known: all columns kept")
+        notes.append(f"the field of view of {columns} columns is unknown: all columns kept")
         return left, right
     if degrees < field:
-        notes.append(f"field of {degrees:g} degrees where {field:g} were asked")
+        notes.append(f"field of view of {degrees:g} degrees, narrower than the {field:g} of the recipe")
     margin = max(round(columns * (1 - field / degrees) / 2), 0)
     if left > margin or right < columns - margin:
-        notes.append("a band at a side leaves less than the field asked")
+        notes.append("a band at a side leaves less than the field of view of the recipe")
     return max(left, margin), min(right, columns - margin)
 
 

@@ -31,13 +31,13 @@ def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
     """Do to one B-scan what the recipe says.
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Equal input gives equal pixels. Raises
-    ManifestError if the recipe is of another version of this package, which would give other pixels, and SettingError
-    if its denoiser is not installed.
+    ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
+    SettingError if its denoiser is not installed.
     """
     if recipe.version != PREPROCESSING_VERSION:
         raise ManifestError(
-            f"these scans were prepared by revision {recipe.version} of the preprocessing, but this version of "
-            f"octprep has revision {PREPROCESSING_VERSION} and would give other pixels. Use the version that the "
+            f"these scans were prepared by version {recipe.version} of the preprocessing, but the octprep installed "
+            f"here has version {PREPROCESSING_VERSION}, which would give other pixels. Install the octprep that the "
             "manifest names under libraries, or rebuild the shards."
         )
     cropped = clean_and_crop(gray, recipe)

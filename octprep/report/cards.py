@@ -10,7 +10,7 @@ from pathlib import Path
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.config import Preprocessing
 from octprep.format.images_csv import ExcludedRow, ImageRow, Row
-from octprep.format.manifest import IMAGES_NAME
+from octprep.format.manifest import IMAGES_NAME, Manifest
 from octprep.html.pictures import Picture, SourceImages
 from octprep.report import pictures, statistics
 from octprep.report.pictures import LARGE, SMALL, THUMB, Steps, StoredScan
@@ -107,7 +107,7 @@ class Cards:
 def build_cards(
     images: Images,
     pairs: Iterable[DuplicatePair],
-    recipe: Preprocessing,
+    manifest: Manifest,
     shards: Path,
     source: SourceImages,
     sample: Mapping[str, Iterable[ImageRow]],
@@ -116,12 +116,12 @@ def build_cards(
 
     pairs: the duplicate pairs to show. sample: rows to show with all steps, by class.
     """
-    pairs = tuple(pairs)
+    pairs, recipe = tuple(pairs), manifest.recipe
     in_pairs = rows_of_pairs(pairs, images)
     extremes = find_extremes(images, recipe)
     shown = {row for rows in sample.values() for row in rows} | {row for *_, rows in extremes for row, _ in rows}
     shown |= {row for row in in_pairs.values() if isinstance(row, ImageRow)}
-    cards = Cards(source, pictures.read_stored(shards, shown, recipe), recipe)
+    cards = Cards(source, pictures.read_stored(shards, shown, manifest), recipe)
     reasons = statistics.exclusion_reasons(images.excluded)
     return {
         "pairs": [cards.pair(pair, in_pairs) for pair in pairs],

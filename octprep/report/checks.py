@@ -213,7 +213,7 @@ def check_completeness(differences: Sequence[str] | None, missing: Sequence[str]
         HOLDS,
         "complete",
         f"All {source['found']:,} files found are accounted for: {source['kept']:,} kept, each with its shard; "
-        f"{source['left_out']:,} excluded, each with its reason. All shards ({shards:,}) are there, of the right size.",
+        f"{source['excluded']:,} excluded, each with its reason. All shards ({shards:,}) are there, of the right size.",
     )
 
 

@@ -70,7 +70,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes |
             **build_cards(
                 images or Images(),
                 duplicate_pairs.least_similar(duplicates_file.pairs) if duplicates_file else (),
-                manifest.recipe,
+                manifest,
                 shards,
                 source,
                 statistics.sample_patients(images.kept if images else (), manifest),

@@ -18,9 +18,10 @@ from octprep import preprocessing
 from octprep.arrays import Float64, Gray
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.images_csv import ExcludedRow, ImageRow
+from octprep.format.manifest import Manifest
 from octprep.html.pictures import Picture, SourceImages, jpeg, reduced, whole
 from octprep.shards import tfrecord
-from octprep.shards.records import Record, decode_pixels, decode_record
+from octprep.shards.records import DecodedRecord, decode_with_pixels
 from octprep.shards.tfrecord import RecordError
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
@@ -45,7 +46,7 @@ class Steps:
     stored: Picture
 
 
-def read_stored(folder: Path, rows: Iterable[ImageRow], recipe: Preprocessing) -> dict[str, StoredScan]:
+def read_stored(folder: Path, rows: Iterable[ImageRow], manifest: Manifest) -> dict[str, StoredScan]:
     """What the shards under a folder hold of some images, by path; those that cannot be read are absent."""
     paths_in: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -56,12 +57,12 @@ def read_stored(folder: Path, rows: Iterable[ImageRow], recipe: Preprocessing) -
             for data in tfrecord.read(folder / shard):
                 # Most records are not needed: look for the path among the bytes before parsing any.
                 candidates = [path for path in paths if path.encode() in data]
-                if candidates and (record := decode_record(data, recipe)).path in candidates:
-                    stored[record.path] = _stored(record, recipe)
+                if candidates and (record := decode_with_pixels(data, manifest)).path in candidates:
+                    stored[record.path] = _stored(record)
                     paths.discard(record.path)
                 if not paths:
                     break
-        except (OSError, RecordError, KeyError, IndexError, TypeError, ValueError, cv2.error):
+        except (OSError, RecordError):
             continue  # verify says what is wrong with it
     return stored
 
@@ -113,14 +114,11 @@ def _inpainted(row: ImageRow, gray: Gray, recipe: Preprocessing, width: int) -> 
     return jpeg(f"{row.path} with its fill inpainted", reduced(inpainted, width))
 
 
-def _stored(record: Record, recipe: Preprocessing) -> StoredScan:
-    encoding = "raw" if len(record.image) == recipe.height * recipe.width else "png"
-    pixels = decode_pixels(record.image, recipe.height, recipe.width, encoding)
-    if pixels is None:
-        raise RecordError(f"has an image that is not {recipe.height} x {recipe.width} gray pixels")
-    columns = record.affine[0] * np.arange(recipe.width, dtype=np.float64) + record.affine[2]
-    offsets = np.array(record.row_offset, np.float64) if recipe.flatten else np.zeros(recipe.width)
-    return StoredScan(pixels, columns, offsets)
+def _stored(record: DecodedRecord) -> StoredScan:
+    width = record.pixels.shape[1]
+    columns = record.affine[0] * np.arange(width, dtype=np.float64) + record.affine[2]
+    offsets = np.array(record.row_offset, np.float64) if record.row_offset else np.zeros(width)
+    return StoredScan(record.pixels, columns, offsets)
 
 
 def _framed(small: Gray, shape: tuple[int, ...], row: ImageRow, stored: StoredScan | None) -> Any:

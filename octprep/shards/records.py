@@ -66,7 +66,7 @@ class DecodedRecord(Record):
     pixels: Gray  # (height, width) uint8, 0 (black) to 255 (white), row 0 on the vitreous side; read-only
 
 
-def read_records(folder: Path, split: str) -> Iterator[DecodedRecord]:
+def read_records(folder: Path | str, split: str) -> Iterator[DecodedRecord]:
     """The records of a split of a finished folder, for NumPy: without TensorFlow, in the order of the shards.
 
     folder: what `octprep build` wrote. split: train, val, test or a fold such as fold0. Of each record, `pixels` is
@@ -78,6 +78,7 @@ def read_records(folder: Path, split: str) -> Iterator[DecodedRecord]:
     read, the split is not in it, or a shard is missing or damaged; it names the shard, and what was yielded before was
     good. SHA-256 and counts are not checked: `octprep verify` does that.
     """
+    folder = Path(folder)
     manifest = Manifest.load(folder)
     if split not in manifest.splits:
         raise ManifestError(f"{folder} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")

@@ -1,4 +1,4 @@
-"""One shard task to one file and its receipt. The file is there whole, under its name, or not at all."""
+"""Writes a shard and its receipt. The shard's file is complete under its name, or absent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Listing a source folder: which of its files are B-scans by their paths, and why the others are not.
 
 No file is opened. A link where a scan or its folder should be is an error, unless links are to be followed; so is a
-folder that cannot be read where scans may be: no scan is ever missing without a word.
+folder that cannot be read where scans may be. So no scan is missing silently.
 """
 
 from __future__ import annotations

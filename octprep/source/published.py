@@ -51,12 +51,12 @@ def recognise(scan_files: Iterable[ScanFile]) -> PublishedDataset | None:
             for folder, row in splits.items()
             for label, count in zip(KERMANY_CLASSES, row, strict=True)
         }
-        surplus = {cell: counts.get(cell, 0) - published.get(cell, 0) for cell in sorted({*counts, *published})}
-        difference = sum(map(abs, surplus.values()))
+        changes = {cell: counts.get(cell, 0) - published.get(cell, 0) for cell in sorted({*counts, *published})}
+        difference = sum(map(abs, changes.values()))
         if difference <= _MATCH_TOLERANCE * sum(published.values()):
             differences = tuple(
                 f"{'/'.join(filter(None, cell))} {published.get(cell, 0):,} there, {counts.get(cell, 0):,} here"
-                for cell, count in surplus.items()
+                for cell, count in changes.items()
                 if count
             )
             matches.append((difference, len(matches), PublishedDataset(name, differences)))

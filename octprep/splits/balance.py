@@ -120,7 +120,7 @@ def describe_few_patients(patients: Mapping[str, Mapping[str, int]]) -> list[str
         few = {label: classes.get(label, 0) for label in labels if classes.get(label, 0) < FEW}
         if few:
             counts = ", ".join(f"{count:,} of {label}" for label, count in few.items())
-            consequence = _CONSEQUENCE.get(split, "results on so few do not generalise")
+            consequence = _CONSEQUENCE.get(split, "a result on so few says little about others")
             sentences.append(f"{split} has few patients ({counts}): {consequence}.")
     return sentences
 

@@ -1,7 +1,7 @@
 """Split strategies: patient groups -> splits. Pure: the result depends on the set of scans, the config and the seed.
 
-Splits taken as they are (`official`: the source's folders; `file`: a CSV file) must not leak. The others assign whole
-groups by target fractions: `repaired` keeps the source's test folder, `grouped` assigns all patients, `kfold` makes
+Splits taken as they are (`as-given`: the source's folders; `file`: a CSV file) must not leak. The others assign whole
+groups by target fractions: `keep-test` keeps the source's test folder, `by-patient` assigns all patients, `kfold` makes
 patient-disjoint folds of what is not in test.
 """
 
@@ -43,7 +43,7 @@ class Splits:
 
 
 def resolve_auto(strategy: Strategy, scans: Iterable[ScanFile]) -> Strategy:
-    """The strategy that `auto` means for these scans: `repaired` where they have a test folder, else `grouped`."""
+    """The strategy that `auto` means for these scans: `keep-test` where they have a test folder, else `by-patient`."""
     if strategy != "auto":
         return strategy
     return "keep-test" if any(scan.folder == "test" for scan in scans) else "by-patient"
@@ -59,7 +59,7 @@ def split_scans(
     """Put every scan in a split, or exclude it with a reason.
 
     `config.split` must be resolved; `near` are the near-duplicate pairs that link patient ids; `split_file` is for the
-    strategy `file`. Raises LeakError if `official` folders or a `file` leak, unless the config allows leaks, and
+    strategy `file`. Raises LeakError if `as-given` folders or a `file` leak, unless the config allows leaks, and
     SourceError if a split would lack a class.
     """
     # Grouped before duplicates are dropped: one under another id links two patients also where it is excluded.
@@ -150,8 +150,8 @@ def _leak_message(strategy: str, leaks: Leaks) -> str:
     verb = "is" if len(leaks.patients) + len(leaks.contents) + len(leaks.near) == 1 else "are"
     if strategy == "file":
         return (
-            f"--split-file would leak: {' and '.join(kinds)} {verb} in more than one split of the file. Correct the file, "
-            "or use --allow-leaks to build anyway."
+            f"--split-file would leak: {' and '.join(kinds)} {verb} in more than one split of the file. Correct the "
+            "file, or use --allow-leaks to build anyway."
         )
     return (
         f"--split as-given would leak: {' and '.join(kinds)} {verb} in more than one of the source's folders. Use "
@@ -278,7 +278,7 @@ def target_fractions(config: BuildConfig, *, has_test: bool) -> list[dict[str, f
     """The targets of each assignment of groups, in turn: a fraction for every split, adding up to 1.
 
     `rest`, where it occurs, is assigned to the folds next. has_test: whether the source has a test folder that is kept.
-    Empty for `official` and `file`, which take splits as given.
+    Empty for `as-given` and `file`, which take splits as given.
     """
     train, val, test = config.fractions
     folds = {f"fold{fold}": 1 / config.folds for fold in range(config.folds)}

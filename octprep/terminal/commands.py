@@ -36,33 +36,47 @@ Json = Annotated[
 ]
 
 
+def version_option(program: str) -> Any:
+    """The annotation of a callback's parameter for --version, which prints the version of the programs and exits."""
+
+    def show(given: bool) -> None:
+        if given:
+            from importlib.metadata import version
+
+            typer.echo(f"{program} {version('octprep')}")
+            raise typer.Exit
+
+    return Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=show)]
+
+
 def command(
     app: typer.Typer, example: str, *kinds: type, only_given: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
 
     example: a command line, shown below the help. The settings' values arrive as the function's `**values`, by field;
-    with only_given those that were on the command line alone. Raises SettingError, when the command runs, for a text
+    with only_given those alone that are on the command line. Raises SettingError, when the command runs, for a text
     that a setting cannot be made of.
     """
     options = [setting for kind in kinds for setting in settings(kind) if setting.option.help]
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def run(*, quiet: bool, verbose: bool, **given: Any) -> None:
+        def run(*, context: typer.Context, quiet: bool, verbose: bool, **given: Any) -> None:
             if quiet and verbose:
                 raise SettingError("--quiet and --verbose exclude each other; give one of them.")
             verbosity.quiet, verbosity.verbose = quiet, verbose
             for setting in options:
                 value = given.pop(setting.field)
-                if value is not None or not only_given:
+                if not only_given or _is_given(context, setting.field):
                     given |= _parsed(setting, value)
             function(**given)
 
         own = inspect.signature(function, eval_str=True).parameters.values()
         keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        parameters += [_parameter(setting, only_given) for setting in options]
+        parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
+        parameters += [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters += [_parameter(setting) for setting in options]
         for name, help_text in (("quiet", "Print errors and warnings only."), ("verbose", "Print what is done.")):
             annotation = Annotated[bool, typer.Option(f"--{name}", help=help_text, rich_help_panel="Output")]
             parameters.append(inspect.Parameter(name, keyword, default=False, annotation=annotation))
@@ -74,7 +88,12 @@ def command(
     return register
 
 
-def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, rather than left at its default."""
+    return getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
     """A setting as a parameter that Typer makes an option of."""
     option, kind, default = setting.option, setting.kind, setting.default
     if option.parse:
@@ -82,11 +101,6 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
     names = [setting.flag]
     if kind is bool and not option.only_on:
         names = [f"{setting.flag}/{setting.flag.replace('--', '--no-', 1)}"]
-    shown: bool | str = option.default_text or (kind is not bool or not option.only_on)
-    if only_given and shown is True:
-        shown = text_of(default)
-    if only_given:
-        kind = kind | None
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in option.completions if value.startswith(incomplete)]
@@ -97,13 +111,12 @@ def _parameter(setting: Setting, only_given: bool) -> inspect.Parameter:
             *names,
             help=option.help,
             metavar=option.metavar or None,
-            show_default=shown,
+            show_default=option.default_text or (default is not None and not option.only_on),
             rich_help_panel=option.panel or None,
             autocompletion=complete if option.completions else None,
         ),
     ]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(setting.field, keyword, default=None if only_given else default, annotation=annotation)
+    return inspect.Parameter(setting.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _parsed(setting: Setting, value: Any) -> Mapping[str, Any]:

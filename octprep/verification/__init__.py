@@ -67,7 +67,7 @@ class VerificationResult:
     records: int
     violations: tuple[Violation, ...]
     counts: Mapping[str, SplitCount]  # by split
-    not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were looked for
+    not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were searched for
     unread: tuple[str, ...] = ()  # shards that could not be read whole, and tables that could not be read
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
 
@@ -87,12 +87,13 @@ class VerificationResult:
         return (json.dumps(whole, indent=1) + "\n").encode()
 
 
-def verify(folder: Path, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
+def verify(folder: Path | str, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
     """Read every record of a finished folder and check the guarantees.
 
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
     nor the rows that point to it. Raises ManifestError if there is no manifest that could be read.
     """
+    folder = Path(folder)
     manifest = Manifest.load(folder, allow_edited=True)
     violations = list(_check_manifest_bytes(folder, manifest))
     table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)

@@ -195,7 +195,7 @@ def _expected_groups(table: Table, duplicates: DuplicatesFile | None) -> dict[st
     if duplicates is None:
         return None
     patients = {scan.path: scan.patient for scan in table.scans}
-    parent = {patient: patient for patient in patients.values()}
+    parent = {scan.patient: scan.patient for scan in table.scans}  # a path with two rows may have two patients
 
     def find(patient: str) -> str:
         while parent[patient] != patient:

@@ -69,7 +69,7 @@ def test_each_side_imports_without_the_others_dependencies(module, absent):
 
 
 @pytest.mark.slow
-def test_scan_build_verify_and_again(source, tmp_path):
+def test_inspect_build_verify_report_and_build_again(source, tmp_path):
     out = tmp_path / "out"
     done = run("inspect", "--quick", "--src", source, "--json", tmp_path / "scan.json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -77,13 +77,12 @@ def test_scan_build_verify_and_again(source, tmp_path):
     done = run("build", "--src", source, "--out", out, "--size", "32x48")
     assert (done.returncode, done.stderr) == (0, "")
     assert "no patient and no image content is in two splits" in done.stdout
-    assert "shares: of what the test set leaves, " in done.stdout
+    assert "shares: of the scans not in test, " in done.stdout
     assert "all guarantees hold" in run("verify", out).stdout
     written = (out / "report.html").read_bytes()
     done = run("report", out, "--src", source)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
-    assert done.stdout.count("\n") == 1
     assert (out / "report.html").read_bytes() == written
     refused = run("report", out)
     assert refused.returncode == 2
@@ -96,12 +95,12 @@ def test_scan_build_verify_and_again(source, tmp_path):
     assert "wrote" not in again
     (out / "report.html").unlink()
     again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
-    assert "only report.html was missing and was written anew" in again
+    assert "only report.html was missing and was written." in again
     assert (out / "report.html").read_bytes() == written
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
-    assert "law 2 BROKEN" in broken.stdout
+    assert "guarantee 2 VIOLATED" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -126,11 +125,11 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (
             ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "by-patient", "--split-file", "{tmp}/who.csv"],
             2,
-            "so --split by-patient cannot too",
+            "so --split by-patient cannot",
         ),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711, 4712. Give"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711 and 4712. Give"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
@@ -140,7 +139,12 @@ def test_scan_build_verify_and_again(source, tmp_path):
         (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
         (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["inspect", "--quick", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
-        (["inspect", "--src", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+        (["inspect", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+        (["inspect", "--src", "{src}", "--quick", "--report", "{tmp}/x"], 2, "needs a full inspection"),
+        (["inspect"], 2, "--src is missing: name a folder"),
+        (["build", "{src}"], 2, "--out is missing: name a folder"),
+        (["build", "{src}", "{tmp}/out", "more"], 2, "more is one folder too many"),
+        (["build", "{src}", "{tmp}/out", "--quiet", "--verbose"], 2, "exclude each other"),
         (["inspect", "--quick", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
         (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
         (["inspect", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
@@ -188,7 +192,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
 @pytest.mark.parametrize(
     ("program", "command", "sentence"),
     [
-        ("octprep", "build", "interrupted; the same command goes on from here."),
+        ("octprep", "build", "interrupted; run the same command to resume."),
         ("octprep", "inspect", "interrupted; run the same command again."),
         ("octtrain", "fit", "interrupted."),
     ],
@@ -234,3 +238,81 @@ def test_a_choice_that_there_is_not_is_refused_with_those_there_are(source, tmp_
     assert done.returncode == 2
     assert all(f"'{name}'" in done.stderr for name in ("x", *DENOISERS))
     assert not (tmp_path / "out").exists()
+
+
+def test_build_takes_its_folders_as_arguments_too(source, shards, tmp_path):
+    for words in ([source, tmp_path / "a"], ["--out", tmp_path / "b", source], ["--src", source, tmp_path / "c"]):
+        done = run("build", *words, "--size", "32")
+        assert done.returncode == 0, done.stderr
+    digests = {json.loads((tmp_path / name / "manifest.json").read_bytes())["digest"] for name in "abc"}
+    assert digests == {json.loads((shards / "manifest.json").read_bytes())["digest"]}
+
+
+@pytest.mark.parametrize("program", ["octprep", "octtrain"])
+def test_version_is_that_of_the_package(program):
+    from importlib.metadata import version
+
+    done = run("--version", program=program, block=HEAVY)
+    assert (done.returncode, done.stdout) == (0, f"{program} {version('octprep')}\n")
+
+
+def test_json_to_stdout_is_json_alone_and_the_text_goes_to_stderr(source, shards):
+    for words in (["verify", shards], ["inspect", source, "--quick"]):
+        done = run(*words, "--json", "-")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+        assert done.stderr
+
+
+def test_verify_writes_its_results_as_json(shards, tmp_path):
+    assert run("verify", shards, "--json", tmp_path / "result.json").returncode == 0
+    result = json.loads((tmp_path / "result.json").read_bytes())
+    manifest = json.loads((shards / "manifest.json").read_bytes())
+    assert (result["digest"], result["all_guarantees_hold"], result["violations"]) == (manifest["digest"], True, [])
+    assert result["records"] == sum(shard["records"] for part in manifest["splits"].values() for shard in part)
+
+
+def test_certificate_is_one_line_and_is_written_only_if_all_guarantees_hold(shards, tmp_path):
+    done = run("verify", shards, "--certificate", "-")
+    assert done.stdout.count("\n") == 1
+    assert "certifies dataset sha256:" in done.stdout
+    assert run("verify", shards, "--certificate", tmp_path / "certificate.txt").returncode == 0
+    assert (tmp_path / "certificate.txt").read_text() == done.stdout
+    import shutil
+
+    damaged = Path(shutil.copytree(shards, tmp_path / "damaged"))
+    (damaged / "images.csv").write_text("")
+    done = run("verify", damaged, "--certificate", tmp_path / "none.txt")
+    assert done.returncode == 1
+    assert "no certificate was written" in done.stderr
+    assert not (tmp_path / "none.txt").exists()
+
+
+def test_quiet_prints_nothing_that_is_no_error(source, shards, tmp_path):
+    for words in (
+        ["verify", shards],
+        ["inspect", source, "--quick"],
+        ["build", source, tmp_path / "out", "--size", "32"],
+    ):
+        done = run(*words, "--quiet")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_verbose_names_each_stage(source, tmp_path):
+    done = run("build", source, tmp_path / "out", "--size", "32", "--verbose")
+    assert done.returncode == 0, done.stderr
+    assert "octprep: comparing scans" in done.stderr
+
+
+def test_the_public_names_are_callable_after_their_modules_were_imported():
+    code = (
+        "import octprep, octprep.pipeline, octprep.verification, octprep.inspection\n"
+        "assert all(callable(getattr(octprep, name)) for name in octprep.__all__ if name != '__version__')\n"
+        "assert octprep.__version__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); import octprep, octtrain; octprep.BuildConfig()"
+    subprocess.run([sys.executable, "-c", code], check=True)

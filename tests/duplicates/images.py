@@ -9,7 +9,7 @@ import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.duplicates.descriptors import as_matrix
-from octprep.synthetic import CLASSES, draw_disease, draw_look, draw_scan
+from octprep.synthetic import CLASSES, draw_appearance, draw_disease, draw_scan
 from octprep.synthetic.faults import add_fill, encode
 
 PLANTED = 60  # near-duplicates in the fixture `population`
@@ -36,10 +36,10 @@ def neighbouring_scans(patients: int, scans: int) -> tuple[list[np.ndarray], lis
     grays, patient_of = [], []
     for number in range(patients):
         rng = np.random.default_rng([5, number])
-        look = draw_look(rng)
-        disease = draw_disease(CLASSES[number % 4], look, rng)
+        appearance = draw_appearance(rng)
+        disease = draw_disease(CLASSES[number % 4], appearance, rng)
         for index in range(scans):
-            scan, _ = add_fill(draw_scan(look, disease, 0.4 + index / 16, rng), rng)
+            scan, _ = add_fill(draw_scan(appearance, disease, 0.4 + index / 16, rng), rng)
             grays.append(preprocessing.decode(encode(scan.pixels)))
             patient_of.append(f"patient {number}")
     return grays, patient_of

@@ -1,8 +1,11 @@
 """Exact duplicates, and which of them are kept."""
 
 import dataclasses
+from collections import defaultdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from octprep.duplicates.exact import (
     DuplicatePair,
@@ -43,6 +46,27 @@ def test_two_sets_that_a_third_scan_connects_are_one():
     assert duplicate_sets([by_bytes, by_pixels, both]) == [[by_bytes, by_pixels, both]]
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), max_size=14, unique=True))
+def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(population):
+    scans = [
+        dataclasses.replace(
+            scan(f"train/CNV/CNV-{patient}-{number}.jpeg", content=f"bytes {content}" if content else None),
+            pixels=f"pixels {pixels}" if pixels else "",
+        )
+        for number, (patient, content, pixels) in enumerate(population)
+    ]
+    sets = duplicate_sets(scans)
+    members = [path for duplicates in sets for path in paths_of(duplicates)]
+    assert len(members) == len(set(members))
+    for first in scans:
+        for second in scans:
+            equal = first.sha256 == second.sha256 or (first.pixels and first.pixels == second.pixels)
+            if equal and first is not second:
+                assert any(first in duplicates and second in duplicates for duplicates in sets)
+    assert duplicate_sets(scans[::-1]) == sets
+
+
 def test_the_duplicate_in_the_test_folder_is_kept():
     kept, exclusions = deduplicate([TRAIN, UNIQUE, TEST])
     assert paths_of(kept) == [TEST.path, UNIQUE.path]
@@ -74,3 +98,28 @@ def test_one_of_each_class_is_kept():
     kept, exclusions = deduplicate([TRAIN, OTHER, second], "keep")
     assert paths_of(kept) == [TRAIN.path, OTHER.path]
     assert exclusions[0].reason == f"same bytes as another scan: {OTHER.path}"
+
+
+def test_each_set_of_a_mixed_population_is_decided_by_itself():
+    population = [
+        scan("train/CNV/CNV-1-1.jpeg", content="a"),
+        scan("test/CNV/CNV-1-1.jpeg", content="a"),
+        scan("train/DME/DME-5-1.jpeg", content="a"),
+        scan("train/CNV/CNV-2-1.jpeg", content="b"),
+        scan("train/DME/DME-3-1.jpeg", content="b"),
+        scan("train/DME/DME-4-1.jpeg", content="c"),
+        scan("val/DME/DME-4-2.jpeg", content="c"),
+    ]
+    kept, exclusions = deduplicate(population)
+    assert paths_of(kept) == ["test/CNV/CNV-1-1.jpeg", "val/DME/DME-4-2.jpeg"]
+    reasons = defaultdict(set)
+    for exclusion in exclusions:
+        reasons[exclusion.reason].add(exclusion.path)
+    assert reasons == {
+        "same bytes as another scan: test/CNV/CNV-1-1.jpeg": {"train/CNV/CNV-1-1.jpeg"},
+        "same bytes as a scan of CNV: test/CNV/CNV-1-1.jpeg": {"train/DME/DME-5-1.jpeg"},
+        "same bytes under different classes: CNV and DME": {"train/CNV/CNV-2-1.jpeg", "train/DME/DME-3-1.jpeg"},
+        "same bytes as another scan: val/DME/DME-4-2.jpeg": {"train/DME/DME-4-1.jpeg"},
+    }
+    with pytest.raises(SourceError, match="2 contents are under different classes"):
+        deduplicate(population, "error")

@@ -87,17 +87,16 @@ def test_cell_of_an_excluded_file_that_no_build_writes(column, cell, message):
     assert [problem.message for problem in decode(bytes_of(cells)).problems] == [message]
 
 
-@given(index=st.integers(0, 3), column=st.sampled_from(COLUMNS), cell=st.text(max_size=4) | st.floats().map(str))
+TEXT = st.text(st.characters(blacklist_categories=("Cc", "Cs")), max_size=4)  # paths and reasons have no others
+
+
+@given(index=st.integers(0, 3), column=st.sampled_from(COLUMNS), cell=TEXT | st.floats().map(str))
 @settings(deadline=None)
 def test_any_cell_is_either_a_problem_or_written_back_as_it_was(index, column, cell):
     cells = cells_of(encode(ROWS))
     cells[index][column] = cell
     data = bytes_of(sorted(cells, key=lambda row: row["path"]))
-    try:
-        table = decode(data)
-    except ValueError:
-        assert "\0" in cell
-        return
+    table = decode(data)
     assert table.problems or encode([*table.rows, *table.excluded]) == data
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_everything_planted_is_found(source, inspection):
-    printed = console.audited(source, inspection)
+    printed = console.inspection_summary(source, inspection)
     findings = inspection.findings
     planted = [path.name for path in (source / HOSTILE_FOLDER).rglob("*-999998?-*.jpeg")]
     assert len(planted) == 4
@@ -58,7 +58,8 @@ def test_label_conflicts_are_listed(source, inspection):
     (near,) = inspection.findings.near_duplicate_conflicts
     assert near.first.endswith("DRUSEN-7777771-1.jpeg")
     assert re.search(
-        r"contents under more than one class: 1\n .*DME-7777770-1.jpeg: same bytes", console.audited(source, inspection)
+        r"contents under more than one class: 1\n .*DME-7777770-1.jpeg: same bytes",
+        console.inspection_summary(source, inspection),
     )
 
 
@@ -96,14 +97,14 @@ def test_class_folders_without_splits_have_no_leaks_but_shortcuts(tmp_path):
     src = write_class_folders(tmp_path / "src", {"CNV": 95, "NORMAL": 60})
     shutil.copy(src / "CNV" / "CNV-1-1.jpeg", src / "NORMAL" / "NORMAL-99-1.jpeg")
     report, json_file = tmp_path / "a.html", tmp_path / "a.json"
-    command = ["audit", "--src", src, "--workers", 1, "--report", report, "--json", json_file]
+    command = ["inspect", src, "--workers", 1, "--report", report, "--json", json_file]
     done = CliRunner().invoke(cli.app, list(map(str, command)))
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("Not split into folders yet, so nothing leaks; 1 content under more than one class\n")
     assert "patients in more than one folder" not in done.stdout
     assert "File bytes alone predict the class" in done.stdout
     assert "1 and 99 (4 scans): CNV/CNV-1-1.jpeg = NORMAL/NORMAL-99-1.jpeg: same bytes" in done.stdout
-    assert done.stdout.endswith(f"wrote {report}\nwrote {json_file}\n")
+    assert f"\nwrote {report}\nwrote {json_file}\n" in done.stdout
     assert "There are no split folders" in report.read_text()
     assert json.loads(json_file.read_text())["images"] == {"": {"CNV": 24, "NORMAL": 25}}
 
@@ -140,7 +141,7 @@ def test_nothing_is_written_under_the_source_or_to_a_folder(tmp_path, option):
         (tmp_path, "is a folder"),
         (tmp_path / "none" / "a", "there is no folder"),
     ):
-        done = CliRunner().invoke(cli.app, ["audit", "--src", str(src), "--workers", "1", option, str(path)])
+        done = CliRunner().invoke(cli.app, ["inspect", str(src), "--workers", "1", option, str(path)])
         assert isinstance(done.exception, OutputError)
         assert message in str(done.exception)
     assert files_of(tmp_path) == before

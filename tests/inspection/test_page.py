@@ -19,7 +19,7 @@ def test_hostile_file_names_are_escaped(source, inspection, html):
     content = html.read_text(encoding="utf-8")
     assert "<b onmouseover" not in content
     assert "<img src=x" not in content
-    assert "\u202e" not in content + console.audited(source, inspection)
+    assert "\u202e" not in content + console.inspection_summary(source, inspection)
     assert "&lt;b onmouseover=alert(3)&gt;\\u202e" in content
     assert content.count("<script>") == 1
     assert str(source.parent) not in content
@@ -40,13 +40,13 @@ def test_the_verdict_comes_first_and_every_section_is_shown(inspection, html):
 
 
 def test_samples_are_called_samples_and_few_patients_are_reported(source, inspection, html):
-    content, printed = html.read_text(encoding="utf-8"), console.audited(source, inspection)
+    content, printed = html.read_text(encoding="utf-8"), console.inspection_summary(source, inspection)
     similarity = inspection.pixels.similarity
     pairs = len(within_patient_pairs(inspection.scans))
     assert f"Drawn were {len(similarity.within)} of {pairs} pairs within patients" in content
     assert f"all {similarity.distances.within_total:,} pairs of scans of one patient" in content
     for output in (content, printed):
-        assert re.search(r"test has few patients \([0-9] of CNV, .*\): a result on so few", output)
+        assert re.search(r"test has few patients \([0-9] of CNV, .*\): results on so few", output)
     assert "Look through it before you share it." in content.partition("<footer>")[2]
 
 

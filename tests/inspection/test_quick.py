@@ -55,10 +55,10 @@ def test_what_needs_pixels_is_not_known(inspection):
     assert inspection.pixels is None
     states = {check.name: check.state for check in checks.checks(inspection)}
     assert states == {
-        "Patients in one folder": checks.NO,
-        "Contents in one folder": checks.YES,
-        "Near-duplicates in one folder": checks.UNKNOWN,
-        "One patient, one id": checks.YES,
+        "Patients disjoint": checks.NO,
+        "Contents disjoint": checks.YES,
+        "Near-duplicates disjoint": checks.UNKNOWN,
+        "One id per patient": checks.YES,
         "Labels agree": checks.YES,
         "No shortcut features": checks.UNKNOWN,
     }
@@ -78,7 +78,7 @@ def test_the_json_has_null_for_what_needs_pixels(inspection):
 
 
 def test_the_findings_are_printed(source, inspection):
-    printed = console.surveyed(source, inspection)
+    printed = console.inspection_summary(source, inspection)
     assert "patients in more than one folder of the split: 1 (50)" in printed
     assert "train/CNV/CNV-0-1.jpeg = train/CNV/CNV-0-90.jpeg" in printed
     assert "sizes (width x height): 128x96" in printed
@@ -90,7 +90,7 @@ def test_a_source_without_a_readable_scan_is_reported(tmp_path):
     path.write_bytes(b"nothing")
     inspection = inspect(tmp_path / "src", quick=True, workers=1)
     assert (inspection.scans, len(inspection.exclusions), inspection.images) == ((), 1, {})
-    assert "0 scans, 1 unusable" in console.surveyed(tmp_path / "src", inspection)
+    assert "0 scans, 1 excluded" in console.inspection_summary(tmp_path / "src", inspection)
     assert json.loads(inspection.to_json())["scans"] == []
 
 

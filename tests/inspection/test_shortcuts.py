@@ -92,7 +92,7 @@ def test_without_scikit_learn_everything_else_is_reported(tmp_path, monkeypatch)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     inspection = inspect(src, workers=1)
-    printed = console.audited(src, inspection)
+    printed = console.inspection_summary(src, inspection)
     reason = "scikit-learn is not installed; install it with: pip install 'octprep[audit]'"
     assert f"The shortcut test did not run: {reason}" in printed
     assert "48 scans of 16 patient ids" in printed

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from octprep.inspection.similarity import THRESHOLD, between_patient_pairs, within_patient_pairs
-from octprep.splits.patients import group
+from octprep.splits.patients import group_patients
 from tests.worlds.archive import scan
 
 
@@ -47,7 +47,9 @@ def test_consecutive_scans_of_one_patient_and_class_are_pairs():
 
 
 def test_a_patient_group_is_in_at_most_two_pairs_with_others():
-    groups = group([scan(f"train/CNV/CNV-{patient}-{number}.jpeg") for patient in range(9) for number in range(3)])
+    groups = group_patients(
+        [scan(f"train/CNV/CNV-{patient}-{number}.jpeg") for patient in range(9) for number in range(3)]
+    )
     pairs = between_patient_pairs(groups, seed=1)
     assert len(pairs) == 8
     assert all(first.patient != second.patient for first, second in pairs)

@@ -89,12 +89,12 @@ def test_a_scan_without_a_clear_epithelium_is_not_flattened_and_noted():
 @pytest.mark.parametrize(
     ("width", "columns", "note"),
     [
-        (384, (0, 384), "field of 15 degrees where 20 were asked"),
+        (384, (0, 384), "field of view of 15 degrees, narrower than the 20 of the recipe"),
         (512, (0, 512), ""),
         (768, (128, 640), ""),
         (1024, (0, 1024), ""),
         (1536, (256, 1280), ""),
-        (600, (0, 600), "field of a scan 600 wide is not known: all columns kept"),
+        (600, (0, 600), "the field of view of 600 columns is unknown: all columns kept"),
     ],
 )
 def test_every_device_width_is_cut_to_the_same_field_of_view(width, columns, note):

@@ -16,7 +16,7 @@ def test_detected_fill_is_the_true_fill(synthetic_scans):
     for gray, truth in synthetic_scans:
         depths = preprocessing.find_fill(gray)
         mask = np.zeros(gray.shape, bool) if depths is None else depths.mask() > 0
-        is_fill = truth.border > 0
+        is_fill = truth.fill > 0
         agreed, detected, true = agreed + np.sum(mask & is_fill), detected + np.sum(mask), true + np.sum(is_fill)
     assert agreed / detected >= 0.98  # precision
     assert agreed / true >= 0.98  # recall

@@ -9,7 +9,7 @@ from octprep.preprocessing import Geometry, geometry, resizing
 from tests.worlds.layers import layered
 
 
-@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("resize", ["stretch", "pad"])
 @pytest.mark.parametrize("crop", ["none", "retina"])
 @pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
 @pytest.mark.parametrize(
@@ -17,10 +17,10 @@ from tests.worlds.layers import layered
     [{}, {"field_of_view": 20.0}, {"flatten": True}, {"flatten": True, "field_of_view": 20.0}],
     ids=["", "field", "flatten", "both"],
 )
-def test_a_marker_is_found_at_its_source_position(fit, crop, size, extra):
+def test_a_marker_is_found_at_its_source_position(resize, crop, size, extra):
     gray, _, lower = layered(60, 30, width=768)
     recipe = Preprocessing(
-        height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=fit, **extra
+        height=size[0], width=size[1], denoise="none", crop=crop, inpaint_fill=False, resize=resize, **extra
     )
     for column in (200, 384, 520):
         row = round(lower[column]) - 40
@@ -38,10 +38,10 @@ def test_a_marker_is_found_at_its_source_position(fit, crop, size, extra):
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 90), (600, 1000)], ids=["shrunk", "enlarged"])
-@pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_column_offsets_are_what_flattening_applied(fit, height, width):
+@pytest.mark.parametrize("resize", ["stretch", "pad"])
+def test_column_offsets_are_what_flattening_applied(resize, height, width):
     gray, _, _ = layered(90, 0)
-    recipe = Preprocessing(height=height, width=width, flatten=True, resize=fit, inpaint_fill=False)
+    recipe = Preprocessing(height=height, width=width, flatten=True, resize=resize, inpaint_fill=False)
     stored = preprocessing.preprocess(gray, recipe).geometry
     top, bottom, left, right = stored.crop
     # The rows of the source that come to lie in the crop, resized as the pixels are: where each stored pixel is from.

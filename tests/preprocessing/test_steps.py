@@ -34,7 +34,7 @@ def test_stored_pixels_never_share_memory_with_the_source():
 
 @pytest.mark.slow
 def test_a_blurred_scan_is_less_sharp_whatever_its_noise(synthetic_scans):
-    clear = [gray for gray, truth in synthetic_scans if not truth.border.any()][::3]
+    clear = [gray for gray, truth in synthetic_scans if not truth.fill.any()][::3]
     rng = np.random.default_rng(0)
     blurred = []
     for gray in clear:
@@ -60,5 +60,5 @@ def test_bars_do_not_count_in_the_measurements():
 
 def test_a_recipe_of_another_version_is_refused():
     recipe = Preprocessing(denoise="none", crop="none", inpaint_fill=False)
-    with pytest.raises(ManifestError, match="revision 99"):
+    with pytest.raises(ManifestError, match="version 99 of the preprocessing"):
         preprocessing.preprocess(draw_scan("x", 100, 100), dataclasses.replace(recipe, version=99))

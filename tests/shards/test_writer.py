@@ -47,7 +47,7 @@ def test_records_of_a_flattened_build_hold_the_row_offset_of_each_column(source,
         assert np.allclose(example["row_offset"].numpy(), expected, atol=1e-3)
         flattened += bool(geometry.rpe_curve) and np.abs(expected).max() > 1
     assert flattened >= 4
-    assert verify(shards, workers=1).faults == ()
+    assert verify(shards, workers=1).violations == ()
 
 
 def test_records_of_other_builds_have_no_row_offset(source, tmp_path):
@@ -68,9 +68,9 @@ def test_a_flattened_record_without_its_row_offset_violates_guarantee_5(shards, 
         for name, split_shards in manifest.splits.items()
     }
     dataclasses.replace(manifest, splits=splits).save(target)
-    violations = [violation for violation in verify(target, workers=1).faults if violation.law == 5]
+    violations = [violation for violation in verify(target, workers=1).violations if violation.check == 5]
     message = "lacks features or has others than it should: row_offset"
-    assert any(message in violation.what for violation in violations)
+    assert any(message in violation.message for violation in violations)
 
 
 def without_row_offsets(source, target, shard: Shard) -> Shard:

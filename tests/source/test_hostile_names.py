@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from octprep.source.listing import list_source
 from octprep.splits import split_file
 from octprep.verification import verify
 from tests.worlds.archive import archive, write_folder
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -49,13 +49,13 @@ def odd_source(tmp_path):
 def test_any_file_name_survives_build_and_verify(odd_source, tmp_path):
     out = tmp_path / "out"
     build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1)
-    rows = images_csv.read((out / "images.csv").read_bytes())
+    rows = read_cells(out)
     paths = [row["path"] for row in rows]
     assert len(paths) == len(set(paths)) == len(archive()) + len(ODD)
     assert all(path.isprintable() or "\u202e" in path for path in paths)
     there = {path for path in odd_source.rglob("*") if path.is_file()}
     assert {odd_source / text_to_path(path) for path in paths} == there
-    reasons = {row["path"].rpartition("/")[2]: row["left_out"] for row in rows if row["left_out"]}
+    reasons = {row["path"].rpartition("/")[2]: row["exclusion_reason"] for row in rows if row["exclusion_reason"]}
     assert reasons["Icon\\x0d"] == MACOS_METADATA
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
     assert verify(out, workers=1).violations == ()
@@ -64,15 +64,15 @@ def test_any_file_name_survives_build_and_verify(odd_source, tmp_path):
     who = split_file.load(tmp_path / "who.csv")
     config = dataclasses.replace(CONFIG, split="file", split_file_sha256=who.sha256)
     build(odd_source, tmp_path / "again", config, split_file=who, workers=1)
-    moved = {row["path"]: row["split"] for row in images_csv.read((tmp_path / "again" / "images.csv").read_bytes())}
+    moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
 
-@pytest.mark.parametrize("look", ["scan", "audit"])
-def test_control_characters_in_names_are_not_printed(odd_source, tmp_path, look):
+@pytest.mark.parametrize("options", [["--quick"], []], ids=["quick", "full"])
+def test_control_characters_in_names_are_not_printed(odd_source, tmp_path, options):
     page = tmp_path / "found.json"
-    for src in (odd_source, next(odd_source.iterdir()))[look == "audit" :]:
-        command = [sys.executable, "-m", "octprep.cli", look, "--src", src, "--json", page, "--workers", "1"]
+    for src in (odd_source, next(odd_source.iterdir()))[not options :]:
+        command = [sys.executable, "-m", "octprep.cli", "inspect", src, *options, "--json", page, "--workers", "1"]
         done = subprocess.run(command, capture_output=True)
         assert done.returncode == 0, done.stderr
         printed = (done.stdout + done.stderr).decode()
@@ -102,7 +102,7 @@ def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
         good + b'"',
     ):
         with pytest.raises(ValueError, match=r"."):
-            images_csv.read(bad)
-    text = io.StringIO(good.decode())
-    assert [dict(row) for row in csv.DictReader(text)] == images_csv.decode(good)
+            images_csv.decode(bad)
+    table = images_csv.decode(good)
+    assert images_csv.encode([*table.rows, *table.excluded]) == good
     assert files.path_to_text("a\rb") == "a\\x0db"

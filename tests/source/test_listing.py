@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SourceError
 from octprep.format.manifest import Manifest
@@ -17,15 +16,14 @@ from octprep.pipeline import build
 from octprep.source.files import Exclusion
 from octprep.source.listing import list_source
 from tests.worlds.archive import archive, path_of, write_folder
+from tests.worlds.tables import read_cells
 
 CONFIG = BuildConfig(recipe=Preprocessing(height=96, width=96), near_duplicates=False)
 ONE = path_of("test/CNV-50-1")
 
 
 def exclusions_of(out):
-    return {
-        row["path"]: row["left_out"] for row in images_csv.read((out / "images.csv").read_bytes()) if row["left_out"]
-    }
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
 
 
 def test_the_folder_of_the_class_folders_is_the_root(tmp_path):

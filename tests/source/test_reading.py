@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from octprep import preprocessing
-from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.inspection import inspect
@@ -24,6 +23,7 @@ from octprep.source.listing import list_source
 from octprep.source.reading import read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
+from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +38,7 @@ def listed_file(src, path=ONE):
 
 
 def exclusions_of(out):
-    return {
-        row["path"]: row["left_out"] for row in images_csv.read((out / "images.csv").read_bytes()) if row["left_out"]
-    }
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
 
 
 # A machine that fails
@@ -92,9 +90,9 @@ def run_failing(failing_disk, times, error, *arguments):
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE])
 def test_a_disk_that_fails_briefly_excludes_nothing(source, tmp_path, failing_disk, error):
-    done = run_failing(failing_disk, 2, error, "scan", "--src", source, "--json", tmp_path / "found.json")
+    done = run_failing(failing_disk, 2, error, "inspect", "--quick", source, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
-    assert "unusable: none" in done.stdout
+    assert "excluded: none" in done.stdout
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE])
@@ -109,7 +107,7 @@ def test_a_disk_that_keeps_failing_stops_inspection_and_build_and_the_build_resu
     assert done.stderr.count("\n") == 1
     assert build(source, out, CONFIG).built
     assert exclusions_of(out) == {}
-    done = run_failing(failing_disk, 99, error, "audit" if error == errno.EACCES else "scan", "--src", source)
+    done = run_failing(failing_disk, 99, error, "inspect", source, *["--quick"] * (error == errno.EACCES))
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{ONE} cannot be read" in done.stderr
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from octprep.format.images_csv import COLUMNS
+from octprep.format.images_csv import ExcludedRow, Table
 from octprep.shards.plan import plan_shards
 from octprep.splits.balance import (
     FEW,
@@ -12,14 +12,15 @@ from octprep.splits.balance import (
     count_patients,
     describe_deviation,
     describe_few_patients,
-    deviations_from_rows,
     deviations_from_splits,
+    deviations_from_table,
     largest_deviation,
     patients_from_rows,
 )
 from octprep.splits.strategies import split_scans
 from tests.splits.populations import config, scans
 from tests.worlds.archive import archive
+from tests.worlds.tables import image_row, scan_row
 
 ENOUGH = [str(number) for number in range(FEW)]
 
@@ -27,8 +28,7 @@ ENOUGH = [str(number) for number in range(FEW)]
 def rows_of(splits):
     """Rows of images.csv; splits: split -> class -> patient ids."""
     return [
-        dict.fromkeys(COLUMNS, "")
-        | {"split": split, "class": label, "patient": patient, "group": patient, "shard": f"{split}/0"}
+        image_row(split=split, label=label, patient=patient)
         for split, classes in splits.items()
         for label, patients in classes.items()
         for patient in patients
@@ -61,14 +61,10 @@ def test_few_patients_of_a_class_are_named_with_their_number():
     ]
 
 
-def test_the_ids_of_a_patient_group_count_once_and_excluded_files_do_not():
-    rows = rows_of({"test": {"CNV": ENOUGH, "DME": ENOUGH}})
-    for row in rows[:2]:
-        row["group"] = "0"
+def test_the_ids_of_a_patient_group_count_once():
+    rows = rows_of({"test": {"CNV": ENOUGH[2:], "DME": ENOUGH}})
+    rows += [image_row(split="test", label="CNV", patient=patient, patient_group="0") for patient in "01"]
     assert patients_from_rows(rows) == {"test": {"CNV": FEW - 1, "DME": FEW}}
-    for row in rows[:2]:
-        row["shard"] = ""
-    assert patients_from_rows(rows) == {"test": {"CNV": FEW - 2, "DME": FEW}}
 
 
 def test_a_source_of_one_class_is_named():
@@ -97,18 +93,24 @@ def test_the_largest_deviation_is_found():
 def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, limit):
     settled = config(strategy, max_per_patient=limit, folds=3)
     splits = split_scans(scans(archive(9)), settled)
-    rows = []
+    images, excluded = [], []
     for name, members in splits.members.items():
         _, undersampled = plan_shards(name, members, balance if name == "train" else "none", 100, 1000, 0)
         reasons = {exclusion.path: exclusion.reason for exclusion in undersampled}
-        rows += [
-            dict.fromkeys(COLUMNS, "")
-            | {"class": one.label, "group": splits.group_of[one.path], "folder": one.folder}
-            | ({"excluded": reasons[one.path]} if one.path in reasons else {"split": name})
-            for one in members
-        ]
+        for one in members:
+            columns = {
+                "label": one.label,
+                "patient": one.patient,
+                "patient_group": splits.group_of[one.path],
+                "source_split": one.folder,
+            }
+            if one.path in reasons:
+                row = scan_row(one.path, **columns)
+                excluded.append(ExcludedRow(path=one.path, exclusion_reason=reasons[one.path], scan=row))
+            else:
+                images.append(image_row(one.path, split=name, **columns))
     deviations = deviations_from_splits(splits, settled)
-    assert deviations == deviations_from_rows(rows, settled)
+    assert deviations == deviations_from_table(Table(tuple(images), tuple(excluded)), settled)
     assert len(deviations) == (0 if strategy == "as-given" else 1)
     if deviations and not limit:
         [deviation] = deviations

@@ -36,7 +36,7 @@ def set_recipe(**settings):
         (set_config(encoding="png"), "has an image that is not 32 x 48 gray pixels in a PNG"),
         (set_config(split="by-patient", fractions=[1, 1, 1]), None),  # could give the same splits
         (set_config(split="kfold", balance="none"), "config.split is kfold, but the splits are train, val, test"),
-        (set_config(split="as-given"), "config.split is official, but"),
+        (set_config(split="as-given"), "config.split is as-given, but"),
         (set_config(near_duplicates=False), "treated otherwise than config says (off)"),
         (set_config(max_per_patient=1), "config.max_per_patient is 1, but train has"),
         (set_recipe(height=48, width=32), "crop: "),
@@ -118,7 +118,7 @@ def test_same_content_in_other_bytes(shards):
         lambda raw: raw["config"].update(shard_mb="128"),
         lambda raw: raw["config"].update(near_duplicates=1),
         lambda raw: raw["config"]["recipe"].update(height=32.0),
-        lambda raw: raw["config"]["recipe"].pop("fit"),
+        lambda raw: raw["config"]["recipe"].pop("resize"),
     ],
 )
 def test_manifest_that_no_build_writes_is_an_error_for_every_reader(shards, edit):
@@ -159,7 +159,7 @@ def test_unfinished_folder_is_an_error_that_says_so(good, tmp_path):
     folder = shutil.copytree(good, tmp_path / "out")
     (folder / "manifest.json").unlink()
     (folder / ".octprep-work").mkdir()
-    for command in ("verify", "certify", "report"):
+    for command in ("verify", "report"):
         done = CliRunner().invoke(cli.app, [command, str(folder)])
         assert isinstance(done.exception, ManifestError)
         assert "it is being built, or its build was interrupted" in str(done.exception)
@@ -167,7 +167,7 @@ def test_unfinished_folder_is_an_error_that_says_so(good, tmp_path):
 
 def test_folder_of_format_2_is_an_error_that_says_to_rebuild(shards):
     edit_manifest(shards, lambda raw: raw.update(format_version=2))
-    message = r"is of format 2, but this version reads format 3\. Rebuild the folder with `octprep build`\."
+    message = r"has format version 2, but this version of octprep reads format version 3\. Rebuild the folder with"
     for command in ("verify", "report"):
         done = CliRunner().invoke(cli.app, [command, str(shards)])
         assert isinstance(done.exception, ManifestError)

@@ -147,12 +147,12 @@ def test_wrong_row_is_named_where_another_shard_is_damaged(shards):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"joins": 3}'])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"9" * 5000, b"{}", b"[]", b'{"pairs": 3}'])
 def test_unreadable_duplicates_file_is_named(shards, content):
     (shards / "duplicates.json").write_bytes(content)
     assert any("duplicates.json" in where and "cannot be read" in text for _, where, text in violations_of(shards))
     with pytest.raises(ManifestError, match=r"duplicates\.json cannot be read"):
-        console.join_lines(shards, Manifest.load(shards))
+        console.duplicate_lines(shards, Manifest.load(shards))
 
 
 def test_edited_duplicate_pairs_are_named_though_all_digests_fit(good, shards):
@@ -161,12 +161,12 @@ def test_edited_duplicate_pairs_are_named_though_all_digests_fit(good, shards):
     paths = [next(row["path"] for row in rows if row["split"] == split) for split in ("train", "test")]
     for pairs in (
         (),
-        (*file.joins, DuplicatePair(*paths, "near-identical", 0.9)),
-        (*file.joins, DuplicatePair("a", "b", "near-identical", 0.9)),
-        tuple(dataclasses.replace(pair, reason="near-identical", correlation=0.95) for pair in file.joins),
-        tuple(dataclasses.replace(pair, correlation=0.95) for pair in file.joins),
+        (*file.pairs, DuplicatePair(*paths, "near-identical", 0.9)),
+        (*file.pairs, DuplicatePair("a", "b", "near-identical", 0.9)),
+        tuple(dataclasses.replace(pair, reason="near-identical", correlation=0.95) for pair in file.pairs),
+        tuple(dataclasses.replace(pair, correlation=0.95) for pair in file.pairs),
     ):
-        (shards / "duplicates.json").write_bytes(dataclasses.replace(file, joins=pairs).to_json())
+        (shards / "duplicates.json").write_bytes(dataclasses.replace(file, pairs=pairs).to_json())
         update_digests(shards)
         assert violations_of(shards), pairs
 
@@ -187,7 +187,7 @@ def test_control_characters_are_not_printed(shards):
     rows = read_cells(shards)
     next(row for row in rows if row["shard"])["path"] = "a\x1b[31mred\u202e"
     write_cells(shards, rows)
-    printed = console.verified(shards, verify(shards, workers=1))
+    printed = console.verification_summary(shards, verify(shards, workers=1))
     assert "\x1b" not in printed
     assert "a\\x1b[31mred\\u202e" in printed
 
@@ -197,7 +197,16 @@ def test_of_many_violations_the_first_are_printed_and_the_rest_counted(shards):
     kept = next(row for row in rows if row["shard"])
     write_cells(shards, [*rows, *({**kept, "path": f"x{n}"} for n in range(300))])
     result = verify(shards, workers=1)
-    printed = console.verified(shards, result)
+    printed = console.verification_summary(shards, result)
     assert len(result.violations) > 300
     assert re.search(r"^  and [0-9,]+ more$", printed, re.MULTILINE)
     assert len(printed.splitlines()) < 120
+
+
+def test_path_of_another_row_is_named(shards):
+    rows = read_cells(shards)
+    first, second = (row for row in rows if row["path"].startswith("test/CNV"))
+    first["path"] = second["path"]
+    write_cells(shards, rows)
+    update_digests(shards)
+    assert (2, f"images.csv {second['path']}", "has 2 rows") in violations_of(shards)

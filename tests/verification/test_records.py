@@ -99,7 +99,7 @@ def test_one_damaged_byte_is_one_violation_with_its_cause(shards):
     assert (violation.check, violation.where) == (5, name)
     assert "CRC; it has SHA-256" in violation.message
     assert result.unread == (name,)
-    lines = console.verified(shards, result).splitlines()
+    lines = console.verification_summary(shards, result).splitlines()
     assert lines[0].startswith("guarantee 5 VIOLATED")
     assert name in lines[1]
     assert [line[:20] for line in lines[2:6]] == [f"guarantee {check} unknown " for check in (1, 2, 3, 4)]
@@ -181,7 +181,7 @@ def test_equal_stored_pixels_in_two_splits_are_a_leak_without_a_search_for_near_
     [message] = [violation.message for violation in result.violations if violation.check == 1]
     assert "has the same stored pixels, in test, as" in message
     assert trained["path"][0].decode() in message
-    assert "no equal stored pixels are in two splits" in console.verified(out, result)
+    assert "no equal stored pixels are in two splits" in console.verification_summary(out, result)
 
 
 def link_shard(folder, name):

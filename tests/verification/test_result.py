@@ -14,15 +14,15 @@ def test_comparison_that_was_not_made_is_not_certified(good, tmp_path):
     small = verify(good, workers=1)
     assert small.not_comparable == sum(count.images for count in small.counts.values())
     assert "near-identical" not in console.certificate(small)
-    assert "too small to be compared" in console.verified(good, small)
-    assert any("could not be looked for: 32x48 pixels" in line for line in console.join_lines(good, small.manifest))
+    assert "too small to be compared" in console.verification_summary(good, small)
+    assert any("images of 32x48 pixels are too small" in line for line in console.duplicate_lines(good, small.manifest))
     src = write_folder(tmp_path / "src", archive())
     for size, near in ((96, True), (96, False)):
         out = tmp_path / f"{near}"
         build(src, out, BuildConfig(recipe=Preprocessing(height=size, width=size), near_duplicates=near), workers=1)
         result = verify(out, workers=1)
         assert ("near-identical scans disjoint" in console.certificate(result)) == near
-        assert ("near-identical scans were not looked for" in console.verified(out, result)) != near
+        assert ("near-identical scans were not searched for" in console.verification_summary(out, result)) != near
 
 
 def test_declared_near_identical_pairs_are_printed(good):
