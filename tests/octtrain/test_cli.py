@@ -40,7 +40,7 @@ def test_the_help_names_every_model_and_default(capsys, monkeypatch):
     config = FitConfig()
     assert all(name in text for name in MODELS)
     for value in (config.epochs, config.batch_size, config.lr, config.seed, config.patience):
-        assert f"[default: ({value})]" in text
+        assert f"[default: {value}]" in text
 
 
 @pytest.mark.parametrize("name", ["fit", "evaluate", "predict", "leakage"])
