@@ -40,7 +40,7 @@ def test_settings_of_the_leakage_experiment_are_validated(change, message):
 def test_given_settings_replace_those_of_the_base():
     base = FitConfig(epochs=3, lr=0.1)
     assert merge_settings(base, {"epochs": 5}) == FitConfig(epochs=5, lr=0.1)
-    with pytest.raises(SettingError, match="there is no setting depth; the settings of a training are model, weights"):
+    with pytest.raises(SettingError, match="there is no setting depth; the settings of a training are model, epochs"):
         merge_settings(base, {"depth": 3})
     with pytest.raises(SettingError, match="epochs must be at least 1"):
         merge_settings(base, {"epochs": 0})

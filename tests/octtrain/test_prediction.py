@@ -238,7 +238,7 @@ def test_a_loaded_run_predicts_without_printing(run, tmp_path, capsys):
     scan_file(tmp_path / "CNV" / "a.jpeg")
     (tmp_path / "b.txt").touch()
     loaded = load_run(str(run))
-    exclusion, prediction = loaded.predict(str(tmp_path))
+    prediction, exclusion = loaded.predict(str(tmp_path))
     assert isinstance(exclusion, Exclusion)
     assert isinstance(prediction, Prediction)
     assert loaded.class_names == CLASSES

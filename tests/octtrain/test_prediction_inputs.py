@@ -31,7 +31,7 @@ def test_the_run_is_the_first_argument_or_the_latest_one(run, tmp_path, monkeypa
     for arguments, error, message in (
         (["nosuchrun", image], SourceError, "^nosuchrun does not exist"),
         ([run], SourceError, "no image is named after the run"),
-        ([image, run], SettingError, "give the run first"),
+        ([image, run], SettingError, "name the run first"),
         (["runs/shards", image], SourceError, r"manifest\.json but no config\.json, so it is no run folder"),
     ):
         with pytest.raises(error, match=message):
