@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     from octtrain.config import FitConfig
     from octtrain.data.stream import training_batches
     from octtrain.evaluation.evaluate import evaluate
-    from octtrain.prediction import load_run
+    from octtrain.prediction.prediction import load_run, predict
     from octtrain.training.fit import fit
 
-__all__ = ["FitConfig", "evaluate", "fit", "load_run", "training_batches"]
+__all__ = ["FitConfig", "evaluate", "fit", "load_run", "predict", "training_batches"]
 
 _MODULES = {
     "FitConfig": "octtrain.config",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",
-    "load_run": "octtrain.prediction",
+    "load_run": "octtrain.prediction.prediction",
+    "predict": "octtrain.prediction.prediction",
     "training_batches": "octtrain.data.stream",
 }
 

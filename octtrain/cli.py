@@ -177,8 +177,8 @@ def predict(
     """Classify B-scans as they come from the device; files that cannot be read are excluded with a reason."""
     interrupts.advise("no file was classified yet")
     with importing_keras():
-        from octtrain import prediction
-        from octtrain.prediction_inputs import choose_run
+        from octtrain.prediction import prediction
+        from octtrain.prediction.inputs import choose_run
 
     run, images, is_latest = choose_run(inputs)
     if is_latest:

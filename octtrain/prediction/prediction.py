@@ -30,10 +30,10 @@ from octprep.format.manifest import version_differences
 from octprep.format.paths import path_to_text
 from octprep.terminal import discard_stdout, interrupts, printable
 from octprep.wording import listed, number
-from octtrain import predictions_csv
 from octtrain.inference import predict_probabilities
-from octtrain.prediction_inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
-from octtrain.predictions_csv import PredictionsCsv, Row
+from octtrain.prediction import predictions_csv
+from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
+from octtrain.prediction.predictions_csv import PredictionsCsv, Row
 from octtrain.runs.run import MODEL_NAME, Run
 
 BATCH = 32  # images

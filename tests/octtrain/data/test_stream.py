@@ -12,7 +12,7 @@ from octprep.format.manifest import Manifest  # noqa: E402
 from octtrain.data import stream  # noqa: E402
 from tests.worlds.shards import write_shards  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def paths_in(batches):

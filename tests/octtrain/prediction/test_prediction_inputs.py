@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from octprep.format.errors import SettingError, SourceError
-from octtrain.prediction_inputs import choose_run
+from octtrain.prediction.inputs import choose_run
 from tests.worlds.runs import program, scan_file
 
 pytestmark = pytest.mark.slow

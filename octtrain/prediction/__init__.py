@@ -1,0 +1,1 @@
+"""A run's model applied to images as they come from the device."""
