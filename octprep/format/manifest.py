@@ -36,7 +36,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 # The libraries that decide pixels, by their names in the manifest, and what they are called.
-PIXEL_LIBRARIES: Mapping[str, str] = {"octprep": "octprep", "opencv": "OpenCV", "pywavelets": "PyWavelets"}
+PIXEL_LIBRARIES: Mapping[str, str] = {
+    "octprep": "octprep",
+    "opencv": "OpenCV",
+    "simplejpeg": "simplejpeg",
+    "pywavelets": "PyWavelets",
+}
 
 # Features of one record, a tf.train.Example. README.md describes each.
 IMAGE = "image"

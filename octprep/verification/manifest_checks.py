@@ -45,7 +45,7 @@ def check_settings(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _check_libraries(manifest: Manifest) -> Iterator[Violation]:
-    required = {"octprep", "numpy", "opencv"}
+    required = {"octprep", "numpy", "opencv", "simplejpeg"}
     if manifest.recipe.denoise == "wavelet":
         required.add("pywavelets")
     if missing := sorted(required - manifest.libraries.keys()):
