@@ -1,4 +1,4 @@
-"""build(): a folder of B-scans -> class-balanced shards, images.csv, duplicates.json, a report and a manifest.
+"""`build`: from a folder of B-scans to class-balanced shards, images.csv, duplicates.json, a report and a manifest.
 
 The stages, in the order of `_build`: cache the prepared scans, split them and plan the shards, write the shards, write
 the tables, write the report, publish.
@@ -135,12 +135,12 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    config: by default BuildConfig(). split_file: for split `file`; the config has its `sha256`. follow_links: take
-    files behind links in the source too (`octprep.source.listing.list_source`). workers: processes; None: one for
-    each core.
+    config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
+    follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
+    None: one for each core.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
-    are built again, and everything is where a table is damaged or a source file has changed; a Notice (a warning) says
+    are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
     which. Raises SourceError, OutputError, LeakError or SettingError if the build is not possible, and StoppedError if
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
@@ -175,7 +175,7 @@ def _build(job: _Job) -> BuildResult:
     counts = _counts(tables.rows)
     manifest = _manifest(job, planned, shards, tables, counts)
     _write_report(job, manifest, tables)
-    workdir.publish(job.out, job.work, [shard for part in shards.values() for shard in part], manifest)
+    workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(
         manifest,
         built=True,
@@ -240,7 +240,7 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 
 
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
-    """Split by the file names alone, so that what can never work fails before an hour of reading."""
+    """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
@@ -290,7 +290,7 @@ def _until_stable(
     """Compare and split in turn until the scans in the shards show no pair that the split does not respect.
 
     Which pairs are found depends a little on which scans are compared (the LSH's medians, its crowded buckets), and
-    whoever verifies the shards compares those in them alone. The pairs only grow, so this ends.
+    `octprep verify` compares only the scans in the shards. The set of pairs only grows, so this ends.
     """
     near = sorted(compare(paths))
     compared = paths
