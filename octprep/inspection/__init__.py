@@ -1,4 +1,4 @@
-"""What is in a folder of B-scans as it is, and what is wrong with it: everything that `octprep inspect` reports.
+"""Inspection of a folder of B-scans as it is: what it holds and what is wrong with it, as `octprep inspect` reports it.
 
 `inspect` reads every scan once and returns an `Inspection`. Without pixels it finds (`findings`) patients and files in
 more than one split, contradictory labels and files that cannot be used; with pixels also near-duplicates, how similar
@@ -17,7 +17,7 @@ from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.source.listing import list_source
 from octprep.source.published import recognise
-from octprep.splits.patients import group_patients
+from octprep.splits.patients import group_keys, group_patients
 from octprep.workers import Progress, no_progress
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
@@ -56,7 +56,7 @@ def inspect(
             published=recognise(listing.scan_files),
             scans=scans,
             exclusions=exclusions,
-            group_of={scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans},
+            group_of=group_keys(groups),
             findings=collect_findings(scans, groups, ()),
             pixels=None,
         )
@@ -69,7 +69,7 @@ def inspect(
     progress("comparing scans", len(scans), len(scans))
     near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
     groups = group_patients(scans, near_duplicates)
-    group_of = {scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans}
+    group_of = group_keys(groups)
     scan_groups = [group_of[scan.path] for scan in scans]
     shortcut_test = shortcuts.measure_shortcuts(scan_features, scan_groups, seed=seed, progress=progress)
     return Inspection(

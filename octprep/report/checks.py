@@ -18,8 +18,8 @@ from octprep.report.table import Images
 from octprep.wording import first_lines, listed, number
 
 HOLDS, VIOLATED, NOT_APPLICABLE, UNKNOWN = "holds", "violated", "not applicable", "unknown"
-MAX_DETAILS = 20  # lines of a check before the rest is counted
-_MAX_IDS = 6  # patient ids of one group before the rest is counted
+MAX_DETAILS = 20  # lines of a check that are shown
+_MAX_IDS = 6  # patient ids of one group that are named
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Check:
 
     name: str
     state: str  # HOLDS, VIOLATED, NOT_APPLICABLE or UNKNOWN
-    headline_word: str  # "" if it is not mentioned in the headline
+    headline_word: str  # its word in the headline; "": not mentioned there
     sentence: str
     details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CheckResults:
-    """All checks, and the one line they come to."""
+    """All checks, and their summary in one line."""
 
     checks: tuple[Check, ...]
 

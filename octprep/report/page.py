@@ -119,7 +119,7 @@ def _counts_section(images: Images | None, manifest: Manifest) -> dict[str, obje
 
 
 def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
-    """What there is to say about patient ids that share a scan."""
+    """The values of the section on merged patient ids."""
     return {
         "duplicates": duplicate_pairs.summarise(file, images) if file else None,
         "searched": manifest.config.near_duplicates,
@@ -129,7 +129,7 @@ def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: M
 
 
 def _shortcuts_section(images: Images, labels: tuple[str, ...]) -> dict[str, object]:
-    """The values that may tell the class without the retina."""
+    """The values of the section on shortcut features."""
     measured: list[tuple[str, str, str, Callable[[ImageRow], float], str]] = [
         (
             "mean",

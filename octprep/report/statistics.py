@@ -59,9 +59,9 @@ class Histogram:
 
     shares: Mapping[str, tuple[float, ...]]
     overall: tuple[float, ...]
-    ticks: tuple[tuple[float, str], ...]  # place in bins from the left edge, and label
+    ticks: tuple[tuple[float, str], ...]  # position in bins from the left edge, and label
     quantiles: tuple[Quantiles, ...] = ()
-    medians: tuple[float, ...] = ()  # of the classes, as places in bins
+    medians: tuple[float, ...] = ()  # of the classes, as positions in bins
 
 
 @dataclass(frozen=True)

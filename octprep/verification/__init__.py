@@ -72,7 +72,7 @@ class VerificationResult:
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
 
     def to_json(self) -> bytes:
-        """Everything, for other programs."""
+        """All results as JSON, for other programs."""
         whole = {
             "digest": self.manifest.digest,
             "all_guarantees_hold": not self.violations,
