@@ -35,9 +35,10 @@ class Picture:
 
 
 class SourceImages:
-    """The folder that the shards were built from, or its absence."""
+    """The source folder whose files a page shows, or its absence."""
 
     def __init__(self, folder: Path | None) -> None:
+        """folder: of the source; None: every picture says that the page was made without it."""
         self.folder = folder
         self.matched: set[str] = set()  # paths read so far whose SHA-256 is the expected one
         self.mismatched: set[str] = set()  # paths with another SHA-256, or that cannot be read

@@ -26,7 +26,7 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
     """The patient groups of the scans, sorted by key.
 
     near: near-duplicate pairs; those of scans that are not among `scans` are ignored. The same id under several classes
-    counts as one patient: the archive does not document whether it is one, so that is assumed.
+    counts as one patient; the archive does not say whether it is, so this is an assumption.
     """
     ordered = sorted(scans)
     patients = {scan.path: f"patient {scan.patient}" for scan in ordered}

@@ -206,7 +206,7 @@ def _split_keep_test(groups: Sequence[PatientGroup], config: BuildConfig) -> tup
 
 
 def _split_kfold(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
-    """A test split, from the folder where there is one, and the rest into folds."""
+    """Test, from the test folder if the source has one, and folds of the rest."""
     if _has_test(groups):
         [folds] = target_fractions(config, has_test=True)
         test, rest, exclusions = _hold_out_test(groups, folds)

@@ -90,8 +90,10 @@ class VerificationResult:
 def verify(folder: Path | str, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
     """Read every record of a finished folder and check the guarantees.
 
+    folder: what `octprep build` wrote; nothing is changed. workers: processes; None: one for each core.
+
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
-    nor the rows that point to it. Raises ManifestError if there is no manifest that could be read.
+    nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder, allow_edited=True)
