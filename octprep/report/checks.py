@@ -91,7 +91,7 @@ def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
         contents[row.sha256].add(row.split)
         groups[row.patient_group].add(row.split)
         members[row.patient_group].add(row.patient)
-    # A group of one patient is in two splits where the patient is, which is reported already.
+    # A group of one id is in two splits only if its patient is, which is reported already.
     groups = {group: splits for group, splits in groups.items() if len(members[group]) > 1}
     order = list(manifest.splits)
     leaking_patients = _in_several(patients, order, manifest.leaks.patients)

@@ -136,7 +136,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
 def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
     """1, 2 and 5 times powers of ten as bytes, kB and MB; low and high are decimal logarithms.
 
-    Where there are not two of these, other round numbers.
+    If fewer than two of these are in the range, other round numbers.
     """
     ticks = [
         (math.log10(lead) + power, _format_bytes(lead * 10**power))

@@ -301,8 +301,8 @@ def assign_groups(
     it gets a new patient with a smaller id.
 
     max_per_patient: with a cap on the scans of a patient, shares are computed with no patient above it (0: no cap).
-    Otherwise a patient of 225 scans, of which training keeps 20, would take the room of many others there; and val or
-    test, which keep all 225, would count as full with that one patient.
+    Otherwise a patient of 225 scans, of which training keeps 20, would take the place of many other patients there; and
+    val or test, which keep all 225, would count as full with that one patient.
 
     Raises SourceError if a class has too few patients for every split to have one.
     """
