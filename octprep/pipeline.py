@@ -1,4 +1,4 @@
-"""build(): a folder of B-scans -> class-balanced shards, images.csv, duplicates.json, a report and a manifest.
+"""`build`: from a folder of B-scans to class-balanced shards, images.csv, duplicates.json, a report and a manifest.
 
 The stages, in the order of `_build`: cache the prepared scans, split them and plan the shards, write the shards, write
 the tables, write the report, publish.
@@ -7,19 +7,15 @@ the tables, write the report, publish.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-
-import cv2
 
 from octprep import preprocessing, report
 from octprep.duplicates import file as duplicates_file
@@ -27,7 +23,7 @@ from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
-from octprep.format.errors import Notice, OctError, OutputError, SettingError, SourceError, StoppedError
+from octprep.format.errors import Notice, OutputError, SettingError, SourceError
 from octprep.format.files import atomic_write
 from octprep.format.images_csv import ExcludedRow, ImageRow, Row
 from octprep.format.manifest import (
@@ -42,6 +38,7 @@ from octprep.format.manifest import (
 from octprep.shards import cache, repair, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
+from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.table import image_rows
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
@@ -135,19 +132,19 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    config: by default BuildConfig(). split_file: for split `file`; the config has its `sha256`. follow_links: take
-    files behind links in the source too (`octprep.source.listing.list_source`). workers: processes; None: one for
-    each core.
+    config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
+    follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
+    None: one for each core.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
-    are built again, and everything is where a table is damaged or a source file has changed; a Notice (a warning) says
+    are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
     which. Raises SourceError, OutputError, LeakError or SettingError if the build is not possible, and StoppedError if
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
     """
     src, out, config = Path(src), Path(out), config or BuildConfig()
     source = list_source(src, follow_links=follow_links, keep_out=[out])
-    with _system_errors_explained(out):
+    with explain_system_errors(out):
         _require_disjoint_paths(src, out)
         config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
         with workdir.locked_workdir(out) as work, WorkerPool(workers) as pool:
@@ -175,7 +172,7 @@ def _build(job: _Job) -> BuildResult:
     counts = _counts(tables.rows)
     manifest = _manifest(job, planned, shards, tables, counts)
     _write_report(job, manifest, tables)
-    workdir.publish(job.out, job.work, [shard for part in shards.values() for shard in part], manifest)
+    workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(
         manifest,
         built=True,
@@ -240,7 +237,7 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
 
 
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
-    """Split by the file names alone, so that what can never work fails before an hour of reading."""
+    """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
@@ -290,7 +287,7 @@ def _until_stable(
     """Compare and split in turn until the scans in the shards show no pair that the split does not respect.
 
     Which pairs are found depends a little on which scans are compared (the LSH's medians, its crowded buckets), and
-    whoever verifies the shards compares those in them alone. The pairs only grow, so this ends.
+    `octprep verify` compares only the scans in the shards. The set of pairs only grows, so this ends.
     """
     near = sorted(compare(paths))
     compared = paths
@@ -382,49 +379,3 @@ def _notice_other_dataset(out: Path, before: Manifest, now: Manifest) -> None:
         text = f"{out} holds another dataset than before: {digests}"
         differences = version_differences(before, now.libraries)
         warnings.warn(f"{'; '.join([text, *differences])}.", Notice, stacklevel=3)
-
-
-@contextmanager
-def _system_errors_explained(out: Path) -> Iterator[None]:
-    """Raise what the system refuses as an OctError that says what to do; programming errors pass unchanged."""
-    try:
-        yield
-    except OSError as error:
-        raise _disk_error(error, out) from error
-    except (MemoryError, RuntimeError, cv2.error) as error:
-        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
-            raise
-        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
-            raise
-        raise StoppedError(
-            "memory ran out. What is done is kept: close other programs, or use fewer --workers, and run the same "
-            "command again to resume."
-        ) from error
-
-
-def _disk_error(error: OSError, out: Path) -> OctError:
-    """What the system refused, as an error of the program."""
-    kept = "What is done is kept"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoppedError(
-            f"the disk of --out {out} is full. {kept}: free some space (a build needs at most twice what its shards "
-            "take) and run the same command again to resume."
-        )
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return StoppedError(
-            f"no more files can be opened ({error.strerror}). {kept}: allow more with `ulimit -n`, or use fewer "
-            "--workers, and run the same command again to resume."
-        )
-    if error.errno in (errno.ENOMEM, errno.EAGAIN):
-        return StoppedError(
-            f"the system gives no more memory or processes ({error.strerror}). {kept}: close other programs, or use "
-            "fewer --workers, and run the same command again to resume."
-        )
-    path = Path(error.filename).absolute() if isinstance(error.filename, str) else None
-    target = out.absolute()
-    if path is not None and not path.is_relative_to(target) and not target.is_relative_to(path):
-        return StoppedError(
-            f"{error.filename}: {error.strerror or error}. {kept}: fix that and run the same command again to resume."
-        )
-    name = f" ({error.filename})" if error.filename else ""
-    return OutputError(f"--out {out} cannot be written: {error.strerror or error}{name}.")

@@ -1,4 +1,4 @@
-"""One B-scan from its file to everything that a build or an inspection needs of it: the only reader of scans."""
+"""Prepare one B-scan: read its file, preprocess it, measure and describe it, the same for builds and inspections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from octprep.preprocessing import Geometry
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import read_scan
 
-MAX_FILL_FRACTION = 0.9  # of a scan that may be fill; with more there is no scan left
+MAX_FILL_FRACTION = 0.9  # a scan with more fill than that is excluded
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PreparedScan:
 def prepare_scan(src: Path, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
     """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
 
-    src: the source folder. scan_file: as it was listed below that folder. Raises as `read_scan` does,
+    src: the source folder. scan_file: a file of its listing. Raises as `read_scan` does,
     StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
     read it; and ManifestError or SettingError as `preprocessing.preprocess` does.
     """

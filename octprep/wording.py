@@ -17,6 +17,12 @@ def listed(items: Sequence[str], limit: int = 12, conjunction: str = "and") -> s
     return f" {conjunction} ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
+def first_lines(lines: Sequence[str], limit: int) -> list[str]:
+    """All lines, or the first `limit` of them and a last one such as `and 5 more`."""
+    more = len(lines) - limit
+    return [*lines[:limit], f"and {more:,} more"] if more > 0 else list(lines)
+
+
 def cut(text: str, limit: int) -> str:
     """The text, or its first characters and an ellipsis where it is longer than `limit`."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""Run tasks in worker processes, one for each core of this machine, and report how far they are."""
+"""Run tasks in worker processes, by default one for each core, and report their progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def no_progress(what: str, done: int, total: int) -> None:
+def no_progress(stage: str, done: int, total: int) -> None:
     """A Progress that reports nothing."""
 
 

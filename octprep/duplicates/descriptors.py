@@ -39,8 +39,9 @@ MAX_RAW_DISTANCE = 0.65
 def dct_descriptor(pixels: Gray) -> bytes:
     """The lowest DCT coefficients of a stored image, quantised: DESCRIPTOR_BYTES bytes, int8, row by row.
 
-    pixels: (rows, columns) uint8, at least 16 a side. Black bars of equal width at opposite sides, as `fit pad` adds,
-    are cut off first. Mean and contrast are normalised, so brightness has no influence; a constant image gives zeros.
+    pixels: (rows, columns) uint8, at least 16 a side. Black bars of equal width at opposite sides, as --resize pad
+    adds, are cut off first. Mean and contrast are normalised, so brightness has no influence; a constant image gives
+    zeros.
     """
     thumbnail = cv2.resize(strip_letterbox(pixels), (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.astype(np.float32)

@@ -62,7 +62,8 @@ def measure_distances(
 ) -> Distances:
     """Distances within and between patients: of all pairs of each kind, or of max_pairs drawn at random, none twice.
 
-    descriptors, patients: as for `near_identical`.
+    descriptors: (scans, DESCRIPTOR_BYTES) uint8, a row as `dct_descriptor` gives. patients: the patient of each scan.
+    seed: of the sample. The histograms have 40 bins from 0 to 2.
     """
     edges = np.linspace(0, 2, 41)
     histograms: list[tuple[int, ...]] = []

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 from octprep.format.errors import SourceError
 from octprep.source.files import Exclusion, Scan
+from octprep.wording import number
 
 SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL = "same bytes", "same pixels", "near-identical"
 _PRECEDENCE = ("test", "val", "train", "")  # of folders: a duplicate in an earlier one is kept
-_MAX_EXAMPLES = 5  # sets of contradictory files that an error names
+_MAX_EXAMPLES = 5  # duplicate sets under different classes that an error names
 
 
 @dataclass(frozen=True, order=True)
@@ -34,11 +35,11 @@ def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
     set_of: dict[str, list[Scan]] = {}  # by content key
     for scan in sorted(scans):
         keys = content_keys(scan)
-        same, *others = [set_of[key] for key in keys if key in set_of] or [[]]
-        for other in others:
-            if other is not same:  # the bytes are those of one set, the pixels those of another
-                same += other
-                set_of |= {key: same for moved in other for key in content_keys(moved)}
+        same, *more_sets = [set_of[key] for key in keys if key in set_of] or [[]]
+        for members in more_sets:
+            if members is not same:  # the bytes are those of one set, the pixels those of another
+                same += members
+                set_of |= {key: same for moved in members for key in content_keys(moved)}
         same.append(scan)
         set_of |= dict.fromkeys(keys, same)
     distinct = {id(same): same for same in set_of.values() if len(same) > 1}
@@ -63,9 +64,10 @@ def label_conflicts(scans: Iterable[Scan]) -> list[list[Scan]]:
 def deduplicate(scans: Iterable[Scan], on_conflict: str = "drop") -> tuple[list[Scan], list[Exclusion]]:
     """Keep one of the scans with the same content, and none where they are labelled differently; both sorted.
 
-    A scan in the test folder goes before one in val, that before one in train, so that a published test set stays
-    whole; duplicates elsewhere do not count against it even under another class. on_conflict says what becomes of
-    duplicates under different classes: `drop` excludes all, `keep` keeps one of each class, `error` raises SourceError.
+    A scan in the test folder is kept before one in val, and that before one in train, so that a published test set
+    stays whole; duplicates in other folders do not conflict with it, even under another class. on_conflict says what
+    becomes of duplicates under different classes: `drop` excludes all, `keep` keeps one of each class, `error` raises
+    SourceError.
     """
     scans = sorted(scans)
     if on_conflict == "error":
@@ -130,7 +132,7 @@ def _require_no_conflicts(scans: Iterable[Scan]) -> None:
     """Raise SourceError if a content is under different classes."""
     if conflicts := label_conflicts(scans):
         examples = "; ".join(" = ".join(scan.path for scan in duplicates) for duplicates in conflicts[:_MAX_EXAMPLES])
-        what = "1 content is" if len(conflicts) == 1 else f"{len(conflicts):,} contents are"
+        what = f"{number(len(conflicts), 'content')} {'is' if len(conflicts) == 1 else 'are'}"
         raise SourceError(
             f"{what} under different classes: {examples}. Correct the source, or give --label-conflicts drop to "
             "exclude such files, or --label-conflicts keep to keep one of each class."

@@ -28,7 +28,7 @@ REASONS = (SAME_BYTES, SAME_PIXELS, NEAR_IDENTICAL)
 class DuplicatesFile:
     """Why scans under different ids count as one patient's, and how far apart scans are in general.
 
-    Validates on construction; raises ValueError if a pair or the threshold is none that a build can write.
+    Validates on construction; raises ValueError if a pair or the threshold is not one that a build can write.
     """
 
     pairs: tuple[DuplicatePair, ...]
@@ -76,7 +76,7 @@ def _distances(raw: Any) -> Distances:
 def collect(
     scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], descriptors: Sequence[bytes] | None, seed: int
 ) -> DuplicatesFile:
-    """Everything for duplicates.json; descriptors are None where near-duplicates were not searched for.
+    """Collect what duplicates.json holds; descriptors are None where near-duplicates were not searched for.
 
     A pair with the same content is not listed again as near-identical.
     """

@@ -114,7 +114,7 @@ def _bucket_pairs(low: Int8, median: Int16, scale: Float32) -> Iterator[tuple[In
 class _Buckets:
     """Rows by the key of one band."""
 
-    rows: Int64  # (rows,) those of one bucket after those of the other, each in ascending order
+    rows: Int64  # (rows,) sorted by their key, and ascending within a key
     keys: Int64  # (buckets,) ascending
     starts: Int64  # (buckets,) where the rows of each begin
     sizes: Int64  # (buckets,)

@@ -1,4 +1,4 @@
-"""Registration of two stored images, and the correlation of their fine detail: decides whether two scans are one.
+"""Registration of two stored images, and the correlation of their fine detail: are they the same scan?
 
 The second image is registered to the first by an affine warp that maximises the enhanced correlation coefficient (ECC;
 Evangelidis and Psarakis, IEEE TPAMI 30:1858, 2008), coarsely, then finely. The fine detail of each is a difference of
@@ -8,7 +8,7 @@ cross-correlation,
     NCC(t, w) = <t - mean t, w - mean w> / (||t - mean t|| ||w - mean w||),
 
 with a parabola through the peak for a maximum between pixels. The median over the blocks is the result, so areas that
-were painted over in one of the images may differ.
+were inpainted in one of the images may differ.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 
 from octprep.arrays import Float32, Gray
 
-# `detail_correlation` from which two scans are one. Near-duplicates of synthetic scans: at least 0.86, of real scans
-# 0.94. The most similar scans of different patients: 0.29 and 0.31; neighbouring scans of one volume, which share
-# everything but their speckle: 0.73 at most among synthetic, 0.33 among real ones. Other settings: of synthetic scans
-# that are not cropped all near-duplicates but 0.25 % have 0.80, of flattened ones all but 5 %. At 96x96 pixels, and
-# padded, near-duplicates have 0.90, but neighbours up to 0.96 and different patients 0.77 and 0.80; there it is
-# MAX_ALIGNED_DISTANCE that keeps patients apart, as the nearest of the real scans are 0.56 apart.
+# `detail_correlation` from which two images count as the same scan. Near-duplicates of synthetic scans: at least 0.86,
+# of real scans 0.94. The most similar scans of different patients: 0.29 and 0.31; neighbouring scans of one volume,
+# which share everything but their speckle: 0.73 at most among synthetic, 0.33 among real ones. Other settings: of
+# synthetic scans that are not cropped all near-duplicates but 0.25 % have 0.80, of flattened ones all but 5 %. At 96x96
+# pixels, and padded, near-duplicates have 0.90, but neighbours up to 0.96 and different patients 0.77 and 0.80; there
+# it is MAX_ALIGNED_DISTANCE that keeps patients apart, as the nearest of the real scans are 0.56 apart.
 MIN_CORRELATION = 0.80
 
 MIN_PIXELS = 8192  # of an image without letterbox, below which detail does not tell patients apart: no pair is found
@@ -59,8 +59,8 @@ def detail_correlation(first: Gray, second: Gray) -> float:
         warp = _ecc_warp(first, second, warp, side)
         warped = cv2.warpAffine(second, warp, (columns, rows), flags=_WARP_FLAGS, borderMode=cv2.BORDER_REFLECT)
         warped_detail = _difference_of_gaussians(np.asarray(warped, np.uint8))
-        of_blocks = list(_block_correlations(detail, warped_detail, step, reach))
-        correlation = float(np.median(of_blocks)) if of_blocks else 0.0
+        correlations = list(_block_correlations(detail, warped_detail, step, reach))
+        correlation = float(np.median(correlations)) if correlations else 0.0
         if correlation < _HOPELESS:
             break
     return correlation

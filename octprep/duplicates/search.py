@@ -84,11 +84,11 @@ def near_identical(
 ) -> list[NearDuplicate]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
-    descriptors: (scans, DESCRIPTOR_BYTES) uint8, a row as `dct_descriptor` gives. patients: of each scan, ids of one
-    kind. pixels: the stored image of a scan by its index, all from one recipe; it is called only for candidates, by
-    several threads at once. min_correlation: pairs from this correlation on are returned, be they near-identical or
-    not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the scans,
-    where no two have equal descriptors. Raises ValueError for descriptors of another shape.
+    descriptors: (scans, DESCRIPTOR_BYTES) uint8, a row as `dct_descriptor` gives. patients: the patient of each scan,
+    as text or as numbers. pixels: the stored image of a scan by its index, all from one recipe; it is called only for
+    candidates, by several threads at once. min_correlation: pairs from this correlation on are returned, near-identical
+    or not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the
+    scans, where no two have equal descriptors. Raises ValueError for descriptors of another shape.
 
     Not every pair among many similar scans is returned: scans with equal descriptors are paired each with one of
     another patient; no scan is compared with more than its _NEAREST, unless it is among theirs; and where two patients
@@ -217,10 +217,10 @@ def _candidates(
 
 def _partners(unique: UniqueDescriptors, row: int, opposite: int) -> Iterator[tuple[int, int]]:
     """Each scan of a row with a scan of the opposite row of another patient, if there is one; smaller index first."""
-    scans, others = unique.scans_of(row), unique.scans_of(opposite)
+    scans, opposite_scans = unique.scans_of(row), unique.scans_of(opposite)
     patients = unique.patients
     # Scans of a row are sorted by patient: if the first is not of another patient, only the last may be.
-    partners = np.where(patients[scans] != patients[others[0]], others[0], others[-1])
+    partners = np.where(patients[scans] != patients[opposite_scans[0]], opposite_scans[0], opposite_scans[-1])
     apart = patients[scans] != patients[partners]
     lower, upper = np.minimum(scans, partners)[apart], np.maximum(scans, partners)[apart]
     return zip(lower.tolist(), upper.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Descriptors with equal ones merged, and the patients that each is of."""
+"""Equal descriptors merged into one row each, with the scans and the patients that have it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UniqueDescriptors:
     patients: Int64  # (scans,) index of the patient
     scan: Int64  # (rows,) one scan with the descriptor
     patient: Int64  # (rows,) the patient of all scans with it, or SEVERAL
-    scans: Int64  # (scans,) the scans of one row after those of the other; by patient, then by index
+    scans: Int64  # (scans,) sorted by row, then by patient, then by index
     starts: Int64  # (rows + 1,) where the scans of each row begin in `scans`
 
     def __len__(self) -> int:

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self, get_args
 from octprep.format.errors import SettingError
 from octprep.format.options import option, text_of
 
-# What one stored image depends on besides the recipe: raise it when `octprep.preprocessing` would give other pixels.
+# Increase it with every change of `octprep.preprocessing` that gives other pixels: stored pixels depend on it and the
+# recipe alone.
 PREPROCESSING_VERSION = 4
 
 SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset
@@ -18,7 +19,7 @@ Crop = Literal["retina", "none"]
 CROPS: tuple[str, ...] = get_args(Crop)
 Resize = Literal["stretch", "pad"]
 RESIZES: tuple[str, ...] = get_args(Resize)
-# Degrees of the retina across a scan of so many columns. The archive's device, a Heidelberg Spectralis, takes 25.6
+# Field of view in degrees of a scan, by its width in columns. The archive's device, a Heidelberg Spectralis, takes 25.6
 # A-scans a degree in its fast mode (384, 512, 768 columns) and 51.2 in its fine mode (1024, 1536). A file does not say
 # its mode: a 768 that was taken in the fine mode, 15 degrees wide, would be taken for one of 30.
 FIELDS_OF_VIEW: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
@@ -353,5 +354,5 @@ class BuildConfig:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """The config that `dataclasses.asdict` and JSON made `raw` of."""
+        """The config of decoded JSON, as `dataclasses.asdict` gives it. Raises SettingError, KeyError or TypeError."""
         return cls(**{**raw, "recipe": Preprocessing(**raw["recipe"]), "fractions": tuple(raw["fractions"])})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
@@ -17,7 +18,7 @@ from octprep.format.errors import OutputError
 from octprep.format.paths import path_to_text
 
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
-_PAUSES = (0.1, 0.4, 1.5)  # seconds before something is tried again
+_PAUSES = (0.1, 0.4, 1.5)  # seconds between the attempts of `retry`
 
 Result = TypeVar("Result")
 
@@ -80,11 +81,11 @@ def remove_partial_files(folder: Path) -> None:
                     path.unlink()
 
 
-def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
-    """A regular file's content, and its status after reading. It never waits for a pipe or a device.
+def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
+    """Open a regular file for reading, without waiting for a pipe or a device.
 
-    limit: the most bytes to read. Raises NotReadable for anything that is not a regular file or is larger, OSError
-    as the system does; ELOOP if the path is a link and follow_links is False.
+    Raises NotReadable for anything that is not a regular file, and OSError as the system does: ELOOP if the path is a
+    link and follow_links is False.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     if not follow_links:
@@ -95,15 +96,23 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
         if error.errno == errno.ENXIO:  # a socket, or a pipe
             raise NotReadable("is not a regular file") from None
         raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NotReadable("is not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+    """A regular file's content, and its status after reading; at most `limit` bytes are read.
+
+    Raises NotReadable and OSError as `open_regular` does, and NotReadable for a larger file.
+    """
+    with open_regular(path, follow_links=follow_links) as file:
+        status = os.fstat(file.fileno())
         if status.st_size > limit:
             raise NotReadable(f"has {status.st_size:,} bytes, more than the {limit:,} that are read at most")
-        data = file.read(status.st_size + 1)  # not the limit, for which memory would be taken
-        if len(data) > status.st_size:  # it grows
+        data = file.read(status.st_size + 1)  # not `limit`: memory for so much would be allocated
+        if len(data) > status.st_size:  # the file has grown
             data += file.read(limit + 1 - len(data))
         status = os.fstat(file.fileno())
     if len(data) > limit:
@@ -112,7 +121,7 @@ def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[by
 
 
 def retry(work: Callable[[], Result]) -> Result:
-    """What work() returns, retried after OSError and MemoryError: 4 times in about 2 s.
+    """What work() returns; after OSError and MemoryError it is called again, 4 times in all within about 2 s.
 
     Raises the last error; at once for a missing file, a folder in place of a file, and a link that is not followed.
     """
@@ -129,27 +138,30 @@ def retry(work: Callable[[], Result]) -> Result:
 
 
 def check_output_file(src: Path, option: str, path: Path) -> None:
-    """Raise OutputError if a file cannot be written, or must not be because it would lie in the source."""
-    named = f"{option} {path_to_text(str(path))}"
+    """Raise OutputError if a file cannot be written, or must not be because it would lie in the source.
+
+    src: the source folder. option: the command-line option that names the file, for the message.
+    """
+    shown = f"{option} {path_to_text(str(path))}"
     try:
         if path.resolve().is_relative_to(src.resolve()):
             raise OutputError(
-                f"{named} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
+                f"{shown} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
             )
         if path.is_dir():
-            raise OutputError(f"{named} is a folder; name a file.")
+            raise OutputError(f"{shown} is a folder; name a file.")
         if not path.absolute().parent.is_dir():
             raise OutputError(
-                f"{named} cannot be written: there is no folder {path_to_text(str(path.parent))}; make it first."
+                f"{shown} cannot be written: there is no folder {path_to_text(str(path.parent))}; make it first."
             )
     except OSError as error:
-        raise OutputError(f"{named} cannot be written: {error.strerror or error}; name another file.") from None
+        raise OutputError(f"{shown} cannot be written: {error.strerror or error}; name another file.") from None
     except RuntimeError:
-        raise OutputError(f"{named} cannot be written: it is a link that leads to itself; name another file.") from None
+        raise OutputError(f"{shown} cannot be written: it is a link that leads to itself; name another file.") from None
 
 
 def write_output_file(option: str, path: Path, data: bytes) -> None:
-    """Write a file whole. Raises OutputError if it cannot be written."""
+    """Write a file that is complete or absent after a crash. Raises OutputError, naming the option, if that fails."""
     try:
         atomic_write(path, data)
     except OSError as error:

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
 from octprep.format.measurements import ScanMeasurements
+from octprep.wording import cut
 
 COLUMNS = (
     "path", "class", "patient", "image_number", "source_split", "bytes", "width", "height", "sha256",
@@ -26,8 +27,8 @@ COLUMNS = (
     "patient_group", "split", "shard", "record_count", "exclusion_reason",
 )  # fmt: skip
 
-MAX_SIDE = 10**7  # pixels of a scan's side, and rows of a crop, are at most as many
-_MAX_COUNT = 10**14  # of bytes and of numbers in file names
+MAX_SIDE = 10**7  # the most pixels of a scan's side, and rows of a crop
+_MAX_COUNT = 10**14  # the largest number of bytes, or number in a file name
 _MAX_NOTE = 1000  # characters
 _SHOWN = 40  # characters of a cell that a message shows
 
@@ -42,8 +43,8 @@ _WHOLE = {
     "crop_top": (-MAX_SIDE, MAX_SIDE), "crop_bottom": (-MAX_SIDE, MAX_SIDE),
     "crop_left": (0, MAX_SIDE), "crop_right": (0, MAX_SIDE), "record_count": (1, _MAX_COUNT),
 }  # fmt: skip
-_OF_SCAN = COLUMNS[1 : COLUMNS.index("split")]  # columns that are empty for a file that could not be read as a scan
-_FILLED = tuple(column for column in _OF_SCAN if column not in ("source_split", "note"))  # never empty for a scan
+_SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that could not be read as a scan
+_REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in ("source_split", "note"))  # of a scan
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,7 +53,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ScanRow:
     """What a row holds of a file that was read, decoded and preprocessed."""
 
-    path: str  # relative to the source, as `octprep.format.files.path_to_text` writes it
+    path: str  # relative to the source, as `octprep.format.paths.path_to_text` writes it
     label: str  # the class, column `class`
     patient: str  # the id in the file's name
     image_number: int  # within the patient, from the file's name
@@ -80,7 +81,7 @@ class ExcludedRow:
 
     path: str  # as in ScanRow
     exclusion_reason: str
-    scan: ScanRow | None = None  # what was read before the exclusion; None if the file is no usable scan
+    scan: ScanRow | None = None  # what was read before the exclusion; None if the file is not a usable scan
 
 
 Row = ImageRow | ExcludedRow
@@ -123,7 +124,7 @@ def encode(rows: Iterable[Row]) -> bytes:
 def decode(data: bytes) -> Table:
     """The typed rows of images.csv, and what is wrong with the others.
 
-    Raises ValueError if the bytes are no CSV table in UTF-8 with these columns.
+    Raises ValueError if the bytes are not a CSV table in UTF-8 with these columns.
     """
     images: list[ImageRow] = []
     excluded: list[ExcludedRow] = []
@@ -277,7 +278,7 @@ def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, s
             yield "split", "must be empty for a file that is in no shard"
         if cells["record_count"] != "0":
             yield "record_count", "must be 0 for a file that is in no shard"
-        if not any(cells[column] for column in _OF_SCAN):
+        if not any(cells[column] for column in _SCAN_COLUMNS):
             return
     else:
         if why := _whole_problem(cells["record_count"], *_WHOLE["record_count"]):
@@ -288,7 +289,7 @@ def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, s
         if "" in names or names != sorted(set(names)):
             yield "shard", "is not a sorted list of names"
     numbers_are_good = True
-    for column in _FILLED:
+    for column in _REQUIRED:
         if not cells[column]:
             numbers_are_good = False
             yield column, "is empty"
@@ -330,4 +331,4 @@ def _decimal_problem(cell: str, highest: float, places: int) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+    return repr(cut(text, _SHOWN))

@@ -65,7 +65,7 @@ def check_type(value: Any, kind: Any, path: str) -> None:
 
 @lru_cache
 def _field_types(kind: type) -> Mapping[str, Any]:
-    """The fields of a dataclass that JSON holds, with their types; one without repr=True is not in JSON."""
+    """The fields of a dataclass that JSON holds, with their types; a field with repr=False is not in JSON."""
     kinds = typing.get_type_hints(kind)
     return {field.name: kinds[field.name] for field in dataclasses.fields(kind) if field.repr}
 

@@ -18,10 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-
 HAS_FLOCK = fcntl is not None
-
-
 OWNER_NAME = ".writing.json"  # names the process that writes to a folder, where the file system has no locks
 
 
@@ -30,7 +27,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a lock on an existing folder while the block runs, so that no other process writes to it.
 
     what: the program, such as `octprep build`, for the message. The lock is the system's (flock on the folder), which
-    ends with its process however that ends. Where the file system has none, a file in the folder names the process and
+    is released however its process ends. Where the file system has no locks, a file in the folder names the process and
     its machine instead; one of a process of this machine that no longer runs is ignored. Raises OutputError if another
     process holds the lock.
     """
@@ -116,7 +113,7 @@ def _read_owner(path: Path) -> dict[str, object] | None:
 
 
 def _may_run(owner: dict[str, object]) -> bool:
-    """Whether a process may still run; one of another machine may."""
+    """Whether the process of an owner file may still run: yes if it is of another machine, where that is not known."""
     if owner["host"] != socket.gethostname():
         return True
     if sys.platform == "win32":

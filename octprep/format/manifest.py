@@ -6,13 +6,11 @@ Only the standard library is imported.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import io
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, Self
 
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import ManifestError
-from octprep.format.files import NotReadable, atomic_write, read_bytes
+from octprep.format.files import NotReadable, atomic_write, open_regular, read_bytes
 from octprep.format.json_types import MAX_INTEGER, check_type, read_json, shown
 
 FORMAT_VERSION = 3
@@ -177,7 +175,7 @@ class Manifest:
                     "leaks": Leaks(**{key: tuple(map(_tuple, value)) for key, value in raw["leaks"].items()}),
                 }
             )
-            _check_parts(manifest)
+            _check_values(manifest)
             digest_ok = manifest.digest == raw["digest"]
         except KeyError as error:
             raise _not_a_manifest(path, f"it lacks {error}") from None
@@ -213,14 +211,50 @@ class Manifest:
 def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:
     """The libraries that decide pixels and have another version now than when the shards were made, in words.
 
-    installed: name -> version of what is there now, such as {"octprep": "1.0", "opencv": "4.12.0"}; names that it or
-    the manifest lacks are ignored. Only PIXEL_LIBRARIES are compared. [] if they agree.
+    installed: name -> version of what is installed now, such as {"octprep": "1.0", "opencv": "4.12.0"}; names that it
+    or the manifest lacks are ignored. Only PIXEL_LIBRARIES are compared. [] if they agree.
     """
     return [
         f"{title} {manifest.libraries[name]} made the shards, {installed[name]} is installed"
         for name, title in PIXEL_LIBRARIES.items()
         if name in manifest.libraries and name in installed and manifest.libraries[name] != installed[name]
     ]
+
+
+def open_shard(path: Path) -> io.BufferedReader:
+    """Open a shard for reading, without waiting for a pipe.
+
+    Raises ValueError, whose message is the rest of a sentence about the path, for anything that is not a regular file,
+    and for a link or a file in a linked folder, whose content may change at any time. Raises OSError as the system
+    does.
+    """
+    if path.is_symlink():
+        raise ValueError("is a link, not a file")
+    if path.parent.is_symlink():
+        raise ValueError(f"lies in {path.parent.name}, which is a link, not a folder")
+    try:
+        return open_regular(path, follow_links=False)
+    except NotReadable as error:
+        raise ValueError(str(error)) from None
+
+
+def shard_problem(path: Path, shard: Shard) -> str | None:
+    """How a shard's file differs from the manifest, as the rest of a sentence about it; None if it does not."""
+    try:
+        with open_shard(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != shard.bytes:
+                return f"has {size:,} bytes where the manifest says {shard.bytes:,}"
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    except ValueError as error:
+        return str(error)
+    if sha256 != shard.sha256:
+        return f"has SHA-256 {sha256[:16]}... where the manifest says {shard.sha256[:16]}..."
+    return None
 
 
 def read_folder_file(path: Path) -> bytes:
@@ -259,14 +293,14 @@ def _not_a_manifest(path: Path, why: object) -> ManifestError:
     )
 
 
-def _check_parts(manifest: Manifest) -> None:
+def _check_values(manifest: Manifest) -> None:
     """Raise ValueError for values that no build writes, even if the digest matches."""
     labels = manifest.class_names
     if not labels or "" in labels or len(set(labels)) < len(labels):
         raise ValueError("class_names must be different names, at least one")
     digests = {"images_sha256": manifest.images_sha256, "duplicates_sha256": manifest.duplicates_sha256}
     digests["source.listing"] = manifest.source["listing"]
-    digests["config.splits_sha256"] = manifest.config.split_file_sha256 or "0" * 64
+    digests["config.split_file_sha256"] = manifest.config.split_file_sha256 or "0" * 64
     digests |= {f"leaks.contents[{index}]": content for index, content in enumerate(manifest.leaks.contents)}
     numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "excluded")}
     for split, shards in manifest.splits.items():
@@ -293,47 +327,3 @@ def _check_parts(manifest: Manifest) -> None:
 def _tuple(value: Any) -> Any:
     """A list of decoded JSON as a tuple; anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def open_shard(path: Path) -> io.BufferedReader:
-    """A shard, open for reading; a pipe is not waited for. Raises ValueError, in words, for what is no regular file.
-
-    Raises ValueError for a link and for a file in a linked folder too: their content may change at any time.
-    """
-    if path.is_symlink():
-        raise ValueError("is a link, not a file")
-    if path.parent.is_symlink():
-        raise ValueError(f"lies in {path.parent.name}, which is a link, not a folder")
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise ValueError("is not a regular file") from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError("is not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
-def shard_problem(path: Path, shard: Shard) -> str | None:
-    """How a shard's file differs from the manifest, as the rest of a sentence about it; None if it does not."""
-    try:
-        with open_shard(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != shard.bytes:
-                return f"has {size:,} bytes where the manifest says {shard.bytes:,}"
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    except ValueError as error:
-        return str(error)
-    return (
-        None
-        if sha256 == shard.sha256
-        else f"has SHA-256 {sha256[:16]}... where the manifest says {shard.sha256[:16]}..."
-    )

@@ -29,7 +29,7 @@ class Option:
     parse: Callable[[str], Any] | None = None  # from the command line's text; raises ValueError
     also: tuple[str, ...] = ()  # further fields that it sets: `parse` gives a value for each
     text: Callable[[Any], str] | None = None  # its text on a command line, of an instance of the dataclass
-    only_on: bool = False  # a switch without the --no- that turns it off
+    only_on: bool = False  # the switch has no --no- form that turns it off
     title: str = ""  # what a report calls it; "" if reports do not list it
     words: Mapping[Any, str] | str = ""  # the value in words, or by value; `{name}` is a setting of the same dataclass
     when: tuple[str, tuple[Any, ...]] | None = None  # reports list it only if this field has one of these values
@@ -68,9 +68,9 @@ def option(default: Any, **described: Any) -> Any:
 def settings(kind: type) -> Iterator[Setting]:
     """The fields of a dataclass that are described by an Option, in their order."""
     kinds = typing.get_type_hints(kind)
-    for one in dataclasses.fields(kind):
-        if _KEY in one.metadata:
-            yield Setting(one.name, kinds[one.name], one.default, one.metadata[_KEY])
+    for item in dataclasses.fields(kind):
+        if _KEY in item.metadata:
+            yield Setting(item.name, kinds[item.name], item.default, item.metadata[_KEY])
 
 
 def described(values: Any) -> Iterator[tuple[str, str]]:
@@ -94,7 +94,7 @@ def text_of(value: Any) -> str:
 
 
 def arguments(values: Any, defaults: Any) -> list[str]:
-    """The options and values that make `values` of `defaults`, two instances of a dataclass, on a command line."""
+    """The command line, option by option, that turns `defaults` into `values`: two instances of one dataclass."""
     words: list[str] = []
     for setting in settings(type(values)):
         value, text = getattr(values, setting.field), setting.text(values)
@@ -108,6 +108,9 @@ def arguments(values: Any, defaults: Any) -> list[str]:
 
 
 def make(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
-    """An instance of a settings dataclass from the values of its fields, of which others may be given too."""
+    """An instance of a settings dataclass.
+
+    values: by the names of fields; those of other dataclasses are ignored. others: further fields.
+    """
     names = {name for setting in settings(kind) for name in (setting.field, *setting.option.also)}
     return kind(**{name: value for name, value in values.items() if name in names}, **others)

@@ -1,1 +1,1 @@
-"""What every page shares: the templates' environment, the style sheet, charts, pictures and safe text."""
+"""What the HTML pages of octprep share: the Jinja environment, the style sheet, charts, pictures and safe text."""

@@ -66,12 +66,12 @@ class Interval:
     low: float
     value: float
     high: float
-    stands_out: bool  # drawn in the colour of what is wrong
+    stands_out: bool  # drawn in the colour of errors
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A horizontal axis: where values come to lie in the figure."""
+    """A horizontal axis: maps values to positions in the figure."""
 
     low: float
     high: float
@@ -100,7 +100,8 @@ def histogram(
     """One row of touching bars for each class on one scale, with triangles at the medians.
 
     key: names the figure in its page. desc: its content in words. The axis counts bins from 0, so ticks and medians are
-    places in bins. overall: the bars of all classes together, drawn as an outline behind each row. Empty without a row.
+    positions in bins. overall: the bars of all classes together, drawn as an outline behind each row. Empty without a
+    row.
     """
     if not rows:
         return Markup("")
@@ -224,7 +225,7 @@ def _figure(key: str, title: str, desc: str, height: float, axis_title: str, par
 
 
 def _baselines(rows: int, top: float = _TOP) -> list[float]:
-    """Where the bars of each row stand."""
+    """The y of the base line of each row."""
     return [top + index * (_ROW + _GAP) + _ROW for index in range(rows)]
 
 

@@ -1,4 +1,4 @@
-"""What every page of octprep is made with: the templates' environment, the style sheet, and what a page may load."""
+"""What all pages of octprep share: the Jinja environment, the style sheet, and the content security policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from octprep.html.text import visible
 
 @cache
 def environment(package: str) -> jinja2.Environment:
-    """For the templates of a package and the shared ones.
+    """The Jinja environment for the templates of a package and the shared ones.
 
     Every value that a template prints is escaped, after its hidden characters were made visible.
     """

@@ -35,9 +35,10 @@ class Picture:
 
 
 class SourceImages:
-    """The folder that the shards were built from, or its absence."""
+    """The source folder whose files a page shows, or its absence."""
 
     def __init__(self, folder: Path | None) -> None:
+        """folder: of the source; None: every picture says that the page was made without it."""
         self.folder = folder
         self.matched: set[str] = set()  # paths read so far whose SHA-256 is the expected one
         self.mismatched: set[str] = set()  # paths with another SHA-256, or that cannot be read
@@ -48,7 +49,7 @@ class SourceImages:
         sha256: what the file must have, in hex; "" if it is not known. A link may lead out of the folder only to a file
         with the expected SHA-256.
         """
-        data = self._open(path, any_place=bool(sha256))
+        data = self._open(path, allow_outside=bool(sha256))
         if sha256 and self.folder is not None:
             matches = isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == sha256
             (self.matched if matches else self.mismatched).add(path)
@@ -63,14 +64,14 @@ class SourceImages:
         except (OSError, MemoryError):
             return "no picture: the machine could not decode it"
 
-    def _open(self, path: str, *, any_place: bool) -> bytes | str:
-        """The bytes of a file, or why there are none; any_place: even if a link leads out of the folder."""
+    def _open(self, path: str, *, allow_outside: bool) -> bytes | str:
+        """The bytes of a file, or why there are none; allow_outside: even if a link leads out of the folder."""
         if self.folder is None:
             return _NO_SOURCE
         try:
             relative = Path(text_to_path(path))
             file = (self.folder / relative).resolve(strict=True)
-            outside = not any_place and not file.is_relative_to(self.folder.resolve())
+            outside = not allow_outside and not file.is_relative_to(self.folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:
                 return "not shown: it is not inside the source"
             return read_bytes(file, preprocessing.MAX_BYTES)[0]

@@ -16,7 +16,8 @@ _BLANK = (
 def visible(text: str) -> str:
     """The text with hidden characters as their Python escapes.
 
-    Hidden is what Unicode says leaves no mark, but for the plain space, and what turns the writing around.
+    Hidden are the characters that leave no mark, by Unicode, but for the plain space, and those that change the
+    direction of the text.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""What is in a folder of B-scans as it is, and what is wrong with it: everything that `octprep inspect` reports.
+"""Inspection of a folder of B-scans as it is: what it holds and what is wrong with it, as `octprep inspect` reports it.
 
 `inspect` reads every scan once and returns an `Inspection`. Without pixels it finds (`findings`) patients and files in
 more than one split, contradictory labels and files that cannot be used; with pixels also near-duplicates, how similar
@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from octprep.duplicates.exact import DuplicatePair
 from octprep.format.errors import SettingError, SourceError
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
+from octprep.source.files import Exclusion, Scan, SourceListing
 from octprep.source.listing import list_source
 from octprep.source.published import recognise
-from octprep.splits.patients import group_patients
+from octprep.splits.patients import PatientGroup, group_keys, group_patients
 from octprep.workers import Progress, no_progress
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
@@ -49,17 +51,7 @@ def inspect(
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
     if quick:
         scans, exclusions = features.decode_scans(src, listing, workers, progress)
-        groups = group_patients(scans)
-        return Inspection(
-            root=listing.root,
-            file_count=listing.file_count,
-            published=recognise(listing.scan_files),
-            scans=scans,
-            exclusions=exclusions,
-            group_of={scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans},
-            findings=collect_findings(scans, groups, ()),
-            pixels=None,
-        )
+        return _inspection(listing, scans, exclusions, group_patients(scans))
     scan_features, exclusions = features.measure_scans(src, listing, workers, progress)
     if not scan_features:
         raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
@@ -69,23 +61,35 @@ def inspect(
     progress("comparing scans", len(scans), len(scans))
     near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
     groups = group_patients(scans, near_duplicates)
-    group_of = {scan.path: patient_group.key for patient_group in groups for scan in patient_group.scans}
+    group_of = group_keys(groups)
     scan_groups = [group_of[scan.path] for scan in scans]
     shortcut_test = shortcuts.measure_shortcuts(scan_features, scan_groups, seed=seed, progress=progress)
+    pixels = PixelFindings(
+        features=scan_features,
+        similarity=similarity.measure_similarity(
+            src, scan_features, groups, compared, seed=seed, workers=workers, progress=progress
+        ),
+        shortcuts=shortcut_test,
+        typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),
+    )
+    return _inspection(listing, scans, exclusions, groups, near_duplicates, pixels)
+
+
+def _inspection(
+    listing: SourceListing,
+    scans: tuple[Scan, ...],
+    exclusions: tuple[Exclusion, ...],
+    groups: Sequence[PatientGroup],
+    near_duplicates: Sequence[DuplicatePair] = (),
+    pixels: PixelFindings | None = None,
+) -> Inspection:
     return Inspection(
         root=listing.root,
         file_count=listing.file_count,
         published=recognise(listing.scan_files),
         scans=scans,
         exclusions=exclusions,
-        group_of=group_of,
+        group_of=group_keys(groups),
         findings=collect_findings(scans, groups, near_duplicates),
-        pixels=PixelFindings(
-            features=scan_features,
-            similarity=similarity.measure_similarity(
-                src, scan_features, groups, compared, seed=seed, workers=workers, progress=progress
-            ),
-            shortcuts=shortcut_test,
-            typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),
-        ),
+        pixels=pixels,
     )

@@ -1,4 +1,4 @@
-"""The verdict of an inspection: each thing that was checked, in plain sentences for the terminal and the page alike."""
+"""The verdict of an inspection: the headline and each check, in sentences for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _QUICK = "A quick inspection does not compare pixels."
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked, and the result."""
+    """One check and its result."""
 
-    name: str
-    state: str  # whether it is as the name says: YES, NO or UNKNOWN
+    name: str  # what should be so, such as: Patients disjoint
+    state: str  # whether it is: YES, NO or UNKNOWN
     sentence: str
 
 
@@ -73,7 +73,7 @@ def checks(inspection: Inspection) -> list[Check]:
 
 
 def recommendation(inspection: Inspection) -> str:
-    """What to do about it, in one or two sentences."""
+    """What to do about the findings, in one or two sentences."""
     findings = inspection.findings
     if findings.patient_leaks or findings.content_leaks or findings.near_duplicate_leaks:
         text = (

@@ -1,4 +1,4 @@
-"""Read every scan of a source once, keeping what an inspection needs: numbers and digests, no pixels."""
+"""Reading every scan of a source once, and keeping what an inspection needs: numbers and digests, no pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import read_scan, with_retries
 from octprep.workers import Progress
 
-# The default: what most will train on, and what the thresholds of `duplicates` are measured on.
+# The default settings, for which the thresholds of `octprep.duplicates` were measured.
 RECIPE = Preprocessing()
 _DECODE_BATCH, _MEASURE_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
 
@@ -82,7 +82,7 @@ def _read(
     read_batch: Callable[[_Batch], Sequence[Result | Exclusion]],
     result_type: type[Result],
     batch: int,
-    what: str,
+    stage: str,
     src: Path,
     listing: SourceListing,
     workers: int | None,
@@ -92,11 +92,11 @@ def _read(
     tasks = [(src, scan_files[start : start + batch]) for start in range(0, len(scan_files), batch)]
     results: list[Result] = []
     exclusions = list(listing.exclusions)
-    progress(what, 0, len(scan_files))
+    progress(stage, 0, len(scan_files))
     for batch_results in worker_pool.run_tasks(read_batch, tasks, workers):
         results += [result for result in batch_results if isinstance(result, result_type)]
         exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
-        progress(what, len(batch_results), len(scan_files))
+        progress(stage, len(batch_results), len(scan_files))
     return tuple(results), tuple(sorted(exclusions))
 
 

@@ -17,7 +17,7 @@ from octprep.duplicates.exact import (
     exact_duplicate_pairs,
 )
 from octprep.source.files import Scan, count_by_split_and_class
-from octprep.splits.patients import PatientGroup, numeric_order
+from octprep.splits.patients import PatientGroup, group_keys, numeric_order
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def collect_findings(
 ) -> Findings:
     """Collect all findings. groups: of all scans; near_duplicates: pairs of different ids among them.
 
-    A pair with the same content is not named again as a near-duplicate.
+    A pair with the same content is not listed again as a near-duplicate.
     """
     exact_pairs = exact_duplicate_pairs(scans)
     exact_paths = {(pair.first, pair.second) for pair in exact_pairs}
@@ -143,7 +143,7 @@ def _overlap(folder: str, groups: Iterable[PatientGroup]) -> SplitOverlap:
 
 def _merged_ids(groups: Iterable[PatientGroup], pairs: Sequence[DuplicatePair]) -> list[MergedIds]:
     groups = list(groups)
-    group_of = {scan.path: group.key for group in groups for scan in group.scans}
+    group_of = group_keys(groups)
     pairs_of: dict[str, list[DuplicatePair]] = defaultdict(list)
     for pair in pairs:
         pairs_of[group_of[pair.first]].append(pair)

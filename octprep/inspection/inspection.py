@@ -1,4 +1,4 @@
-"""The result of an inspection: values, what follows from them, and their JSON."""
+"""The result of an inspection, and its JSON."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Inspection:
         return dict(Counter(reason_kind(exclusion.reason) for exclusion in self.exclusions).most_common())
 
     def to_json(self) -> bytes:
-        """Everything, for other programs. What needs pixels is null in a quick inspection."""
+        """All results as JSON, for other programs. What needs pixels is null in a quick inspection."""
         findings, pixels = self.findings, self.pixels
         whole: Mapping[str, object] = {
             "quick": pixels is None,

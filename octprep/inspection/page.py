@@ -174,8 +174,14 @@ def _charts(pixels: PixelFindings) -> dict[str, object]:
             "Balanced accuracy of each feature",
             "balanced accuracy",
             [
-                Interval(one.feature, one.low, one.balanced_accuracy, one.high, one.is_shortcut(test.chance))
-                for one in test.accuracies
+                Interval(
+                    accuracy.feature,
+                    accuracy.low,
+                    accuracy.balanced_accuracy,
+                    accuracy.high,
+                    accuracy.is_shortcut(test.chance),
+                )
+                for accuracy in test.accuracies
             ],
             test.chance,
         ),

@@ -42,7 +42,7 @@ _Classes = NDArray[np.intp]  # an index of a class or of a patient group for eac
 
 @dataclass(frozen=True)
 class Feature:
-    """Numbers of a scan that can be had without a look at the retina."""
+    """One or two numbers of a scan that say nothing of the retina."""
 
     name: str
     values: Callable[[ScanFeatures], tuple[float, ...]]
@@ -96,7 +96,7 @@ FEATURES = (
         "fill fraction",
         lambda item: (item.fill_fraction,),
         "{:.1%}".format,
-        "octprep build paints over fill, but a network that is trained on the source files sees it.",
+        "octprep build inpaints fill, but a network that is trained on the source files sees it.",
     ),
 )
 

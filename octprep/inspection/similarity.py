@@ -22,7 +22,7 @@ from octprep.format.seeding import seeded_hash
 from octprep.inspection import features
 from octprep.inspection.features import ScanFeatures
 from octprep.source.files import Scan
-from octprep.splits.patients import PatientGroup
+from octprep.splits.patients import PatientGroup, group_keys
 from octprep.workers import Progress
 
 THRESHOLD = duplicates.MIN_CORRELATION  # correlation from which two scans are near-duplicates
@@ -36,7 +36,7 @@ ScanPair = tuple[Scan, Scan]
 
 @dataclass(frozen=True)
 class Similarity:
-    """How near scans are to each other, by both measures."""
+    """How similar scans are, by both measures."""
 
     duplicates: tuple[DuplicatePair, ...]  # of different ids, at or above THRESHOLD; highest correlation first
     # Of different patient groups, below it, but near enough by their descriptors to be compared; highest first.
@@ -44,8 +44,8 @@ class Similarity:
     distances: Distances  # of descriptors
     within: tuple[float, ...]  # correlations of consecutive scans of one patient, a random sample; sorted
     between: tuple[float, ...]  # correlations of scans of two patient groups, a random sample; sorted
-    within_total: int  # how many pairs of consecutive scans there are
-    group_count: int  # patient groups, between which the pairs of two were drawn
+    within_total: int  # pairs of consecutive scans in all
+    group_count: int  # patient groups in all
 
 
 def compare_candidates(
@@ -79,7 +79,7 @@ def measure_similarity(
 
     groups: of all scans, merged by the pairs of `compared` that reach THRESHOLD.
     """
-    group_of = {scan.path: group.key for group in groups for scan in group.scans}
+    group_of = group_keys(groups)
     scans = [item.scan for item in scan_features]
     distances = measure_distances(
         as_matrix([item.descriptor for item in scan_features]), [scan.patient for scan in scans], seed

@@ -1,4 +1,4 @@
-"""Findings as sentences, for the terminal and the page alike."""
+"""Findings as sentences, for the terminal and the page."""
 
 from __future__ import annotations
 

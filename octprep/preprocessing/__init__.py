@@ -1,7 +1,7 @@
 """One B-scan from JPEG bytes to the stored pixels, and the way back to the source's coordinates.
 
 `decode` reads bytes and `read_image` a file; `preprocess` inpaints fill, crops to the retina, flattens, denoises and
-resizes. They need nothing but their arguments and give equal pixels for equal input. A change that gives other pixels
+resizes. They depend on their arguments alone: equal input gives equal pixels. A change that gives other pixels
 must raise `octprep.format.config.PREPROCESSING_VERSION`. Images are gray, (rows, columns) uint8 in 0..255, row 0 on the
 vitreous side.
 """

@@ -51,7 +51,7 @@ def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
     retina = _retina(cleaned[:, left:right], kept_fill, recipe, notes)
     top, bottom = (retina.top, retina.bottom) if recipe.crop == "retina" else (0, rows)
     from_rows = source_rows(retina.rpe_curve, top, bottom, right - left)
-    if depths is not None and fill is not None:  # only in the rows that will be stored: the others cost nothing
+    if depths is not None and fill is not None:  # only the rows that are kept, to save time
         cleaned = inpaint_rows(cleaned, fill, depths, int(from_rows.min()), int(from_rows.max()) + 1)
     kept = cleaned[:, left:right]
     return CroppedScan(
@@ -96,7 +96,7 @@ def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list
 def _flatten(gray: Gray, from_rows: NDArray[np.intp], fill: Mask | None) -> Gray:
     """Each column of a scan moved up or down to the rows that `source_rows` names: a new array of their shape.
 
-    Pixels from outside the scan are filled with speckle sampled from it, where it is no fill.
+    Pixels from outside the scan are filled with speckle sampled from the scan where it is not fill.
     """
     rows, columns = gray.shape
     flattened = gray[np.clip(from_rows, 0, rows - 1), np.arange(columns)]

@@ -21,7 +21,7 @@ from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
 
 MAX_BYTES = 64_000_000  # of a file that is read; a B-scan has some 100 kB
-MAX_PIXELS = 64_000_000  # more is a decompression bomb or no B-scan
+MAX_PIXELS = 64_000_000  # more is a decompression bomb, or not a B-scan
 MIN_SIDE = 64  # pixels; a B-scan has hundreds
 # A progressive JPEG holds the image in several scans, usually 6 to 12, and decoding goes over all pixels in each. A few
 # bytes make one, so a small file could keep a processor busy for minutes.
@@ -55,9 +55,9 @@ _NO_MEMORY = ("nsufficient memory", "emory allocation failure", "bad_alloc", "ca
 def read_image(path: Path) -> Gray:
     """The gray values of a JPEG file, as `decode` gives them.
 
-    Raises UnreadableImage with the reason if the path is no regular file (a pipe is never waited for), holds more than
-    MAX_BYTES, or is refused by `decode`. Raises OSError or MemoryError if the machine could not read it, after several
-    attempts; that says nothing about the image.
+    Raises UnreadableImage with the reason if the path is not a regular file (a pipe is never waited for), holds more
+    than MAX_BYTES, or cannot be decoded by `decode`. Raises OSError or MemoryError if the machine could not read it,
+    after several attempts; that says nothing about the image.
     """
     try:
         data, _ = retry(lambda: read_bytes(path, MAX_BYTES))
@@ -69,7 +69,7 @@ def read_image(path: Path) -> Gray:
 def decode(data: bytes) -> Gray:
     """The gray values of a JPEG, (rows, columns) uint8 in 0..255: the luma of a colour image, EXIF rotation ignored.
 
-    Raises UnreadableImage with the reason if the data are no JPEG, over MAX_BYTES, under MIN_SIDE a side or over
+    Raises UnreadableImage with the reason if the data are not a JPEG, over MAX_BYTES, under MIN_SIDE a side or over
     MAX_PIXELS, a progressive JPEG of too many scans, or cut short or corrupt. Raises MemoryError if the machine has too
     little memory.
     """
@@ -186,7 +186,7 @@ def _length(data: bytes, index: int) -> int:
 
 
 def _content_name(data: bytes) -> str:
-    """What data that are no JPEG look like."""
+    """The kind of file that data look like which are not a JPEG."""
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name

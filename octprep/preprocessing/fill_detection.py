@@ -22,14 +22,14 @@ Depths = NDArray[np.int32]  # pixels of fill from the border inwards, one for ea
 WHITE, BLACK = 235, 8
 # How far along the border fill must reach, in pixels: a saturated retina that ends at the border is narrower.
 CONTACT_ACROSS, CONTACT_ALONG = 25, 41  # at the top or bottom, at a side
-# What stands out of such fill over less than that is fill too if it is no deeper, in pixels: the last step of a wedge,
-# or a corner. At the sides fill meets the retina, which may be white there.
+# Next to such fill, narrower fill counts too if it is at most so many pixels deeper: the last step of a wedge, or a
+# corner. At the sides fill meets the retina, which may be white there.
 STEP_ACROSS, STEP_ALONG = 12, 2
 RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
 DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
 STRAIGHT = 1.0  # pixels: the largest median distance of a black wedge's edge from a line
 MAX_BAND = 0.4  # fraction of the width that bands at either side may take away
-_SAMPLES = 16  # pixels of a line through the scan; where all are fill, the whole line is taken to be
+_SAMPLES = 16  # pixels of a line through the scan; if all of them are fill, the whole line is taken for fill
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ def _upper_median(depths: Depths) -> int:
 
 
 def find_fill(gray: Gray) -> FillDepths | None:
-    """White or black fill that rotating or shifting left, and a device's dark bands at the sides; None if there is
-    none.
+    """Detect the white or black fill that rotation and shifting left, and a device's dark bands at the sides.
 
-    gray: (rows, columns) uint8.
+    gray: (rows, columns) uint8. Returns None if there is no fill.
     """
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
     reach = int(MAX_BAND * gray.shape[1]) + 1

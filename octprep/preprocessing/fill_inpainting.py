@@ -27,8 +27,8 @@ _TILE, _STEP = (24, 64), 4  # rows and columns of a tile of speckle, and the gri
 _MIRRORED = 8  # fill at a side is mirrored over up to 1 in so many columns
 _ADJACENT_ROWS = 12  # next to fill, that give its level
 _SMOOTH = 65  # columns over which that level is smoothed
-# Mean gray levels of the adjacent rows as multiples of the tile's: the least that can be seen, and the most that is
-# haze and not tissue.
+# Mean gray levels of the adjacent rows as multiples of the tile's: from the first on haze can
+# be seen, above the second it is tissue.
 _MIN_HAZE, _MAX_HAZE = 1.05, 3.0
 
 
@@ -53,7 +53,7 @@ def inpaint_sides(gray: Gray, depths: FillDepths, mask: Mask) -> tuple[Gray, Mas
 def inpaint_rows(gray: Gray, fill: Mask, depths: FillDepths, top: int, bottom: int) -> Gray:
     """The second half of `inpaint`: a copy with speckle over the fill in the rows top to bottom, half open.
 
-    gray and fill: as `inpaint_sides` returns them. Rows that are not asked for stay as they are and cost nothing.
+    gray and fill: as `inpaint_sides` returns them. The other rows stay as they are.
     """
     inpainted, middle = gray.copy(), len(gray) // 2
     upper = (max(top, 0), min(bottom, middle), gray, depths.top)
@@ -85,7 +85,7 @@ class SpeckleTile:
         """
         rows = gray.shape[0]
         start, stop = (0, rows // 2) if from_top else (rows - rows // 3, rows)
-        # Every 4th pixel tells enough of the level, and fill is nowhere thinner than RINGING + 1.
+        # Every 4th pixel is enough to estimate the level, and fill is nowhere thinner than RINGING + 1.
         level = gray[start:stop:_STEP, ::_STEP]
         if fill is not None:
             level = np.maximum(level, fill[start:stop:_STEP, ::_STEP])
@@ -114,7 +114,7 @@ class SpeckleTile:
 
 @dataclass(frozen=True)
 class AdjacentTissue:
-    """What the fill above or below a scan borders on: vitreous, haze in it, or tissue."""
+    """The gray levels of what lies next to the fill above or below a scan: vitreous, haze in it, or tissue."""
 
     level: Float32  # (columns,) mean gray level of the rows next to the fill; NaN where there is no fill
     std: float  # of the gray levels of those rows in a column; the median over the columns
@@ -167,7 +167,7 @@ def _widened(depths: Depths) -> Depths:
 
 
 def _mirror_left(inpainted: Gray, fill: Mask, depths: Depths) -> None:
-    """Continue each row over narrow fill at its left end, in place, from pixels that are no fill themselves.
+    """Continue each row over narrow fill at its left end, in place, from pixels that are not fill themselves.
 
     What is inpainted is cleared from the mask `fill`.
     """

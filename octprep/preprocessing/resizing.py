@@ -1,4 +1,4 @@
-"""Area averaging where an axis shrinks, so that nothing aliases; linear interpolation where it grows."""
+"""Resizing: area averaging where an axis shrinks, so that nothing aliases; linear interpolation where it grows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Scalar = TypeVar("_Scalar", np.uint8, np.float64)
 
 
 def target_size(rows: int, columns: int, recipe: Preprocessing) -> tuple[int, int]:
-    """(height, width) that a crop takes in the stored image: all of it, or with bars what keeps its shape."""
+    """(height, width) of a crop in the stored image: all of it, or to keep its shape (--resize pad) as much as fits."""
     if recipe.resize == "stretch":
         return recipe.height, recipe.width
     scale = min(recipe.height / rows, recipe.width / columns)

@@ -28,7 +28,7 @@ class PreprocessedImage:
 
 
 def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
-    """Do to one B-scan what the recipe says.
+    """Preprocess one B-scan as the recipe says.
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Equal input gives equal pixels. Raises
     ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and

@@ -15,11 +15,11 @@ from pathlib import Path
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest, open_shard
 from octprep.report.table import Images
-from octprep.wording import listed, number
+from octprep.wording import first_lines, listed, number
 
 HOLDS, VIOLATED, NOT_APPLICABLE, UNKNOWN = "holds", "violated", "not applicable", "unknown"
-MAX_DETAILS = 20  # lines of a check before the rest is counted
-_MAX_IDS = 6  # patient ids of one group before the rest is counted
+MAX_DETAILS = 20  # lines of a check that are shown
+_MAX_IDS = 6  # patient ids of one group that are named
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Check:
 
     name: str
     state: str  # HOLDS, VIOLATED, NOT_APPLICABLE or UNKNOWN
-    headline_word: str  # "" if it is not mentioned in the headline
+    headline_word: str  # its word in the headline; "": not mentioned there
     sentence: str
     details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CheckResults:
-    """All checks, and the one line they come to."""
+    """All checks, and their summary in one line."""
 
     checks: tuple[Check, ...]
 
@@ -91,7 +91,7 @@ def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
         contents[row.sha256].add(row.split)
         groups[row.patient_group].add(row.split)
         members[row.patient_group].add(row.patient)
-    # A group of one patient is in two splits where the patient is, which is reported already.
+    # A group of one id is in two splits only if its patient is, which is reported already.
     groups = {group: splits for group, splits in groups.items() if len(members[group]) > 1}
     order = list(manifest.splits)
     leaking_patients = _in_several(patients, order, manifest.leaks.patients)
@@ -102,12 +102,12 @@ def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
         sentence = f"No patient, no group of linked patients and no file content is in two of {listed(order)}."
         return Check("Leaks", HOLDS, "leak-free", sentence)
     counts = [
-        number(len(names), singular, plural)
-        for names, singular, plural in (
-            (leaking_patients, "patient", "patients"),
-            (leaking_contents, "file content", "file contents"),
-            (leaking_groups, "group of linked patients", "groups of linked patients"),
-            (near, "pair of near-identical scans", "pairs of near-identical scans"),
+        number(len(names), *words)
+        for names, words in (
+            (leaking_patients, ("patient",)),
+            (leaking_contents, ("file content",)),
+            (leaking_groups, ("group of linked patients", "groups of linked patients")),
+            (near, ("near-identical pair",)),
         )
         if names
     ]
@@ -199,7 +199,7 @@ def check_completeness(differences: Sequence[str] | None, missing: Sequence[str]
     shards = sum(map(len, manifest.splits.values()))
     sentences = []
     if missing:
-        sentences.append(f"Not there as the manifest says: {len(missing):,} of {number(shards, 'shard')}.")
+        sentences.append(f"Missing, or not as the manifest says: {len(missing):,} of {number(shards, 'shard')}.")
     if differences is None:
         sentences.append(f"{IMAGES_NAME} could not be read, so no image is accounted for.")
     elif differences:
@@ -274,5 +274,4 @@ def _sorted_ids(ids: Iterable[str]) -> list[str]:
 
 
 def _first(lines: Sequence[str]) -> tuple[str, ...]:
-    more = len(lines) - MAX_DETAILS
-    return (*lines[:MAX_DETAILS], f"and {more:,} more") if more > 0 else tuple(lines)
+    return tuple(first_lines(lines, MAX_DETAILS))

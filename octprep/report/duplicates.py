@@ -1,4 +1,4 @@
-"""duplicates.json as the report shows it: counts, the pairs that are worth a look, and the distances of scans."""
+"""duplicates.json as the report shows it: counts, the least similar pairs, and the distances of scans."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def least_similar(pairs: Iterable[DuplicatePair]) -> tuple[DuplicatePair, ...]:
 def sampled(distances: Distances) -> str:
     """A sentence: of how many pairs of scans the distances are, and how many there are."""
     parts = []
-    for counts, total, whose in (
+    for counts, total, patients in (
         (distances.within, distances.within_total, "one patient"),
         (distances.between, distances.between_total, "two patients"),
     ):
         count = sum(counts)
         if count == total:
-            parts.append(f"{'all ' * (total > 1)}{number(total, 'pair')} of scans of {whose}")
+            parts.append(f"{'all ' * (total > 1)}{number(total, 'pair')} of scans of {patients}")
         else:
-            parts.append(f"{count:,} of the {total:,} pairs of scans of {whose}, drawn at random")
+            parts.append(f"{count:,} of the {total:,} pairs of scans of {patients}, drawn at random")
     return f"Compared were {' and '.join(parts)}."
 
 
@@ -87,7 +87,7 @@ def distance_chart(distances: Distances) -> Markup:
             median = _median(counts)
             index = min(int(median), bins - 1)
             width = distances.edges[index + 1] - distances.edges[index]
-            rows.append(Row(name, subtitle, [part / count for part in counts], colour, median))
+            rows.append(Row(name, subtitle, [pairs / count for pairs in counts], colour, median))
             plural = "s" if name == "different" else ""
             medians.append(f"{name} patient{plural}: median {distances.edges[index] + (median - index) * width:.2f}")
     ticks = [(float(index), f"{distances.edges[index]:g}") for index in range(0, bins + 1, max(bins // 4, 1))]
@@ -96,7 +96,7 @@ def distance_chart(distances: Distances) -> Markup:
 
 
 def _median(counts: Sequence[int]) -> float:
-    """The median of binned values, as a place in bins; there is at least one count."""
+    """The median of binned values, as a position in bins; there must be at least one count."""
     half, below = sum(counts) / 2, 0
     for index, count in enumerate(counts):
         if count and below + count >= half:

@@ -16,11 +16,11 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.html import charts, page
 from octprep.html.charts import Row
 from octprep.html.pictures import SourceImages
-from octprep.report import checks, settings, statistics
+from octprep.report import checks, histograms, settings, statistics
 from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.report.cards import build_cards
-from octprep.report.statistics import Histogram
+from octprep.report.histograms import Histogram
 from octprep.report.table import Images
 from octprep.wording import number
 
@@ -83,7 +83,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes |
 
 
 def _read_table(table: bytes | None, manifest: Manifest) -> Images | None:
-    """The rows of images.csv, or None if there are none to read."""
+    """The rows of images.csv, or None if it cannot be read."""
     try:
         return None if table is None else images_table.read(table, manifest)
     except ValueError:
@@ -112,14 +112,14 @@ def _counts_section(images: Images | None, manifest: Manifest) -> dict[str, obje
         "absent_classes": statistics.absent_classes(counts, labels),
         "class_shares": charts.shares("mix", "Share of each class in each split", labels, rows),
         "per_patient": _binned_chart(
-            "per-patient", title, "images of one patient", statistics.per_patient(kept, labels), labels
+            "per-patient", title, "images of one patient", histograms.per_patient(kept, labels), labels
         ),
         "largest": statistics.largest_patients(kept),
     }
 
 
 def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: Manifest) -> dict[str, object]:
-    """What there is to say about patient ids that share a scan."""
+    """The values of the section on merged patient ids."""
     return {
         "duplicates": duplicate_pairs.summarise(file, images) if file else None,
         "searched": manifest.config.near_duplicates,
@@ -129,7 +129,7 @@ def _duplicates_section(images: Images, file: DuplicatesFile | None, manifest: M
 
 
 def _shortcuts_section(images: Images, labels: tuple[str, ...]) -> dict[str, object]:
-    """The values that may tell the class without the retina."""
+    """The values of the section on shortcut features."""
     measured: list[tuple[str, str, str, Callable[[ImageRow], float], str]] = [
         (
             "mean",
@@ -156,10 +156,10 @@ def _shortcuts_section(images: Images, labels: tuple[str, ...]) -> dict[str, obj
     ]
     figures = []
     for key, title, axis_title, value, form in measured:
-        histogram = statistics.histogram(images.kept, labels, value, log=key == "bytes")
+        histogram = histograms.histogram(images.kept, labels, value, log=key == "bytes")
         figure = _histogram_chart(key, f"{title} by class", axis_title, histogram, labels)
         figures.append(Chart(title, figure, histogram, form.format))
-    fill = statistics.fill_fractions(images.kept, labels)
+    fill = histograms.fill_fractions(images.kept, labels)
     figure = _binned_chart("fill", "Fill by class", "fill, percent of the source", fill, labels)
     figures.append(Chart("Fill", figure, fill, "{:.1%}".format))
     return {"sizes": statistics.sizes(images.kept, labels), "charts": figures}

@@ -39,7 +39,7 @@ class StoredScan:
 
 @dataclass(frozen=True)
 class Steps:
-    """One scan on its way: the source with its crop, with the fill inpainted, and as it is stored."""
+    """The steps of one scan: the source with its crop, with the fill inpainted, and as it is stored."""
 
     source: Picture
     inpainted: Picture | None
@@ -76,7 +76,7 @@ def steps(
     *,
     inpainted: bool,
 ) -> Steps:
-    """One scan on its way, each picture at most `width` wide; inpainted: whether that step is shown."""
+    """The steps of one scan, each picture at most `width` wide; inpainted: whether that step is shown."""
     gray = source.read(row.path, row.sha256)
     between = None
     if isinstance(gray, str):

@@ -20,14 +20,14 @@ class Images:
     excluded: tuple[ExcludedRow, ...] = ()
     problems: tuple[str, ...] = ()  # of single rows, in words
     count: int = 0  # rows of the file
-    deviations: tuple[str, ...] = ()  # how near the class fractions of the splits are to their targets, in words
+    deviations: tuple[str, ...] = ()  # of class shares from their targets, in words
     few_patients: tuple[str, ...] = ()  # in sentences, the splits with too few patients to say much
 
 
 def read(data: bytes, manifest: Manifest) -> Images:
-    """The rows of images.csv; one that no build with this manifest writes becomes a problem.
+    """The rows of images.csv; one that does not fit the manifest becomes a problem.
 
-    Raises ValueError if the bytes are no such table.
+    Raises ValueError as `octprep.format.images_csv.decode` does.
     """
     table = images_csv.decode(data)
     split_of = {shard.name: split for split, shards in manifest.splits.items() for shard in shards}

@@ -1,7 +1,7 @@
 """The cache of prepared scans on disk, between reading the source and writing the shards.
 
-Whether a file can be decoded, and what its content is, decides which split it belongs to, so every scan must be opened
-before the first shard can be planned. To decode each only once, its encoded pixels are kept here, batch by batch, until
+The split of a scan depends on whether it can be decoded and on its content, so every scan must be opened before the
+first shard can be planned. To decode each only once, its encoded pixels are kept here, batch by batch, until
 its shard is written. A batch is two files: its pixels one after the other, NAME.bin, and a receipt, NAME.json, written
 last: a line of JSON (what the batch depends on, and checksums), then the rows, one for each file. A batch with a valid
 receipt for the same files, recipe and encoding is not prepared again.
@@ -69,8 +69,8 @@ def batch_tasks(
 ) -> list[BatchTask]:
     """The files of a source in batches of BATCH."""
     return [
-        BatchTask(src, folder, f"{i:06d}", tuple(files[start : start + BATCH]), recipe, encoding)
-        for i, start in enumerate(range(0, len(files), BATCH))
+        BatchTask(src, folder, f"{index:06d}", tuple(files[start : start + BATCH]), recipe, encoding)
+        for index, start in enumerate(range(0, len(files), BATCH))
     ]
 
 
@@ -87,7 +87,7 @@ def cache_batch(task: BatchTask) -> str:
         return task.name
     results: list[CachedScan | Exclusion] = []
     crc = 0
-    with saving(pixels, durable=False) as part, part.open("wb") as file:
+    with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
         for scan_file in task.files:
             prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
             if isinstance(prepared, Exclusion):
@@ -211,7 +211,7 @@ def _sha256(key: str, rows: bytes) -> str:
 
 
 def _to_row(result: CachedScan | Exclusion) -> dict[str, Any]:
-    """What `_from_row` reads; dataclasses.asdict would copy every value, at a twentieth of the speed."""
+    """What `_from_row` reads; dataclasses.asdict, which copies every value, is twenty times slower."""
     if isinstance(result, Exclusion):
         return vars(result)
     measurements = {name: getattr(result.measurements, name) for name in _MEASUREMENTS}  # has slots, so no vars()

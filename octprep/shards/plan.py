@@ -1,4 +1,4 @@
-"""Splits -> shards: which scan is in which shard, how often, in which order. Pure; no image is opened."""
+"""From splits to shards: which scans a shard holds, how often and in which order. Pure; no image is opened."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def plan_shards(
     balance: with `oversample` and `undersample` every shard has as many records of each class as of any other, and two
     shards differ by one per class at most; `none` takes each scan once, with the same class mix in all shards.
 
-    record_bytes is the size of an average record, shard_bytes the target size of a shard. shards: their number, where
-    it is known already.
+    record_bytes: size of an average record. shard_bytes: target size of a shard. shards: their number; None: by the
+    target size. seed: of the order of patients and records.
     """
     columns = _interleave_patients(scans, seed)
     sizes = [len(column) for column in columns]

@@ -114,9 +114,9 @@ def encode_pixels(pixels: Gray, encoding: str) -> bytes:
 
 
 def decode_pixels(image: bytes, height: int, width: int, encoding: str) -> Gray | None:
-    """The pixels that `encode_pixels` made these bytes of, (height, width) uint8, or None if it made them of none.
+    """The pixels in a record's image bytes, (height, width) uint8; None for bytes that `encode_pixels` does not write.
 
-    The size that a PNG claims is looked at before it is decoded.
+    The size in a PNG's header is checked before it is decoded.
     """
     if encoding == "raw":
         return np.frombuffer(image, np.uint8).reshape(height, width) if len(image) == height * width else None
@@ -150,10 +150,11 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes, recipe: Preprocessing) -> Record:
-    """The record of a folder with this recipe that these bytes are; floats have the precision of 32 bits.
+    """The record in a serialized tf.train.Example; floats have the precision of 32 bits.
 
-    Raises RecordError, saying what is wrong, if they are no tf.train.Example, or its features are not those of Record
-    in kind, length and range. The image is not decoded, and the label not compared with the classes.
+    recipe: of the folder. Raises RecordError, saying what is wrong, if the bytes are not an Example, or its features
+    are not those of Record in kind, length and range. The image is not decoded, and the label not compared with the
+    classes.
     """
     try:
         example = tfrecord.decode(data)
@@ -196,9 +197,10 @@ def decode_record(data: bytes, recipe: Preprocessing) -> Record:
 
 
 def decode_with_pixels(data: bytes, manifest: Manifest) -> DecodedRecord:
-    """The record that these bytes of a finished folder are, with its pixels.
+    """The record in a serialized tf.train.Example, with its pixels.
 
-    Raises RecordError as `decode_record` does, and if the label is no class or the image has not the recipe's size.
+    manifest: of the folder. Raises RecordError as `decode_record` does, and if the label is not an index of a class, or
+    the image is not of the recipe's size.
     """
     recipe, classes = manifest.recipe, len(manifest.class_names)
     record = decode_record(data, recipe)

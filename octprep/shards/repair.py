@@ -1,7 +1,7 @@
-"""A finished folder whose shards are damaged, or whose source changed after it was built.
+"""Repairing a finished folder whose shards are damaged, and finding source files that changed after it was built.
 
 Damaged shards are built again from their scans alone, as the plan and the bytes of a shard follow from images.csv and
-the manifest. A changed source file changes the dataset, so then everything is to be built again.
+the manifest. If a source file has changed, so has the dataset, and everything must be built again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def repair_shards(
 ) -> bool:
     """Build the named shards of a finished folder again, from their scans alone; whether that gave the same shards.
 
-    images.csv must be undamaged: it says which scans they hold.
+    images.csv must be undamaged, as it says which scans the shards hold.
     """
     plans = _plans_of(out, manifest, damaged)
     paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}

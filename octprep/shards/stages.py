@@ -17,9 +17,9 @@ from octprep.workers import Progress, WorkerPool
 
 @dataclass(frozen=True)
 class CachedSource:
-    """The scans of a source that could be read, and the files that are no usable scan."""
+    """The scans of a source that could be read, and the files that are not usable scans."""
 
-    folder: Path  # that holds the stored pixels of the scans
+    folder: Path  # of the cache, with the stored pixels of the scans
     scans: tuple[CachedScan, ...]  # sorted by path
     unreadable: tuple[Exclusion, ...]
 

@@ -1,4 +1,4 @@
-"""The rows of images.csv, made of what a build knows: cached scans, patient groups, planned shards and exclusions."""
+"""Making the rows of images.csv from cached scans, patient groups, planned shards and exclusions."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _frames(file: io.BufferedReader) -> Iterator[bytes]:
     while header := file.read(_HEADER.size):
         record = f"record {index} at byte {offset}"
         length = _length(header, record)
-        if length > size - offset - _HEADER.size:  # before as much memory is asked for
+        if length > size - offset - _HEADER.size:  # before so much memory is allocated
             raise RecordError(f"{record}: the file ends inside the record")
         data = file.read(length)
         footer = file.read(_FOOTER.size)
@@ -154,7 +154,7 @@ def encode(features: Mapping[str, Value]) -> bytes:
 
 
 def decode(data: bytes) -> Example:
-    """The features of a serialized tf.train.Example. Raises RecordError if the bytes are none."""
+    """The features of a serialized tf.train.Example. Raises RecordError if the bytes are not an Example."""
     try:
         example: Example = {}
         for _, features in _fields(memoryview(data), 1):

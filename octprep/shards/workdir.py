@@ -1,9 +1,9 @@
 """The output folder of a build, and the work folder inside it.
 
 The output folder is empty, unfinished, finished, or not written by octprep at all. Unfinished work is kept in
-OUT/.octprep-work, a name that no reader takes for shards; finished files are moved from there to their place at the
-end, the manifest last. So an interrupted build never looks finished, and a finished folder that is built again stays
-whole until its successor is. The folder is read and changed only under its lock.
+OUT/.octprep-work, a name that no reader takes for shards; finished files are moved from there into OUT at the end, the
+manifest last. So an interrupted build never looks finished, and a finished folder that is built again stays
+whole until the new files are complete. The folder is read and changed only under its lock.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def existing_build(out: Path, config: BuildConfig, listing_sha256: str, *, overw
     """The finished build of an output folder, and what is damaged in it; None if everything is to be built.
 
     The tables are hashed, and every shard that was written to after the manifest; of the other shards only the sizes
-    are checked. Raises OutputError if octprep did not write the folder, or if it was begun or finished with other
-    settings or from another source and overwrite is not given.
+    are checked. Raises OutputError if octprep did not write the folder, or if its build, finished or not, has other
+    settings or another source and overwrite is not given.
     """
     if (out / MANIFEST_NAME).exists():
         return None if overwrite else _finished_build(out, config, listing_sha256)
@@ -145,7 +145,7 @@ def existing_build(out: Path, config: BuildConfig, listing_sha256: str, *, overw
 
 
 def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> ExistingBuild:
-    """The build that a manifest describes. Raises OutputError if it is not the one that is asked for."""
+    """The build that a manifest describes. Raises OutputError if it has other settings or another source."""
     try:
         manifest = Manifest.load(out, allow_edited=True)
     except ManifestError as error:
@@ -218,7 +218,7 @@ def clean_up(out: Path) -> None:
 
 
 def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:
-    """Move finished files to their place: shards, tables, report, and last the manifest. Then remove the work folder.
+    """Move finished files to the output folder: shards, tables, report, last the manifest. Then remove the work folder.
 
     Every file is on the disk before the manifest names it, also after a power failure.
     """
@@ -239,7 +239,7 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
 
 
 def move_shards(out: Path, work: Path, shards: Iterable[Shard]) -> None:
-    """Move finished shards to their place, and make the folders' lists of names survive a power failure."""
+    """Move finished shards to the output folder, so that they survive a power failure under their new names."""
     folders = set()
     for shard in shards:
         (out / shard.name).parent.mkdir(exist_ok=True)

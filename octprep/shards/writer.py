@@ -1,4 +1,4 @@
-"""Writes a shard and its receipt. The shard's file is complete under its name, or absent."""
+"""Writing one shard and its receipt. The shard's file is complete under its name, or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from octprep.shards.records import Record, encode_record
 class ShardTask:
     """What one shard's bytes depend on, and where to put them."""
 
-    folder: Path  # that will hold the shard under its name
+    folder: Path  # to write the shard to, under its name
     cache_folder: Path  # that holds the prepared scans
     name: str
     class_names: tuple[str, ...]
@@ -41,7 +41,7 @@ def write_shard(task: ShardTask) -> Shard:
         return shard
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with saving(path) as part, part.open("wb") as file:
+    with saving(path) as partial_file, partial_file.open("wb") as file:
         for item, repeat in task.items:
             framed = tfrecord.frame(encode_record(_record(task, item, repeat)))
             digest.update(framed)

@@ -1,7 +1,7 @@
 """The files of a source: what each is by its path, and how many there are.
 
 Kermany et al. named their B-scans CLASS-patientID-number.jpeg and sorted them as [split/]CLASS/. A file's key is its
-path below the source as text (`octprep.format.files.path_to_text`), so any name can be printed and stored.
+path below the source as text (`octprep.format.paths.path_to_text`), so any name can be printed and stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.names import parse_scan_name
 
-MACOS_METADATA = "macOS metadata, not a scan"  # the reason that an archive packed on a Mac gives once for every image
+MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
 
 
 @dataclass(frozen=True, order=True)
@@ -68,7 +68,7 @@ class SourceListing:
 def parse_scan_path(
     path: str, size: int, root: str, *, modified_ns: int = -1, linked: bool = False
 ) -> ScanFile | Exclusion:
-    """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is no B-scan.
+    """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is not a B-scan.
 
     path: relative to the source, as text; size: in bytes.
     """

@@ -25,7 +25,7 @@ _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds s
 
 
 def directory_problem(path: Path) -> str | None:
-    """Why a path cannot be used as a folder, such as `does not exist`; None if it can, as far as may be seen."""
+    """Why a path cannot be used as a folder, such as `does not exist`; None if it can, as far as its status shows."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -38,11 +38,11 @@ def directory_problem(path: Path) -> str | None:
 def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> SourceListing:
     """List every file of a source folder as a B-scan or an exclusion, by its path; no file is opened.
 
-    With follow_links what is behind links is taken too, each file once; keep_out: paths that are written to, which no
-    link may lead to. Without, a link is an error where a scan or its folder should be, and an exclusion elsewhere.
+    With follow_links what is behind links is listed too, each file once; keep_out: paths that are written to, which no
+    link may lead to. Without it, a link is an error where a scan or its folder should be, and an exclusion elsewhere.
 
-    Raises SourceError if there is no such folder, it is empty, it has no class folders, or several data sets, if a
-    folder where scans should be cannot be read, or for the links above.
+    Raises SourceError if there is no such folder, if it is empty or has no class folders, if it holds several data
+    sets, if a folder where scans should be cannot be read, or for the links above.
     """
     shown = path_to_text(str(src))
     if problem := directory_problem(src):
@@ -80,7 +80,7 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
 
 
 def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion]) -> str:
-    """A digest of every path and size; of what was excluded, that it is there."""
+    """SHA-256, in hex, over the path and size of every file, and over the paths of the exclusions."""
     digest = hashlib.sha256()
     sizes = [(file.key, file.bytes) for file in files]
     for key, size in sorted([*sizes, *((exclusion.path, -1) for exclusion in exclusions)]):
@@ -119,7 +119,7 @@ def _find_root(walk: Walk) -> str:
 
 
 def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path]) -> None:
-    """Raise SourceError if a followed link leads to where something is to be written, or to a folder above that."""
+    """Raise SourceError if a followed link leads to one of the paths that are written to, or to a folder above it."""
     for path in keep_out:
         written, read = path.resolve(), Path(target)
         if written.is_relative_to(read) or read.is_relative_to(written):
@@ -189,7 +189,7 @@ def _shows_scans(folder: Path) -> bool:
 def _drop_repeated_links(
     scan_files: Sequence[ScanFile], real_paths: Mapping[str, str]
 ) -> tuple[list[ScanFile], list[Exclusion]]:
-    """Take files that links show several times as the same scan once; under another class or split they stay.
+    """Keep one of the links to the same file; under another class, split or patient each is kept.
 
     real_paths: the path without links, by key.
     """

@@ -34,7 +34,7 @@ class PublishedDataset:
 
 
 def recognise(scan_files: Iterable[ScanFile]) -> PublishedDataset | None:
-    """The published data set whose counts per split and class are these, or nearly; None if none is near.
+    """The published data set with these counts per split and class, exactly or nearly; None if there is none.
 
     Nearly: all differences together are at most 1 % of its images, as where a download lacks some files. Of several
     that match, the one with the fewest differences.

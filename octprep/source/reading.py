@@ -28,7 +28,7 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
 
     An Exclusion is for a file that was read whole and cannot be decoded, or has over preprocessing.MAX_BYTES. Raises
     StoppedError if the file is gone or is not the one that was listed; OSError or MemoryError, which `with_retries`
-    takes, if the machine could not read it.
+    retries, if the machine could not read it.
     """
     if scan_file.bytes > preprocessing.MAX_BYTES:
         limit = preprocessing.MAX_BYTES // 10**6
@@ -65,7 +65,7 @@ def read_scans(task: tuple[Path, Sequence[ScanFile]]) -> list[Scan | Exclusion]:
 
 
 def with_retries(src: Path, scan_file: ScanFile, work: Callable[[Path, ScanFile], Result]) -> Result:
-    """work(src, scan_file), tried again where the machine fails for a moment.
+    """The result of work(src, scan_file), called again if the machine fails for a moment.
 
     Raises StoppedError, naming the file, for failures that last (OSError, MemoryError) and for any mistake in `work`;
     OctErrors are raised as they are.

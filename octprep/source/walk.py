@@ -26,7 +26,7 @@ class RegularFile:
     modified_ns: int
     changed_ns: int  # when its content or its status was last changed
     linked: bool  # a followed link, or behind one
-    real_path: str  # without links
+    real_path: str  # with all links resolved
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Walk:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]] | PermissionError:
-    """What is in a folder, sorted by name, or why it may not be listed, which waiting would not change."""
+    """What is in a folder, sorted by name; a PermissionError is returned, as `retry` would only repeat it."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from octprep.format.config import BuildConfig
 from octprep.format.images_csv import ImageRow, Table
-from octprep.splits.strategies import Splits, capped_counts, target_fractions
+from octprep.splits.patient_cap import capped_counts
+from octprep.splits.strategies import Splits, target_fractions
 
 UNDERSAMPLED = "undersampled"  # the exclusion reason of a scan that only balancing drops; a code, compared as such
-FEW = 5  # patients of a class in a split below which it is named
+FEW = 5  # patients of a class; a split with fewer is named
 _CONSEQUENCE = {
     "train": "a model learns these patients rather than the class",
     "val": "these patients decide which epoch is best",

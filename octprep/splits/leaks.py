@@ -10,6 +10,9 @@ from octprep.duplicates.exact import DuplicatePair
 from octprep.format.manifest import Leaks
 from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup, group_patients, numeric_order
+from octprep.wording import listed, number
+
+_MAX_PAIRS = 5  # near-identical pairs that `describe_leaks` names
 
 
 def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] = ()) -> Leaks:
@@ -57,6 +60,18 @@ def find_hidden_leaks(
         ):
             hidden |= {scan.patient for scan in members}
     return dataclasses.replace(visible, patients=tuple(sorted({*visible.patients, *hidden}, key=numeric_order)))
+
+
+def describe_leaks(leaks: Leaks) -> str:
+    """What is in more than one split, such as `2 patients (7 and 12) and 1 file content`; "" if nothing is."""
+    pairs = [" = ".join(pair) for pair in leaks.near]
+    return listed(
+        [
+            *[f"{number(len(leaks.patients), 'patient')} ({listed(leaks.patients)})"] * bool(leaks.patients),
+            *[number(len(leaks.contents), "file content")] * bool(leaks.contents),
+            *[f"{number(len(pairs), 'near-identical pair')} ({listed(pairs, _MAX_PAIRS)})"] * bool(pairs),
+        ]
+    )
 
 
 def _in_several(splits_of: Mapping[str, set[int]]) -> set[str]:

@@ -26,9 +26,29 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
     """The patient groups of the scans, sorted by key.
 
     near: near-duplicate pairs; those of scans that are not among `scans` are ignored. The same id under several classes
-    counts as one patient: the archive does not document whether it is one, so that is assumed.
+    counts as one patient; the archive does not say whether it is, so this is an assumption.
     """
     ordered = sorted(scans)
+    patients = {scan.path: f"patient {scan.patient}" for scan in ordered}
+    links = [(patients[scan.path], content) for scan in ordered for content in content_keys(scan)]
+    links += [
+        (patients[pair.first], patients[pair.second])
+        for pair in near
+        if pair.first in patients and pair.second in patients
+    ]
+    component_of = connected_components(links)
+    members: dict[str, list[Scan]] = defaultdict(list)
+    for scan in ordered:
+        members[component_of[patients[scan.path]]].append(scan)
+    groups = [PatientGroup(min(scan.patient for scan in linked), tuple(linked)) for linked in members.values()]
+    return sorted(groups, key=lambda group: group.key)
+
+
+def connected_components(links: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The smallest node that each node is linked to, directly or through others: itself if there is none; union-find.
+
+    links: pairs of nodes; a node with itself adds a node without a link.
+    """
     parent: dict[str, str] = {}
 
     def find(node: str) -> str:
@@ -38,18 +58,10 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
             node = parent[node]
         return node
 
-    patients = {scan.path: f"patient {scan.patient}" for scan in ordered}
-    for scan in ordered:
-        for content in content_keys(scan):
-            parent[find(content)] = find(patients[scan.path])
-    for pair in near:
-        if pair.first in patients and pair.second in patients:
-            parent[find(patients[pair.first])] = find(patients[pair.second])
-    members: dict[str, list[Scan]] = defaultdict(list)
-    for scan in ordered:
-        members[find(patients[scan.path])].append(scan)
-    groups = [PatientGroup(min(scan.patient for scan in linked), tuple(linked)) for linked in members.values()]
-    return sorted(groups, key=lambda group: group.key)
+    for first, second in links:
+        smaller, larger = sorted((find(first), find(second)))
+        parent[larger] = smaller
+    return {node: find(node) for node in list(parent)}
 
 
 def group_keys(groups: Iterable[PatientGroup]) -> dict[str, str]:

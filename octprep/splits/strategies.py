@@ -7,7 +7,7 @@ patient-disjoint folds of what is not in test.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ from octprep.format.manifest import Leaks
 from octprep.format.seeding import seeded_hash
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.splits import stratify
-from octprep.splits.leaks import find_hidden_leaks, find_leaks
+from octprep.splits.leaks import describe_leaks, find_hidden_leaks, find_leaks
+from octprep.splits.patient_cap import cap_images_per_patient, capped_counts
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
 from octprep.splits.split_file import SplitFile
 from octprep.wording import listed, number
@@ -28,7 +29,7 @@ from octprep.wording import listed, number
 _AS_GIVEN = ("as-given", "file")  # strategies that take splits as they are
 _MAX_NAMES = 20  # names that an error lists
 
-_Parts = dict[str, list[Scan]]  # the scans of each split, by its name
+_ScansBySplit = dict[str, list[Scan]]  # the scans of each split, by its name
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,19 @@ def split_scans(
     groups = group_patients(scans, near)
     group_of = group_keys(groups)
     if config.split in _AS_GIVEN:
-        parts, exclusions = _take_as_given(scans, groups, config, near, split_file)
+        by_split, exclusions = _take_as_given(scans, groups, config, near, split_file)
     else:
         kept, exclusions = deduplicate(scans, config.label_conflicts)
-        parts, more = _split_by_groups(_restrict(groups, kept), config)
+        by_split, more = _split_by_groups(_restrict(groups, kept), config)
         exclusions += more
     members: dict[str, tuple[Scan, ...]] = {}
-    for name, part in parts.items():
+    for name, split_members in by_split.items():
         # The cap keeps a network from memorising one patient; val and test measure, so they keep every scan.
         limit = 0 if name in ("val", "test") else config.max_per_patient
-        capped = cap_images_per_patient(part, limit, group_of)
+        capped = cap_images_per_patient(split_members, limit, group_of)
         kept_paths = {scan.path for scan in capped}
         reason = f"beyond --max-per-patient {limit} of its patient"
-        exclusions += [Exclusion(scan.path, reason) for scan in part if scan.path not in kept_paths]
+        exclusions += [Exclusion(scan.path, reason) for scan in split_members if scan.path not in kept_paths]
         members[name] = tuple(sorted(capped, key=lambda scan: scan.path))
     if config.split in _AS_GIVEN:
         leaks = find_hidden_leaks(members, groups, near)
@@ -93,24 +94,26 @@ def _take_as_given(
     config: BuildConfig,
     near: Sequence[DuplicatePair],
     split_file: SplitFile | None,
-) -> tuple[_Parts, list[Exclusion]]:
+) -> tuple[_ScansBySplit, list[Exclusion]]:
     """Splits as they are, without label conflicts. Raises LeakError, or SourceError for a class that one lacks."""
     if config.split == "file":
         assert split_file is not None, "the strategy file comes with a split file"
-        parts, exclusions = _split_from_file(scans, split_file)
+        by_split, exclusions = _split_from_file(scans, split_file)
     else:
-        parts, exclusions = _split_as_given(scans)
-    leaks = find_hidden_leaks(parts, groups, near)
+        by_split, exclusions = _split_as_given(scans)
+    leaks = find_hidden_leaks(by_split, groups, near)
     if leaks and not config.allow_leaks:
         raise LeakError(_leak_message(config.split, leaks))
-    kept, conflicting = drop_label_conflicts((scan for part in parts.values() for scan in part), config.label_conflicts)
+    kept, conflicting = drop_label_conflicts(
+        (scan for members in by_split.values() for scan in members), config.label_conflicts
+    )
     kept_paths = {scan.path for scan in kept}
-    parts = {name: [scan for scan in part if scan.path in kept_paths] for name, part in parts.items()}
-    _require_given_classes(config.split, parts)
-    return parts, exclusions + conflicting
+    by_split = {name: [scan for scan in members if scan.path in kept_paths] for name, members in by_split.items()}
+    _require_given_classes(config.split, by_split)
+    return by_split, exclusions + conflicting
 
 
-def _split_as_given(scans: Sequence[Scan]) -> tuple[_Parts, list[Exclusion]]:
+def _split_as_given(scans: Sequence[Scan]) -> tuple[_ScansBySplit, list[Exclusion]]:
     """The source's folders."""
     folders = [name for name in SOURCE_SPLITS if any(scan.source_split == name for scan in scans)]
     if "train" not in folders or "test" not in folders:
@@ -118,16 +121,16 @@ def _split_as_given(scans: Sequence[Scan]) -> tuple[_Parts, list[Exclusion]]:
             f"--split as-given takes the folders train and test as they are, but the source has "
             f"{' and '.join(folders) or 'only class folders'}; use --split by-patient."
         )
-    parts = {name: [scan for scan in scans if scan.source_split == name] for name in folders}
+    by_split = {name: [scan for scan in scans if scan.source_split == name] for name in folders}
     others = [scan for scan in scans if scan.source_split not in folders]
-    return parts, [Exclusion(scan.path, "not in train, val or test") for scan in others]
+    return by_split, [Exclusion(scan.path, "not in train, val or test") for scan in others]
 
 
-def _split_from_file(scans: Sequence[Scan], split_file: SplitFile) -> tuple[_Parts, list[Exclusion]]:
+def _split_from_file(scans: Sequence[Scan], split_file: SplitFile) -> tuple[_ScansBySplit, list[Exclusion]]:
     """The splits that a file assigns; scans that it does not name are excluded."""
     split_of = [(split_file.split_of(scan), scan) for scan in scans]
-    parts = {name: [scan for split, scan in split_of if split == name] for name in SOURCE_SPLITS}
-    missing = [name for name in ("train", "test") if not parts[name]]
+    by_split = {name: [scan for split, scan in split_of if split == name] for name in SOURCE_SPLITS}
+    missing = [name for name in ("train", "test") if not by_split[name]]
     if missing:
         raise SourceError(
             f"--split-file assigns no readable scan to {' or '.join(missing)}; it must name scans of train and test."
@@ -135,38 +138,29 @@ def _split_from_file(scans: Sequence[Scan], split_file: SplitFile) -> tuple[_Par
     exclusions = [
         Exclusion(scan.path, "the file of --split-file gives it no split") for split, scan in split_of if not split
     ]
-    return {name: part for name, part in parts.items() if part}, exclusions
+    return {name: members for name, members in by_split.items() if members}, exclusions
 
 
 def _leak_message(strategy: str, leaks: Leaks) -> str:
-    kinds = []
-    if leaks.patients:
-        noun = "patient" if len(leaks.patients) == 1 else "patients"
-        kinds.append(f"{noun} {listed(leaks.patients, _MAX_NAMES)}")
-    if leaks.contents:
-        kinds.append(number(len(leaks.contents), "file content"))
-    if leaks.near:
-        pairs = listed([" = ".join(pair) for pair in leaks.near], 5)
-        kinds.append(f"{number(len(leaks.near), 'near-identical pair')} ({pairs})")
-    verb = "is" if len(leaks.patients) + len(leaks.contents) + len(leaks.near) == 1 else "are"
+    count = len(leaks.patients) + len(leaks.contents) + len(leaks.near)
+    what = f"{describe_leaks(leaks)} {'is' if count == 1 else 'are'}"
     if strategy == "file":
         return (
-            f"--split-file would leak: {' and '.join(kinds)} {verb} in more than one split of the file. Correct the "
-            "file, or use --allow-leaks to build anyway."
+            f"--split-file would leak: {what} in more than one split of the file. Correct the file, or use "
+            "--allow-leaks to build anyway."
         )
     return (
-        f"--split as-given would leak: {' and '.join(kinds)} {verb} in more than one of the source's folders. Use "
-        "--split keep-test, which keeps the test folder and excludes its patients from training, or --allow-leaks to "
-        "build anyway."
+        f"--split as-given would leak: {what} in more than one of the source's folders. Use --split keep-test, which "
+        "keeps the test folder and excludes its patients from training, or --allow-leaks to build anyway."
     )
 
 
-def _require_given_classes(strategy: str, parts: Mapping[str, Sequence[Scan]]) -> None:
+def _require_given_classes(strategy: str, by_split: Mapping[str, Sequence[Scan]]) -> None:
     """Raise SourceError for a class that train or test, as given, has no scan of.
 
     A given val may lack one, as the small ones of the published archives may: it trains and evaluates nothing.
     """
-    labels = {name: {scan.label for scan in part} for name, part in parts.items()}
+    labels = {name: {scan.label for scan in members} for name, members in by_split.items()}
     for label in sorted(set().union(*labels.values())):
         lacking = [name for name in ("train", "test") if label not in labels[name]]
         if lacking:
@@ -184,25 +178,25 @@ def _restrict(groups: Iterable[PatientGroup], kept: Iterable[Scan]) -> list[Pati
     return [group for group in smaller if group.scans]
 
 
-def _split_by_groups(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
+def _split_by_groups(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
     """The scans of every split, assigned by whole groups, and those excluded as their patient is in the test folder."""
     match config.split:
         case "keep-test":
-            parts, exclusions = _split_keep_test(groups, config)
+            by_split, exclusions = _split_keep_test(groups, config)
         case "kfold":
-            parts, exclusions = _split_kfold(groups, config)
+            by_split, exclusions = _split_kfold(groups, config)
         case _:
-            parts, exclusions = _split_by_patient(groups, config)
-    return {name: parts[name] for name in sorted(parts, key=lambda name: name == "test")}, exclusions
+            by_split, exclusions = _split_by_patient(groups, config)
+    return {name: by_split[name] for name in sorted(by_split, key=lambda name: name == "test")}, exclusions
 
 
-def _split_by_patient(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
+def _split_by_patient(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
     """All groups into train, val and test."""
     [targets] = target_fractions(config, has_test=False)
     return _scans(assign_groups(groups, targets, config.seed, config.max_per_patient)), []
 
 
-def _split_keep_test(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
+def _split_keep_test(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
     """The test folder as it is; the groups without a scan there into train and val."""
     if not _has_test(groups):
         raise SourceError("--split keep-test keeps the source's test folder, but it has none; use --split by-patient.")
@@ -211,8 +205,8 @@ def _split_keep_test(groups: Sequence[PatientGroup], config: BuildConfig) -> tup
     return {**_scans(assign_groups(rest, targets, config.seed, config.max_per_patient)), "test": test}, exclusions
 
 
-def _split_kfold(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_Parts, list[Exclusion]]:
-    """A test split, from the folder where there is one, and the rest into folds."""
+def _split_kfold(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
+    """Test, from the test folder if the source has one, and folds of the rest."""
     if _has_test(groups):
         [folds] = target_fractions(config, has_test=True)
         test, rest, exclusions = _hold_out_test(groups, folds)
@@ -227,7 +221,7 @@ def _has_test(groups: Iterable[PatientGroup]) -> bool:
     return any(scan.source_split == "test" for group in groups for scan in group.scans)
 
 
-def _scans(assigned: Mapping[str, Iterable[PatientGroup]]) -> _Parts:
+def _scans(assigned: Mapping[str, Iterable[PatientGroup]]) -> _ScansBySplit:
     return {name: [scan for group in groups for scan in group.scans] for name, groups in assigned.items()}
 
 
@@ -304,11 +298,11 @@ def assign_groups(
     The method is `octprep.splits.stratify.stratified_group_split`: an initial split drawn from the seed and the group's
     key, then the moves and swaps that lower the sum of squared deviations. The initial split does not depend on the
     other groups, so adding patients changes few assignments; a group is drawn again only if its key changes, that is if
-    a new patient with a smaller id joins it.
+    it gets a new patient with a smaller id.
 
     max_per_patient: with a cap on the scans of a patient, shares are computed with no patient above it (0: no cap).
-    Otherwise a patient of 225 scans, of which training keeps 20, would take the room of many others there; and val or
-    test, which keep all 225, would count as full with that one patient.
+    Otherwise a patient of 225 scans, of which training keeps 20, would take the place of many other patients there; and
+    val or test, which keep all 225, would count as full with that one patient.
 
     Raises SourceError if a class has too few patients for every split to have one.
     """
@@ -335,8 +329,8 @@ def assign_groups(
         ) from None
     names = list(targets)
     assigned: dict[str, list[PatientGroup]] = {name: [] for name in names}
-    for group, part in zip(groups, part_of, strict=True):
-        assigned[names[part]].append(group)
+    for group, index in zip(groups, part_of, strict=True):
+        assigned[names[index]].append(group)
     return assigned
 
 
@@ -351,50 +345,3 @@ def _too_few_message(
     else:
         problem += ", but with the other classes that they have too they cannot give each of them every class"
     return f"{problem}. Add {extra} or more patients who have {label} alone, or take the class out of --src."
-
-
-def cap_images_per_patient(
-    scans: Sequence[Scan], limit: int, group_of: Mapping[str, str] | None = None
-) -> Sequence[Scan]:
-    """At most `limit` scans of every patient, evenly spaced over the image numbers of each class; 0: all of them.
-
-    group_of: the key of the patient group of every scan, by path; without it, ids are patients. A patient's classes
-    share the limit in proportion to their scans, as in `capped_counts`.
-    """
-    if not limit:
-        return scans
-    patients: dict[str, list[Scan]] = defaultdict(list)
-    for scan in scans:
-        patients[group_of[scan.path] if group_of else scan.patient].append(scan)
-    return [scan for members in patients.values() for scan in _evenly_spaced(members, limit)]
-
-
-def capped_counts(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """How many of a patient's scans of each class are kept if there may be at most `limit`; 0: all.
-
-    Every class keeps one, the class with the fewest scans first, as long as the limit allows; the rest of the limit is
-    shared in proportion to the other scans, by the largest remainder.
-    """
-    total = sum(counts.values())
-    if not limit or total <= limit:
-        return dict(counts)
-    labels = sorted(counts, key=lambda label: (counts[label], label))[:limit]
-    spare = limit - len(labels)
-    beyond_one = max(1, total - len(counts))
-    shares = {label: divmod(spare * (counts[label] - 1), beyond_one) for label in labels}
-    unassigned = spare - sum(whole for whole, _ in shares.values())
-    rounded_up = set(sorted(labels, key=lambda label: (-shares[label][1], label))[:unassigned])
-    return {label: 1 + shares[label][0] + (label in rounded_up) for label in labels}
-
-
-def _evenly_spaced(scans: Sequence[Scan], limit: int) -> Sequence[Scan]:
-    """At most `limit` scans of one patient: of each class the capped count, at the middles of equal intervals."""
-    by_class: dict[str, list[Scan]] = defaultdict(list)
-    for scan in sorted(scans, key=lambda scan: (scan.image_number, scan.path)):
-        by_class[scan.label].append(scan)
-    kept = capped_counts({label: len(members) for label, members in by_class.items()}, limit)
-    return [
-        by_class[label][(2 * i + 1) * len(by_class[label]) // (2 * count)]
-        for label, count in kept.items()
-        for i in range(count)
-    ]

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Float64, Int64
 
-NEGLIGIBLE = 1e-12  # a change of the objective below this counts as none: it is of shares by 0.0001 points
-_MAX_SWAP_KINDS = 1024  # swaps are sought among so many kinds, those with the smallest |w|
+NEGLIGIBLE = 1e-12  # a smaller change of the objective is ignored: it moves shares by 0.0001 percentage points
+_MAX_SWAP_KINDS = 1024  # swaps are tried among so many kinds, those with the smallest |w|
 _MAX_FOLDS = 20  # equal folds that the greedy baseline fills before it merges them
 
 
@@ -66,15 +66,15 @@ def stratified_group_split(counts: Int64, digests: Sequence[bytes], targets: Seq
     problem = _Problem(counts, tuple(digests), np.asarray(targets, dtype=np.float64))
     draws = np.array([int.from_bytes(digest[:6], "big") for digest in digests]) / 2.0**48
     initial = np.searchsorted(np.cumsum(targets)[:-1], draws, side="right")
-    found = _local_search(_feasible(problem, initial))
-    reached = distance(counts, found, targets)
+    assignment = _local_search(_feasible(problem, initial))
+    reached = distance(counts, assignment, targets)
     if reached <= _lower_bound(counts.sum(axis=0), targets) + NEGLIGIBLE:
-        return found
+        return assignment
     try:
         baseline = _feasible(problem, _sklearn_greedy(counts, targets))
     except NoFeasibleSplit:
-        return found
-    return found if reached <= distance(counts, baseline.part_of, targets) else _local_search(baseline)
+        return assignment
+    return assignment if reached <= distance(counts, baseline.part_of, targets) else _local_search(baseline)
 
 
 def distance(counts: Int64, part_of: Int64, targets: Sequence[float]) -> float:
@@ -98,7 +98,7 @@ def _sum_of_squares(deviations: Float64) -> float:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is given, and what follows from it alone."""
+    """The input, and what is derived from it alone."""
 
     counts: Int64  # (groups, classes)
     digests: tuple[bytes, ...]  # (groups,)

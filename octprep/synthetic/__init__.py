@@ -1,4 +1,7 @@
-"""An OCT2017-shaped folder of synthetic B-scans, with the real archive's faults."""
+"""Synthetic B-scans: a folder of them in the layout of OCT2017, with the real archive's faults, or single ones.
+
+For every scan the true rows of its layers and its fill are known.
+"""
 
 from octprep.synthetic.anatomy import PatientAppearance, draw_appearance
 from octprep.synthetic.bscan import Phantom, draw_scan

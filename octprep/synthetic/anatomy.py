@@ -1,6 +1,6 @@
 """The layers of a healthy retina in one B-scan, and the appearance that all scans of a patient share.
 
-This is no simulation of light in tissue. It draws what readers and networks rely on: the order and the reflectivity
+Light in tissue is not simulated. The drawing has what readers and networks rely on: the order and the reflectivity
 of the layers after the consensus of Staurenghi et al., Ophthalmology 121:1572 (2014), and a foveal pit. Heights are
 rows of the scan, about 4 micrometres each; positions along the scan are fractions of the field, so that every device
 width shows the same anatomy.

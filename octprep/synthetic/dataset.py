@@ -52,8 +52,9 @@ def draw(
     """Draw a folder train|val|test/CLASS/CLASS-patientID-number.jpeg of synthetic B-scans.
 
     The scans are 8-bit gray JPEGs of 496 rows and 512 to 1536 columns, about 13 to a patient. With `faults` the folder
-    has those of the real archive; without, every file is valid and no patient is in two splits. `out` must be new or an
-    empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one for each core).
+    has the faults of the real archive; without, every file is valid and no patient is in two splits. `out` must be new
+    or an empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one for each
+    core).
 
     `truth` names a file for the ground truth, one JSON object a line: path, label, rows, columns; ilm, rpe and bruch, a
     row for each column (fractional, 0 at the top); fill, the pixels, counted row by row from 0, where fill begins and
@@ -92,7 +93,7 @@ def draw(
         added = _draw_volumes(tasks, workers, progress)
         if faults:
             added += add_faults(folder, np.random.default_rng([seed, 3]))
-            added += _patients_in_two_places(folder)
+            added += _count_shared_patients(folder)
         if truth is not None:
             merge_truth_files(truth_parts, truth)
         images = sum(1 for split in SOURCE_SPLITS for _ in (folder / split).rglob("*.jpeg"))
@@ -116,7 +117,7 @@ def _draw_volumes(tasks: Sequence[_Task], workers: int | None, progress: Progres
     with WorkerPool(workers) as pool:
         for scan_count, faults in pool.run(_draw_volume, tasks):
             added += faults
-            progress("drawing phantoms", scan_count, total)
+            progress("drawing scans", scan_count, total)
     return added
 
 
@@ -150,7 +151,7 @@ def _scans_of_volume(volume: Volume, seed: int, *, faults: bool) -> Iterator[tup
         yield f"{split}/{volume.label}/{volume.label}-{volume.patient}-{number}.jpeg", phantom, fault
 
 
-def _patients_in_two_places(folder: Path) -> Counter[str]:
+def _count_shared_patients(folder: Path) -> Counter[str]:
     """How many patients are in train and test, in val and test, and in two classes."""
     ids = {
         split: {path.stem.split("-")[1] for path in (folder / split).glob("*/*-*-*.jpeg")} for split in SOURCE_SPLITS

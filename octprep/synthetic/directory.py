@@ -13,7 +13,7 @@ from pathlib import Path
 from octprep.format.errors import OutputError
 from octprep.format.locks import OWNER_NAME, locked
 
-_PART_NAME = ".octprep-synthesize"  # the subfolder from which an existing empty folder is filled
+_PARTIAL_NAME = ".octprep-synthesize"  # the subfolder from which an existing empty folder is filled
 _MOVED_NAME = "moved.json"  # in it: the names that are moved up in the end
 
 
@@ -26,11 +26,11 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     is removed first. Raises OutputError if `out` cannot be written, is a file, or is not empty.
     """
     created: list[Path] = []
-    part = None
+    partial = None
     try:
         target = out.resolve()  # a link to an empty folder stays, and the folder is filled
         if target.exists() and not target.is_dir():
-            raise OutputError(f"{out} is a file, but phantoms need a new or empty folder: name another or remove it.")
+            raise OutputError(f"{out} is a file, but a new or empty folder is needed: name another, or remove it.")
         created += [folder for folder in (target, *target.parents) if not folder.exists()]
         is_new = target in created
         target.mkdir(parents=True, exist_ok=True)
@@ -38,20 +38,20 @@ def atomic_directory(out: Path) -> Iterator[Path]:
             _clear(target)
             if any(entry.name not in (OWNER_NAME, "lost+found") for entry in target.iterdir()):
                 raise OutputError(
-                    f"{out} is not empty, but phantoms need a new or empty folder: name another or remove it."
+                    f"{out} is not empty, but a new or empty folder is needed: name another, or remove it."
                 )
-            part = target.parent / f".{target.name}.part-{os.getpid()}" if is_new else target / _PART_NAME
-            part.mkdir()
-            yield part
+            partial = target.parent / f".{target.name}.part-{os.getpid()}" if is_new else target / _PARTIAL_NAME
+            partial.mkdir()
+            yield partial
             if not is_new:
-                _move_up(part)
+                _move_up(partial)
         if is_new:
             target.rmdir()
-            part.rename(target)
+            partial.rename(target)
     except BaseException as error:
-        if part is not None:
+        if partial is not None:
             _clear(target)
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             for folder in created:
                 folder.rmdir()
@@ -63,24 +63,24 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         raise
 
 
-def _move_up(part: Path) -> None:
+def _move_up(partial: Path) -> None:
     """Move the entries of a subfolder into its parent, and remove it."""
-    names = [entry.name for entry in part.iterdir()]
-    (part / _MOVED_NAME).write_text(json.dumps(names))
+    names = [entry.name for entry in partial.iterdir()]
+    (partial / _MOVED_NAME).write_text(json.dumps(names))
     for name in names:
-        (part / name).rename(part.parent / name)
-    shutil.rmtree(part)
+        (partial / name).rename(partial.parent / name)
+    shutil.rmtree(partial)
 
 
 def _clear(target: Path) -> None:
     """Remove what an unfinished process left in or next to a folder."""
-    part = target / _PART_NAME
-    if part.is_dir():
+    partial = target / _PARTIAL_NAME
+    if partial.is_dir():
         with contextlib.suppress(OSError, ValueError):
-            for name in json.loads((part / _MOVED_NAME).read_bytes()):
+            for name in json.loads((partial / _MOVED_NAME).read_bytes()):
                 shutil.rmtree(target / name, ignore_errors=True)
                 (target / name).unlink(missing_ok=True)
-        shutil.rmtree(part)
+        shutil.rmtree(partial)
     with contextlib.suppress(OSError):
         for sibling in target.parent.iterdir():
             if re.fullmatch(rf"\.{re.escape(target.name)}\.part-\d+", sibling.name):

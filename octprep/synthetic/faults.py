@@ -1,4 +1,4 @@
-"""The faults of the real archive: fill, duplicates, and files that are no scans or no valid JPEGs."""
+"""The faults of the real archive: fill, duplicates, and files that are not scans or not valid JPEGs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from octprep.synthetic.disease import CLASSES
 
 QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the archive
 
-_WHITE_SHARE = 0.35  # of the scans carry white fill, whatever their class
-_BAND_SHARE = 0.05  # carry a black band at one side
-_BLACK_SHARE = 0.05  # carry what rotating and shifting leaves in black, as other tools do
+_WHITE_SHARE = 0.35  # fraction of the scans with white fill, in every class
+_BAND_SHARE = 0.05  # with a black band at one side
+_BLACK_SHARE = 0.05  # with black fill, as other tools leave it when they rotate and shift
 # A near-duplicate is moved by up to so many pixels and brighter or darker by up to this fraction, at this JPEG quality.
 _MAX_MOVE, _MAX_BRIGHTNESS_CHANGE, _NEAR_DUPLICATE_QUALITY = 4, 0.05, 70
 _NEAR_DUPLICATE_ID = 9_999_980  # the first patient id of the near-duplicates; draw() assigns lower ones

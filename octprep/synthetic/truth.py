@@ -51,7 +51,7 @@ def merge_truth_files(folder: Path, truth: Path) -> None:
     """Concatenate the files of a folder, sorted by name, into the file, and remove the folder."""
     try:
         truth.parent.mkdir(parents=True, exist_ok=True)
-        with saving(truth, durable=False) as part, part.open("wb") as file:
+        with saving(truth, durable=False) as partial_file, partial_file.open("wb") as file:
             for path in sorted(folder.iterdir()):
                 file.write(path.read_bytes())
     except OSError as error:

@@ -55,8 +55,8 @@ def command(
     """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
 
     example: a command line, shown below the help. The settings' values arrive as the function's `**values`, by field;
-    with only_given those alone that are on the command line. Raises SettingError, when the command runs, for a text
-    that a setting cannot be made of.
+    with only_given, only of the options that are on the command line. Raises SettingError, when the command runs, for a
+    text that a setting cannot be made of.
     """
     options = [setting for kind in kinds for setting in settings(kind) if setting.option.help]
 

@@ -44,13 +44,13 @@ class _Watch:
     program: str
     wakeup: tuple[socket.socket, socket.socket]  # the guard's end, and the one that signals write to
     stderr: int  # a duplicate of standard error, as libraries redirect the stream
-    signal: int = 0  # the number of the one that came first; 0: none has come
+    signal: int = 0  # the number of the first signal that came; 0: none has come
     command_runs: bool = False
 
 
 _watch: _Watch | None = None
 _advice = ""
-_leaving = threading.Lock()  # never released: whoever takes it ends the process
+_leaving = threading.Lock()  # never released: the thread that takes it ends the process
 
 
 def is_program(name: str, module: str) -> bool:

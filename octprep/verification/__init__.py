@@ -6,8 +6,8 @@
 4. In a balanced split every shard has the same count of every class.
 5. Every record's CRC, every shard's SHA-256 and every count match the manifest.
 
-Everything that the records can show is compared, so that an edit is named even where all digests were put right after
-it. `table_checks` and `manifest_checks` say what no record can show.
+Everything that the records can show is compared, so that an edit is found even if all digests were computed again
+after it. `table_checks` and `manifest_checks` say what no record can show.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class VerificationResult:
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
 
     def to_json(self) -> bytes:
-        """Everything, for other programs."""
+        """All results as JSON, for other programs."""
         whole = {
             "digest": self.manifest.digest,
             "all_guarantees_hold": not self.violations,
@@ -90,8 +90,10 @@ class VerificationResult:
 def verify(folder: Path | str, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
     """Read every record of a finished folder and check the guarantees.
 
+    folder: what `octprep build` wrote; nothing is changed. workers: processes; None: one for each core.
+
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
-    nor the rows that point to it. Raises ManifestError if there is no manifest that could be read.
+    nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder, allow_edited=True)
@@ -156,7 +158,7 @@ def _read_checked(
 
 
 def _crops(table: Table | None, manifest: Manifest) -> dict[str, Crop]:
-    """The crop of every image by its path, where black bars beside the scan are not part of its measurements."""
+    """The crop of every image by its path; {} unless scans have black bars, which are not part of the measurements."""
     if table is None or manifest.recipe.resize != "pad":
         return {}
     return {row.path: row.measurements.crop for row in table.rows}
@@ -210,13 +212,13 @@ def _near_identical(
     patients = [record.patient for record in records]
     indices = {record.path: index for index, record in enumerate(records)}
     try:
-        pairs = duplicates.near_identical(
+        matches = duplicates.near_identical(
             descriptors.reshape(len(records), -1), patients, stored_pixels, workers=workers
         )
-        near = {(records[pair.first].path, records[pair.second].path): pair.correlation for pair in pairs}
-        for listed in evidence.duplicates.pairs if evidence.duplicates else ():
-            paths = (listed.first, listed.second)
-            if listed.reason != NEAR_IDENTICAL or not indices.keys() >= set(paths):
+        near = {(records[match.first].path, records[match.second].path): match.correlation for match in matches}
+        for pair in evidence.duplicates.pairs if evidence.duplicates else ():
+            paths = (pair.first, pair.second)
+            if pair.reason != NEAR_IDENTICAL or not indices.keys() >= set(paths):
                 continue
             if near.keys() & {paths, paths[::-1]}:
                 continue
@@ -231,10 +233,10 @@ def _near_identical(
 
 def _check_unlisted_shards(folder: Path, manifest: Manifest) -> Iterable[Violation]:
     """Check 5: shards that the manifest does not name."""
-    listed = {shard.name for shards in manifest.splits.values() for shard in shards}
+    names = {shard.name for shards in manifest.splits.values() for shard in shards}
     for path in sorted(folder.glob("*/*.tfrecord")):
         name = path.relative_to(folder).as_posix()
-        if name not in listed:
+        if name not in names:
             yield Violation(5, name, "is not in the manifest")
 
 

@@ -21,6 +21,7 @@ from octprep.splits.leaks import find_hidden_leaks, find_leaks
 from octprep.splits.patients import PatientGroup
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
+from octprep.wording import number
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[A-Za-z0-9.+!_-]{0,40}")
 _OVER_CAP = re.compile(r"beyond --max-per-patient ([0-9]+) of its patient")
@@ -52,7 +53,7 @@ def _check_libraries(manifest: Manifest) -> Iterator[Violation]:
         yield _violation("libraries", f"lacks {', '.join(missing)}")
     for name, version in manifest.libraries.items():
         if not _VERSION.fullmatch(version):
-            yield _violation(f"libraries.{name}", f"is {version[:60]!r}, which is no version")
+            yield _violation(f"libraries.{name}", f"is {version[:60]!r}, which is not a version")
 
 
 def _expected_splits(manifest: Manifest) -> list[str]:
@@ -79,9 +80,12 @@ def _check_source_splits(rows: Sequence[ImageRow], config: BuildConfig) -> Itera
     else:
         return
     if misplaced:
-        others = f" and {len(misplaced) - 1:,} more" if len(misplaced) > 1 else ""
-        message = f"is {config.split}, but {misplaced[0].path}{others} is in {misplaced[0].split}"
-        yield _violation("config.split", message)
+        first, verb = misplaced[0], "is" if len(misplaced) == 1 else "are"
+        yield _violation(
+            "config.split",
+            f"is {config.split}, but {number(len(misplaced), 'image')} {verb} not in the split that this demands; the "
+            f"first is {first.path}, in {first.split}",
+        )
 
 
 def _check_exclusions(table: Table, config: BuildConfig) -> Iterator[Violation]:

@@ -39,7 +39,7 @@ class RecordSummary:
     source_size: tuple[int, int] = (0, 0)  # height, width in pixels
     affine: tuple[float, ...] = ()
     offset: int = 0  # of the record's frame in its shard, bytes
-    descriptor: bytes = field(default=b"", repr=False)  # `duplicates.describe` of the pixels; b"" for repeats
+    descriptor: bytes = field(default=b"", repr=False)  # `duplicates.dct_descriptor` of the pixels; b"" for repeats
     pixel_digest: bytes = field(default=b"", repr=False)  # of the stored pixels
     feature_digest: bytes = field(default=b"", repr=False)  # of all features but `image` and `repeat`
     measures: tuple[float, ...] = ()  # `preprocessing.measure_intensity` of the pixels; () for repeats
@@ -71,7 +71,7 @@ class ShardContents(NamedTuple):
 
 
 def read_shard(task: ReadTask) -> ShardContents:
-    """Summarise the records of a shard and name what is wrong: the cause alone where a record cannot be read."""
+    """Summarise the records of a shard, and say what is wrong; if a record cannot be read, only why."""
     name, path = task.shard.name, task.folder / task.shard.name
     records: list[RecordSummary] = []
     bad_records: dict[str, list[int]] = {}  # what is wrong -> indices
@@ -143,7 +143,7 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
     if encode_record(record) != data:
         return "is not encoded as octprep encodes a record"
     pixels = record.pixels
-    others = repr(vars(record) | {"image": None, "pixels": None, "repeat": None})
+    other_features = repr(vars(record) | {"image": None, "pixels": None, "repeat": None})
     summary = RecordSummary(
         shard=task.shard.name,
         index=index,
@@ -157,7 +157,7 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
         affine=record.affine,
         offset=offset,
         pixel_digest=_digest(pixels.tobytes()),
-        feature_digest=_digest(others.encode()),
+        feature_digest=_digest(other_features.encode()),
     )
     if record.repeat:
         return summary

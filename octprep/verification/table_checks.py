@@ -19,6 +19,7 @@ from octprep.format.config import SOURCE_SPLITS
 from octprep.format.images_csv import DECIMALS, ImageRow, ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.source.files import ScanFile, parse_scan_path
+from octprep.splits.patients import connected_components
 from octprep.verification.checks import Evidence, Violation
 from octprep.verification.records import RecordSummary
 
@@ -141,12 +142,12 @@ def _placement_differences(
 
 def _scan_differences(row: ScanRow, groups: Mapping[str, str] | None, manifest: Manifest) -> Iterator[Difference]:
     """What the path, duplicates.json and the recipe show of a row."""
-    if named := _parse_path(row.path):
+    if scan_file := _parse_path(row.path):
         for column, cell, in_path in (
-            ("class", row.label, named.label),
-            ("patient", row.patient, named.patient),
-            ("image_number", row.image_number, named.image_number),
-            ("source_split", row.source_split, named.source_split),
+            ("class", row.label, scan_file.label),
+            ("patient", row.patient, scan_file.patient),
+            ("image_number", row.image_number, scan_file.image_number),
+            ("source_split", row.source_split, scan_file.source_split),
         ):
             if cell != in_path:
                 yield f"{column} and path", f"says {column} {cell or 'none'}, but its path says {in_path or 'none'}"
@@ -188,37 +189,29 @@ def _pixel_differences(row: ImageRow, record: RecordSummary, manifest: Manifest)
 
 
 def _expected_groups(table: Table, duplicates: DuplicatesFile | None) -> dict[str, str] | None:
-    """The patient group of every patient id, by the pairs of duplicates.json (union-find), or None if it is not known.
+    """The patient group of every patient id, by the pairs of duplicates.json, or None if it is not known.
 
     It is the smallest id among those that are linked.
     """
     if duplicates is None:
         return None
     patients = {scan.path: scan.patient for scan in table.scans}
-    parent = {scan.patient: scan.patient for scan in table.scans}  # a path with two rows may have two patients
-
-    def find(patient: str) -> str:
-        while parent[patient] != patient:
-            parent[patient] = parent[parent[patient]]
-            patient = parent[patient]
-        return patient
-
+    links = [(scan.patient, scan.patient) for scan in table.scans]  # a path with two rows may have two patients
     damaged = {problem.path for problem in table.problems}
     for pair in duplicates.pairs:
         if not damaged.isdisjoint((pair.first, pair.second)):
             return None
         if pair.first in patients and pair.second in patients:
-            smaller, larger = sorted((find(patients[pair.first]), find(patients[pair.second])))
-            parent[larger] = smaller  # so that the smallest is the root
-    return {patient: find(patient) for patient in parent}
+            links.append((patients[pair.first], patients[pair.second]))
+    return connected_components(links)
 
 
 def _parse_path(path: str) -> ScanFile | None:
-    """What a path says of its scan, or None if it follows no rule that octprep knows."""
+    """What a path says of its scan, or None if it is not [train|val|test/]CLASS/CLASS-patient-number."""
     folders = path.split("/")[:-1]
     inner = 2 if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else 1
     try:
-        named = parse_scan_path(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
-    except ValueError:  # not what `path_to_text` writes
+        parsed = parse_scan_path(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
+    except ValueError:  # not a path as octprep writes it
         return None
-    return named if isinstance(named, ScanFile) else None
+    return parsed if isinstance(parsed, ScanFile) else None

@@ -130,7 +130,7 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711 and 4712. Give"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: patient 1 "),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: 1 patient (1)"),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/absent"], 1, "is not a folder"),

@@ -62,7 +62,7 @@ def test_declared_near_identical_pairs_are_named(built):
     pairs = (("train/a.jpeg", "test/b.jpeg"), ("train/c.jpeg", "val/d.jpeg"))
     check = checks.check_leaks([], dataclasses.replace(Manifest.load(built), leaks=Leaks(near=pairs)))
     assert (check.state, check.headline_word) == ("violated", "LEAKY")
-    assert "2 pairs of near-identical scans" in check.sentence
+    assert "2 near-identical pairs" in check.sentence
     assert check.details[1] == "train/c.jpeg and val/d.jpeg: near-identical, under different patient ids"
 
 
@@ -115,7 +115,7 @@ def test_missing_shards_and_those_of_another_size_are_named(shards):
     page = Page(shards)
     assert "INCOMPLETE; otherwise leak-free and balanced" in headline(page.html)
     number = sum(map(len, manifest.splits.values()))
-    assert f"Not there as the manifest says: 2 of {number} shards." in page.text
+    assert f"Missing, or not as the manifest says: 2 of {number} shards." in page.text
     assert f"{missing.name} is missing" in page.text
     assert f"{short.name} has 1 bytes, where the manifest says {short.bytes:,}" in page.text
     assert "do not agree" not in page.text

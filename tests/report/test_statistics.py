@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from octprep.format.manifest import Manifest
-from octprep.report import statistics
+from octprep.report import histograms, statistics
 from tests.worlds.pages import kept_rows
 from tests.worlds.tables import image_row
 
@@ -26,17 +26,17 @@ def test_sample_is_of_different_training_patients_and_independent_of_the_order(b
 
 def test_auc_is_1_for_a_value_that_decides_the_class_and_half_for_a_constant(built):
     kept = kept_rows(built)
-    deciding = statistics.histogram(kept, LABELS, lambda row: float(row.label == "DME"))
+    deciding = histograms.histogram(kept, LABELS, lambda row: float(row.label == "DME"))
     assert {quantiles.label: quantiles.auc for quantiles in deciding.quantiles}["DME"] == 1
-    constant = statistics.histogram(kept, LABELS, lambda row: 7.0)
+    constant = histograms.histogram(kept, LABELS, lambda row: 7.0)
     assert {quantiles.auc for quantiles in constant.quantiles} == {0.5}
     assert all(sum(shares) == pytest.approx(1) for shares in deciding.shares.values())
 
 
 def test_auc_counts_ties_as_half_and_a_low_value_like_a_high_one():
     values, positive = np.array([1.0, 2, 2, 3]), np.array([False, False, True, True])
-    assert statistics.auc(values, positive) == statistics.auc(-values, positive) == 0.875
-    assert statistics.auc(values, np.ones(4, np.bool_)) == 0.5
+    assert histograms.auc(values, positive) == histograms.auc(-values, positive) == 0.875
+    assert histograms.auc(values, np.ones(4, np.bool_)) == 0.5
 
 
 def test_balanced_accuracy_of_guessing_the_class_from_the_size(built):
@@ -59,6 +59,6 @@ def test_balanced_accuracy_of_guessing_the_class_from_the_size(built):
 @settings(deadline=None)
 def test_axis_of_file_sizes_has_two_different_labels_at_least(low, ratio):
     rows = [image_row(bytes=low), image_row(bytes=low + max(int(low * ratio), 3))]
-    ticks = statistics.histogram(rows, ["CNV"], lambda row: row.bytes, log=True).ticks
+    ticks = histograms.histogram(rows, ["CNV"], lambda row: row.bytes, log=True).ticks
     assert len({text for _, text in ticks}) == len(ticks) >= 2
     assert all(-1e-6 <= position <= 36 + 1e-6 for position, _ in ticks)

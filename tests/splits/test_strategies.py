@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format.errors import LeakError, SourceError
 from octprep.shards.plan import plan_shards
+from octprep.splits.patient_cap import cap_images_per_patient, capped_counts
 from octprep.splits.patients import group_patients
 from octprep.splits.strategies import (
     assign_groups,
-    cap_images_per_patient,
-    capped_counts,
     resolve_auto,
     split_scans,
 )
@@ -164,7 +163,7 @@ def test_kfold_without_a_test_folder_assigns_a_test_split_too():
 
 def test_folders_that_leak_are_an_error_that_names_the_patients_unless_leaks_are_allowed():
     names = [*archive(), "train/CNV-50-7", "train/DME-150-8"]
-    with pytest.raises(LeakError, match=r"patients 50 and 150 are .*--split keep-test.*--allow-leaks"):
+    with pytest.raises(LeakError, match=r"2 patients \(50 and 150\) are .*--split keep-test.*--allow-leaks"):
         split_scans(scans(names), config("as-given"))
     splits = split_scans(scans(names), config("as-given", allow_leaks=True))
     assert splits.leaks.patients == ("50", "150")
@@ -219,7 +218,7 @@ def test_a_file_that_leaks_is_an_error_unless_leaks_are_allowed():
     )
     settled = config("file", split_file_sha256=file.sha256)
     with pytest.raises(
-        LeakError, match=r"--split-file would leak: patient 1 and 1 file content are in .*--allow-leaks"
+        LeakError, match=r"--split-file would leak: 1 patient \(1\) and 1 file content are in .*--allow-leaks"
     ):
         split_scans(population, settled, split_file=file)
     allowed = dataclasses.replace(settled, allow_leaks=True)
@@ -241,7 +240,7 @@ def test_two_ids_linked_by_a_scan_in_no_split_leak(near):
     pairs = [DuplicatePair(ends[0].path, link.path, NEAR_IDENTICAL, 0.9)] if near else []
     file = split_file("path", train=[ends[0].path, "DME/DME-2-1.jpeg"], test=[ends[1].path, "DME/DME-3-1.jpeg"])
     settled = config("file", split_file_sha256=file.sha256)
-    with pytest.raises(LeakError, match="patients 1 and 8 are in more than one split"):
+    with pytest.raises(LeakError, match=r"2 patients \(1 and 8\) are in more than one split"):
         split_scans(population, settled, split_file=file, near=pairs)
     allowed = dataclasses.replace(settled, allow_leaks=True)
     assert split_scans(population, allowed, split_file=file, near=pairs).leaks.patients == ("1", "8")

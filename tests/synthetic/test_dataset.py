@@ -130,7 +130,7 @@ def test_whole_image_statistics_do_not_separate_the_classes(faults, tmp_path):
 def test_progress_counts_every_scan(tmp_path):
     calls: list[tuple[str, int, int]] = []
     summary = draw(tmp_path / "out", patients=24, faults=False, workers=1, progress=lambda *call: calls.append(call))
-    assert {(what, total) for what, _, total in calls} == {("drawing phantoms", summary.images)}
+    assert {(what, total) for what, _, total in calls} == {("drawing scans", summary.images)}
     assert all(done > 0 for _, done, _ in calls)
     assert sum(done for _, done, _ in calls) == summary.images
 
@@ -138,7 +138,7 @@ def test_progress_counts_every_scan(tmp_path):
 def test_a_file_or_a_folder_with_files_is_not_overwritten(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"is not empty.*need a new or empty folder.*name another"):
+    with pytest.raises(OutputError, match=r"is not empty.*a new or empty folder is needed.*name another"):
         draw(tmp_path / "full", patients=24)
     with pytest.raises(OutputError, match=r"is a file"):
         draw(tmp_path / "full" / "thesis.txt", patients=24)

@@ -50,7 +50,7 @@ def set_recipe(**settings):
         (lambda raw: raw["source"].update(kept=9999), "where the manifest says 9,999"),
         (lambda raw: raw["source"].update(excluded=0), "where the manifest says 0"),
         (lambda raw: raw["libraries"].pop("opencv"), "lacks opencv"),
-        (lambda raw: raw["libraries"].update(numpy="new"), "'new', which is no version"),
+        (lambda raw: raw["libraries"].update(numpy="new"), "'new', which is not a version"),
         (lambda raw: raw["splits"]["test"][0].update(sha256="0" * 64), "where the manifest says 0000"),
         (lambda raw: raw["splits"]["test"][0].update(bytes=7), "where the manifest says 7"),
         (lambda raw: raw["splits"].pop("val"), "the splits are train, test"),

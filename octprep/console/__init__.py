@@ -1,0 +1,20 @@
+"""Everything that the commands of octprep print: results as plain text, progress bars and warnings."""
+
+from octprep.console.build import build_summary, duplicate_lines, leak_line
+from octprep.console.inspection import inspection_summary
+from octprep.console.layout import quoted
+from octprep.console.output import progress_bars, say, warn
+from octprep.console.verification import certificate, verification_summary
+
+__all__ = [
+    "build_summary",
+    "certificate",
+    "duplicate_lines",
+    "inspection_summary",
+    "leak_line",
+    "progress_bars",
+    "quoted",
+    "say",
+    "verification_summary",
+    "warn",
+]

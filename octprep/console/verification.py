@@ -1,0 +1,77 @@
+"""What `octprep verify` prints: each guarantee with its violations, and the certificate."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from octprep.console.layout import indented, printable, shown_path
+from octprep.format.manifest import IMAGES_NAME
+from octprep.html.text import visible
+from octprep.verification import CHECKS, VerificationResult
+from octprep.wording import listed, number
+
+_MAX_VIOLATIONS = 100  # of one guarantee
+
+
+def certificate(result: VerificationResult) -> str:
+    """One line that a paper can quote: what was verified, of which dataset. Only for a result without violations."""
+    manifest = result.manifest
+    counted = [
+        f"{split} {number(count.images, 'image')} of {number(count.patients, 'patient')}"
+        for split, count in result.counts.items()
+    ]
+    images = sum(count.images for count in result.counts.values())
+    apart = "patients, file contents and stored pixels"
+    if manifest.config.near_duplicates and result.not_comparable < images:
+        but = f" (but for {result.not_comparable:,} images too small to compare)" if result.not_comparable else ""
+        apart = f"patients, file contents and near-identical scans{but}"
+    return visible(
+        f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
+        f"disjoint across splits, re-derived from {result.records:,} records."
+    )
+
+
+def verification_summary(folder: Path, result: VerificationResult) -> str:
+    """What `octprep verify` prints: each guarantee with its violations, and what was not checked.
+
+    A violated guarantee 5 comes first: what damaged records say cannot be trusted.
+    """
+    by_check: dict[int, list[str]] = {check: [] for check in CHECKS}
+    for violation in result.violations:
+        by_check[violation.check].append(f"{violation.where}: {violation.message}")
+    lines = []
+    for check in sorted(CHECKS, key=lambda check: (check != 5 or not by_check[5], check)):
+        violations = by_check[check]
+        state = "VIOLATED" if violations else "unknown " if check < 5 and result.unread else "holds   "
+        lines.append(f"guarantee {check} {state}: {_guarantee(check, result)}")
+        if violations:
+            lines.append(indented(violations, _MAX_VIOLATIONS))
+    if result.unread:
+        lines.append(f"not checked: whatever needs {listed(result.unread)}, which could not be read whole")
+        if result.unchecked_rows:
+            lines[-1] += f"; {number(result.unchecked_rows, 'row')} of {IMAGES_NAME} point there"
+    lines.append(
+        "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence and note in "
+        f"{IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
+    )
+    if result.violations:
+        verdict = f"{number(len(result.violations), 'violation')} in {number(result.records, 'record')}"
+    else:
+        digest = result.manifest.digest
+        verdict = f"{number(result.records, 'record')}, all guarantees hold; dataset digest {digest}"
+    lines.append(f"{shown_path(folder)}: {verdict}")
+    return printable("\n".join(lines))
+
+
+def _guarantee(check: int, result: VerificationResult) -> str:
+    """A guarantee in words, without what was not checked."""
+    if check == 1 and not result.manifest.config.near_duplicates:
+        return (
+            "no patient, no content and no equal stored pixels are in two splits; near-identical scans were not "
+            "searched for"
+        )
+    if check == 1 and result.not_comparable:
+        too_small = number(result.not_comparable, "image")
+        return f"{CHECKS[check]}; {too_small} too small to be compared with others"
+    return CHECKS[check]
