@@ -103,7 +103,7 @@ def test_a_name_states_a_class_only_if_the_model_knows_it(run, tmp_path):
     assert {result.path.relative_to(tmp_path).as_posix(): result.true_label for result in results} == labels
     assert warnings == []
     unknown = next(line for line in lines if "does not know" in line)
-    assert unknown.startswith("3 files named or placed as of a class that the model does not know (")
+    assert unknown.startswith("3 files named after, or in a folder of, a class that the model does not know (")
     assert all(f"{name} 1" in unknown for name in ("OCT", "AMD", "GLAUCOMA"))
     assert any(" of 3 agree " in line for line in lines)
 
@@ -212,9 +212,9 @@ def test_probabilities_that_are_no_numbers_are_an_error(run, tmp_path):
     model = build_model("octnet-s", (32, 32, 1), 4)
     model.set_weights([weight * np.nan for weight in model.get_weights()])
     folder.save_model(model, folder.path / "model.keras")
-    with pytest.raises(ManifestError, match="are no numbers"):
+    with pytest.raises(ManifestError, match="are not numbers"):
         predict(folder.path, [scan_file(tmp_path / "a.jpeg")], log=quiet)
-    with pytest.raises(ManifestError, match="are no numbers"):
+    with pytest.raises(ManifestError, match="are not numbers"):
         evaluate(folder.path, shards=run.parent / "shards", log=quiet)
     folder.save_model(build_model("octnet-s", (32, 32, 1), 3), folder.path / "model.keras")
     with pytest.raises(ManifestError, match="4 classes, so it is not the run's"):

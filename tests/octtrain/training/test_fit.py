@@ -155,7 +155,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(trained, s
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").touch()
     for resume in (False, True):
-        with pytest.raises(OutputError, match="is no run folder"):
+        with pytest.raises(OutputError, match="is not a run folder"):
             fit(shards, tmp_path / "work", CONFIG, resume=resume, log=quiet)
 
 
