@@ -1,4 +1,4 @@
-"""Builds with near-duplicates: found, kept in one split, recorded, and seen by verify in the shards alone."""
+"""Builds with near-duplicates: found, kept in one split, recorded, and found again by verify from the shards alone."""
 
 import json
 import shutil

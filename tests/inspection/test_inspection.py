@@ -1,4 +1,4 @@
-"""A full inspection finds what is planted, blames nothing else, and leaves the source untouched."""
+"""A full inspection finds every planted fault and no others, and does not change the source."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.worlds.archive import CLASSES, SAMPLE, draw_scan, files_of, write_sca
 pytestmark = pytest.mark.slow
 
 
-def test_everything_planted_is_found(source, inspection):
+def test_every_planted_fault_is_found(source, inspection):
     printed = console.inspection_summary(source, inspection)
     findings = inspection.findings
     planted = [path.name for path in (source / HOSTILE_FOLDER).rglob("*-999998?-*.jpeg")]

@@ -51,7 +51,7 @@ def test_a_duplicate_under_another_id_merges_the_ids(tmp_path):
     assert len(findings.content_leaks) == len(findings.label_conflicts) == 1
 
 
-def test_what_needs_pixels_is_not_known(inspection):
+def test_checks_that_need_pixels_are_unknown(inspection):
     assert inspection.pixels is None
     states = {check.name: check.state for check in checks.checks(inspection)}
     assert states == {

@@ -1,3 +1,5 @@
+"""Sources and finished folders that the tests of the report share."""
+
 import shutil
 
 import pytest

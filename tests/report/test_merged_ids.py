@@ -1,4 +1,4 @@
-"""The section on merged patient ids: its pairs, its distances, and what it says of other duplicates.json files."""
+"""The section on merged patient ids: pairs, distances, and edited or missing duplicates.json files."""
 
 import dataclasses
 import itertools
@@ -48,7 +48,7 @@ def test_pairs_are_named_and_pictured_side_by_side(synthetic_source, synthetic):
 
 
 @pytest.mark.slow
-def test_counts_of_compared_pairs(synthetic):
+def test_numbers_of_compared_pairs_are_shown(synthetic):
     ids = [row["patient"] for row in read_cells(synthetic) if row["mean_intensity"]]
     same = sum(first == second for first, second in itertools.combinations(ids, 2))
     every = len(ids) * (len(ids) - 1) // 2

@@ -1,3 +1,5 @@
+"""The models of octtrain: input, output, initial weights and augmentation."""
+
 import sys
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Prediction: the pixels of training, exclusions with a reason, and labels stated by file names."""
+
 import dataclasses
 import hashlib
 import os
@@ -130,7 +132,7 @@ def test_hostile_file_names_are_escaped(run, tmp_path):
     assert not any(set(line) & {"\x1b", "\r"} for line in lines)
 
 
-def test_what_is_no_regular_file_is_excluded_and_links_to_folders_are_not_followed(run, tmp_path):
+def test_special_files_are_excluded_and_links_to_folders_are_not_followed(run, tmp_path):
     folder = tmp_path / "in"
     scan_file(folder / "a.jpeg")
     (folder / "loop").symlink_to(tmp_path)
@@ -206,7 +208,7 @@ def test_other_libraries_are_a_warning_and_other_pixels_an_error(run, tmp_path):
         predict(tmp_path / "run", [image], log=quiet)
 
 
-def test_probabilities_that_are_no_numbers_are_an_error(run, tmp_path):
+def test_probabilities_that_are_not_finite_are_an_error(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     folder = RunFolder(Run.load(tmp_path / "run"))
     model = build_model("octnet-s", (32, 32, 1), 4)

@@ -1,3 +1,5 @@
+"""Which run and which images the arguments of `octtrain predict` name."""
+
 import shutil
 from pathlib import Path
 

@@ -21,7 +21,7 @@ def test_the_saved_model_has_only_layers_of_keras(trained):
     assert all(type(layer).__module__.startswith("keras.") for layer in run.load_model().layers)
 
 
-def test_a_folder_that_is_no_run_is_an_error(trained, tmp_path):
+def test_a_folder_that_is_not_a_run_is_an_error(trained, tmp_path):
     with pytest.raises(SourceError, match="does not exist; make one with"):
         Run.load(tmp_path / "none")
     with pytest.raises(SourceError, match="is not a run folder"):
