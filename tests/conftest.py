@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path.name, 0))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """An installed Chromium, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
@@ -56,3 +56,24 @@ def browser():
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def synthetic_source(tmp_path_factory):
+    """Synthetic scans, with near-duplicates of four of them under other ids. Only to be read."""
+    from octprep.synthetic import draw
+
+    src = tmp_path_factory.mktemp("synthetic") / "src"
+    draw(src, patients=24, seed=6, workers=2)
+    return src
+
+
+@pytest.fixture(scope="session")
+def synthetic_shards(synthetic_source, tmp_path_factory):
+    """The finished folder of the synthetic scans, with the default settings. Only to be read."""
+    from octprep.format.config import BuildConfig
+    from octprep.pipeline import build
+
+    out = tmp_path_factory.mktemp("synthetic_out") / "shards"
+    build(synthetic_source, out, BuildConfig(), workers=2)
+    return out

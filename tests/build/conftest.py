@@ -5,9 +5,7 @@ import shutil
 
 import pytest
 
-from octprep.format.config import BuildConfig
 from octprep.pipeline import build
-from octprep.synthetic import draw
 from tests.worlds.archive import archive, write_folder, write_scan
 from tests.worlds.builds import CONFIG
 
@@ -64,19 +62,4 @@ def large_source(tmp_path_factory):
 def large_shards(large_source, tmp_path_factory):
     out = tmp_path_factory.mktemp("large_out") / "shards"
     build(large_source, out, CONFIG, workers=2)
-    return out
-
-
-@pytest.fixture(scope="session")
-def synthetic_source(tmp_path_factory):
-    """Synthetic scans, with near-duplicates of four of them under other ids: moved, brightened and encoded again."""
-    src = tmp_path_factory.mktemp("synthetic") / "src"
-    draw(src, patients=24, seed=6, workers=2)
-    return src
-
-
-@pytest.fixture(scope="session")
-def synthetic_shards(synthetic_source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("synthetic_out") / "shards"
-    build(synthetic_source, out, BuildConfig(), workers=2)
     return out

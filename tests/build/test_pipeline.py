@@ -283,7 +283,7 @@ def test_a_pair_found_only_among_the_scans_in_the_shards_groups_its_patients(sou
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
     assert verify(tmp_path / "out").violations == ()

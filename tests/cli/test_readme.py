@@ -90,7 +90,7 @@ def test_numpy(records):
 
 @pytest.mark.slow
 def test_tensorflow(folder, records):
-    pytest.importorskip("tensorflow", reason="TensorFlow is not here")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     expected = records("test")
     program = program_of("docs/format.md", "TensorFlow")
     if folder.name.startswith("png"):
@@ -104,7 +104,7 @@ def test_tensorflow(folder, records):
 
 @pytest.mark.slow
 def test_pytorch(records, shards_module):
-    torch = pytest.importorskip("torch", reason="PyTorch is not here")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     expected = as_counts((record.pixels, record.label) for record in records("train"))
     program = program_of("docs/format.md", "PyTorch")
     variables = run(program, "collected.extend(zip(images.numpy(), labels))")
@@ -123,7 +123,7 @@ def test_pytorch(records, shards_module):
 
 @pytest.mark.slow
 def test_jax(records, shards_module):
-    pytest.importorskip("grain", reason="Grain is not here")
+    pytest.importorskip("grain", reason="Grain is not installed")
     train = records("train")
     expected = as_counts((record.pixels, record.label) for record in train)
     program = program_of("docs/format.md", "JAX")

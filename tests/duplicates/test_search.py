@@ -95,7 +95,7 @@ def test_a_near_duplicate_is_found_in_a_small_population(others, population):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_in_the_real_sample_only_planted_near_duplicates_are_found(recipe):
     paths = sorted(SAMPLE.rglob("*-*-*.jpeg"))

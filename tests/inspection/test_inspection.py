@@ -165,7 +165,7 @@ def test_a_file_that_changes_during_the_inspection_is_an_error(tmp_path):
         stored_pixels(tmp_path, scan)
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_real_sample_leaks_three_patients_and_merges_no_ids():
     inspection = inspect(SAMPLE, workers=1)
     assert [leak.patient for leak in inspection.findings.patient_leaks] == ["53018", "732516", "6294785"]

@@ -94,7 +94,7 @@ def test_a_source_without_a_readable_scan_is_reported(tmp_path):
     assert json.loads(inspection.to_json())["scans"] == []
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_real_sample_is_read_whole_and_its_leaks_are_found():
     inspection = inspect(SAMPLE, quick=True)
     assert len(inspection.scans) == 38

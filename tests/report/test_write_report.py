@@ -28,8 +28,8 @@ def test_build_and_report_write_the_same_bytes(source, shards):
 
 
 @pytest.mark.slow
-def test_build_and_report_write_the_same_bytes_of_synthetic_scans(synthetic_source, synthetic):
-    assert rendered(synthetic, synthetic_source) == (synthetic / REPORT_NAME).read_text(encoding="utf-8")
+def test_build_and_report_write_the_same_bytes_of_synthetic_scans(synthetic_source, synthetic_shards):
+    assert rendered(synthetic_shards, synthetic_source) == (synthetic_shards / REPORT_NAME).read_text(encoding="utf-8")
 
 
 def test_finished_build_writes_only_a_report_that_is_missing(source, shards):
