@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# With an NVIDIA driver the packages that let TensorFlow use the GPU are installed too; GPU=0 declines, GPU=1 insists.
+# With an NVIDIA driver the packages that let TensorFlow use the GPU are installed too; GPU=0 omits them, GPU=1 forces them.
 GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 comma := ,
 EXTRAS := dev$(if $(filter 1,$(GPU)),$(comma)gpu)
@@ -25,7 +25,7 @@ PATIENTS ?= 150
 SEED ?= 0
 BUILD_ARGS ?=
 FIT_ARGS ?=
-# The recipes read these from the environment, so that any character may stand in a path.
+# The recipes read these from the environment, so that a path may contain any character.
 export SRC OUT RUN
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'make pipeline SRC=/data/OCT2017 OUT=shards RUN=runs/first EPOCHS=20   on the real archive'
-	@echo '. $(BIN)/activate   makes the commands octprep and octtrain known to this shell'
+	@echo '. $(BIN)/activate   makes the commands octprep and octtrain available in this shell'
 
 install: $(READY) ## make .venv with both packages and all they need (with uv where present; GPU=0: without GPU support)
 
@@ -87,8 +87,8 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## measure cleaning, crop and denoisers, preparation and reading against their rivals
-	$(BIN)/python benchmarks/imaging_truth.py
+bench: $(READY) ## measure preprocessing against ground truth, denoisers, the rate of a build, and the input rate
+	$(BIN)/python benchmarks/preprocessing_truth.py
 	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/input_rate.py

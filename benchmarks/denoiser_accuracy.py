@@ -31,6 +31,7 @@ SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 
 def preprocess_file(data: bytes, recipe: Preprocessing) -> Gray:
+    """The stored pixels of a JPEG, (height, width) uint8; in a worker process, on one core."""
     cv2.setNumThreads(1)
     return preprocessing.preprocess(preprocessing.decode(data), recipe).pixels
 
@@ -50,7 +51,7 @@ def draw_population(patients: int, seed: int) -> tuple[list[bytes], NDArray[np.i
 
 
 def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, seed: int):
-    """A network trained on these images, in which each class weighs the same."""
+    """A network trained on (n, SIDE, SIDE, 1) uint8 images, with weights by which every class counts the same."""
     import keras
 
     from octtrain.models import build_model
@@ -68,7 +69,7 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, see
 
 
 def balanced_accuracy(correct: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Mean over the classes of the fraction that is correct."""
+    """Mean over the classes of the fraction that is correct. correct: (n,) 0 to 1.  labels: (n,) class index."""
     return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
 
 
@@ -82,6 +83,7 @@ def bootstrap_samples(patient_ids: list[str], seed: int, number: int = 2000) -> 
 
 
 def format_interval(values: list[float]) -> str:
+    """The 2.5th and the 97.5th percentile as text."""
     low, high = np.percentile(values, [2.5, 97.5])
     return f"{low:+.3f} to {high:+.3f}" if low < 0 else f"{low:.3f} to {high:.3f}"
 
@@ -98,35 +100,36 @@ def main() -> None:
     test = np.array([patient in test_patients for patient in patient_ids])
     print(f"{(~test).sum()} scans to train on, {test.sum()} of {len(test_patients)} other patients to test", flush=True)
     truth = labels[test]
-    correct: dict[str, NDArray[np.float64]] = {}  # by denoiser, for each test image: in which fraction of trainings
+    correct: dict[str, NDArray[np.float64]] = {}  # denoiser -> for each test image, the fraction of correct trainings
     for name in options.denoisers:
         recipe = Preprocessing(height=SIDE, width=SIDE, denoise=name)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             pixels = np.stack(list(pool.map(partial(preprocess_file, recipe=recipe), files, chunksize=16)))[..., None]
-        of_seeds = []
+        correct_by_seed = []
         for seed in range(options.seeds):
             model = train(pixels[~test], labels[~test], options.epochs, seed)
-            of_seeds.append(model.predict(pixels[test], verbose=0).argmax(axis=1) == truth)
-        correct[name] = np.mean(of_seeds, axis=0)
-        singles = [balanced_accuracy(of_seed.astype(float), truth) for of_seed in of_seeds]
+            correct_by_seed.append(model.predict(pixels[test], verbose=0).argmax(axis=1) == truth)
+        correct[name] = np.mean(correct_by_seed, axis=0)
+        singles = [balanced_accuracy(correct_once.astype(float), truth) for correct_once in correct_by_seed]
         print(f"{name}: {' '.join(f'{value:.3f}' for value in singles)}", flush=True)
     print_table(correct, truth, [patient for patient, in_test in zip(patient_ids, test, strict=True) if in_test])
 
 
 def print_table(correct: dict[str, NDArray[np.float64]], truth: NDArray[np.int64], patient_ids: list[str]) -> None:
+    """Print the Markdown table. correct: denoiser -> (test images,) fraction of trainings that are right about it."""
     samples = bootstrap_samples(patient_ids, seed=0)
     unfiltered = correct.get("none")
     print("| denoiser | balanced accuracy | 95 % | difference from none | 95 % |\n|---|---|---|---|---|")
     for name, filtered in correct.items():
         accuracy = balanced_accuracy(filtered, truth)
-        of_samples = [balanced_accuracy(filtered[sample], truth[sample]) for sample in samples]
-        row = f"| {name} | {accuracy:.3f} | {format_interval(of_samples)} |"
+        resampled = [balanced_accuracy(filtered[sample], truth[sample]) for sample in samples]
+        row = f"| {name} | {accuracy:.3f} | {format_interval(resampled)} |"
         if name == "none" or unfiltered is None:
             print(f"{row} | |")
             continue
         differences = [
-            of_sample - balanced_accuracy(unfiltered[sample], truth[sample])
-            for of_sample, sample in zip(of_samples, samples, strict=True)
+            value - balanced_accuracy(unfiltered[sample], truth[sample])
+            for value, sample in zip(resampled, samples, strict=True)
         ]
         difference = accuracy - balanced_accuracy(unfiltered, truth)
         print(f"{row} {difference:+.3f} | {format_interval(differences)} |")

@@ -33,7 +33,7 @@ def equivalent_looks(gray: Gray, truth: Phantom) -> list[float]:
 
 
 def edge_step(gray: Gray, truth: Phantom) -> float:
-    """By how many gray levels it gets darker across the lower edge of the flat epithelium, on average."""
+    """The mean fall of the gray level across the lower edge of the epithelium, where that lies on Bruch's membrane."""
     columns = np.flatnonzero(truth.bruch - truth.rpe < 0.5)
     edge = truth.bruch[columns].round().astype(np.intp)
     above, below = (np.mean([gray[edge + row, columns] for row in rows]) for rows in ((-3, -2), (1, 2)))
@@ -42,7 +42,9 @@ def edge_step(gray: Gray, truth: Phantom) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=60, help="each of another patient as far as there are so many")
+    parser.add_argument(
+        "--scans", type=int, default=60, help="scans to measure; up to about 60, each of another patient"
+    )
     options = parser.parse_args()
     cv2.setNumThreads(1)
     drawn = itertools.islice(scans(100, seed=8, faults=False), 0, 20 * options.scans, 20)

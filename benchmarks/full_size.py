@@ -1,5 +1,5 @@
 """The whole preparation at the archive's size: synthetic scans are drawn, inspected, built and verified by the commands
-that a user gives, each in a process of its own. Prints the time of each and the largest memory of one of its processes.
+of octprep, each in a process of its own. Prints the time of each and the largest memory of one of its processes.
 
 6,900 patients are about 84,500 scans: 6 GB of JPEGs, and 18 GB in all with the shards and the cached scans.
 """
@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 
-def timed(*words: object) -> list[str]:
+def timed(name: str, *arguments: object) -> list[str]:
     """Run a command of octprep, print its cost, and return the lines that it printed."""
-    command = [sys.executable, "-m", "octprep.cli", *map(str, words)]
+    command = [sys.executable, "-m", "octprep.cli", name, *map(str, arguments)]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -25,10 +25,10 @@ def timed(*words: object) -> list[str]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"octprep {words[0]} ended with exit code {process.returncode}")
+        sys.exit(f"octprep {name} ended with exit code {process.returncode}")
     seconds = time.perf_counter() - start
     cores = (usage.ru_utime + usage.ru_stime) / seconds
-    print(f"octprep {words[0]}: {seconds / 60:.1f} minutes, {cores:.1f} cores busy, {usage.ru_maxrss / 1e3:,.0f} MB")
+    print(f"octprep {name}: {seconds / 60:.1f} minutes, {cores:.1f} cores busy, {usage.ru_maxrss / 1e3:,.0f} MB")
     return lines
 
 
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--src", type=Path, help="synthetic scans that were drawn before")
     parser.add_argument("--work", type=Path, help="folder for everything written; by default a temporary one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.work) as name:
-        work = Path(name)
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        work = Path(folder)
         src, shards = options.src or work / "scans", work / "shards"
         if options.src is None:
             print(timed("synthesize", src, "--patients", options.patients, "--seed", 11)[0])

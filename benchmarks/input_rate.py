@@ -20,8 +20,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-
-BATCH = 32
+BATCH = 32  # images
 
 
 def rate(batches: Iterable[Any], warm: int) -> float:

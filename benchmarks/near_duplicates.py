@@ -1,8 +1,9 @@
-"""Near-duplicates under other patient ids: how many are found, how many pairs are false, and what the search costs.
+"""Near-duplicates under other patient ids: recall, false pairs, and the cost of the search.
 
 First, of 10,000 synthetic scans 200 are planted again under new ids: shifted by up to 4 pixels, up to 5 % brighter or
-darker, with other white fill, at JPEG quality 70. Recall counts planted scans paired with a scan of the patient they
-are of, and with the very scan; a pair of any two other patients is false. --recipe takes other preprocessing.
+darker, with other white fill, at JPEG quality 70. Recall is counted twice: planted scans paired with any scan of
+their true patient, and with their original. A pair of two different patients is false. --recipe selects other
+preprocessing.
 
 Then 84,484 descriptors, as many as the archive has images, of a population that varies as the synthetic scans do: up to
 225 scans of each patient, the archive's maximum, repeated. Each repetition mixes the deviations from the mean of a
@@ -78,8 +79,8 @@ def find_planted(options: argparse.Namespace) -> tuple[Bytes, list[Gray], list[s
     planted = sum(original >= 0 for original in originals)
     print(
         f"{len(images) - planted:,} synthetic scans of {len(set(patients)) - planted:,} patients and {planted} planted "
-        f"near-duplicates, recipe {options.recipe}: {len(recalled)} paired with their patient, {len(exact)} with the "
-        f"very scan (correlation {min(pair.correlation for pair in exact):.3f} or more), {len(pairs) - len(true)} "
+        f"near-duplicates, recipe {options.recipe}: {len(recalled)} paired with their patient, {len(exact)} with "
+        f"their original (correlation {min(pair.correlation for pair in exact):.3f} or more), {len(pairs) - len(true)} "
         "false pairs"
     )
     print(
@@ -107,10 +108,10 @@ def search_archive(descriptors: Bytes, images: list[Gray], patients: list[str]) 
     rows, row_patients = [descriptors], [patient_index]
     for repetition in range(1, -(-ARCHIVE_SCANS // len(descriptors))):
         # Never the same two patients twice.
-        others = [
+        partners = [  # the scan of another patient that is mixed in, by patient
             rng.choice(np.flatnonzero(patient_index == (patient + 37 * repetition) % count)) for patient in range(count)
         ]
-        mixed = 0.8 * (values - mean) + 0.6 * (values[others] - mean)[patient_index] + mean
+        mixed = 0.8 * (values - mean) + 0.6 * (values[partners] - mean)[patient_index] + mean
         mixed *= norm / np.linalg.norm(mixed, axis=1, keepdims=True)
         quantised = np.rint(np.sign(mixed) * np.sqrt(np.abs(mixed)) * QUANTISATION)
         rows.append(np.clip(quantised, -127, 127).astype(np.int8).view(np.uint8))

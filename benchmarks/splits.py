@@ -113,23 +113,25 @@ def report_cost(entries: int, strategy: str) -> None:
 
 
 def digests(patients: int) -> list[bytes]:
+    """The seeded hash of every patient, by which groups are ordered."""
     return [seeded_hash(str(patient), 0) for patient in range(patients)]
 
 
 def stability() -> None:
-    """Print which share of the patients changes its split when others are added."""
+    """Print the fraction of the patients that change their split when other patients are added."""
     for scale in (1.0, 0.1):
         counts = population(scale, 0)
         keys = digests(2 * len(counts))
         for name, (targets, folds) in TARGETS.items():
             before = stratified_group_split(counts, keys[: len(counts)], targets)
-            theirs_before = merge_folds(sklearn_folds(counts, folds), folds, targets)
+            sklearn_before = merge_folds(sklearn_folds(counts, folds), folds, targets)
             changes = []
             for share in (0.01, 0.1):
                 larger = np.vstack([counts, population(scale * share, 1)])
                 after = stratified_group_split(larger, keys[: len(larger)], targets)[: len(counts)]
-                theirs = merge_folds(sklearn_folds(larger, folds), folds, targets)[: len(counts)] != theirs_before
-                changes.append(f"{share:.0%} more scans: {(after != before).mean():.2%} ({theirs.mean():.0%})")
+                sklearn_after = merge_folds(sklearn_folds(larger, folds), folds, targets)[: len(counts)]
+                sklearn_changed = sklearn_after != sklearn_before
+                changes.append(f"{share:.0%} more scans: {(after != before).mean():.2%} ({sklearn_changed.mean():.0%})")
             print(f"{len(counts):>6,} patients, {name:8}  {', '.join(changes)}")
 
 
@@ -148,7 +150,7 @@ def sklearn_folds(counts: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
 
 
 def merge_folds(fold_of: NDArray[np.int64], folds: int, targets: list[float]) -> NDArray[np.int64]:
-    """Equal folds -> parts of the target fractions."""
+    """Equal folds merged to splits of the target fractions: the split of every patient."""
     edges = np.cumsum(np.array(targets) * folds).round()
     return np.searchsorted(edges, fold_of, side="right")
 
@@ -165,7 +167,7 @@ def random_counts(rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def comparison(populations: int) -> None:
-    """Print the distances from the targets, ours and theirs, where both give every split every class."""
+    """Print distances from the targets, compared with StratifiedGroupKFold where both give every split every class."""
     for name, (targets, folds) in TARGETS.items():
         rng = np.random.default_rng(0)
         nearer = equal = further = lacking = infeasible = 0
@@ -174,33 +176,37 @@ def comparison(populations: int) -> None:
             counts = random_counts(rng)
             if counts.shape[1] < 2 or counts.sum(axis=0).max() < folds:
                 continue
-            theirs = merge_folds(sklearn_folds(counts, folds), folds, targets)
+            reference = merge_folds(sklearn_folds(counts, folds), folds, targets)
             try:
-                ours = stratified_group_split(counts, digests(len(counts)), targets)
+                assigned = stratified_group_split(counts, digests(len(counts)), targets)
             except NoFeasibleSplit:
                 infeasible += 1
                 continue
-            if not all((counts[theirs == part] > 0).any(axis=0).all() for part in range(len(targets))):
+            if not all((counts[reference == split] > 0).any(axis=0).all() for split in range(len(targets))):
                 lacking += 1
                 continue
-            our_distance, their_distance = (distance(counts, part_of, targets) for part_of in (ours, theirs))
-            nearer += our_distance < their_distance - EQUAL
-            equal += abs(our_distance - their_distance) <= EQUAL
-            further += our_distance > their_distance + EQUAL
-            ratios.append(np.sqrt(our_distance / their_distance) if their_distance else 1)
-            deviations.append((largest_deviation(counts, ours, targets), largest_deviation(counts, theirs, targets)))
-        our_deviation, their_deviation = np.median(deviations, axis=0)
+            our_distance, reference_distance = (
+                distance(counts, split_of, targets) for split_of in (assigned, reference)
+            )
+            nearer += our_distance < reference_distance - EQUAL
+            equal += abs(our_distance - reference_distance) <= EQUAL
+            further += our_distance > reference_distance + EQUAL
+            ratios.append(np.sqrt(our_distance / reference_distance) if reference_distance else 1)
+            deviations.append(
+                (largest_deviation(counts, assigned, targets), largest_deviation(counts, reference, targets))
+            )
+        our_deviation, reference_deviation = np.median(deviations, axis=0)
         print(
             f"{populations} populations, {name:8}  nearer {nearer}, equal {equal}, further {further}; not compared: "
             f"{lacking} where StratifiedGroupKFold leaves a split without a class, {infeasible} without a split. "
-            f"Distance (root) {np.median(ratios):.3f} of theirs in the median; largest deviation of a share: "
-            f"{100 * our_deviation:.3f} points, theirs {100 * their_deviation:.3f}"
+            f"Distance (root) {np.median(ratios):.3f} of StratifiedGroupKFold's in the median; largest deviation of a "
+            f"share: {100 * our_deviation:.3f} points, StratifiedGroupKFold's {100 * reference_deviation:.3f}"
         )
 
 
-def largest_deviation(counts: NDArray[np.int64], part_of: NDArray[np.int64], targets: list[float]) -> float:
-    """The largest deviation of any class's share in any part."""
-    held = np.stack([np.bincount(part_of, column, len(targets)) for column in counts.T], axis=1)
+def largest_deviation(counts: NDArray[np.int64], split_of: NDArray[np.int64], targets: list[float]) -> float:
+    """The largest deviation of any class's share in any split from its target. split_of: (patients,) split index."""
+    held = np.stack([np.bincount(split_of, column, len(targets)) for column in counts.T], axis=1)
     return float(np.abs(held / counts.sum(axis=0) - np.array(targets)[:, None]).max())
 
 

@@ -1,4 +1,4 @@
-"""Write docs/options.md: the options that settings have, from the fields that describe them."""
+"""Write docs/options.md, the tables of options, from the fields of the settings dataclasses: `make docs`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PAGE = Path(__file__).with_name("options.md")
 
 
 def page() -> str:
-    """The whole page."""
+    """The content of docs/options.md."""
     return f"""# Options
 
-Made from the settings themselves by `make docs`; `octprep COMMAND --help` and `octtrain COMMAND --help` show the same,
-and the options for input and output besides. From Python, each is a field of the dataclass named here.
+Generated from the settings by `make docs`. `octprep COMMAND --help` and `octtrain COMMAND --help` show the same, and
+the options for input and output. From Python, each is a field of the dataclass named here.
 
 ## octprep build
 
@@ -37,6 +37,7 @@ How a model is trained (`octtrain.FitConfig`):
 
 
 def _table(kind: type) -> str:
+    """The options of a settings dataclass as a Markdown table."""
     rows = ["| option | values | default | meaning |", "|---|---|---|---|"]
     for setting in settings(kind):
         if setting.option.help:

@@ -1,8 +1,8 @@
-"""The pictures of README, drawn from synthetic scans: `make pictures` writes them beside this file.
+"""The pictures of README and docs/, drawn from synthetic scans: `make pictures` writes them next to this file.
 
 preparation.jpg: a scan of each class with the crop, cleaned, as stored, and as stored with --flatten. denoisers.jpg:
-the same part of a scan after each denoiser. report.jpg: the top of a report.html as a browser shows it, light and dark;
-left out where no Chromium is installed.
+the same region of a scan after each denoiser. report.jpg: the top of a report.html as a browser shows it, light and
+dark; only where Chromium is installed.
 """
 
 from __future__ import annotations
@@ -28,34 +28,33 @@ GAP, TITLE, INK, PAPER = 6, 24, (40, 44, 52), (255, 255, 255)
 
 
 def main() -> None:
-    drawn = [(phantom, preprocessing.decode(encode(phantom.pixels))) for _, phantom in scans(60, seed=3)]
+    drawn = [(scan, preprocessing.decode(encode(scan.pixels))) for _, scan in scans(60, seed=3)]  # with its truth
     rows = []
     for label in CLASSES:
-        of_class = [(phantom, gray) for phantom, gray in drawn if phantom.label == label]
-        # One that shows what there is to do: fill at the border, and a steep retina.
-        _, gray = max(of_class, key=lambda pair: min(pair[0].fill.mean(), 0.08) + np.ptp(pair[0].bruch) / 2000)
+        candidates = [(scan, gray) for scan, gray in drawn if scan.label == label]
+        # A scan on which every step has an effect: with fill, and with a steep retina.
+        _, gray = max(candidates, key=lambda pair: min(pair[0].fill.mean(), 0.08) + np.ptp(pair[0].bruch) / 2000)
         rows.append(before_and_after(gray))
     titles = ["source, with the crop", "cleaned", "as stored", "as stored, --flatten"]
     save(sheet(titles, CLASSES, rows), "preparation.jpg")
 
     _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].fill.any())
-    middle = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
-    part = np.s_[middle[0] : middle[1], gray.shape[1] // 3 : gray.shape[1] // 3 + 220]
+    top, bottom, _, _ = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
+    region = np.s_[top:bottom, gray.shape[1] // 3 : gray.shape[1] // 3 + 220]
     names = sorted(DENOISERS, key=lambda name: name != "none")
-    calm = [enlarged(preprocessing.denoise(gray, Preprocessing(denoise=name))[part], 2) for name in names]
-    half = len(calm) // 2
-    save(
-        np.vstack([sheet(names[:half], [""], [calm[:half]]), sheet(names[half:], [""], [calm[half:]])]), "denoisers.jpg"
-    )
+    denoised = [enlarged(preprocessing.denoise(gray, Preprocessing(denoise=name))[region], 2) for name in names]
+    half = len(denoised) // 2
+    sheets = [sheet(names[:half], [""], [denoised[:half]]), sheet(names[half:], [""], [denoised[half:]])]
+    save(np.vstack(sheets), "denoisers.jpg")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
-        print("no Chromium here: report.jpg is not drawn")
+        print("Chromium is not installed: report.jpg is not drawn")
     else:
         save(report(browser), "report.jpg")
 
 
 def before_and_after(gray: Gray) -> list[Gray]:
-    """Four pictures of equal height."""
+    """Four pictures of equal height: with the crop's frame (RGB), cleaned, stored, stored with --flatten."""
     plain, flat = (preprocessing.preprocess(gray, Preprocessing(flatten=flatten)) for flatten in (False, True))
     depths = preprocessing.find_fill(gray)
     cleaned = gray if depths is None else preprocessing.inpaint(gray, depths)

@@ -204,7 +204,7 @@ def log(line: str) -> None:
 
 
 def log_for(json_file: Path | None) -> Callable[[str], None]:
-    """`log`, or the same to standard error where standard output is for JSON."""
+    """`log`, or the same on standard error if `--json -` takes standard output."""
     if json_file is None or str(json_file) != "-":
         return log
 

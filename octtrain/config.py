@@ -22,12 +22,12 @@ MAX_EPOCHS = 100_000  # of one run
 
 _OWN_MODEL = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _WHOLE_NUMBERS = ("epochs", "batch_size", "seed", "patience")
-_LEAST = {"epochs": 1, "batch_size": 1, "patience": 0}
+_MINIMUM = {"epochs": 1, "batch_size": 1, "patience": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The settings that every training has, also those of an experiment."""
+    """The settings that all trainings have in common: those of `fit` and those of an experiment."""
 
     model: str = option(
         "octnet-s",
@@ -82,9 +82,9 @@ class FitConfig(Hyperparameters):
         if self.fold is not None and type(self.fold) is not int:
             raise SettingError(f"fold must be a whole number; got {self.fold!r}")
         check_model_name(self.model)
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise SettingError(f"{_flag(name)} must be at least {least}; got {getattr(self, name)}")
+        for name, minimum in _MINIMUM.items():
+            if getattr(self, name) < minimum:
+                raise SettingError(f"{_flag(name)} must be at least {minimum}; got {getattr(self, name)}")
         if self.epochs > MAX_EPOCHS:
             raise SettingError(f"epochs must be at most {MAX_EPOCHS:,}; got {self.epochs:,}")
         if not (math.isfinite(self.lr) and 0 < self.lr <= 10):
@@ -105,14 +105,14 @@ def check_model_name(name: str) -> None:
 
 
 def is_own_model(name: str) -> bool:
-    """Whether a model's name stands for a function of the user's own, MODULE:FUNCTION."""
+    """Whether a model's name has the form MODULE:FUNCTION, a function of the user's own."""
     return _OWN_MODEL.fullmatch(name) is not None
 
 
 def merge_settings(base: FitConfig, given: Mapping[str, Any]) -> FitConfig:
-    """The settings that are given, and those of `base` for the rest.
+    """`base` with some settings replaced. given: field of FitConfig -> value.
 
-    Raises SettingError for a value outside its range, or a setting that does not exist.
+    Raises SettingError for a value outside its range or a field that does not exist.
     """
     names = [field.name for field in dataclasses.fields(FitConfig)]
     if unknown := [name for name in given if name not in names]:

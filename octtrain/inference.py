@@ -19,7 +19,7 @@ def predict_probabilities(model: keras.Model, images: NDArray[np.uint8], classes
     if input_shape[1:] != images.shape[1:] or output_shape[1:] != (classes,):
         raise ManifestError(
             f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
-            f"{images.shape[1:]} and {classes} classes, so it is not the run's. Put back the model that belongs there."
+            f"{images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's own model back."
         )
     try:
         probabilities = np.asarray(model.predict_on_batch(images), dtype=np.float32)
@@ -32,7 +32,7 @@ def predict_probabilities(model: keras.Model, images: NDArray[np.uint8], classes
         ) from None
     if not np.isfinite(probabilities).all():
         raise ManifestError(
-            "the model's probabilities are no numbers (nan): its training diverged or its file was damaged. Train "
+            "the model's probabilities are not numbers (nan): its training diverged or its file was damaged. Train "
             "again with a lower --lr."
         )
     return probabilities

@@ -1,4 +1,4 @@
-"""`--json FILE`: metrics as JSON in a file, or on standard output for `-`."""
+"""The option `--json FILE`: metrics as JSON in a file, or on standard output for `-`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from octprep.format.errors import OutputError
-from octprep.format.files import atomic_write
+from octprep.format.files import write_output_file
 from octprep.format.paths import path_to_text
 from octprep.terminal import say
 
@@ -39,7 +39,4 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     if path == STDOUT:
         say(encode(content).decode().rstrip("\n"))
         return
-    try:
-        atomic_write(path, encode(content))
-    except OSError as error:
-        raise OutputError(f"--json {path_to_text(str(path))} cannot be written ({error.strerror or error}).") from None
+    write_output_file("--json", path, encode(content))

@@ -11,8 +11,9 @@ from typing import IO
 
 import h5py  # type: ignore[import-untyped]
 
-KERAS_MEMBER = "metadata.json"  # Keras' own, with its version
-WEIGHTS_MEMBER = "model.weights.h5"  # Keras' own, with all numbers
+MODEL_SUFFIXES = (".keras", ".weights.h5")  # of files that hold all weights of a model
+KERAS_MEMBER = "metadata.json"  # of a .keras archive: the version of Keras that wrote it
+WEIGHTS_MEMBER = "model.weights.h5"  # of a .keras archive: all weights
 MAX_BYTES = 2_000_000_000  # that an archive, or a file of weights, may unpack to
 MAX_MEMBERS = 1000
 MAX_EXPANSION = 4  # times the bytes that are stored; Keras stores weights uncompressed
@@ -21,14 +22,14 @@ MAX_EXPANSION = 4  # times the bytes that are stored; Keras stores weights uncom
 def check_weights(path: Path) -> None:
     """Check a file of weights (.keras or HDF5) before it is loaded: its form, and how much memory it would take.
 
-    Raises ValueError with the reason if it is no such file or would unpack to far more than its bytes; OSError if it
+    Raises ValueError with the reason if it is not such a file or would unpack to far more than its bytes; OSError if it
     cannot be read.
     """
     if path.suffix == ".keras":
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
             if WEIGHTS_MEMBER not in archive.namelist():
-                raise ValueError(f"it is no Keras archive: it has no {WEIGHTS_MEMBER}")
+                raise ValueError(f"it is not a Keras archive: it has no {WEIGHTS_MEMBER}")
             try:
                 content = archive.read(WEIGHTS_MEMBER)
             except (NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -67,7 +68,8 @@ def _check_size(size: int, stored: int) -> None:
 def check_archive(path: Path) -> None:
     """Check a .keras file before it is unpacked: its form, and the size it would unpack to.
 
-    Raises ValueError with the reason if it is no such archive or larger than any model; OSError if it cannot be read.
+    Raises ValueError with the reason if it is not such an archive or larger than any model; OSError if it cannot be
+    read.
     """
     if not path.is_file():
         raise ValueError("it is not a regular file")
@@ -75,7 +77,7 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ValueError(f"it is no Keras archive: {error}") from None
+        raise ValueError(f"it is not a Keras archive: {error}") from None
     if len(members) > MAX_MEMBERS:
         raise ValueError(f"it holds {len(members):,} files, and a model at most {MAX_MEMBERS:,}")
     _check_size(sum(member.file_size for member in members), path.stat().st_size)

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from octprep.format.errors import SettingError
+from octprep.wording import number
 
 BACKENDS = ("tensorflow", "jax")
 PROBE_SECONDS = 60  # limit of the process that finds out why no GPU can be used
@@ -29,8 +30,8 @@ def prepare_keras() -> None:
     """Set Keras to what the models here need: channels last, float32, and no limits on epochs and steps.
 
     This overrides keras.json and the environment. On JAX, the GPU is hidden from TensorFlow, which only reads shards.
-    Raises SettingError if Keras is to run on another backend than
-    TensorFlow or JAX, on one that is not installed, or cannot start.
+    Raises SettingError if Keras is set to another backend than TensorFlow or JAX, to one that is not installed, or
+    cannot start.
     """
     if sys.modules.get("keras") is None:
         _check_backend(*_configured_backend())
@@ -75,23 +76,23 @@ def library_versions() -> dict[str, str]:
 
 
 def describe_device() -> list[str]:
-    """Backend, device and precision in one line, and a warning if the machine has an NVIDIA GPU that is not used."""
+    """A line with backend, device and precision, and a warning if the machine has an NVIDIA GPU that is not used."""
     import keras
 
     backend = keras.config.backend()
     gpus = keras.distribution.list_devices("gpu") if _has_gpu(backend) else []
     names = sorted(_gpu_names(backend))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({cores} core{'s' * (cores != 1)})"
+    device = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({number(cores, 'core')})"
     precision = keras.config.dtype_policy().name
-    lines = [f"computing with {backend} {_version(backend)} on {on} in {precision}; Keras {keras.__version__}"]
+    lines = [f"computing with {backend} {_version(backend)} on {device} in {precision}; Keras {keras.__version__}"]
     if not gpus and has_nvidia():
         lines.append(f"WARNING: this machine has an NVIDIA GPU, but {backend} does not use it: {why_no_gpu(backend)}")
     return lines
 
 
 def has_nvidia() -> bool:
-    """Whether the machine shows an NVIDIA driver."""
+    """Whether the machine has an NVIDIA driver."""
     return (
         Path("/proc/driver/nvidia").exists()
         or any(Path("/dev").glob("nvidia[0-9]*"))
@@ -100,7 +101,7 @@ def has_nvidia() -> bool:
 
 
 def why_no_gpu(backend: str) -> str:
-    """A backend's own reason for not using a GPU, from the log of a new process in which no log level hides it."""
+    """A backend's own reason for not using a GPU, from the log of a new process that logs everything."""
     code = {
         "tensorflow": "import tensorflow as tf; tf.config.list_physical_devices('GPU')",
         "jax": "import jax; jax.devices()",
@@ -159,11 +160,11 @@ def _version(name: str) -> str:
 
 def _keras_json() -> Path:
     """The file from which Keras reads its settings."""
-    home = os.environ.get("KERAS_HOME")
-    if home is None:
+    folder = os.environ.get("KERAS_HOME")
+    if folder is None:
         user = Path("~").expanduser()
-        home = str((user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras")
-    return Path(home).expanduser() / "keras.json"
+        folder = str((user if os.access(user, os.W_OK) else Path("/tmp")) / ".keras")
+    return Path(folder).expanduser() / "keras.json"
 
 
 def selected_backend() -> str:

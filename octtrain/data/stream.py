@@ -12,6 +12,7 @@ import tensorflow as tf
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import IMAGE, LABEL, PATH, PATIENT, Manifest
 from octprep.format.seeding import derived_seed
+from octprep.wording import listed
 from octtrain import runtime
 
 if runtime.selected_backend() == "jax":  # before TensorFlow looks for devices
@@ -28,7 +29,7 @@ PARALLEL_SHARDS = 8
 _IDS = (PATIENT, PATH)
 _TYPES = {IMAGE: tf.string, LABEL: tf.int64, PATIENT: tf.string, PATH: tf.string}
 
-# What tf.data raises for a failed CRC, a truncated or missing file, bytes that are no tf.train.Example with the
+# What tf.data raises for a failed CRC, a truncated or missing file, bytes that are not a tf.train.Example with the
 # expected features, and more or fewer records than the manifest counts.
 _DATA_ERRORS = (
     tf.errors.DataLossError,
@@ -59,7 +60,7 @@ def training_batches(
     an unbroken one. Every epoch has `steps(manifest, split, batch_size)` batches of equal size: an incomplete last one
     is dropped unless it is the only one. Augmentation and class weights are not applied.
 
-    Raises ManifestError if the folder is no folder of shards, has no such split, or the split is empty. Damaged shards
+    Raises ManifestError if the folder is not one of shards, has no such split, or the split is empty. Damaged shards
     raise TensorFlow's errors while the dataset is iterated; inside `data_errors_as_manifest_errors` they become
     ManifestError.
     """
@@ -84,7 +85,7 @@ def training_batches(
 
     folder, splits, manifest = _checked(folder, split, manifest)
     files = _files(folder, manifest, splits)
-    count = _records(manifest, splits)
+    count = record_count(manifest, splits)
     batch = min(batch_size, count)
     buffer = max(1, min(count, SHUFFLE_BYTES // _record_bytes(manifest, splits)))
     seeds = [[derived_seed(seed, purpose, epoch) for epoch in epochs] for purpose in ("shard order", "image order")]
@@ -115,16 +116,21 @@ def batches(
     return (
         tf.data.Dataset.from_tensor_slices(_files(folder, manifest, splits))
         .flat_map(tf.data.TFRecordDataset)  # one shard after the other; parsing, not reading, is what takes time
-        .apply(tf.data.experimental.assert_cardinality(_records(manifest, splits)))
+        .apply(tf.data.experimental.assert_cardinality(record_count(manifest, splits)))
         .batch(batch_size)
         .map(_parser(manifest, (IMAGE, LABEL, *(_IDS if with_ids else ()))), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
+def record_count(manifest: Manifest, splits: Sequence[str]) -> int:
+    """Records in some splits, repeats that balance the classes included."""
+    return sum(manifest.records(split) for split in splits)
+
+
 def steps(manifest: Manifest, split: str | Sequence[str], batch_size: int) -> int:
     """Batches in one training epoch: complete ones only, but at least one."""
-    return max(1, _records(manifest, _names(split)) // batch_size)
+    return max(1, record_count(manifest, _names(split)) // batch_size)
 
 
 @contextmanager
@@ -169,14 +175,14 @@ def _names(split: str | Sequence[str]) -> tuple[str, ...]:
 def _checked(
     folder: Path | str, split: str | Sequence[str], manifest: Manifest | None
 ) -> tuple[Path, tuple[str, ...], Manifest]:
-    """The arguments of a dataset, the manifest loaded and the splits known to hold images. Raises ManifestError."""
+    """The arguments of a dataset, with the manifest loaded. Raises ManifestError for a missing split or no images."""
     folder, splits = Path(folder), _names(split)
     manifest = manifest or Manifest.load(folder)
     for name in splits:
         if name not in manifest.splits:
             raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
-    if not _records(manifest, splits):
-        raise ManifestError(f"Split {' and '.join(map(repr, splits))} of {folder} holds no images.")
+    if not record_count(manifest, splits):
+        raise ManifestError(f"Split {listed([*map(repr, splits)])} of {folder} holds no images.")
     return folder, splits, manifest
 
 
@@ -184,13 +190,10 @@ def _files(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[str]
     return [str(folder / shard.name) for split in splits for shard in manifest.splits[split] if shard.records]
 
 
-def _records(manifest: Manifest, splits: Sequence[str]) -> int:
-    return sum(manifest.records(split) for split in splits)
-
-
 def _record_bytes(manifest: Manifest, splits: Sequence[str]) -> int:
+    """The mean size of a record, at least 1."""
     total = sum(shard.bytes for split in splits for shard in manifest.splits[split])
-    return max(1, total // _records(manifest, splits))
+    return max(1, total // record_count(manifest, splits))
 
 
 def _reason(error: tf.errors.OpError) -> str:

@@ -14,7 +14,7 @@ from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.terminal import interrupts
-from octprep.wording import number
+from octprep.wording import listed, number
 from octtrain import json_output
 from octtrain.data import stream
 from octtrain.evaluation import metrics
@@ -49,8 +49,8 @@ def evaluate(
 
     Returns the metrics: proportions with counts, AUC in 0..1, None for what is undefined.
 
-    Raises SourceError if the folder is no run or the shards do not exist; ManifestError if they are damaged, are not
-    those that were asked for, have no such split or an empty one, or differ from the run's in classes or
+    Raises SourceError if the folder is not a run or the shards do not exist; ManifestError if they are damaged, are
+    another dataset than the one named, have no such split or an empty one, or differ from the run's in classes or
     preprocessing, and if the model is damaged; LeakError if the model was exposed to patients or images of the split;
     OutputError, before anything is computed, if the results cannot be written.
     """
@@ -85,9 +85,9 @@ def evaluate(
             json_output.write(json_file, content)
     except OutputError as error:
         failure = error
-    other = "" if target.is_own_dataset else f", not the run's own ({run.manifest.digest[:12]})"
+    origin = "" if target.is_own_dataset else f", not the run's own ({run.manifest.digest[:12]})"
     log(
-        f"{_text(run.folder)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{other}): "
+        f"{_text(run.folder)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
         f"{number(len(predictions.paths), 'image')} of {number(patients, 'patient')}"
     )
     for line in filter(None, [target.leak_warning, *caveats]):
@@ -99,7 +99,7 @@ def evaluate(
     if json_file and json_file != json_output.STDOUT:
         written.append(json_file)
     log("")
-    log(f"wrote {' and '.join(map(_text, written))}")
+    log(f"wrote {listed([*map(_text, written)])}")
     log(f"next: `octtrain predict {shlex.quote(_text(run.folder))} IMAGE...` classifies B-scans")
     return report
 
@@ -131,6 +131,7 @@ def predict_split(model: keras.Model, manifest: Manifest, shards: Path, split: s
 
 
 def _patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:
+    """Class name -> number of patient ids."""
     patients: dict[int, set[str]] = defaultdict(set)
     for label, patient in zip(predictions.truth.tolist(), predictions.patients, strict=True):
         patients[label].add(patient)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_PATIENTS = 5  # of a class; results on fewer get a caveat
+from octprep.wording import number
+
+MIN_PATIENTS = 5  # of a class; fewer get a warning, in training and in results
 URGENT = ("CNV", "DME")  # classes that need urgent referral to a specialist (Kermany et al. 2018)
 
 # Kermany et al., Cell 172 (2018), Fig. S4A: truth -> prediction -> cost.
@@ -27,7 +29,7 @@ COSTS: Mapping[str, Mapping[str, int]] = {
 
 @dataclass(frozen=True)
 class Proportion:
-    """A number of images among a total."""
+    """A number of images out of a total."""
 
     count: int
     total: int
@@ -162,7 +164,7 @@ def _chance_caveat(report: Report, patients: Mapping[str, int]) -> str | None:
         return None
     return (
         f"balanced accuracy {report.balanced_accuracy:.3f} with an error of {1.96 * error:.3f} (95 %) from "
-        f"{sum(patients.values()):,} patients does not differ from guessing, {chance:.3f}"
+        f"{number(sum(patients.values()), 'patient')} does not differ from guessing, {chance:.3f}"
     )
 
 
@@ -213,7 +215,7 @@ def weighted_error(counts: NDArray[np.int64], class_names: Sequence[str]) -> flo
 
 
 def format_value(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals; "-" for None."""
+    """A number rounded to some decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -256,7 +258,7 @@ def _urgent(
 
 
 def _specificity(counts: NDArray[np.int64], positive: Sequence[int]) -> Proportion:
-    """Of the images of all other classes, those that were predicted to be of another class than these."""
+    """Of the images of other classes than `positive`, those that are predicted to be of such a class."""
     rest = [i for i in range(len(counts)) if i not in positive]
     return Proportion(int(counts[np.ix_(rest, rest)].sum()), int(counts[rest].sum()))
 

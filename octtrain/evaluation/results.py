@@ -46,10 +46,10 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        what = f"--out {folder}" if out else f"the run {folder}"
+        destination = f"--out {folder}" if out else f"the run {folder}"
         raise OutputError(
-            f"{what} cannot be written to ({error.strerror or error}); name {'another' if out else 'a'} folder for the "
-            "results by --out DIR."
+            f"{destination} cannot be written to ({error.strerror or error}); name {'another' if out else 'a'} folder "
+            "for the results by --out DIR."
         ) from None
     json_path, csv_path = result_paths(target, folder)
     for path in (json_path, csv_path):

@@ -28,8 +28,8 @@ class EvaluationTarget:
     split: str
     patients: int  # of the split
     exposed: Leaks  # patients and file contents of the split that the model was exposed to
-    leak_warning: str | None  # why the results are too good, if they are
-    caveats: tuple[str, ...]  # what else a reader must know
+    leak_warning: str | None  # why the results are too good; None if they are not
+    caveats: tuple[str, ...]  # further limits of the results
 
     @property
     def is_own_dataset(self) -> bool:

@@ -17,6 +17,7 @@ from keras import layers
 
 from octprep.format.errors import SettingError
 from octtrain.config import check_model_name, is_own_model
+from octtrain.model_files import MODEL_SUFFIXES
 from octtrain.models.applications import application
 from octtrain.models.octnet import octnet
 from octtrain.models.own import build_own_model
@@ -61,6 +62,6 @@ def build_model(name: str, image_shape: tuple[int, int, int], class_count: int, 
         # float32 also where the rest computes in half precision: probabilities are compared and averaged
         probabilities = layers.Dense(class_count, activation="softmax", dtype="float32", name="probabilities")(features)
         model = keras.Model(pixels, probabilities, name=name)
-    if weights.endswith((".keras", ".weights.h5")):
+    if weights.endswith(MODEL_SUFFIXES):
         load_weights(model, Path(weights))
     return model

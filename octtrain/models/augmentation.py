@@ -10,7 +10,7 @@ from keras import layers, ops
 
 
 def with_augmentation(model: keras.Model, seed: int) -> keras.Model:
-    """The same model behind an `Augment`. Both share their weights: train this one, and save the other."""
+    """A model with an `Augment` in front. It shares the weights of `model`: train this one, and save `model`."""
     pixels = keras.Input(model.input_shape[1:], name="pixels", dtype="uint8")
     return keras.Model(pixels, model(Augment(seed)(pixels)), name=f"{model.name}-augmented")
 

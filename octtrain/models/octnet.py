@@ -10,23 +10,27 @@ from keras import layers
 from octprep.format.errors import SettingError
 from octtrain.models.weights import require_weights_file
 
-# Batch statistics are averaged over the last few tens of steps: a small dataset has not many more in an epoch.
+# Batch statistics are averaged over about the last ten steps: a small dataset has few more in an epoch.
 _MOMENTUM = 0.9
 
 
 def octnet(pixels: Any, weights: str, *, widths: Sequence[int], blocks: int) -> Any:
-    """Features of a small residual network. Each stage halves the sides by a strided convolution of every pixel."""
+    """Features of a small residual network, (n, 2 * widths[-1]): means and maxima over the last stage.
+
+    pixels: (n, height, width, 1) uint8 in 0..255.  weights: none or a file of this model.  widths: channels of each
+    stage, which halves the sides by a strided convolution.  blocks: residual blocks in a stage. Raises SettingError for
+    other weights.
+    """
     if weights == "imagenet":
         raise SettingError("there are no imagenet weights for the octnets; use --weights none or a file of this model")
     require_weights_file(weights)
     x = layers.Rescaling(1 / 127.5, offset=-1)(pixels)  # -1..1
     for i, width in enumerate(widths):
         x = _conv(x, width, size=5 if i == 0 else 3, stride=2)
-        for _ in range(
-            blocks if i >= 2 else 0
-        ):  # at full resolution a block costs most and has the smallest field of view
+        # none in the first two stages: at high resolution a block costs most and sees least of the image
+        for _ in range(blocks if i >= 2 else 0):
             x = _residual(x, width)
-    # the mean reacts to what is everywhere, the maximum to what is at one location only, such as a single druse
+    # the mean shows what is everywhere, the maximum what is at a single location, such as one druse
     return layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
 
 

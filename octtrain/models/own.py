@@ -56,7 +56,7 @@ def _import_function(name: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        problem = "has no" if function is None else "has no function, but another thing, called"
+        problem = "has no" if function is None else "has no function, but another object, called"
         raise SettingError(f"--model {name}: the module {module_name} {problem} {function_name}")
     return function  # type: ignore[no-any-return]
 
@@ -81,4 +81,4 @@ def _check(name: str, model: object, image_shape: tuple[int, int, int], class_co
     output = np.asarray(model.predict_on_batch(images))
     if (output < 0).any() or not np.allclose(output.sum(axis=1), 1, atol=1e-3):
         row = ", ".join(f"{value:.3g}" for value in output[0])
-        raise SettingError(f"--model {name} gives {row} for a black image, which are no probabilities; {form}")
+        raise SettingError(f"--model {name} gives {row} for a black image, which are not probabilities; {form}")

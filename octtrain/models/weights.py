@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from octprep.format.errors import SettingError
-from octtrain.model_files import check_weights
+from octtrain.model_files import MODEL_SUFFIXES, check_weights
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
@@ -15,8 +15,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
 
     Raises SettingError if there is no such file, it is too large for a model's, or holds other weights.
     """
-    if not path.is_file():
-        raise SettingError(f"--weights {path} is no file; give none, imagenet or a file of weights")
+    require_file(path)
     try:
         check_weights(path)
         model.load_weights(path)
@@ -24,11 +23,17 @@ def load_weights(model: keras.Model, path: Path) -> None:
         raise weights_mismatch(str(path), model.name, error) from None
 
 
+def require_file(path: Path) -> None:
+    """Raise SettingError unless the file with the weights exists."""
+    if not path.is_file():
+        raise SettingError(f"--weights {path} is not a file; give none, imagenet or a file of weights")
+
+
 def require_weights_file(weights: str) -> None:
     """Raise SettingError unless weights are `none` or a file with all weights of a model, by its suffix."""
-    if weights != "none" and not weights.endswith((".keras", ".weights.h5")):
+    if weights != "none" and not weights.endswith(MODEL_SUFFIXES):
         raise SettingError(
-            f"--weights {weights} is of no known kind; give none, imagenet, or a .keras or .weights.h5 file"
+            f"--weights {weights} is not of a known kind; give none, imagenet, or a .keras or .weights.h5 file"
         )
 
 
@@ -38,6 +43,6 @@ def weights_mismatch(weights: str, name: str, error: Exception) -> SettingError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message."""
+    """The first line of a library's error message, at most 200 characters; the error's type if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".: ")

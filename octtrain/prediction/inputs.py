@@ -15,7 +15,7 @@ from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME
 
-UNREAD = "could not be read: "  # start of the reason where nothing is known of the file, which may be good
+UNREAD = "could not be read: "  # start of the reason if reading failed, so that the image itself may be good
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Exclusion:
 
 
 def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
-    """The run, the images, and whether the run was chosen: the first argument if it is a run, else the latest run.
+    """The run: the first argument if it is one, else the latest. Returns it, the images, and whether it is the latest.
 
     Raises SourceError if the first argument does not exist or is a damaged run, if no image is named, or if there is no
     run; SettingError if a run is named among the images.
@@ -52,12 +52,12 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
         if not rest:
             raise SourceError(f"no image is named after the run {first}; give B-scans or folders of them.")
         return first, rest, False
-    run_files = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if _holds(first, name)]
+    run_files = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if _has_file(first, name)]
     if run_files:
         missing = [name for name in (CONFIG_NAME, MANIFEST_NAME) if name not in run_files]
         raise SourceError(
-            f"{first} holds {', '.join(run_files)} but no {' and no '.join(missing)}, so it is no run folder. Give a "
-            "run made by `octtrain fit`; if these are B-scans, name a run before them."
+            f"{first} holds {', '.join(run_files)} but no {' and no '.join(missing)}, so it is not a run folder. Give "
+            "a run made by `octtrain fit`; if these are B-scans, name a run before them."
         )
     return latest_run(), [first, *rest], True
 
@@ -65,23 +65,23 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
 def find_files(inputs: Sequence[Path], csv_file: Path | None = None) -> list[Path | Exclusion]:
     """The files given, and all files in the folders given, sorted; folders that are not entered, with the reason.
 
-    Links to files are followed, links to folders inside a folder are not. The CSV of predictions itself is no input.
+    Links to files are followed, links to folders inside a folder are not. The CSV of predictions is not an input.
     Raises SourceError if an input does not exist or there is no file at all.
     """
     files: dict[Path, Path | Exclusion] = {}
-    for given in inputs:
+    for path in inputs:
         try:
-            is_folder = given.is_dir()
-            given.stat()
+            is_folder = path.is_dir()
+            path.stat()
         except FileNotFoundError:
-            raise SourceError(f"{given} does not exist; give B-scans or folders of them.") from None
+            raise SourceError(f"{path} does not exist; give B-scans or folders of them.") from None
         except OSError as error:
-            raise SourceError(f"{given} cannot be reached ({error.strerror or error}).") from None
-        for file in sorted(_walk(given), key=path_of) if is_folder else [given]:
+            raise SourceError(f"{path} cannot be reached ({error.strerror or error}).") from None
+        for file in sorted(_walk(path), key=path_of) if is_folder else [path]:
             files.setdefault(path_of(file), file)
     if csv_file and csv_file.exists():
         names = {csv_file.name, csv_file.resolve().name}
-        files = {path: file for path, file in files.items() if path.name not in names or not _same(path, csv_file)}
+        files = {path: file for path, file in files.items() if path.name not in names or not _is_same(path, csv_file)}
     if not files:
         raise SourceError(f"there is no file in {', '.join(map(str, inputs))}; give B-scans or folders of them.")
     return list(files.values())
@@ -115,6 +115,7 @@ def path_of(file: Path | Exclusion) -> Path:
 
 
 def _walk(folder: Path) -> Iterator[Path | Exclusion]:
+    """The files at any depth; an Exclusion for each folder that cannot be read and each link to a folder."""
     unreadable: list[Exclusion] = []
 
     def add_unreadable(error: OSError) -> None:
@@ -129,22 +130,23 @@ def _walk(folder: Path) -> Iterator[Path | Exclusion]:
 
 
 def _stated_labels(path: Path) -> list[str]:
+    """The class in the file's name, if it has that form, and the name of its folder."""
     name = parse_scan_name(path.name)
     return [*([name.label] if name else []), path.parent.name.strip().upper()]
 
 
 def _is_run(path: Path) -> bool:
-    return _holds(path, CONFIG_NAME) and _holds(path, MANIFEST_NAME)
+    return _has_file(path, CONFIG_NAME) and _has_file(path, MANIFEST_NAME)
 
 
-def _holds(folder: Path, name: str) -> bool:
+def _has_file(folder: Path, name: str) -> bool:
     try:
         return (folder / name).is_file()
     except OSError:  # a folder that may not be entered
         return False
 
 
-def _same(path: Path, other: Path) -> bool:
+def _is_same(path: Path, other: Path) -> bool:
     try:
         return path.samefile(other)
     except OSError:

@@ -82,14 +82,14 @@ class LoadedRun:
         Raises SourceError if a path does not exist or there is no file; OutputError if the CSV cannot be used;
         ManifestError if the model is damaged; StoppedError if the CSV can no longer be written or memory is short.
         """
-        given = [paths] if isinstance(paths, Path | str) else list(paths)
+        inputs = [paths] if isinstance(paths, Path | str) else list(paths)
         results, _ = self._predict(
-            [Path(path) for path in given], Path(csv_file) if csv_file else None, _silent, _silent
+            [Path(path) for path in inputs], Path(csv_file) if csv_file else None, _discard, _discard
         )
         return results
 
     def prepare_image(self, path: Path | str) -> NDArray[np.uint8] | Exclusion:
-        """A file's pixels as the model takes them, (height, width) uint8 in 0..255, or why there are none."""
+        """A file's pixels as the model takes them, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
         return prepare_image(Path(path), self.run.manifest.recipe)
 
     def _predict(self, inputs: Sequence[Path], csv_file: Path | None, log: Log, warn: Log) -> tuple[list[Result], int]:
@@ -124,7 +124,7 @@ class LoadedRun:
                 except BrokenPipeError:
                     if not table:
                         raise
-                    discard_stdout()  # the reader of the output has gone, but the file is still wanted
+                    discard_stdout()  # the reader of the output has gone; the CSV is written all the same
         return [results[path_of(file)] for file in files], earlier
 
     def _classify(self, batch: Sequence[Path | Exclusion]) -> Iterator[Result]:
@@ -149,8 +149,8 @@ def load_run(folder: Path | str | Run, *, warn: Log | None = None) -> LoadedRun:
     folder: of the run, or what `octtrain.fit` returned.  warn: takes a line if other library versions than
     the installed ones made the pixels that the model was trained on; by default it is issued as a Notice, a warning.
 
-    The model itself is loaded when it is first used. Raises SourceError if the folder is no run, ManifestError if it
-    was edited or this version of octprep would preprocess differently, SettingError if a library is missing.
+    The model itself is loaded when it is first used. Raises SourceError if the folder is not a run, ManifestError
+    if it was edited or this version of octprep would preprocess differently, SettingError if a library is missing.
     """
     run = folder if isinstance(folder, Run) else Run.load(Path(folder))
     for line in check_preprocessing(run):
@@ -189,8 +189,8 @@ def predict(
     if unread:
         first = f"{_text(unread[0].path)}: {unread[0].reason.removeprefix(UNREAD)}"
         raise StoppedError(
-            f"{len(unread):,} of {number(len(results), 'file')} could not be read ({first}), so nothing is known of "
-            "them; the rest is done. Run the same command again to retry them."
+            f"{len(unread):,} of {number(len(results), 'file')} could not be read ({first}) and are not "
+            "classified; all others are. Run the same command again to retry them."
         )
     if not any(isinstance(result, Prediction) for result in results):
         raise SourceError(
@@ -200,7 +200,7 @@ def predict(
 
 
 def check_preprocessing(run: Run) -> list[str]:
-    """Sentences about other library versions that made the pixels which the model was trained on.
+    """Warnings that other library versions than the installed ones made the pixels of the training, if so.
 
     Raises ManifestError if this version of octprep would give other pixels, SettingError if a library is missing.
     """
@@ -221,7 +221,7 @@ def check_preprocessing(run: Run) -> list[str]:
 
 
 def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
-    """A file's pixels as training would have them, (height, width) uint8 in 0..255, or why there are none."""
+    """A file's pixels as in training, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
     try:
         with preprocessing.memory_errors():
             return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
@@ -239,7 +239,7 @@ def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Excl
 
 
 def _advise(table: PredictionsCsv | None, done: int, total: int) -> None:
-    """Set the advice for an interruption from here on."""
+    """Set what is printed if the program is interrupted from here on."""
     if table:
         interrupts.advise(f"{_text(table.path)} holds {done:,} of {total:,} files; rerun the same command to resume")
     else:
@@ -255,7 +255,7 @@ def _print(results: Iterable[Result], log: Log, warn: Log) -> None:
 
 
 def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None, earlier: int) -> Iterator[str]:
-    """The lines after those of the single files."""
+    """The lines that are printed after those of the files."""
     predictions = [result for result in results if isinstance(result, Prediction)]
     labelled = [prediction for prediction in predictions if prediction.true_label]
     if labelled:
@@ -265,13 +265,13 @@ def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None
     if unknown:
         classes = listed([f"{label} {count:,}" for label, count in unknown.most_common()], 5)
         yield (
-            f"{number(unknown.total(), 'file')} named or placed as of a class that the model does not know ({classes})"
-            "; if that is their class, no prediction for them can be right"
+            f"{number(unknown.total(), 'file')} named after, or in a folder of, a class that the model does not know "
+            f"({classes}); if that is their class, no prediction for them can be right"
         )
     counts = f"{len(predictions):,} classified, {len(results) - len(predictions):,} excluded"
     if csv_file:
-        kept = f", {earlier:,} of them from before" if earlier else ""
-        yield f"{counts}; wrote {_text(csv_file)} ({number(len(results), 'row')}{kept})"
+        kept_rows = f", {earlier:,} of them from before" if earlier else ""
+        yield f"{counts}; wrote {_text(csv_file)} ({number(len(results), 'row')}{kept_rows})"
         run = shlex.quote(_text(loaded.run.folder))
         yield f"next: `octtrain evaluate {run}` shows how reliable such predictions are on patients of the test split"
     else:
@@ -338,5 +338,5 @@ def _text(path: Path) -> str:
     return path_to_text(path.as_posix())
 
 
-def _silent(line: str) -> None:
+def _discard(line: str) -> None:
     pass

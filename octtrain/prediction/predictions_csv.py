@@ -17,12 +17,13 @@ from pathlib import Path
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.files import saving
 from octprep.format.locks import lock_file
+from octprep.wording import number
 
 Row = list[str]
 
 
 class PredictionsCsv:
-    """One such file, open and locked. Made by `open_growing`."""
+    """A CSV of predictions, open and locked. Made by `open_growing`."""
 
     def __init__(self, path: Path, descriptor: int, header: Sequence[str], model: str) -> None:
         self.path, self.header, self.model = path, list(header), model
@@ -43,9 +44,9 @@ class PredictionsCsv:
         self.earlier = {path: row for path, row in self.earlier.items() if path not in removed}
         content = _encode([self.header, *self.earlier.values()])
         try:
-            with saving(self.path.resolve()) as part:
-                part.write_bytes(content)
-                descriptor = os.open(part, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+            with saving(self.path.resolve()) as partial:
+                partial.write_bytes(content)
+                descriptor = os.open(partial, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
                 lock_file(descriptor)
         except OSError as error:
             raise self._not_written(error) from None
@@ -83,13 +84,13 @@ class PredictionsCsv:
 
     def _not_written(self, error: OSError) -> StoppedError:
         return StoppedError(
-            f"--csv {self.path} cannot be written ({error.strerror or error}); it keeps {self.count:,} rows. "
+            f"--csv {self.path} cannot be written ({error.strerror or error}); it keeps {number(self.count, 'row')}. "
             "Correct that, then run the same command again to resume."
         )
 
     def _lost(self) -> StoppedError:
         return StoppedError(
-            f"--csv {self.path} was removed or replaced while it was written, so its {self.count:,} rows are lost. "
+            f"--csv {self.path} was removed or replaced while it was written, and {number(self.count, 'row')} with it. "
             "Name a file that stays, and run the command again."
         )
 
@@ -104,22 +105,22 @@ class PredictionsCsv:
             os.write(self._descriptor, head)
             return {}
         if start != head:
-            raise self._not_ours("holds something other than predictions of this model")
+            raise self._unusable("holds something other than predictions of this model")
         whole = data[: data.rfind(b"\n") + 1]
         rows: dict[str, Row] = {}
-        for number, line in enumerate(whole.split(b"\n")[:-1], 2):
+        for line_number, line in enumerate(whole.split(b"\n")[:-1], 2):
             row = _decode(line, self.header)
             if row is None or row[0] in rows:
-                raise self._not_ours(f"has a line {number} that `octtrain predict` did not write")
+                raise self._unusable(f"has a line {line_number} that `octtrain predict` did not write")
             if row[-1] != self.model:
-                raise self._not_ours(f"holds predictions of another model ({row[-1]}, this one is {self.model})")
+                raise self._unusable(f"holds predictions of another model ({row[-1]}, this one is {self.model})")
             rows[row[0]] = row
         if len(whole) < len(data):
             os.ftruncate(self._descriptor, len(head) + len(whole))
         return rows
 
-    def _not_ours(self, what: str) -> OutputError:
-        return OutputError(f"--csv {self.path} exists and {what}, so it is left unchanged; name another file.")
+    def _unusable(self, problem: str) -> OutputError:
+        return OutputError(f"--csv {self.path} exists and {problem}, so it is left unchanged; name another file.")
 
 
 @contextmanager
@@ -134,26 +135,26 @@ def open_growing(path: Path, header: Sequence[str], model: str) -> Iterator[Pred
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
         raise OutputError(f"--csv {path} cannot be written ({error.strerror or error}); name another file.") from None
-    rows = None
+    table = None
     try:
         if not lock_file(descriptor):
             raise OutputError(
                 f"another `octtrain predict` is writing to --csv {path}; wait for it, or name another file."
             )
         try:
-            rows = PredictionsCsv(path, descriptor, header, model)
+            table = PredictionsCsv(path, descriptor, header, model)
         except OSError as error:
             raise OutputError(f"--csv {path} cannot be used ({error.strerror or error}); name another file.") from None
-        yield rows
+        yield table
     finally:
-        if rows is None:
+        if table is None:
             os.close(descriptor)
         else:
-            rows.close()
+            table.close()
 
 
 def check(path: Path) -> None:
-    """Raise OutputError if a path cannot be such a file: its folder does not exist, or it is no regular file."""
+    """Raise OutputError if a CSV cannot be written there: the folder does not exist, or it is not a regular file."""
     try:
         if not path.absolute().parent.is_dir():
             raise OutputError(f"the folder of --csv {path} does not exist; make it first.")
@@ -175,7 +176,7 @@ def _encode(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def _decode(line: bytes, header: Sequence[str]) -> Row | None:
-    """One line's cells, or None if it is no row of this header."""
+    """One line's cells, or None if it is not a row of this header."""
     try:
         (row,) = csv.reader([line.decode()], strict=True)
     except (ValueError, csv.Error):

@@ -1,6 +1,6 @@
 """Exposure of a model: the patients and images that it was trained on and selected on, including initial weights.
 
-A run keeps them in exposure.csv, so that evaluation can refuse patients that the model was exposed to.
+A run keeps them in exposure.csv, so that evaluating the model on one of them is an error.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class TrainingImage(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """Everything a model was exposed to."""
+    """All images that a model was exposed to."""
 
     images: tuple[TrainingImage, ...]
     complete: bool  # False: it was initialised from weights whose training images are unknown
 
 
 def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:
-    """What a model is exposed to that is trained or selected on some splits."""
+    """The images of some splits: the exposure of a model that is trained or selected on them."""
     return tuple(
         TrainingImage(row.patient, row.patient_group, row.sha256, row.split) for row in rows if row.split in splits
     )

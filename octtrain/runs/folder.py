@@ -19,6 +19,7 @@ from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, sync
 from octtrain import runtime
+from octtrain.model_files import MODEL_SUFFIXES
 from octtrain.runs import exposure, history
 from octtrain.runs.exposure import EXPOSURE_NAME, INITIAL_WEIGHTS, Exposure
 from octtrain.runs.history import HISTORY_NAME, MAX_BYTES, Row, best_epoch
@@ -57,15 +58,16 @@ class RunFolder:
     def resumable_history(self, resume: bool) -> list[Row]:
         """The epochs already finished: none in a new run. Writes nothing.
 
-        Raises OutputError if the folder is taken, is no run, or is to be resumed with other settings or on other
-        shards; ManifestError if what is to be resumed from is damaged or missing.
+        Raises SourceError if there is no run to resume; OutputError if the folder holds a run that is not to be
+        resumed, is not a run, or is to be resumed with other settings or on other shards; ManifestError if a file that
+        the resumed training needs is damaged or missing.
         """
         if is_vacant(self.path):
             if resume:
                 raise nothing_to_resume(self.path)
             return []
         if not (self.path / CONFIG_NAME).is_file():
-            raise OutputError(f"{self.path} exists and is no run folder; give another --run.")
+            raise OutputError(f"{self.path} exists and is not a run folder; give another --run.")
         if not resume:
             raise OutputError(f"{self.path} already holds a run; continue it by --resume, or give another --run.")
         stored = Run.load(self.path)
@@ -92,7 +94,7 @@ class RunFolder:
         """Make a new run; in one that already has these epochs, finish what an interrupted `save_epoch` left undone.
 
         Raises ManifestError if the shards do not say which patients are in them, OutputError if a run without a
-        finished epoch would now start from other weights than before.
+        finished epoch would now start from other weights than before, StoppedError if the disk does not take it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / "checkpoints"):
@@ -156,7 +158,7 @@ class RunFolder:
         return hashlib.sha256(data).hexdigest()
 
     def promote_best(self, epochs: Sequence[Row]) -> None:
-        """Give the best epoch's model the name model.keras, and remove checkpoints that no resumed run asks for."""
+        """Give the best epoch's model the name model.keras, and remove the checkpoints that no resumed run needs."""
         if not epochs:
             return
         if (candidate := self._candidate(best_epoch(epochs))).exists():
@@ -177,13 +179,13 @@ class RunFolder:
         return self.path / "checkpoints" / f"epoch-{epoch:04d}.json"
 
     def _checksums(self, epoch: int) -> dict[str, str]:
-        """The checksums of the files of an epoch. Raises ManifestError if they are not there."""
+        """The checksums of the files of an epoch. Raises ManifestError if they are missing or damaged."""
         path = self._checksum_file(epoch)
         try:
             raw = json.loads(read_bytes(path, MAX_BYTES)[0])
             checksums = {name: raw[name] for name in ("checkpoint", "history", "model")}
             if not all(isinstance(value, str) for value in checksums.values()):
-                raise ValueError("a checksum is no text")
+                raise ValueError("a checksum is not text")
             return checksums
         except (OSError, NotReadable, KeyError, TypeError, ValueError, RecursionError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
@@ -193,7 +195,7 @@ class RunFolder:
             ) from None
 
     def _checkpoint_files(self) -> list[Path]:
-        """The files in checkpoints/ that have names of this class's making."""
+        """The files in checkpoints/ with names that this class gives."""
         folder = self.path / "checkpoints"
         if not folder.is_dir():
             return []
@@ -261,7 +263,7 @@ def exposure_of_weights(weights: str) -> Exposure:
     """What initial weights were exposed to: nothing for `none` and `imagenet`, for a run's model.keras what its run
     folder says, and incomplete for any other file.
     """
-    if not weights.endswith((".keras", ".weights.h5")):
+    if not weights.endswith(MODEL_SUFFIXES):
         return Exposure((), complete=True)
     path = Path(weights)
     try:
@@ -275,7 +277,10 @@ def exposure_of_weights(weights: str) -> Exposure:
 
 
 class _MemoryFile(io.BytesIO):
-    """A file in memory whose suffix selects the format that Keras writes. HDF5 on a full disk would end the process."""
+    """A file in memory, whose suffix selects the format that Keras writes.
+
+    Written to memory first because HDF5 ends the process if the disk is full.
+    """
 
     suffix = ".keras"
 

@@ -12,7 +12,7 @@ from octprep.format.errors import ManifestError
 from octprep.format.files import NotReadable, read_bytes
 
 HISTORY_NAME = "history.csv"
-MAX_BYTES = 64_000_000  # of a history or config that are read
+MAX_BYTES = 64_000_000  # a larger history.csv or config.json is not read
 
 # The columns that every history has, whatever other metrics Keras computed.
 COLUMNS = ("epoch", "loss", "val_loss", "val_balanced_accuracy")
@@ -32,7 +32,7 @@ def encode(history: Sequence[Row]) -> bytes:
 def read_history(path: Path) -> list[Row]:
     """The finished epochs, first to last; none if there is no such file yet.
 
-    Raises ManifestError if the file is not what was written.
+    Raises ManifestError if the file was edited or damaged.
     """
     if not path.exists():
         return []

@@ -20,7 +20,8 @@ from octtrain.runs.run import CONFIG_NAME
 
 RUNS = Path("runs")  # in the working folder: where runs are made for which no folder is given
 
-# All that a run folder may hold before its config.json: what an interrupted `initialise` leaves, and a volume's own.
+# All that a run folder may hold before its config.json: what an interrupted `initialise` leaves, and what an empty
+# volume holds.
 _BEFORE_CONFIG = {EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, "lost+found"}
 
 
@@ -60,9 +61,9 @@ def latest_run(runs: Path = RUNS, digest: str | None = None) -> Path:
                     when = raw.get("started") or datetime.fromtimestamp(config.stat().st_mtime, UTC).isoformat()
                     started.append((str(when), config.parent.name, config.parent))
     if not started:
-        folder = f"the folder {runs}" if runs.is_dir() else f"{runs}, which is no folder here,"
+        problem = f"the folder {runs} holds no run" if runs.is_dir() else f"there is no folder {runs} here with a run"
         raise SourceError(
-            f"{folder} holds no run{' on these shards' * (digest is not None)}; make one with `octtrain fit SHARDS`, "
+            f"{problem}{' on these shards' * (digest is not None)}; make one with `octtrain fit SHARDS`, "
             "or name the folder of a run that lies elsewhere."
         )
     return max(started)[2]
@@ -87,10 +88,10 @@ def nothing_to_resume(folder: Path) -> SourceError:
 
 @contextmanager
 def lock_run(folder: Path, *, is_new: bool = False) -> Iterator[None]:
-    """Keep every other training out of a run folder, which is made if it is missing.
+    """Lock a run folder against other trainings; it is made if it is missing.
 
     A folder that was made here, or with `is_new` by `new_run`, is removed if it stays empty. Raises OutputError if it
-    cannot be made, or another training has it.
+    cannot be made, or another training has locked it.
     """
     made = [folder, folder.parent] if is_new else [path for path in (folder, *folder.parents) if not path.exists()]
     try:

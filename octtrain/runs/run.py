@@ -52,7 +52,7 @@ class Run:
     def load(cls, folder: Path) -> Self:
         """Read a run folder's config.json and manifest.json.
 
-        Raises SourceError if it is no run folder, ManifestError if it is of another version or was edited.
+        Raises SourceError if it is not a run folder, ManifestError if it is of another version or was edited.
         """
         raw = read_config(folder)
         try:
@@ -62,9 +62,9 @@ class Run:
                     f"{RUN_VERSION}. Train again with `octtrain fit`."
                 )
             config = FitConfig(**raw["config"])
-            shards = Path(os.path.normpath(folder.resolve() / _text(raw["shards"])))
-            digest = _text(raw["digest"])
-            libraries = {_text(key): _text(value) for key, value in raw["libraries"].items()}
+            shards = Path(os.path.normpath(folder.resolve() / _require_text(raw["shards"])))
+            digest = _require_text(raw["digest"])
+            libraries = {_require_text(key): _require_text(value) for key, value in raw["libraries"].items()}
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise _invalid_config(folder, error) from None
         try:
@@ -97,11 +97,11 @@ class Run:
         return self.manifest.recipe.height, self.manifest.recipe.width, 1
 
     def history(self) -> list[Row]:
-        """The finished epochs, first to last. Raises ManifestError if history.csv is not what was written."""
+        """The finished epochs, first to last. Raises ManifestError if history.csv was edited or damaged."""
         return read_history(self.folder / HISTORY_NAME)
 
     def exposure(self) -> Exposure:
-        """What the model was exposed to. Raises ManifestError if exposure.csv is missing or not what was written."""
+        """What the model was exposed to. Raises ManifestError if exposure.csv is missing, edited or damaged."""
         path = self.folder / EXPOSURE_NAME
         raw = read_config(self.folder)
         try:
@@ -132,7 +132,7 @@ class Run:
         if provenance != self.provenance:
             raise ManifestError(
                 f"{path} is of another run ({provenance}) than the one that {self.folder} describes "
-                f"({self.provenance}). Put back the model that belongs there, or train again."
+                f"({self.provenance}). Put the run's own model back, or train again."
             )
         runtime.prepare_keras()
         try:
@@ -184,22 +184,22 @@ def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's config.json as it is. Raises SourceError if there is none, ManifestError if it is no JSON object."""
+    """A run's config.json as it is. Raises SourceError if there is none, ManifestError if it is not a JSON object."""
     if not (folder / CONFIG_NAME).is_file() or not (folder / MANIFEST_NAME).is_file():
-        state = "is no run folder" if folder.exists() else "does not exist"
+        state = "is not a run folder" if folder.exists() else "does not exist"
         raise SourceError(f"{folder} {state}; make one with `octtrain fit SHARDS --run {folder}`.")
     try:
         raw = json.loads(read_bytes(folder / CONFIG_NAME, MAX_BYTES)[0])
         if not isinstance(raw, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, NotReadable, ValueError, RecursionError) as error:
         raise _invalid_config(folder, error) from None
     return raw
 
 
-def _text(value: Any) -> str:
+def _require_text(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not text")
     return value
 
 

@@ -1,8 +1,7 @@
-"""What the training loop does besides training: save each epoch, print a line about it, write TensorBoard's logs."""
+"""Callbacks of the training loop: save each epoch, print a line about it, write TensorBoard's logs."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 import keras
 
-from octprep.format.errors import SettingError
 from octtrain.models.weights import first_line
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.history import Row, best_epoch
-from octtrain.training.compilation import reseed
+from octtrain.training.compilation import require_finite_loss, reseed
 from octtrain.training.schedule import is_finished
 
 
@@ -63,12 +61,9 @@ class EpochRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.end = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Save the epoch."""
+        """Save the epoch, print its line, and stop the training if it is finished."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(metrics["loss"]):
-            raise SettingError(
-                f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr than {self.config.lr:g}"
-            )
+        require_finite_loss(metrics["loss"], epoch, self.config)
         rate = self.timed_steps * self.batch_size / max(self.end - self.start, 1e-9)
         self.history.append({"epoch": epoch + 1, **metrics, "images_per_second": round(rate, 1)})
         self.folder.save_epoch(self.history, self.model, self.clean_model)

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 
 from octprep.format.images_csv import ImageRow
 from octprep.wording import number
+from octtrain.evaluation.metrics import MIN_PATIENTS
 from octtrain.runs import exposure
 from octtrain.runs.exposure import INITIAL_WEIGHTS
 from octtrain.runs.history import Row, best_epoch
 from octtrain.runs.run import Run
 
-# Patients of a class below which the choice of the best epoch, or what is learnt of the class, rests on very little.
-MIN_PATIENTS = 5
-
 
 def leak_warnings(run: Run) -> list[str]:
-    """That the dataset was built with patients or images in two splits."""
+    """A warning if the dataset was built with patients or images in two splits."""
     leaks = run.manifest.leaks
     if not leaks:
         return []
@@ -31,7 +29,10 @@ def leak_warnings(run: Run) -> list[str]:
 
 
 def exposure_warnings(run: Run, rows: Sequence[ImageRow], train: Sequence[str]) -> list[str]:
-    """That the initial weights were, or may have been, exposed to patients that are held out here."""
+    """A warning if the initial weights were, or may have been, exposed to patients that are held out here.
+
+    train: the splits that are trained on; all others are held out.
+    """
     images, complete = run.exposure()
     if not complete:
         return [
@@ -54,7 +55,7 @@ def exposure_warnings(run: Run, rows: Sequence[ImageRow], train: Sequence[str]) 
 def few_patients_warnings(
     rows: Sequence[ImageRow], class_names: Sequence[str], train: Sequence[str], val: Sequence[str]
 ) -> list[str]:
-    """Classes with fewer than MIN_PATIENTS patients in training, or where the best epoch is selected."""
+    """Warnings of classes with fewer than MIN_PATIENTS patients to train on, or to select the best epoch on."""
     lines = []
     for name, splits, consequence in (
         ("training", train, "little can be learnt of it"),
@@ -78,7 +79,7 @@ def few_patients_warnings(
 def chance_warnings(
     rows: Sequence[ImageRow], class_names: Sequence[str], val: Sequence[str], history: Sequence[Row]
 ) -> list[str]:
-    """That the best epoch is no better than guessing: balanced accuracy <= 1/k + 2 standard errors of a guess.
+    """A warning if the best epoch is not better than guessing: balanced accuracy <= 1/k + 2 standard errors of a guess.
 
     Each patient counts as one prediction, as those of one patient mostly agree: the variance of a guess is
     sum(p (1 - p) / patients of the class) / k^2, with p = 1/k.
@@ -93,6 +94,6 @@ def chance_warnings(
         return []
     return [
         f"WARNING: that is not above chance: guessing among {len(patients)} classes gives {chance:.4f}, and on "
-        f"{sum(patients):,} patients up to {chance + margin:.4f} by luck. No learning is shown; try more --epochs, "
-        "another --lr, or more patients."
+        f"{number(sum(patients), 'patient')} up to {chance + margin:.4f} by luck. No learning is shown; try more "
+        "--epochs, another --lr, or more patients."
     ]

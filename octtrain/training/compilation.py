@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from octprep.format.errors import SettingError
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
 from octtrain.config import FitConfig
@@ -43,18 +45,21 @@ def compile_model(manifest: Manifest, config: FitConfig, steps: int) -> tuple[ke
 
 
 def reseed(training: keras.Model, seed: int, epoch: int) -> None:
-    """Make all random numbers of augmentation and dropout from here on depend on these two alone."""
+    """Make all random numbers of augmentation and dropout from here on depend on seed and epoch alone."""
     states = [variable for variable in training.variables if "seed_generator" in variable.path]
     for i, state in enumerate(states):
         # A key, and where its counter starts: half of the counter's range remains to count in.
         state.assign([derived_seed(seed, "noise", epoch, i), derived_seed(seed, "noise counter", epoch, i) // 2])
 
 
-def class_weights(manifest: Manifest, train: Sequence[str]) -> dict[int, float] | None:
-    """Weights by which every class counts the same, or None where the shards are balanced.
+def require_finite_loss(loss: float, epoch: int, config: FitConfig) -> None:
+    """Raise SettingError, with advice, if the loss of an epoch, counted from 0, is infinite or not a number."""
+    if not math.isfinite(loss):
+        raise SettingError(f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr than {config.lr:g}")
 
-    Classes are balanced by the shards or by weights, never both.
-    """
+
+def class_weights(manifest: Manifest, train: Sequence[str]) -> dict[int, float] | None:
+    """Class index -> weight, by which every class counts the same; None if the shards are balanced already."""
     if manifest.config.balance != "none":
         return None
     return balanced_class_weights(

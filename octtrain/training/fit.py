@@ -51,8 +51,8 @@ def fit(
     Returns the run: `run.folder`, `run.history()` and `run.load_model()`; give it to `octtrain.evaluate`.
 
     Raises ManifestError for shards that are missing, damaged or without a validation split, and for a run whose files
-    are not those that were written; SettingError for settings out of range or that do not fit the shards; OutputError
-    if the run folder is taken, in use or of another training; SourceError if there is no run to resume; StoppedError
+    were edited or damaged; SettingError for settings out of range or that do not fit the shards; OutputError if the run
+    folder holds another run or other files, or is in use; SourceError if there is no run to resume; StoppedError
     if the disk does not take what is to be saved.
     """
     shards = Path(shards)
@@ -93,9 +93,8 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
     stored = Run.load(run.folder) if resume else run
     if reason := finish_reason(history, config):
         folder.promote_best(history)
-        log(
-            f"Nothing left to do: {run.folder} has finished {len(history)} epochs{reason}. {_result_line(history, val)}"
-        )
+        finished = f"{run.folder} has finished {number(len(history), 'epoch')}{reason}."
+        log(f"Nothing left to do: {finished} {_result_line(history, val)}")
         log(_next_line(run))
         return stored
     manifest.check_files(shards, (*train, *val))
@@ -126,7 +125,7 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
             model,
             history,
             steps=steps,
-            batch_size=min(config.batch_size, _count(manifest, train)),
+            batch_size=min(config.batch_size, stream.record_count(manifest, train)),
             log=log,
         )
         logs = [TensorBoardLogs(run.folder / "logs", log)] if find_spec("tensorboard") else []
@@ -172,12 +171,12 @@ def _header(
 ) -> list[str]:
     """The lines before the first epoch. stored: the run as it was started, if it is resumed."""
     manifest, config = run.manifest, run.config
-    images, steps_text = _count(manifest, train), number(steps, "step")
+    images, val_images = stream.record_count(manifest, train), stream.record_count(manifest, val)
     lines = [
         f"run: {run.folder}",
         *describe_device(),
         f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), "
-        f"{_count(manifest, val):,} to validate ({', '.join(val)}), {steps_text} of {min(config.batch_size, images)}",
+        f"{val_images:,} to validate ({', '.join(val)}), {number(steps, 'step')} of {min(config.batch_size, images)}",
         *leak_warnings(run),
         *exposure_warnings(run, rows, train),
         *few_patients_warnings(rows, manifest.class_names, train, val),
@@ -195,7 +194,7 @@ def _header(
 
 
 def _changes(run: Run, stored: Run, done: int, steps: int) -> list[str]:
-    """What differs from when the run was started. done: steps so far; steps: of an epoch."""
+    """Lines about what differs from when the run was started. done: steps so far; steps: of an epoch."""
     lines = []
     if stored.config.epochs != run.config.epochs:
         old, new = (
@@ -214,10 +213,6 @@ def _changes(run: Run, stored: Run, done: int, steps: int) -> list[str]:
     if changed:
         lines.append(f"WARNING: the run was started with other versions ({'; '.join(changed)}); numbers may differ.")
     return lines
-
-
-def _count(manifest: Manifest, splits: Sequence[str]) -> int:
-    return sum(manifest.records(split) for split in splits)
 
 
 def _result_line(history: Sequence[Row], val: Sequence[str]) -> str:

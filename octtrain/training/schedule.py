@@ -10,17 +10,18 @@ from typing import Any
 
 import keras
 
+from octprep.wording import number
 from octtrain.config import FitConfig
 from octtrain.runs.history import Row, best_epoch
 
 
 def optimizer(config: FitConfig, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with the learning rate of a training of so many steps an epoch."""
+    """AdamW with this schedule of the learning rate. steps: of an epoch."""
     return keras.optimizers.AdamW(learning_rate(config, steps), weight_decay=1e-2, clipnorm=1.0)
 
 
 def learning_rate(config: FitConfig, steps: int) -> Any:
-    """The learning rate as a function of the number of steps done."""
+    """The learning rate as a function of the number of steps done. steps: of an epoch."""
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=config.lr / 25,
         warmup_target=config.lr,
@@ -40,7 +41,7 @@ def finish_reason(history: Sequence[Row], config: FitConfig) -> str:
     if len(history) >= config.epochs:
         return f", and --epochs is {config.epochs}"
     if 0 < config.patience <= waited:
-        return f": no better balanced accuracy for {waited} epochs (--patience {config.patience})"
+        return f": no better balanced accuracy for {number(waited, 'epoch')} (--patience {config.patience})"
     return ""
 
 

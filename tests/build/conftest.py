@@ -5,16 +5,14 @@ import shutil
 
 import pytest
 
-from octprep.format.config import BuildConfig
 from octprep.pipeline import build
-from octprep.synthetic import draw
 from tests.worlds.archive import archive, write_folder, write_scan
 from tests.worlds.builds import CONFIG
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """An archive with a test patient in train, a patient of two classes, a duplicate and files that are no scan."""
+    """An archive with a test patient in train, a patient of two classes, a duplicate and files that are not scans."""
     names = [*archive(3, {"CNV": 3, "DME": 2, "DRUSEN": 1, "NORMAL": 2}), "train/CNV-50-7", "train/DME-0-1"]
     src = write_folder(tmp_path_factory.mktemp("source"), names)
     cnv = src / "train" / "CNV"
@@ -64,19 +62,4 @@ def large_source(tmp_path_factory):
 def large_shards(large_source, tmp_path_factory):
     out = tmp_path_factory.mktemp("large_out") / "shards"
     build(large_source, out, CONFIG, workers=2)
-    return out
-
-
-@pytest.fixture(scope="session")
-def synthetic_source(tmp_path_factory):
-    """Synthetic scans, four of them once more under other ids: moved, brightened and encoded again."""
-    src = tmp_path_factory.mktemp("synthetic") / "src"
-    draw(src, patients=24, seed=6, workers=2)
-    return src
-
-
-@pytest.fixture(scope="session")
-def synthetic_shards(synthetic_source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("synthetic_out") / "shards"
-    build(synthetic_source, out, BuildConfig(), workers=2)
     return out

@@ -72,11 +72,11 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
     key, to_row = cache._key(task), cache._to_row
 
     @dataclasses.dataclass(frozen=True)
-    class Other(cache.CachedScan):
+    class OtherScan(cache.CachedScan):
         eye: str = ""
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "CachedScan", Other)
+        patch.setattr(cache, "CachedScan", OtherScan)
         other_key = cache._key(task)
         assert other_key != key, "with one more field it is another version"
         patch.setattr(cache, "_to_row", lambda result: to_row(result) | {"eye": ""})

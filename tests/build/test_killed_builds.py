@@ -1,4 +1,4 @@
-"""A build that is killed at any moment: the next one ends with the same bytes, and readers never see half a dataset."""
+"""A build that is killed at any moment: the next one ends with the same bytes, and readers never get half a dataset."""
 
 import json
 import os
@@ -38,7 +38,7 @@ STAGES = {
     "clean up": ("shards.workdir.clean_up", 1),
     "half cleaned up": ("KILL AT RMTREE", 1),
 }
-# Before it publishes, a build does not touch the dataset that is there, so one of those stages is enough for that.
+# Until it publishes, a build does not change an existing dataset, so one stage before that is enough.
 CASES = [(stage, "empty") for stage in STAGES] + [(stage, "older") for stage in list(STAGES)[-8:]]
 
 KILLER = """

@@ -1,4 +1,4 @@
-"""Builds with near-duplicates: found, kept in one split, recorded, and seen by verify in the shards alone."""
+"""Builds with near-duplicates: found, kept in one split, recorded, and found again by verify from the shards alone."""
 
 import json
 import shutil
@@ -110,7 +110,7 @@ def test_verify_names_an_edited_or_missing_duplicates_file(synthetic_shards, tmp
     assert any("missing" in message for message in messages())
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_no_two_patients_of_the_real_sample_are_grouped(tmp_path):
     build(SAMPLE, tmp_path / "out", BuildConfig(), workers=2)
     assert DuplicatesFile.from_json((tmp_path / "out" / DUPLICATES_NAME).read_bytes()).pairs == ()

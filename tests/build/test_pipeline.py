@@ -1,4 +1,4 @@
-"""The whole preparation on a small archive: the guarantees, the same bytes again, and builds that are not possible."""
+"""The whole preparation on a small archive: the guarantees, reproducible bytes, and builds that are not possible."""
 
 import dataclasses
 import shutil
@@ -129,11 +129,11 @@ def test_the_source_may_be_read_only(src, shards, tmp_path):
     assert files_of(tmp_path / "out") == files_of(shards)
 
 
-# What a finished folder holds
+# The content of a finished folder
 
 
 def test_a_finished_folder_holds_shards_tables_report_and_manifest_and_nothing_else(shards):
-    names = {shard.name for part in Manifest.load(shards).splits.values() for shard in part}
+    names = {shard.name for split in Manifest.load(shards).splits.values() for shard in split}
     assert set(files_of(shards)) == {*names, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
 
 
@@ -221,7 +221,7 @@ def test_other_settings_or_another_source_need_overwrite(source, src, shards, ou
     assert (out / "my notes.txt").exists()
 
 
-def test_out_is_never_inside_the_source_nor_the_source_inside_out(source):
+def test_an_out_inside_the_source_or_around_it_is_an_error(source):
     before = files_of(source)
     for out in (source / "shards", source, source.parent):
         with pytest.raises(OutputError, match="one inside the other"):
@@ -229,9 +229,7 @@ def test_out_is_never_inside_the_source_nor_the_source_inside_out(source):
     assert files_of(source) == before
 
 
-def test_a_split_that_the_names_rule_out_leaves_nothing_and_one_that_contents_rule_out_keeps_the_cache(
-    source, src, tmp_path
-):
+def test_an_impossible_split_leaves_no_files_or_the_cache_if_scans_were_read(source, src, tmp_path):
     with pytest.raises(LeakError, match=r"1 patient \(50\) is in more"):
         build(source, tmp_path / "out", dataclasses.replace(CONFIG, split="as-given"))
     lonely = write_folder(tmp_path / "lonely", [f"CNV-{n}-1" for n in range(5)] + ["DME-9-1", "DME-9-2"])
@@ -254,7 +252,7 @@ def test_a_source_without_a_readable_scan_is_an_error(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# Scans are compared until the split respects every pair found among those in the shards
+# Comparison and split are repeated until no pair among the scans in the shards is in two splits
 
 
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
@@ -269,7 +267,7 @@ def test_the_last_comparison_is_of_just_the_scans_in_the_shards(source, tmp_path
     config = dataclasses.replace(CONFIG, balance=balance, max_per_patient=3)
     manifest = build(source, tmp_path / "out", config, workers=1).manifest
     rows = images_csv.read_checked(tmp_path / "out", manifest).rows
-    assert {one.path for one in compared[-1]} == {row.path for row in rows}
+    assert {scan.path for scan in compared[-1]} == {row.path for row in rows}
     assert len(compared[-1]) < len(compared[0])
 
 
@@ -285,7 +283,7 @@ def test_a_pair_found_only_among_the_scans_in_the_shards_groups_its_patients(sou
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig()).manifest
     assert verify(tmp_path / "out").violations == ()
@@ -294,5 +292,5 @@ def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     with pytest.raises(LeakError, match=r"3 patients \(53018, 732516 and 6294785\)"):
         build(SAMPLE, tmp_path / "as-given", BuildConfig(split="as-given"))
     shutil.rmtree(tmp_path / "out")
-    leaky = build(SAMPLE, tmp_path / "out", BuildConfig(split="as-given", allow_leaks=True)).manifest
-    assert leaky.leaks.patients == ("53018", "732516", "6294785")
+    manifest = build(SAMPLE, tmp_path / "out", BuildConfig(split="as-given", allow_leaks=True)).manifest
+    assert manifest.leaks.patients == ("53018", "732516", "6294785")

@@ -1,4 +1,4 @@
-"""`octprep build` as a process: interruptions, killed workers, two at a time, and systems that lack something."""
+"""`octprep build` as a process: interruptions, killed workers, concurrent builds, missing locks, memory or space."""
 
 import os
 import signal
@@ -188,7 +188,7 @@ def test_a_script_needs_no_main_guard(large_source, large_shards, tmp_path, how)
     assert files_of(tmp_path / "out") == files_of(large_shards)
 
 
-# Systems that lack something
+# Systems without locks, file descriptors, memory or space
 
 
 @pytest.mark.parametrize(

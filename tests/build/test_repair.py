@@ -111,7 +111,7 @@ def test_a_copied_source_is_the_same_for_a_folder_that_is_read_only(src, shards,
     assert files_of(read_only) == files_of(shards)
 
 
-def test_files_that_were_only_touched_change_nothing_and_are_read_once(src, shards, out, monkeypatch):
+def test_files_with_only_a_new_time_change_nothing_and_are_read_once(src, shards, out, monkeypatch):
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
     assert not build(src, out, CONFIG, workers=1).built
@@ -121,13 +121,13 @@ def test_files_that_were_only_touched_change_nothing_and_are_read_once(src, shar
 
 
 @pytest.mark.parametrize("name", ["CNV-1-1.jpeg", "CNV-0-91.jpeg"], ids=["a scan", "a file that was no scan"])
-def test_a_source_file_with_other_content_and_the_same_size_is_noticed(src, out, tmp_path, name):
+def test_a_source_file_with_other_content_and_the_same_size_is_detected(src, out, tmp_path, name):
     path = src / "train" / "CNV" / name
     status = path.stat()
     data = write_scan(tmp_path / "other.jpeg", quality=5).read_bytes()
     assert len(data) < status.st_size
     path.write_bytes(data + b"\0" * (status.st_size - len(data)))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as copies have them
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy has them
     with pytest.warns(Notice) as notices:
         result = build(src, out, CONFIG, workers=1)
     changed, other_dataset = (str(notice.message) for notice in notices)

@@ -14,7 +14,7 @@ from tests.worlds.archive import files_of
 from tests.worlds.builds import CONFIG, cache_of
 
 
-def test_a_folder_that_octprep_did_not_write_is_left_alone(source, tmp_path):
+def test_a_folder_that_octprep_did_not_write_is_not_changed(source, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="holds nothing that octprep built"):
@@ -45,7 +45,7 @@ def test_a_folder_that_another_build_has_locked_is_an_error(source, shards):
 
 def test_every_file_is_on_the_disk_before_the_manifest_and_the_folder_after_it(source, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    events = []  # what was synchronised, renamed, or has another list of names, by inode
+    events = []  # files and folders by inode, as they are synchronised, renamed or get another list of names
     fsync, replace = os.fsync, Path.replace
 
     def logged_fsync(descriptor):

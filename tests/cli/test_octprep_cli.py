@@ -1,4 +1,4 @@
-"""The command lines as a user meets them: help without heavy imports, one sentence for every mistake."""
+"""The command lines: help without heavy imports, one line for every error, and what is printed where."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
         ("octtrain.experiments.leakage.experiment", ["cv2", "google_crc32c", "PIL"]),
     ],
 )
-def test_each_side_imports_without_the_others_dependencies(module, absent):
+def test_each_package_imports_without_the_dependencies_of_the_other(module, absent):
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {module}"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -84,9 +84,9 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"wrote {out / 'report.html'} (")
     assert (out / "report.html").read_bytes() == written
-    refused = run("report", out)
-    assert refused.returncode == 2
-    assert "was left alone" in refused.stderr
+    failed = run("report", out)
+    assert failed.returncode == 2
+    assert "was left alone" in failed.stderr
     assert (out / "report.html").read_bytes() == written
     assert run("report", out, "--without-source").returncode == 0
     assert b"Made without the source" in (out / "report.html").read_bytes()
@@ -155,7 +155,7 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
         (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
     ],
 )
-def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
+def test_every_usage_error_is_one_line_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
     (tmp_path / "empty").mkdir()
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "notes.txt").write_text("x")
@@ -174,7 +174,7 @@ def test_every_mistake_is_one_sentence_and_leaves_nothing_behind(source, shards,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path):
+def test_a_folder_that_may_not_be_entered_is_a_one_line_error(source, shards, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     if os.access(locked, os.X_OK):
@@ -197,7 +197,7 @@ def test_a_folder_that_may_not_be_entered_is_a_sentence(source, shards, tmp_path
         ("octtrain", "fit", "interrupted."),
     ],
 )
-def test_an_interruption_is_a_sentence_that_promises_only_what_is_kept(program, command, sentence):
+def test_an_interruption_is_one_line_that_says_what_is_kept(program, command, sentence):
     code = (
         f"import os, signal, sys; from {program} import cli; sys.argv = [{program!r}, {command!r}]; "
         f"cli.app.command({command!r})(lambda: os.kill(os.getpid(), signal.SIGINT)); cli.main()"
@@ -233,7 +233,7 @@ def test_help_lists_the_choices_of_an_option_and_hides_no_brackets(program, comm
         assert "CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/" in done.stdout
 
 
-def test_a_choice_that_there_is_not_is_refused_with_those_there_are(source, tmp_path):
+def test_an_unknown_choice_is_an_error_that_lists_the_choices(source, tmp_path):
     done = run("build", "--src", source, "--out", tmp_path / "out", "--denoise", "x", env={"COLUMNS": "300"})
     assert done.returncode == 2
     assert all(f"'{name}'" in done.stderr for name in ("x", *DENOISERS))
@@ -269,7 +269,7 @@ def test_verify_writes_its_results_as_json(shards, tmp_path):
     result = json.loads((tmp_path / "result.json").read_bytes())
     manifest = json.loads((shards / "manifest.json").read_bytes())
     assert (result["digest"], result["all_guarantees_hold"], result["violations"]) == (manifest["digest"], True, [])
-    assert result["records"] == sum(shard["records"] for part in manifest["splits"].values() for shard in part)
+    assert result["records"] == sum(shard["records"] for split in manifest["splits"].values() for shard in split)
 
 
 def test_certificate_is_one_line_and_is_written_only_if_all_guarantees_hold(shards, tmp_path):
@@ -288,7 +288,7 @@ def test_certificate_is_one_line_and_is_written_only_if_all_guarantees_hold(shar
     assert not (tmp_path / "none.txt").exists()
 
 
-def test_quiet_prints_nothing_that_is_no_error(source, shards, tmp_path):
+def test_quiet_prints_errors_only(source, shards, tmp_path):
     for words in (
         ["verify", shards],
         ["inspect", source, "--quick"],

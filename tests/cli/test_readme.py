@@ -66,7 +66,7 @@ def as_counts(pairs):
 def test_python_interface(folder, tmp_path, monkeypatch, capsys):
     if (folder / "shards").parent.name.startswith("png"):
         pytest.skip("one encoding is enough")
-    pytest.importorskip("keras", reason="Keras is not here")
+    pytest.importorskip("keras", reason="Keras is not installed")
     shutil.copytree(folder / "OCT2017", tmp_path / "OCT2017")
     shutil.copy(next((folder / "OCT2017").rglob("*.jpeg")), tmp_path / "scan.jpeg")
     monkeypatch.chdir(tmp_path)
@@ -79,36 +79,36 @@ def test_python_interface(folder, tmp_path, monkeypatch, capsys):
 
 def test_numpy(records):
     variables = {}
-    wanted = records("test")
+    expected = records("test")
     exec(program_of("docs/format.md", "NumPy"), variables)
-    assert variables["images"].shape == (len(wanted), 224, 224) and variables["images"].dtype == np.uint8
+    assert variables["images"].shape == (len(expected), 224, 224) and variables["images"].dtype == np.uint8
     assert as_counts(zip(variables["images"], variables["labels"], strict=True)) == as_counts(
-        (record.pixels, record.label) for record in wanted
+        (record.pixels, record.label) for record in expected
     )
-    assert variables["patients"] == [record.patient for record in wanted]
+    assert variables["patients"] == [record.patient for record in expected]
 
 
 @pytest.mark.slow
 def test_tensorflow(folder, records):
-    pytest.importorskip("tensorflow", reason="TensorFlow is not here")
-    wanted = records("test")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    expected = records("test")
     program = program_of("docs/format.md", "TensorFlow")
     if folder.name.startswith("png"):
         replacement = 'tf.map_fn(tf.io.decode_png, example["image"], tf.uint8)'
         assert replacement in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
         program = program.replace('tf.io.decode_raw(example["image"], tf.uint8)', replacement)
     variables = run(program, "collected.extend(zip(images.numpy(), labels.numpy()))")
-    assert as_counts(variables["collected"]) == as_counts((record.pixels, record.label) for record in wanted)
+    assert as_counts(variables["collected"]) == as_counts((record.pixels, record.label) for record in expected)
     assert variables["images"].shape[1:] == (224, 224, 1)
 
 
 @pytest.mark.slow
 def test_pytorch(records, shards_module):
-    torch = pytest.importorskip("torch", reason="PyTorch is not here")
-    wanted = as_counts((record.pixels, record.label) for record in records("train"))
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    expected = as_counts((record.pixels, record.label) for record in records("train"))
     program = program_of("docs/format.md", "PyTorch")
     variables = run(program, "collected.extend(zip(images.numpy(), labels))")
-    assert as_counts(variables["collected"]) == wanted
+    assert as_counts(variables["collected"]) == expected
     assert variables["images"].shape[1:] == (1, 224, 224) and variables["images"].dtype == torch.uint8
 
     dataset = shards_module.Shards("shards", "train")
@@ -118,18 +118,18 @@ def test_pytorch(records, shards_module):
         for images, labels in torch.utils.data.DataLoader(dataset, batch_size=4, sampler=sampler):
             shared += zip(images.numpy(), labels, strict=True)
     assert len(dataset) <= len(shared) <= len(dataset) + 1  # the ranks are made equal by one repeat at most
-    assert as_counts(shared).keys() == wanted.keys()
+    assert as_counts(shared).keys() == expected.keys()
 
 
 @pytest.mark.slow
 def test_jax(records, shards_module):
-    pytest.importorskip("grain", reason="Grain is not here")
+    pytest.importorskip("grain", reason="Grain is not installed")
     train = records("train")
-    wanted = as_counts((record.pixels, record.label) for record in train)
+    expected = as_counts((record.pixels, record.label) for record in train)
     program = program_of("docs/format.md", "JAX")
     variables = run(program.replace(".batch(32", ".batch(4"), "collected.extend(zip(images, labels))")
     counts = as_counts(variables["collected"])
-    assert counts <= wanted and counts.total() == len(train) // 4 * 4
+    assert counts <= expected and counts.total() == len(train) // 4 * 4
     assert variables["images"].shape == (4, 224, 224, 1) and variables["images"].dtype == np.uint8
     assert as_counts(variables["collected"][:8]) != as_counts((record.pixels, record.label) for record in train[:8])
 

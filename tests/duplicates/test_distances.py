@@ -40,7 +40,7 @@ def test_no_pair_counts_twice_and_totals_are_exact(max_pairs):
     assert sum(distances.between) == min(max_pairs, distances.between_total)
 
 
-def test_no_scan_and_lone_scans_have_no_pair_within_a_patient():
+def test_zero_scans_and_single_scans_have_no_pair_within_a_patient():
     nothing = np.zeros((0, DESCRIPTOR_BYTES), np.uint8)
     for descriptors, patients in ((nothing, []), (descriptors_of([random_image(0), random_image(1)]), ["a", "b"])):
         assert sum(measure_distances(descriptors, patients).within) == 0

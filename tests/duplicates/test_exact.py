@@ -75,7 +75,7 @@ def test_the_duplicate_in_the_test_folder_is_kept():
     ]
 
 
-def test_another_class_outside_the_test_folder_does_not_count_against_it():
+def test_a_label_conflict_outside_the_test_folder_does_not_exclude_the_test_scan():
     kept, exclusions = deduplicate([TEST, OTHER])
     assert paths_of(kept) == [TEST.path]
     assert exclusions[0].reason == f"same bytes as a scan of CNV: {TEST.path}"
@@ -93,14 +93,14 @@ def test_label_conflicts_are_dropped_kept_or_an_error():
             work(scans, "error")
 
 
-def test_one_of_each_class_is_kept():
+def test_keep_keeps_one_scan_of_each_class():
     second = scan("train/DME/DME-4-1.jpeg", content="one")
     kept, exclusions = deduplicate([TRAIN, OTHER, second], "keep")
     assert paths_of(kept) == [TRAIN.path, OTHER.path]
     assert exclusions[0].reason == f"same bytes as another scan: {OTHER.path}"
 
 
-def test_each_set_of_a_mixed_population_is_decided_by_itself():
+def test_each_duplicate_set_of_a_mixed_population_is_decided_separately():
     population = [
         scan("train/CNV/CNV-1-1.jpeg", content="a"),
         scan("test/CNV/CNV-1-1.jpeg", content="a"),

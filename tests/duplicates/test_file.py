@@ -1,4 +1,4 @@
-"""duplicates.json: what is written is read, and nothing else."""
+"""duplicates.json is read back as it was written; any other content is an error."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""LSH with multiprobe gives the pairs of its definition, each once."""
+"""LSH with multiprobe finds exactly the candidate pairs of its definition, each once."""
 
 import numpy as np
 

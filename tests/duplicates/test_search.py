@@ -32,7 +32,7 @@ def test_other_recipes_pair_only_scans_of_the_same_patient(recipe, recall, popul
 
 
 @pytest.mark.slow
-def test_neighbouring_scans_under_different_ids_are_no_pair(population):
+def test_neighbouring_scans_under_different_ids_are_not_paired(population):
     images = population.stored("default")[population.genuine]
     assert pairs_of(images, [str(index) for index in range(len(images))]) == []
 
@@ -50,7 +50,7 @@ def test_the_order_of_the_scans_has_no_influence(population):
 
 
 @pytest.mark.slow
-def test_hashing_misses_no_pair_that_a_search_of_all_pairs_finds(population, monkeypatch):
+def test_hashing_finds_every_pair_that_a_search_of_all_pairs_finds(population, monkeypatch):
     images, patients = population.stored("default"), population.patients
     hashed = pairs_of(images, patients)
     monkeypatch.setattr(search, "_ALL_PAIRS", 10_000)
@@ -61,7 +61,7 @@ def test_hashing_misses_no_pair_that_a_search_of_all_pairs_finds(population, mon
 def test_threads_and_a_lower_minimum_leave_the_near_identical_pairs_unchanged(population):
     images, patients = population.stored("default"), population.patients
     descriptors = descriptors_of(images)
-    # Patients of ten scans each, and near-duplicates: what one comparison finds decides which others are made.
+    # Patients of ten scans each, and near-duplicates: the result of a comparison decides which others are made.
     large = [f"patient {index // 10}" for index in range(len(patients) - PLANTED)] + patients[-PLANTED:]
     for owners in (patients, large):
         alone = near_identical(descriptors, owners, images.__getitem__, workers=1)
@@ -95,7 +95,7 @@ def test_a_near_duplicate_is_found_in_a_small_population(others, population):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_in_the_real_sample_only_planted_near_duplicates_are_found(recipe):
     paths = sorted(SAMPLE.rglob("*-*-*.jpeg"))
@@ -120,7 +120,7 @@ def test_constant_images_are_in_no_pair(value):
     assert pairs_of(images, ["a", "b", "c", "d"]) == []
 
 
-def test_no_scan_and_one_scan_give_no_pair():
+def test_zero_scans_and_one_scan_have_no_pairs():
     assert near_identical(np.zeros((0, DESCRIPTOR_BYTES), np.uint8), [], lambda _: random_image(0)) == []
     assert pairs_of([random_image(0)], ["a"]) == []
 
@@ -153,7 +153,7 @@ def test_thousands_of_equal_scans_are_all_paired_in_linear_time():
     assert len(calls) < 3 * count
 
 
-def test_each_of_many_similar_scans_is_compared_with_few():
+def test_each_of_many_similar_scans_is_compared_with_few_others():
     rng = np.random.default_rng(0)
     count = 1500
     base = np.frombuffer(dct_descriptor(random_image(0)), np.int8)

@@ -1,4 +1,4 @@
-"""Files written whole, folders locked, paths as text."""
+"""Atomic writes, locks on folders, and paths as text."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_a_folder_is_locked_until_its_process_ends_however_it_ends(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_of_another_machine_is_named_with_the_way_on(tmp_path, monkeypatch):
+def test_a_lock_of_another_machine_is_an_error_with_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.socket, "gethostname", lambda: "elsewhere")
     (tmp_path / OWNER_NAME).write_text('{"host": "node-7", "pid": 12, "started": ""}')
     with pytest.raises(OutputError, match=r"process 12 on node-7.*delete that file"), locked(tmp_path, "program"):
@@ -58,17 +58,17 @@ def test_a_lock_of_another_machine_is_named_with_the_way_on(tmp_path, monkeypatc
     assert (tmp_path / OWNER_NAME).exists()
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError), saving(path) as part:
-        part.write_text("half")
+    with pytest.raises(RuntimeError), saving(path) as partial:
+        partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_what_is_written_is_synchronised_before_it_gets_its_name_and_its_folder_after(tmp_path, monkeypatch):
+def test_a_file_is_synchronised_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
     order = []
     fsync = os.fsync
     monkeypatch.setattr(
@@ -81,14 +81,14 @@ def test_what_is_written_is_synchronised_before_it_gets_its_name_and_its_folder_
     assert second == str(tmp_path) and named_after
 
 
-def test_half_written_files_are_cleared_and_nothing_else(tmp_path):
+def test_partial_files_are_removed_and_no_others(tmp_path):
     for name in (".part-12-a.json", ".part-a.json", "part-12-b", "a.json"):
         (tmp_path / name).write_text("x")
     remove_partial_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".part-a.json", "a.json", "part-12-b"]
 
 
-def test_a_pipe_is_never_waited_for_and_a_large_file_never_read(tmp_path):
+def test_pipes_and_large_files_are_errors_without_being_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(50_000_000_000)
@@ -103,7 +103,7 @@ def test_a_pipe_is_never_waited_for_and_a_large_file_never_read(tmp_path):
 
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda raw: b"\0" not in raw))
-def test_any_path_becomes_text_that_gives_it_back(raw):
+def test_any_path_survives_conversion_to_text_and_back(raw):
     path = raw.decode(errors="surrogateescape")
     text = path_to_text(path)
     assert text_to_path(text) == path
@@ -111,7 +111,7 @@ def test_any_path_becomes_text_that_gives_it_back(raw):
     text.encode()
 
 
-def test_text_that_no_path_became_is_refused():
+def test_text_with_another_escape_is_an_error():
     for text in (r"a\b", "\\", r"\x4", r"\xZZ"):
         with pytest.raises(ValueError, match="backslash"):
             text_to_path(text)

@@ -1,4 +1,4 @@
-"""images.csv: what is written is read back, and a cell that no build writes is named with its column and value."""
+"""images.csv is read back as it was written; an invalid cell is an error with its column and value."""
 
 import dataclasses
 import hashlib
@@ -111,11 +111,11 @@ def test_table_of_a_folder_must_be_the_one_of_its_manifest(tmp_path):
     path = tmp_path / "shards" / "images.csv"
     table = read_checked(path.parent, manifest)
     assert len(table.rows) == 8
-    good = path.read_bytes()
-    path.write_bytes(good + b"\n")
+    original = path.read_bytes()
+    path.write_bytes(original + b"\n")
     with pytest.raises(ManifestError, match=r"images\.csv has SHA-256 .* where the manifest says"):
         read_checked(path.parent, manifest)
-    edited = good.replace(b",128,96,", b",128,x,", 1)
+    edited = original.replace(b",128,96,", b",128,x,", 1)
     path.write_bytes(edited)
     changed = dataclasses.replace(manifest, images_sha256=hashlib.sha256(edited).hexdigest())
     with pytest.raises(

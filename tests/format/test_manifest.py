@@ -1,4 +1,4 @@
-"""The contract: settings refuse nonsense, a manifest is what was written or is refused."""
+"""Settings and manifest: invalid values, edits, and other versions are errors that name them."""
 
 import dataclasses
 import json
@@ -13,14 +13,14 @@ from octprep.format.manifest import MANIFEST_NAME, Leaks, Manifest, Shard, versi
 
 
 def manifest():
-    one, two = (
+    first, second = (
         Shard(name=f"train/{n:05d}-of-00002.tfrecord", records=4, per_class=(2, 2), bytes=10, sha256="ab" * 32)
         for n in range(2)
     )
     return Manifest(
         class_names=("CNV", "NORMAL"),
         config=BuildConfig(split="by-patient"),
-        splits={"train": (one, two), "test": ()},
+        splits={"train": (first, second), "test": ()},
         leaks=Leaks(patients=("12",)),
         source={"found": 5, "kept": 4, "excluded": 1, "listing": "00" * 32},
         images_sha256="cd" * 32,
@@ -62,13 +62,13 @@ def manifest():
         (lambda: BuildConfig(split="kfold", balance="oversample"), "--balance none with --split kfold"),
     ],
 )
-def test_settings_refuse_nonsense_and_say_what_came(make, words):
+def test_invalid_settings_are_errors_that_name_the_value(make, words):
     with pytest.raises(SettingError) as caught:
         make()
     assert words in str(caught.value)
 
 
-def test_a_manifest_comes_back_as_it_was_saved(tmp_path):
+def test_a_manifest_reads_back_as_it_was_saved(tmp_path):
     manifest().save(tmp_path)
     assert Manifest.load(tmp_path) == manifest()
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST_NAME]
@@ -76,7 +76,7 @@ def test_a_manifest_comes_back_as_it_was_saved(tmp_path):
     assert Manifest.load(tmp_path).per_class("test") == {"CNV": 0, "NORMAL": 0}
 
 
-def test_any_change_of_a_manifest_is_noticed(tmp_path):
+def test_any_change_of_a_manifest_is_detected(tmp_path):
     manifest().save(tmp_path)
     path = tmp_path / MANIFEST_NAME
     raw = json.loads(path.read_text())
@@ -108,7 +108,7 @@ def test_any_change_of_a_manifest_is_noticed(tmp_path):
         ('{"format_version": 3, "class_names": 3}', "not a manifest that octprep wrote"),
     ],
 )
-def test_what_is_no_manifest_is_refused_with_a_sentence(tmp_path, content, words):
+def test_a_file_that_is_not_a_manifest_is_a_one_line_error(tmp_path, content, words):
     if content is not None:
         (tmp_path / MANIFEST_NAME).write_text(content)
     with pytest.raises(ManifestError, match=words):
@@ -117,7 +117,7 @@ def test_what_is_no_manifest_is_refused_with_a_sentence(tmp_path, content, words
         Manifest.load(tmp_path / "absent")
 
 
-def test_files_are_held_against_the_manifest(tmp_path):
+def test_files_are_compared_with_the_manifest(tmp_path):
     with pytest.raises(ManifestError, match="is missing"):
         manifest().check_files(tmp_path, ("train",))
     with pytest.raises(ManifestError, match="has no split 'val'; it has train, test"):
@@ -132,7 +132,7 @@ def test_files_are_held_against_the_manifest(tmp_path):
         manifest().check_files(tmp_path, ("train",))
 
 
-def test_the_contract_needs_only_the_standard_library():
+def test_the_format_package_imports_only_the_standard_library():
     code = (
         "import sys; before = set(sys.modules); import octprep.format.manifest; "
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
@@ -141,12 +141,12 @@ def test_the_contract_needs_only_the_standard_library():
     assert done.stdout.split() == ["octprep"]
 
 
-def test_every_error_is_one_that_the_command_lines_catch():
+def test_every_error_has_an_exit_code():
     codes = {error.exit_code for error in OctError.__subclasses__()}
     assert codes <= {1, 2}
 
 
-def test_other_versions_of_what_makes_the_pixels_are_named_with_both():
+def test_changed_library_versions_are_named_with_both_versions():
     made = dataclasses.replace(manifest(), libraries={"octprep": "1.0", "opencv": "4.1", "numpy": "2"})
     assert version_differences(made, {"octprep": "1.0", "opencv": "4.1", "numpy": "3"}) == []
     assert version_differences(made, {"octprep": "1.1", "opencv": "4.2"}) == [

@@ -1,4 +1,4 @@
-"""Settings described once: the command line, a build's command and its words are derived from the fields."""
+"""Options that are derived from the fields of settings: arguments, the command of a build, and its description."""
 
 import shlex
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def test_arguments_are_those_that_differ_from_the_defaults():
     assert options.arguments(Sample(count=7, shown=False, only_in_python=2), Sample()) == ["--count", "7", "--no-shown"]
 
 
-def test_words_name_values_and_fill_in_settings():
+def test_words_describe_values_and_insert_other_settings():
     assert dict(options.described(Sample(count=1200))) == {
         "Count": "1,200 of them",
         "Shown": "yes",

@@ -1,4 +1,4 @@
-"""The charts: values come to lie where the axis says, and every figure has its content in words."""
+"""Charts: values lie at their position on the axis, and every chart has its content as text."""
 
 import re
 from xml.etree import ElementTree
@@ -26,7 +26,7 @@ def test_axis_maps_its_ends_to_its_sides():
     ],
     ids=["histogram", "shares", "distribution", "intervals"],
 )
-def test_chart_is_well_formed_and_described(chart):
+def test_chart_is_well_formed_and_has_a_description(chart):
     figure = ElementTree.fromstring(chart)
     assert figure.find("title").text == "Title"
     assert figure.find("desc").text

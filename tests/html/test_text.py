@@ -1,4 +1,4 @@
-"""Characters that leave no mark are written as escapes."""
+"""Characters that are invisible are written as escapes."""
 
 import pytest
 

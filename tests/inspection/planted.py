@@ -1,4 +1,4 @@
-"""Names that a page or a terminal might obey, and small sources."""
+"""File names with markup and control characters, and small sources."""
 
 from tests.worlds.archive import write_scan
 

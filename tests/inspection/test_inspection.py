@@ -1,4 +1,4 @@
-"""A full inspection finds what is planted, blames nothing else, and leaves the source untouched."""
+"""A full inspection finds every planted fault and no others, and does not change the source."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.worlds.archive import CLASSES, SAMPLE, draw_scan, files_of, write_sca
 pytestmark = pytest.mark.slow
 
 
-def test_everything_planted_is_found(source, inspection):
+def test_every_planted_fault_is_found(source, inspection):
     printed = console.inspection_summary(source, inspection)
     findings = inspection.findings
     planted = [path.name for path in (source / HOSTILE_FOLDER).rglob("*-999998?-*.jpeg")]
@@ -165,7 +165,7 @@ def test_a_file_that_changes_during_the_inspection_is_an_error(tmp_path):
         stored_pixels(tmp_path, scan)
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_real_sample_leaks_three_patients_and_merges_no_ids():
     inspection = inspect(SAMPLE, workers=1)
     assert [leak.patient for leak in inspection.findings.patient_leaks] == ["53018", "732516", "6294785"]

@@ -1,7 +1,6 @@
 """The page of an inspection: complete, escaped, self-contained, and readable in a browser."""
 
 import re
-import shutil
 
 import pytest
 
@@ -11,8 +10,6 @@ from octprep.inspection import checks, page
 from octprep.inspection.similarity import within_patient_pairs
 
 pytestmark = pytest.mark.slow
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def test_hostile_file_names_are_escaped(source, inspection, html):
@@ -25,7 +22,7 @@ def test_hostile_file_names_are_escaped(source, inspection, html):
     assert str(source.parent) not in content
 
 
-def test_the_verdict_comes_first_and_every_section_is_shown(inspection, html):
+def test_the_headline_comes_first_and_every_section_is_shown(inspection, html):
     content = html.read_text(encoding="utf-8")
     assert re.search(r'<h1 class="bad">.*Leaky as it is: ', content)
     for check in checks.checks(inspection):
@@ -46,7 +43,7 @@ def test_samples_are_called_samples_and_few_patients_are_reported(source, inspec
     assert f"Drawn were {len(similarity.within)} of {pairs} pairs within patients" in content
     assert f"all {similarity.distances.within_total:,} pairs of scans of one patient" in content
     for output in (content, printed):
-        assert re.search(r"test has few patients \([0-9] of CNV, .*\): results on so few", output)
+        assert re.search(r"test has few patients \([0-9] of CNV, .*\): a result on so few", output)
     assert "Look through it before you share it." in content.partition("<footer>")[2]
 
 
@@ -57,22 +54,6 @@ def test_the_gallery_is_capped(source, inspection):
     pixels = type(inspection.pixels)(**vars(inspection.pixels) | {"similarity": many})
     content = page.render(source, type(inspection)(**vars(inspection) | {"pixels": pixels})).decode()
     assert "the first 24 of 60" in content
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    disabled = ("quic", "background-networking", "component-update", "sync", "gpu")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=program,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in disabled)],
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)])

@@ -51,7 +51,7 @@ def test_a_duplicate_under_another_id_merges_the_ids(tmp_path):
     assert len(findings.content_leaks) == len(findings.label_conflicts) == 1
 
 
-def test_what_needs_pixels_is_not_known(inspection):
+def test_checks_that_need_pixels_are_unknown(inspection):
     assert inspection.pixels is None
     states = {check.name: check.state for check in checks.checks(inspection)}
     assert states == {
@@ -94,7 +94,7 @@ def test_a_source_without_a_readable_scan_is_reported(tmp_path):
     assert json.loads(inspection.to_json())["scans"] == []
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_real_sample_is_read_whole_and_its_leaks_are_found():
     inspection = inspect(SAMPLE, quick=True)
     assert len(inspection.scans) == 38

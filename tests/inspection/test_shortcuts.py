@@ -67,7 +67,7 @@ def test_features_without_information_are_no_shortcuts(seed):
 
 
 def test_a_feature_that_identifies_the_patient_is_no_shortcut():
-    """Every patient has a brightness of their own, which folds that split a patient would reward."""
+    """Every patient has another brightness, so that folds that split patients would make it look informative."""
     of_patient = {}
     features, groups = random_features(lambda label, rng: {})
     rng = np.random.default_rng(3)

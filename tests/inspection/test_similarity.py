@@ -39,7 +39,7 @@ def test_consecutive_scans_of_one_patient_and_class_are_pairs():
             "test/CNV/CNV-2-1.jpeg",
         )
     ]
-    scans = [type(one)(**vars(one) | {"pixels": one.path}) for one in scans]
+    scans = [type(item)(**vars(item) | {"pixels": item.path}) for item in scans]
     pairs = within_patient_pairs(scans)
     assert [(first.path, second.path) for first, second in pairs] == [
         ("test/CNV/CNV-1-1.jpeg", "train/CNV/CNV-1-3.jpeg")
@@ -53,6 +53,6 @@ def test_a_patient_group_is_in_at_most_two_pairs_with_others():
     pairs = between_patient_pairs(groups, seed=1)
     assert len(pairs) == 8
     assert all(first.patient != second.patient for first, second in pairs)
-    patients = [one.patient for pair in pairs for one in pair]
+    patients = [member.patient for pair in pairs for member in pair]
     assert max(map(patients.count, patients)) <= 2
     assert pairs == between_patient_pairs(groups[::-1], seed=1)

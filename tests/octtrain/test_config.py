@@ -1,3 +1,5 @@
+"""Settings of a training and of the leakage experiment."""
+
 import pytest
 
 from octprep.format.errors import SettingError

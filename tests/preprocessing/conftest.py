@@ -22,5 +22,5 @@ def pytest_generate_tests(metafunc):
     """Each test that takes `sample_path` runs on every genuine scan of the sample, where there is one."""
     if "sample_path" in metafunc.fixturenames:
         paths = sorted(SAMPLE.rglob("*.jpeg")) if SAMPLE.is_dir() else []
-        absent = pytest.param(None, marks=pytest.mark.skip(reason="the sample of genuine scans is not here"))
+        absent = pytest.param(None, marks=pytest.mark.skip(reason="the sample of real scans is missing"))
         metafunc.parametrize("sample_path", paths or [absent], ids=lambda path: path.stem if path else "absent")

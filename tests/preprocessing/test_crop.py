@@ -97,7 +97,7 @@ def test_a_scan_without_a_clear_epithelium_is_not_flattened_and_noted():
         (600, (0, 600), "the field of view of 600 columns is unknown: all columns kept"),
     ],
 )
-def test_every_device_width_is_cut_to_the_same_field_of_view(width, columns, note):
+def test_every_device_width_is_cropped_to_the_same_field_of_view(width, columns, note):
     gray, _, _ = layered(10, 5, width=width)
     image = preprocessing.preprocess(gray, Preprocessing(field_of_view=20))
     assert image.geometry.crop[2:] == columns

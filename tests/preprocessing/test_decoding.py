@@ -53,7 +53,7 @@ def segment_starts(data):
         "small", "bomb",
     ],
 )  # fmt: skip
-def test_unusable_files_are_refused_with_a_reason(data, reason):
+def test_unusable_files_are_errors_with_a_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         preprocessing.decode(data)
 

@@ -1,4 +1,4 @@
-"""Files that are no image, or would take too long or too much memory, are unreadable with a reason."""
+"""Files that are not images, or would take too long or too much memory, are unreadable with a reason."""
 
 import os
 
@@ -11,7 +11,7 @@ from octprep.format.errors import UnreadableImage
 from tests.worlds.archive import draw_scan, write_scan
 
 
-def test_an_image_file_is_read_or_unreadable_with_a_reason(tmp_path):
+def test_image_files_are_read_or_unreadable_with_a_reason(tmp_path):
     path = write_scan(tmp_path / "a.jpeg")
     assert np.array_equal(preprocessing.read_image(path), preprocessing.decode(path.read_bytes()))
     with (tmp_path / "huge.jpeg").open("wb") as file:

@@ -1,4 +1,4 @@
-"""Fill is detected where it is, and bright or dark tissue is not taken for it."""
+"""Fill is detected, and bright or dark tissue is not mistaken for it."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from tests.worlds.layers import layered
 
 
 @pytest.mark.slow
-def test_detected_fill_is_the_true_fill(synthetic_scans):
+def test_detected_fill_agrees_with_the_ground_truth(synthetic_scans):
     agreed = detected = true = 0
     for gray, truth in synthetic_scans:
         depths = preprocessing.find_fill(gray)

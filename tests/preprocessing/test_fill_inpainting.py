@@ -1,4 +1,4 @@
-"""Inpainted fill has the level and the noise of what lies next to it."""
+"""Inpainted fill has the brightness and the noise of the tissue next to it."""
 
 import numpy as np
 import pytest
@@ -42,22 +42,22 @@ def test_haze_next_to_fill_continues_over_it(fill):
     assert abs(above - below) < 2
 
 
-def test_rows_that_are_not_asked_for_stay_and_the_others_are_the_same():
+def test_only_the_given_rows_are_inpainted_and_to_the_same_values():
     gray, _, _ = layered(0, 0)
     gray[np.arange(496)[:, None] < 45 + 0.1 * np.arange(512)] = 255
     gray[470:] = 255
     depths = preprocessing.find_fill(gray)
     before = gray.copy()
     mirrored, fill = fill_inpainting.inpaint_sides(gray, depths, depths.mask())
-    part = fill_inpainting.inpaint_rows(mirrored, fill, depths, 20, 480)
+    inpainted = fill_inpainting.inpaint_rows(mirrored, fill, depths, 20, 480)
     whole = preprocessing.inpaint(gray, depths)
-    assert np.array_equal(part[20:480], whole[20:480])
-    assert np.array_equal(part[:20], mirrored[:20]) and np.array_equal(part[480:], mirrored[480:])
+    assert np.array_equal(inpainted[20:480], whole[20:480])
+    assert np.array_equal(inpainted[:20], mirrored[:20]) and np.array_equal(inpainted[480:], mirrored[480:])
     assert np.array_equal(gray, before)
 
 
 @pytest.mark.slow
-def test_the_stored_part_is_cut_from_the_inpainted_scan(synthetic_scans):
+def test_the_stored_image_is_cropped_from_the_inpainted_scan(synthetic_scans):
     recipe = Preprocessing(denoise="none")
     with_fill = 0
     for gray, _ in synthetic_scans:

@@ -1,4 +1,4 @@
-"""The geometry knows where in the source every stored pixel comes from."""
+"""The geometry maps every stored pixel to its position in the source."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_column_offsets_are_what_flattening_applied(resize, height, width):
     applied = resizing.resize(rows, last_row - first_row, last_column - first_column)
     column, row = np.meshgrid(np.arange(first_column, last_column), np.arange(first_row, last_row))
     _, source_row = stored.source_position(column, row)
-    assert np.abs(applied - source_row)[8:-8].max() < 0.05  # OpenCV leaves out what covers under a thousandth
+    assert np.abs(applied - source_row)[8:-8].max() < 0.05  # OpenCV ignores pixels that cover under a thousandth
     offsets = stored.column_offsets(width)
     assert offsets.shape == (width,)
     assert not offsets[:first_column].any() and not offsets[last_column:].any()

@@ -1,4 +1,4 @@
-"""A scan is read in one place, for a build and for an inspection alike."""
+"""Reading, preprocessing and measuring one scan, as builds and inspections do."""
 
 import hashlib
 
@@ -64,7 +64,7 @@ def test_a_scan_that_is_mostly_fill_is_kept_up_to_the_limit(source):
     assert 0.7 < prepared.measurements.fill_fraction < 0.9
 
 
-def test_a_file_that_is_gone_or_changed_is_no_exclusion(source):
+def test_a_missing_or_changed_file_is_an_error_and_not_an_exclusion(source):
     gone, changed, *_ = list_source(source).scan_files
     (source / gone.path).unlink()
     with (source / changed.path).open("ab") as file:

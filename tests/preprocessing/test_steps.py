@@ -1,4 +1,4 @@
-"""Preprocessing as a whole: the same pixels for the same input, and measurements that mean what they say."""
+"""Preprocessing as a whole: it is deterministic, and its measurements react to blur and bars as they should."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def test_bars_do_not_count_in_the_measurements():
     assert image.measurements.std_intensity == pytest.approx(inner.std())
 
 
-def test_a_recipe_of_another_version_is_refused():
+def test_a_recipe_of_another_version_is_an_error():
     recipe = Preprocessing(denoise="none", crop="none", inpaint_fill=False)
     with pytest.raises(ManifestError, match="version 99 of the preprocessing"):
         preprocessing.preprocess(draw_scan("x", 100, 100), dataclasses.replace(recipe, version=99))

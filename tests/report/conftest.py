@@ -1,10 +1,11 @@
+"""Sources and finished folders that the tests of the report share."""
+
 import shutil
 
 import pytest
 
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.pipeline import build
-from octprep.synthetic import draw
 from tests.worlds.archive import archive, write_folder, write_scan
 from tests.worlds.edits import restore
 from tests.worlds.pages import HOSTILE, SCRIPT
@@ -43,19 +44,3 @@ def shards(built, _copy):
     """A copy of the finished folder; what a test changes is put back after it."""
     yield _copy
     restore(built, _copy)
-
-
-@pytest.fixture(scope="session")
-def synthetic_source(tmp_path_factory):
-    """Synthetic scans, with four near-identical ones under other ids and two files that occur under another id."""
-    src = tmp_path_factory.mktemp("synthetic") / "src"
-    draw(src, patients=24, seed=6, workers=2)
-    return src
-
-
-@pytest.fixture(scope="session")
-def synthetic(synthetic_source, tmp_path_factory):
-    """The finished folder of synthetic scans; tests only read it."""
-    out = tmp_path_factory.mktemp("merged") / "shards"
-    build(synthetic_source, out, BuildConfig(), workers=2)
-    return out

@@ -1,7 +1,6 @@
-"""A browser shows the page, light and dark, wide and narrow, and asks for nothing else."""
+"""A browser shows the page, light and dark, wide and narrow, and requests nothing else."""
 
 import re
-import shutil
 
 import pytest
 
@@ -9,23 +8,6 @@ from octprep.format.manifest import REPORT_NAME
 from tests.worlds.pages import HOSTILE
 
 pytestmark = pytest.mark.slow
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in quiet)]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=[("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)], ids=str)
@@ -76,8 +58,8 @@ def test_picture_is_enlarged_with_the_keyboard(opened):
 
 def test_text_has_contrast_in_light_and_dark(browser, built):
     def luminance(colour):
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        channels = [int(channel) / 255 for channel in re.findall(r"\d+", colour)[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     backgrounds = []
@@ -95,7 +77,7 @@ def test_text_has_contrast_in_light_and_dark(browser, built):
     assert backgrounds[0] > 0.8 > 0.1 > backgrounds[1]
 
 
-def test_page_can_be_read_without_its_script(browser, built):
+def test_page_is_readable_without_its_script(browser, built):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((built / REPORT_NAME).as_uri())

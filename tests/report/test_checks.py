@@ -1,4 +1,4 @@
-"""The checks on the page: every violation is named, and nothing is claimed that the table does not show."""
+"""The checks on the page: every violation is named, and checks without a complete table are unknown."""
 
 import dataclasses
 import re
@@ -108,7 +108,7 @@ def test_leak_is_reported_where_the_table_is_not_whole(built):
 
 def test_missing_shards_and_those_of_another_size_are_named(shards):
     manifest = Manifest.load(shards)
-    missing, short = (part[0] for part in (manifest.splits["test"], manifest.splits["train"]))
+    missing, short = (shards[0] for shards in (manifest.splits["test"], manifest.splits["train"]))
     (shards / missing.name).unlink()
     (shards / short.name).write_bytes(b"x")
     report.write_report(shards, without_source=True)

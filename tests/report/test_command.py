@@ -74,7 +74,7 @@ def test_command_of_a_build_from_a_split_file_takes_the_file(source, built, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is not here")
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_report_of_the_sample_of_real_scans(tmp_path):
     build(SAMPLE, tmp_path / "out", BuildConfig())
     page = Page(tmp_path / "out")

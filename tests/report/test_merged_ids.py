@@ -1,4 +1,4 @@
-"""The section on merged patient ids: its pairs, its distances, and what it says of other duplicates.json files."""
+"""The section on merged patient ids: pairs, distances, and edited or missing duplicates.json files."""
 
 import dataclasses
 import itertools
@@ -23,48 +23,48 @@ from tests.worlds.tables import read_cells
 
 
 @pytest.mark.slow
-def test_pairs_are_named_and_pictured_side_by_side(synthetic_source, synthetic):
-    file = DuplicatesFile.from_json((synthetic / DUPLICATES_NAME).read_bytes())
+def test_pairs_are_named_and_pictured_side_by_side(synthetic_source, synthetic_shards):
+    file = DuplicatesFile.from_json((synthetic_shards / DUPLICATES_NAME).read_bytes())
     near = [pair for pair in file.pairs if pair.reason == "near-identical"]
-    part, texts = section(rendered(synthetic, synthetic_source), "duplicates")
+    content, texts = section(rendered(synthetic_shards, synthetic_source), "duplicates")
     assert len(near) == 4
-    rows = {row["path"]: row for row in read_cells(synthetic)}
+    rows = {row["path"]: row for row in read_cells(synthetic_shards)}
     for pair in near:
-        assert f"<b>near-identical</b>, correlation {pair.correlation:.2f}" in part
+        assert f"<b>near-identical</b>, correlation {pair.correlation:.2f}" in content
         for path in (pair.first, pair.second):
-            assert path in part
-            assert f"patient <bdi>{rows[path]['patient']}</bdi>" in part
+            assert path in content
+            assert f"patient <bdi>{rows[path]['patient']}</bdi>" in content
             if rows[path]["shard"]:
                 assert f"{path} as stored, 224 x 224 pixels" in texts
                 assert any(text.startswith(f"Source of {path},") for text in texts)
             else:
                 assert f"{path}, excluded: {rows[path]['exclusion_reason']}" in texts
-    assert f'<th scope="row">near-identical</th><td class="n">{len(near)}</td>' in part
-    assert f'<th scope="row">All</th><td class="n">{len(file.pairs)}</td>' in part
-    assert 'aria-labelledby="distances-title distances-desc"' in part
-    assert "same patient: median 0." in part
-    assert f"is at least {duplicates.MIN_CORRELATION:.2f}." in part
-    assert "absent" not in part
+    assert f'<th scope="row">near-identical</th><td class="n">{len(near)}</td>' in content
+    assert f'<th scope="row">All</th><td class="n">{len(file.pairs)}</td>' in content
+    assert 'aria-labelledby="distances-title distances-desc"' in content
+    assert "same patient: median 0." in content
+    assert f"is at least {duplicates.MIN_CORRELATION:.2f}." in content
+    assert "absent" not in content
 
 
 @pytest.mark.slow
-def test_counts_of_compared_pairs(synthetic):
-    ids = [row["patient"] for row in read_cells(synthetic) if row["mean_intensity"]]
+def test_numbers_of_compared_pairs_are_shown(synthetic_shards):
+    ids = [row["patient"] for row in read_cells(synthetic_shards) if row["mean_intensity"]]
     same = sum(first == second for first, second in itertools.combinations(ids, 2))
     every = len(ids) * (len(ids) - 1) // 2
-    distances = DuplicatesFile.from_json((synthetic / DUPLICATES_NAME).read_bytes()).distances
+    distances = DuplicatesFile.from_json((synthetic_shards / DUPLICATES_NAME).read_bytes()).distances
     assert (distances.within_total, distances.between_total) == (same, every - same)
     assert sum(distances.within) == same
-    assert f"all {same:,} pairs of scans of one patient" in Page(synthetic).text
+    assert f"all {same:,} pairs of scans of one patient" in Page(synthetic_shards).text
 
 
 @pytest.mark.slow
-def test_pairs_without_the_source_show_stored_pixels(synthetic):
-    part, texts = section(rendered(synthetic), "duplicates")
+def test_pairs_without_the_source_show_stored_pixels(synthetic_shards):
+    content, texts = section(rendered(synthetic_shards), "duplicates")
     assert texts
     assert all("as stored" in text for text in texts)
-    excluded = [row["path"] for row in read_cells(synthetic) if row["exclusion_reason"]]
-    assert part.count("the report was made without the source") == sum(path in part for path in excluded)
+    excluded = [row["path"] for row in read_cells(synthetic_shards) if row["exclusion_reason"]]
+    assert content.count("the report was made without the source") == sum(path in content for path in excluded)
 
 
 def changed(data, **changes):
@@ -144,11 +144,11 @@ def test_hostile_file_names_in_pairs_are_escaped(source, built):
         DuplicatePair(first, second, "near-identical", 0.9),
         DuplicatePair("../../etc/passwd", "\u202egpj.jpeg", "same bytes"),
     )
-    part, texts = section(rendered(built, source, pairs=DuplicatesFile(pairs, None).to_json()), "duplicates")
-    assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in part
-    assert "\u202e" not in part
-    assert "\\u202egpj.jpeg" in part
-    assert part.count("not in images.csv") == 2  # nothing is opened that the table does not name
+    content, texts = section(rendered(built, source, pairs=DuplicatesFile(pairs, None).to_json()), "duplicates")
+    assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in content
+    assert "\u202e" not in content
+    assert "\\u202egpj.jpeg" in content
+    assert content.count("not in images.csv") == 2  # nothing is opened that the table does not name
     assert len(texts) == 2
     assert all(text.startswith(visible(path)) for text, path in zip(texts, (first, second), strict=True))
 
@@ -158,21 +158,21 @@ def test_least_similar_pairs_are_shown_and_all_are_counted(built):
     pairs = [
         DuplicatePair(kept[0], path, "near-identical", 0.99 - index / 1000) for index, path in enumerate(kept[1:31])
     ]
-    part, texts = section(rendered(built, pairs=DuplicatesFile(tuple(pairs), None).to_json()), "duplicates")
-    assert part.count('<figure class="pair-card">') == duplicate_pairs.MAX_PAIRS == 12
-    assert "12 of the pairs, least similar first" in part
-    assert "And 18 more in duplicates.json." in part
+    content, texts = section(rendered(built, pairs=DuplicatesFile(tuple(pairs), None).to_json()), "duplicates")
+    assert content.count('<figure class="pair-card">') == duplicate_pairs.MAX_PAIRS == 12
+    assert "12 of the pairs, least similar first" in content
+    assert "And 18 more in duplicates.json." in content
     assert f"{kept[30]} as stored, 48 x 32 pixels" in texts
-    assert f"{kept[1]}<" not in part
+    assert f"{kept[1]}<" not in content
 
 
 @pytest.mark.slow
 def test_page_says_whether_near_identical_scans_were_searched_for(source, built, tmp_path):
     build(source, tmp_path / "out", dataclasses.replace(CONFIG, near_duplicates=False), workers=1)
-    part = section(Page(tmp_path / "out").html, "duplicates")[0]
-    assert "were not searched for: the folder was built with <code>--no-near-duplicates</code>." in part
-    assert "correlation" not in part
-    assert "distances" not in part
+    content = section(Page(tmp_path / "out").html, "duplicates")[0]
+    assert "were not searched for: the folder was built with <code>--no-near-duplicates</code>." in content
+    assert "correlation" not in content
+    assert "distances" not in content
     assert "stored images of less than 8,192 pixels hold too little" in section(Page(built).html, "duplicates")[0]
 
 

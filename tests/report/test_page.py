@@ -92,12 +92,12 @@ def test_page_without_an_image_in_a_split(shards):
 
 
 @pytest.mark.slow
-def test_synthetic_scans_are_shown_step_by_step_on_a_small_page(synthetic):
-    page = Page(synthetic)
+def test_synthetic_scans_are_shown_step_by_step_on_a_small_page(synthetic_shards):
+    page = Page(synthetic_shards)
     assert len(page.html) < 3_000_000
     texts = [picture["alt"] for picture in page.pictures]
     assert sum("its crop framed" in text for text in texts) >= 16
     assert sum("as stored, 224 x 224 pixels" in text for text in texts) >= 16
     assert any("with its fill inpainted" in text for text in texts)
     assert 'class="absent"' not in page.html
-    assert (synthetic / REPORT_NAME).stat().st_size < 3_000_000
+    assert (synthetic_shards / REPORT_NAME).stat().st_size < 3_000_000

@@ -32,7 +32,7 @@ def with_crop(row, crop, **fields):
     flattened=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_crop_of_a_valid_row_can_be_framed(row, source, crop, flattened):
+def test_any_crop_of_a_valid_row_can_be_drawn_as_a_frame(row, source, crop, flattened):
     image = with_crop(row, (*sorted(crop[:2]), *sorted(crop[2:])), width=150)
     offsets = np.linspace(-9.0, 9.0, 48) if flattened else np.zeros(48)
     stored = pictures.StoredScan(np.zeros((32, 48), np.uint8), np.linspace(40.0, 80.0, 48), offsets)

@@ -1,4 +1,4 @@
-"""Counts, samples, AUC, and how well the class is guessed from the source size."""
+"""Counts, samples, AUC, and the accuracy of guessing the class from the source size."""
 
 import dataclasses
 

@@ -28,8 +28,8 @@ def test_build_and_report_write_the_same_bytes(source, shards):
 
 
 @pytest.mark.slow
-def test_build_and_report_write_the_same_bytes_of_synthetic_scans(synthetic_source, synthetic):
-    assert rendered(synthetic, synthetic_source) == (synthetic / REPORT_NAME).read_text(encoding="utf-8")
+def test_build_and_report_write_the_same_bytes_of_synthetic_scans(synthetic_source, synthetic_shards):
+    assert rendered(synthetic_shards, synthetic_source) == (synthetic_shards / REPORT_NAME).read_text(encoding="utf-8")
 
 
 def test_finished_build_writes_only_a_report_that_is_missing(source, shards):
@@ -62,7 +62,7 @@ def test_page_with_the_source_is_replaced_by_one_without_it_only_on_request(sour
     done = CliRunner().invoke(cli.app, ["report", str(shards), "--without-source"])
     assert (done.exit_code, done.stderr) == (0, "")
     assert "Made without the source" in Page(shards).text
-    report.write_report(shards)  # nothing is lost now
+    report.write_report(shards)  # the page has no pictures of the source any more
     report.write_report(shards, source)
     assert files_of(shards) == before
 
@@ -176,7 +176,7 @@ def test_nothing_outside_the_source_is_shown(shards, source, tmp_path):
         ("shards", "empty", SourceError, "has none of the files"),
     ],
 )
-def test_reports_error_in_one_sentence(built, tmp_path, folder, src, error, words):
+def test_every_error_of_the_report_is_one_line(built, tmp_path, folder, src, error, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "shards").symlink_to(built)
     before = files_of(built)

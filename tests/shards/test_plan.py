@@ -1,4 +1,4 @@
-"""Shard plans: balanced inside every shard, no scan lost, none repeated where it must not be."""
+"""Shard plans: every shard is balanced, no scan is lost, and scans are repeated only by oversampling."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def populations(draw):
 
 
 def labels(plan):
-    return Counter(one.label for one, _ in plan.items)
+    return Counter(item.label for item, _ in plan.items)
 
 
 sizes = st.sampled_from([500, 1_000, 5_000, 1_000_000])
@@ -31,23 +31,23 @@ sizes = st.sampled_from([500, 1_000, 5_000, 1_000_000])
 @given(populations(), sizes, st.integers(0, 3))
 def test_oversampling_gives_every_shard_the_same_count_of_every_class_and_keeps_every_scan(scans, shard_bytes, seed):
     plans, exclusions = plan_shards("train", scans, "oversample", 100, shard_bytes, seed)
-    classes = {one.label for one in scans}
+    classes = {item.label for item in scans}
     assert not exclusions
     assert all(set(labels(plan)) == classes and len(set(labels(plan).values())) == 1 for plan in plans)
     items = [item for plan in plans for item in plan.items]
-    records = Counter(one.path for one, _ in items)
-    assert set(records) == {one.path for one in scans}
-    counts = Counter(one.label for one in scans)
-    largest = {one.path for one in scans if counts[one.label] == max(counts.values())}
+    records = Counter(item.path for item, _ in items)
+    assert set(records) == {item.path for item in scans}
+    counts = Counter(item.label for item in scans)
+    largest = {item.path for item in scans if counts[item.label] == max(counts.values())}
     assert {records[path] for path in largest} == {1}
     per_class = [len(plan.items) // len(classes) for plan in plans]
     assert sum(per_class) == max(counts.values()) and max(per_class) - min(per_class) <= 1
-    assert sorted((one.path, repeat) for one, repeat in items) == sorted(
+    assert sorted((item.path, repeat) for item, repeat in items) == sorted(
         (path, repeat) for path, number in records.items() for repeat in range(number)
     )
-    smallest = min(Counter(one.label for one in scans).values())
+    smallest = min(Counter(item.label for item in scans).values())
     if smallest >= len(plans):  # repeats of an image are in its shard only, so it is read once
-        shards_of = Counter(path for plan in plans for path in {one.path for one, _ in plan.items})
+        shards_of = Counter(path for plan in plans for path in {item.path for item, _ in plan.items})
         assert set(shards_of.values()) == {1}
 
 
@@ -55,12 +55,12 @@ def test_oversampling_gives_every_shard_the_same_count_of_every_class_and_keeps_
 @given(populations(), sizes, st.integers(0, 3))
 def test_undersampling_balances_every_shard_without_repeats_and_lists_what_it_excludes(scans, shard_bytes, seed):
     plans, exclusions = plan_shards("train", scans, "undersample", 100, shard_bytes, seed)
-    classes = {one.label for one in scans}
+    classes = {item.label for item in scans}
     assert all(set(labels(plan)) == classes and len(set(labels(plan).values())) == 1 for plan in plans)
-    kept = [one.path for plan in plans for one, repeat in plan.items if repeat == 0]
+    kept = [item.path for plan in plans for item, repeat in plan.items if repeat == 0]
     assert len(kept) == len(set(kept)) == sum(len(plan.items) for plan in plans)
-    assert sorted(kept + [exclusion.path for exclusion in exclusions]) == sorted(one.path for one in scans)
-    smallest = min(Counter(one.label for one in scans).values())
+    assert sorted(kept + [exclusion.path for exclusion in exclusions]) == sorted(item.path for item in scans)
+    smallest = min(Counter(item.label for item in scans).values())
     assert len(kept) == len(classes) * smallest
     per_class = [len(plan.items) // len(classes) for plan in plans]
     assert max(per_class) - min(per_class) <= 1
@@ -72,8 +72,8 @@ def test_without_balancing_every_scan_has_one_record_and_shards_have_the_same_cl
     plans, exclusions = plan_shards("val", scans, "none", 100, shard_bytes, seed)
     assert not exclusions
     items = [item for plan in plans for item in plan.items]
-    assert sorted(items) == sorted((one, 0) for one in scans)
-    for label in {one.label for one in scans}:
+    assert sorted(items) == sorted((item, 0) for item in scans)
+    for label in {item.label for item in scans}:
         counts = [labels(plan)[label] for plan in plans]
         assert max(counts) - min(counts) <= 1
 
@@ -107,4 +107,4 @@ def test_undersampling_keeps_as_many_patients_as_possible():
     scans = [scan(f"train/CNV/CNV-{patient}-{n}.jpeg") for patient in range(10) for n in range(30)]
     scans += [scan(f"train/NORMAL/NORMAL-{100 + patient}-1.jpeg") for patient in range(10)]
     plans, _ = plan_shards("train", scans, "undersample", 100, 1e6, 0)
-    assert len({one.patient for one, _ in plans[0].items if one.label == "CNV"}) == 10
+    assert len({item.patient for item, _ in plans[0].items if item.label == "CNV"}) == 10

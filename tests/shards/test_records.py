@@ -1,4 +1,4 @@
-"""Records and pixels: what is encoded is decoded, what is hostile is refused, and TensorFlow reads the same."""
+"""Records and pixels: encoding and decoding are inverse, invalid bytes are errors, and TensorFlow reads the same."""
 
 import dataclasses
 import struct
@@ -45,7 +45,7 @@ def features(record: Record = RECORD) -> dict[str, object]:
     [(RECORD, RECIPE), (dataclasses.replace(RECORD, row_offset=(0.5, -2.0) * 24), FLAT)],
     ids=["plain", "flattened"],
 )
-def test_what_is_encoded_is_decoded(record, recipe):
+def test_a_record_is_decoded_as_it_was_encoded(record, recipe):
     assert decode_record(encode_record(record), recipe) == record
 
 
@@ -67,13 +67,13 @@ def test_what_is_encoded_is_decoded(record, recipe):
         ({"sha256": b"short"}, "has a feature of the wrong length"),
     ],
 )
-def test_a_record_with_other_features_is_refused(edit, problem):
+def test_a_record_with_other_features_is_an_error(edit, problem):
     edited = {key: value for key, value in (features() | edit).items() if value is not None}
     with pytest.raises(RecordError, match=problem):
         decode_record(tfrecord.encode(edited), RECIPE)
 
 
-def test_bytes_that_are_no_example_are_refused():
+def test_bytes_that_are_not_an_example_are_an_error():
     with pytest.raises(RecordError, match=r"is not a record of format 3: not a tf\.train\.Example"):
         decode_record(b"\xff\xff\xff", RECIPE)
 
@@ -109,7 +109,7 @@ def png(width, height, depth=8, colour=0, data=b""):
     ids=["empty", "short", "header", "cut", "smaller", "colour", "16 bits", "jpeg", "bomb"],
 )
 @pytest.mark.parametrize("encoding", ["raw", "png"])
-def test_other_bytes_are_no_pixels(image, encoding):
+def test_other_bytes_than_pixels_are_an_error(image, encoding):
     assert decode_pixels(image, 32, 48, encoding) is None
 
 
@@ -154,7 +154,7 @@ def test_an_unknown_split_is_named_with_the_known_ones(shards):
         read_records(shards, "tset")
 
 
-def test_a_folder_without_a_manifest_is_refused(tmp_path):
+def test_a_folder_without_a_manifest_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="manifest"):
         read_records(tmp_path, "train")
 

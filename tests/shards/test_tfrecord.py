@@ -1,4 +1,4 @@
-"""Our bytes are TensorFlow's own, both ways."""
+"""TFRecord files: octprep writes the bytes that TensorFlow writes, and each reads the other's."""
 
 import contextlib
 
@@ -99,7 +99,7 @@ def test_a_truncated_file_raises_an_error(tmp_path, keep):
         list(tfrecord.read(path))
 
 
-def test_values_that_an_example_cannot_hold_are_refused():
+def test_values_that_an_example_cannot_hold_are_an_error():
     with pytest.raises(ValueError, match="'empty' is empty"):
         tfrecord.encode({"empty": []})
     with pytest.raises(TypeError, match="bytes, ints or floats"):

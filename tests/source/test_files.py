@@ -1,4 +1,4 @@
-"""A file's path makes it a scan or an exclusion with a reason."""
+"""Paths of files are parsed as scans, or are exclusions with a reason."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Any file name survives build, verify and inspection, and nothing that a terminal would obey is printed."""
+"""Any file name survives build, verify and inspection, and control characters are not printed."""
 
 import csv
 import dataclasses
@@ -53,17 +53,17 @@ def test_any_file_name_survives_build_and_verify(odd_source, tmp_path):
     paths = [row["path"] for row in rows]
     assert len(paths) == len(set(paths)) == len(archive()) + len(ODD)
     assert all(path.isprintable() or "\u202e" in path for path in paths)
-    there = {path for path in odd_source.rglob("*") if path.is_file()}
-    assert {odd_source / text_to_path(path) for path in paths} == there
+    source_files = {path for path in odd_source.rglob("*") if path.is_file()}
+    assert {odd_source / text_to_path(path) for path in paths} == source_files
     reasons = {row["path"].rpartition("/")[2]: row["exclusion_reason"] for row in rows if row["exclusion_reason"]}
     assert reasons["Icon\\x0d"] == MACOS_METADATA
     assert {"CNV-\\xff-1.jpeg", "CNV-\\xfe-1.jpeg", "a\\x0ab\\x1b[31m.jpeg", 'x,"y\\\\x0d.jpeg'} < reasons.keys()
     assert verify(out, workers=1).violations == ()
     assert not build(odd_source, out, dataclasses.replace(CONFIG, near_duplicates=True), workers=1).built
-    (tmp_path / "who.csv").write_bytes((out / "images.csv").read_bytes())
-    who = split_file.load(tmp_path / "who.csv")
-    config = dataclasses.replace(CONFIG, split="file", split_file_sha256=who.sha256)
-    build(odd_source, tmp_path / "again", config, split_file=who, workers=1)
+    (tmp_path / "splits.csv").write_bytes((out / "images.csv").read_bytes())
+    assigned = split_file.load(tmp_path / "splits.csv")
+    config = dataclasses.replace(CONFIG, split="file", split_file_sha256=assigned.sha256)
+    build(odd_source, tmp_path / "again", config, split_file=assigned, workers=1)
     moved = {row["path"]: row["split"] for row in read_cells(tmp_path / "again")}
     assert moved == {row["path"]: row["split"] for row in rows}
 
@@ -87,22 +87,22 @@ def test_control_characters_in_names_are_not_printed(odd_source, tmp_path, optio
 
 def test_a_table_with_other_bytes_is_a_value_error(source, tmp_path):
     build(source, tmp_path / "out", CONFIG, workers=1)
-    good = (tmp_path / "out" / "images.csv").read_bytes()
-    head, first, *rest = good.split(b"\n")
-    assert images_csv.decode(good).count == len(archive())
-    for bad in (
+    original = (tmp_path / "out" / "images.csv").read_bytes()
+    head, first, *rest = original.split(b"\n")
+    assert images_csv.decode(original).count == len(archive())
+    for content in (
         b"",
-        good + b"\0",
-        good + b"\xff",
-        good.replace(b"path", b"Path", 1),
+        original + b"\0",
+        original + b"\xff",
+        original.replace(b"path", b"Path", 1),
         b"\n".join([head, first + b",1", *rest]),
         b"\n".join([head, first.rpartition(b",")[0], *rest]),
         b"\n".join([head, b'"' + b"x" * csv.field_size_limit() + b'"', *rest]),
         b"\n".join([head, b"a\rb" + first, *rest]),
-        good + b'"',
+        original + b'"',
     ):
         with pytest.raises(ValueError, match=r"."):
-            images_csv.decode(bad)
-    table = images_csv.decode(good)
-    assert images_csv.encode([*table.rows, *table.excluded]) == good
+            images_csv.decode(content)
+    table = images_csv.decode(original)
+    assert images_csv.encode([*table.rows, *table.excluded]) == original
     assert path_to_text("a\rb") == "a\\x0db"

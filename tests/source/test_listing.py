@@ -78,10 +78,10 @@ def without_root():
 
 
 def test_an_unreadable_folder_is_an_error_if_it_may_hold_scans(tmp_path):
-    where = Path(tempfile.mkdtemp())  # which, other than tmp_path, every user may enter
+    root = Path(tempfile.mkdtemp())  # unlike tmp_path, every user may enter it
     try:
-        where.chmod(0o755)
-        src = write_folder(where / "src", archive())
+        root.chmod(0o755)
+        src = write_folder(root / "src", archive())
         for name in ("train/DME", "lost+found"):
             (src / name).mkdir(exist_ok=True)
             (src / name).chmod(0)
@@ -95,7 +95,7 @@ def test_an_unreadable_folder_is_an_error_if_it_may_hold_scans(tmp_path):
             (exclusion,) = list_source(src).exclusions
         assert exclusion == Exclusion("lost+found", "cannot be read: Permission denied")
     finally:
-        shutil.rmtree(where)
+        shutil.rmtree(root)
 
 
 # Links
@@ -149,18 +149,18 @@ def test_links_to_splits_or_data_sets_are_named(source, tmp_path):
     with pytest.raises(SourceError, match=r"2 links \(test and train\), .*give --follow-links"):
         list_source(links)
     assert len(list_source(links, follow_links=True).scan_files) == len(archive())
-    beside = tmp_path / "beside"
-    write_folder(beside / "one", archive())
-    (beside / "two").symlink_to(source)
+    two_sets = tmp_path / "two"
+    write_folder(two_sets / "one", archive())
+    (two_sets / "two").symlink_to(source)
     with pytest.raises(SourceError, match=r"1 link \(two\)"):
-        list_source(beside)
+        list_source(two_sets)
     with pytest.raises(SourceError, match="holds 2 data sets"):
-        list_source(beside, follow_links=True)
-    (tmp_path / "door").symlink_to(source)
-    assert len(list_source(tmp_path / "door").scan_files) == len(archive())  # --src itself may be one
+        list_source(two_sets, follow_links=True)
+    (tmp_path / "alias").symlink_to(source)
+    assert len(list_source(tmp_path / "alias").scan_files) == len(archive())  # --src itself may be one
 
 
-def test_links_to_no_scan_are_excluded_with_a_reason(source, tmp_path):
+def test_links_to_other_files_are_excluded_with_a_reason(source, tmp_path):
     (tmp_path / "notes").mkdir()
     (source / "papers").symlink_to(tmp_path / "notes")
     (source / "README").symlink_to("/nowhere")

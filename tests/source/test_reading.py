@@ -1,4 +1,4 @@
-"""What cannot be read is never taken for a bad scan: failing disks, too little memory, files that change."""
+"""Files that cannot be read stop the work and are not excluded: failing disks, too little memory, files that change."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def exclusions_of(out):
     return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
 
 
-# A machine that fails
+# Failures of the machine
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +114,7 @@ def test_a_disk_that_keeps_failing_stops_inspection_and_build_and_the_build_resu
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how much memory is used is read from /proc")
 @pytest.mark.parametrize(
-    ("flags", "room"),  # too little for the pixels; enough for these, but not for what libjpeg needs besides
+    ("flags", "room"),  # too little for the pixels; enough for these, but not for libjpeg's own buffers
     [([], 8_000_000), ([cv2.IMWRITE_JPEG_PROGRESSIVE, 1], 30_000_000)],
     ids=["baseline", "progressive"],
 )
@@ -158,10 +158,10 @@ def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):
 def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
     true = preprocessing.preprocess
     last = list_source(source).scan_files[-1].path  # of the second batch
-    bad = preprocessing.decode((source / last).read_bytes())
+    failing = preprocessing.decode((source / last).read_bytes())
 
     def mistaken(gray, recipe):
-        if gray.shape == bad.shape and (gray == bad).all():
+        if gray.shape == failing.shape and (gray == failing).all():
             raise ZeroDivisionError("division\nby zero")
         return true(gray, recipe)
 
@@ -222,7 +222,7 @@ def link(path):
 
 def linked_parent(path):
     away = path.parents[3] / "away"
-    shutil.copytree(path.parent, away)  # with equal times of change
+    shutil.copytree(path.parent, away)  # with the same modification times
     shutil.rmtree(path.parent)
     path.parent.symlink_to(away, target_is_directory=True)
 

@@ -97,31 +97,31 @@ def test_deviations_of_a_build_and_of_its_table_are_equal(strategy, balance, lim
     for name, members in splits.members.items():
         _, undersampled = plan_shards(name, members, balance if name == "train" else "none", 100, 1000, 0)
         reasons = {exclusion.path: exclusion.reason for exclusion in undersampled}
-        for one in members:
+        for member in members:
             columns = {
-                "label": one.label,
-                "patient": one.patient,
-                "patient_group": splits.group_of[one.path],
-                "source_split": one.source_split,
+                "label": member.label,
+                "patient": member.patient,
+                "patient_group": splits.group_of[member.path],
+                "source_split": member.source_split,
             }
-            if one.path in reasons:
-                row = scan_row(one.path, **columns)
-                excluded.append(ExcludedRow(path=one.path, exclusion_reason=reasons[one.path], scan=row))
+            if member.path in reasons:
+                row = scan_row(member.path, **columns)
+                excluded.append(ExcludedRow(path=member.path, exclusion_reason=reasons[member.path], scan=row))
             else:
-                images.append(image_row(one.path, split=name, **columns))
+                images.append(image_row(member.path, split=name, **columns))
     deviations = deviations_from_splits(splits, settled)
     assert deviations == deviations_from_table(Table(tuple(images), tuple(excluded)), settled)
     assert len(deviations) == (0 if strategy == "as-given" else 1)
     if deviations and not limit:
         [deviation] = deviations
         counts = {
-            name: Counter(one.label for one in splits.members[name])[deviation.label] for name in deviation.splits
+            name: Counter(member.label for member in splits.members[name])[deviation.label] for name in deviation.splits
         }
         assert deviation.share == counts[deviation.split] / sum(counts.values())
 
 
 def test_kfold_without_a_test_folder_has_a_deviation_for_both_of_its_assignments():
-    population = [one for one in scans(archive(9)) if one.source_split != "test"]
+    population = [member for member in scans(archive(9)) if member.source_split != "test"]
     settled = config("kfold", folds=3)
     deviations = deviations_from_splits(split_scans(population, settled), settled)
     assert [deviation.splits for deviation in deviations] == [("rest", "test"), ("fold0", "fold1", "fold2")]

@@ -20,7 +20,7 @@ def test_scans_of_one_patient_or_with_one_content_are_grouped_across_classes_and
         scan("train/DME/DME-4-1.jpeg"),
     ]
     groups = group_patients(chain)
-    assert [[one.patient for one in group.scans] for group in groups] == [["1", "2", "2", "3"], ["4"]]
+    assert [[member.patient for member in group.scans] for group in groups] == [["1", "2", "2", "3"], ["4"]]
 
 
 def test_near_duplicates_group_their_patients_and_so_do_chains():

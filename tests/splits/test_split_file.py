@@ -1,4 +1,4 @@
-"""The CSV file of a split: what is read from it, and what is wrong with one that cannot be used."""
+"""The CSV file of a split: what is read from it, and the errors of one that cannot be used."""
 
 import pytest
 

@@ -59,8 +59,10 @@ def near_duplicates(draw, population):
 
 def linked_paths(population, near):
     """Sets of paths that one split must hold, by brute force: by id, by content and by near-duplicates."""
-    links = [{one.path for one in population if one.patient == patient} for patient in {p.patient for p in population}]
-    links += [{one.path for one in population if one.sha256 == sha256} for sha256 in {p.sha256 for p in population}]
+    links = [
+        {item.path for item in population if item.patient == patient} for patient in {p.patient for p in population}
+    ]
+    links += [{item.path for item in population if item.sha256 == sha256} for sha256 in {p.sha256 for p in population}]
     links += [{pair.first, pair.second} for pair in near]
     components = []
     while links:
@@ -92,22 +94,22 @@ def test_guarantees_1_to_4_hold_for_every_population_and_order_of_files(
     except SourceError:
         assume(False)  # too few patients of a class, see below
     assert not splits.leaks
-    split_of = {one.path: name for name, members in splits.members.items() for one in members}
+    split_of = {item.path: name for name, members in splits.members.items() for item in members}
     for paths in linked_paths(population, near):
         assert len({split_of[path] for path in paths if path in split_of}) <= 1
         assert len({splits.group_of[path] for path in paths}) == 1
-    kept = [one.path for members in splits.members.values() for one in members]
-    assert sorted(kept + [exclusion.path for exclusion in splits.excluded]) == sorted(one.path for one in population)
-    labels = {one.label for members in splits.members.values() for one in members}
-    assert all({one.label for one in members} == labels for members in splits.members.values())
+    kept = [item.path for members in splits.members.values() for item in members]
+    assert sorted(kept + [exclusion.path for exclusion in splits.excluded]) == sorted(item.path for item in population)
+    labels = {item.label for members in splits.members.values() for item in members}
+    assert all({item.label for item in members} == labels for members in splits.members.values())
     for name, members in splits.members.items():
         balance = "oversample" if name == "train" else "none"
         plans, undersampled = plan_shards(name, members, balance, 100, 1000, seed)
-        records = Counter(one.path for plan in plans for one, _ in plan.items)
+        records = Counter(item.path for plan in plans for item, _ in plan.items)
         assert not undersampled
-        assert set(records) == {one.path for one in members}
+        assert set(records) == {item.path for item in members}
         assert name == "train" or set(records.values()) == {1}
-        counts = [Counter(one.label for one, _ in plan.items) for plan in plans]
+        counts = [Counter(item.label for item, _ in plan.items) for plan in plans]
         assert name != "train" or all(count == dict.fromkeys(labels, count["CNV"]) for count in counts)
     other_order = list(population)
     shuffler.shuffle(other_order)
@@ -126,8 +128,8 @@ def test_auto_keeps_the_test_folder_where_there_is_one_and_else_groups_all_patie
 def test_the_test_folder_is_kept_whole_and_its_patients_are_not_in_training():
     names = [*archive(), "train/CNV-50-7", "val/CNV-50-8", "train/NORMAL-0-9"]
     splits = split_scans(scans(names), config("keep-test"))
-    assert {one.path for one in splits.members["test"]} == {
-        one.path for one in scans(names) if one.source_split == "test"
+    assert {item.path for item in splits.members["test"]} == {
+        item.path for item in scans(names) if item.source_split == "test"
     }
     assert {(exclusion.path, exclusion.reason) for exclusion in splits.excluded} == {
         ("train/CNV/CNV-50-7.jpeg", "its patient is in the test set"),
@@ -146,8 +148,8 @@ def test_a_scan_linked_to_a_test_patient_is_excluded_and_its_reason_names_that_p
 def test_kfold_puts_every_training_scan_in_one_fold():
     splits = split_scans(scans(), config("kfold", folds=3))
     assert set(splits.members) == {"fold0", "fold1", "fold2", "test"}
-    folds = Counter(one.path for name, members in splits.members.items() if name != "test" for one in members)
-    assert set(folds) == {one.path for one in scans() if one.source_split == "train"}
+    folds = Counter(item.path for name, members in splits.members.items() if name != "test" for item in members)
+    assert set(folds) == {item.path for item in scans() if item.source_split == "train"}
     assert set(folds.values()) == {1}
 
 
@@ -167,7 +169,7 @@ def test_folders_that_leak_are_an_error_that_names_the_patients_unless_leaks_are
         split_scans(scans(names), config("as-given"))
     splits = split_scans(scans(names), config("as-given", allow_leaks=True))
     assert splits.leaks.patients == ("50", "150")
-    assert {one.source_split for one in splits.members["train"]} == {"train"}
+    assert {item.source_split for item in splits.members["train"]} == {"train"}
     assert sum(map(len, splits.members.values())) == len(names)
     assert not split_scans(scans(), config("as-given")).leaks
 
@@ -179,7 +181,7 @@ def test_equal_contents_in_two_folders_under_different_patients_leak():
 
 
 def test_a_test_folder_without_a_class_is_an_error_and_a_val_folder_without_one_is_not():
-    lacking = [one for one in scans() if one.label != "DME" or one.source_split != "test"]
+    lacking = [item for item in scans() if item.label != "DME" or item.source_split != "test"]
     with pytest.raises(SourceError, match="--split as-given leaves test without a scan of DME; each needs at least 1"):
         split_scans(lacking, config("as-given"))
     assert split_scans([*scans(), scan("val/CNV/CNV-900-1.jpeg")], config("as-given")).members["val"]
@@ -193,7 +195,7 @@ def test_a_file_assigns_the_splits_and_scans_that_it_does_not_name_are_excluded(
     file = split_file("patient", train=["1"], test=["2", "3", "9"])
     settled = config("file", split_file_sha256=file.sha256)
     splits = split_scans(scans(names), settled, split_file=file)
-    assert {name: [one.patient for one in members] for name, members in splits.members.items()} == {
+    assert {name: [item.patient for item in members] for name, members in splits.members.items()} == {
         "train": ["1", "1"],
         "test": ["2", "3"],
     }
@@ -252,11 +254,14 @@ def test_two_ids_linked_by_a_scan_in_no_split_leak(near):
 def test_a_class_with_too_few_patients_is_named_with_what_is_needed():
     message = "class DME has 1 patient to share among train, val and test; at least 3 are needed. Add 2 or more"
     with pytest.raises(SourceError, match=message):
-        split_scans([one for one in scans() if one.label != "DME" or one.patient == "100"], config("by-patient"))
+        split_scans([item for item in scans() if item.label != "DME" or item.patient == "100"], config("by-patient"))
     with pytest.raises(SourceError, match=r"the test set has no scan of DME"):
-        split_scans([one for one in scans() if one.label != "DME" or one.source_split != "test"], config("keep-test"))
+        split_scans(
+            [item for item in scans() if item.label != "DME" or item.source_split != "test"],
+            config("keep-test"),
+        )
     with pytest.raises(SourceError, match="it has none; use --split by-patient"):
-        split_scans([one for one in scans() if one.source_split != "test"], config("keep-test"))
+        split_scans([item for item in scans() if item.source_split != "test"], config("keep-test"))
 
 
 def test_a_class_whose_patients_are_all_needed_for_another_is_named_with_what_is_needed():
@@ -280,16 +285,16 @@ def test_shares_come_near_the_targets_although_patients_are_skewed():
         for number in range(min(1 + int(shuffler.paretovariate(0.9)), 200)):
             population.append(scan(f"train/{label}/{label}-{patient}-{number}.jpeg"))
     assigned = assign_groups(group_patients(population), {"train": 8, "val": 1, "test": 1}, seed=0)
-    total = Counter(one.label for one in population)
+    total = Counter(item.label for item in population)
     for name, target in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
-        counts = Counter(one.label for group in assigned[name] for one in group.scans)
+        counts = Counter(item.label for group in assigned[name] for item in group.scans)
         assert all(abs(counts[label] / total[label] - target) < 0.002 for label in total)
 
 
 def test_another_seed_assigns_other_patients():
     population = scans(archive(12))
     val = [split_scans(population, config("by-patient", seed=seed)).members["val"] for seed in range(4)]
-    assert len({frozenset(one.patient for one in members) for members in val}) > 1
+    assert len({frozenset(item.patient for item in members) for members in val}) > 1
 
 
 def test_the_order_of_the_groups_does_not_change_their_splits():
@@ -314,16 +319,16 @@ def test_a_patient_keeps_at_most_the_limit_evenly_spaced_over_the_numbers_of_eve
         scan(f"train/{label}/{label}-7-{3 * n}.jpeg") for label, number in counts.items() for n in range(number)
     ]
     kept = cap_images_per_patient(population, limit)
-    kept_counts = Counter(one.label for one in kept)
-    assert len({one.path for one in kept}) == len(kept) == min(limit, len(population))
+    kept_counts = Counter(item.label for item in kept)
+    assert len({item.path for item in kept}) == len(kept) == min(limit, len(population))
     assert kept_counts == capped_counts(counts, limit)
     assert len(kept_counts) == min(limit, len(counts)) or len(kept) == len(population)
     for label, number in kept_counts.items():
-        indices = sorted(one.image_number // 3 for one in kept if one.label == label)
+        indices = sorted(item.image_number // 3 for item in kept if item.label == label)
         steps = {later - earlier for earlier, later in itertools.pairwise(indices)}
         assert steps <= {counts[label] // number, -(-counts[label] // number)}
         assert abs(indices[0] - (counts[label] - 1 - indices[-1])) <= 1
-    assert {one.path for one in cap_images_per_patient(population[::-1], limit)} == {one.path for one in kept}
+    assert {item.path for item in cap_images_per_patient(population[::-1], limit)} == {item.path for item in kept}
 
 
 def test_the_cap_is_on_train_and_folds_and_shares_are_computed_with_it():
@@ -332,15 +337,15 @@ def test_the_cap_is_on_train_and_folds_and_shares_are_computed_with_it():
         uncapped = split_scans(scans(names), config(strategy))
         capped = split_scans(scans(names), config(strategy, max_per_patient=10))
         for name, members in capped.members.items():
-            largest = max(Counter(one.patient for one in members).values())
+            largest = max(Counter(item.patient for item in members).values())
             assert largest <= 10 if name not in ("val", "test") else members
         assert set(capped.members["test"]) == set(uncapped.members["test"])
-        beyond = [one for one in capped.excluded if one.reason == "beyond --max-per-patient 10 of its patient"]
+        beyond = [item for item in capped.excluded if item.reason == "beyond --max-per-patient 10 of its patient"]
         assert len(beyond) == sum(map(len, uncapped.members.values())) - sum(map(len, capped.members.values())) > 200
     counts = {label: Counter() for label in ("CNV", "DME", "DRUSEN", "NORMAL")}
     for name, members in split_scans(scans(names), config("keep-test", max_per_patient=10)).members.items():
-        for one in cap_images_per_patient(members, 10):
-            counts[one.label][name] += 1
+        for item in cap_images_per_patient(members, 10):
+            counts[item.label][name] += 1
     assert all(abs(part["val"] / (part["val"] + part["train"]) - 1 / 9) < 0.03 for part in counts.values())
 
 
@@ -350,6 +355,6 @@ def test_the_cap_is_on_a_patient_group_with_several_ids():
     for pairs, kept in (([], 6), (near, 3)):
         settled = config("by-patient", max_per_patient=3, fractions=(0.98, 0.01, 0.01))
         splits = split_scans(scans(names), settled, near=pairs)
-        holding = {name for name, members in splits.members.items() if {"7", "8"} & {one.patient for one in members}}
+        holding = {name for name, members in splits.members.items() if {"7", "8"} & {item.patient for item in members}}
         assert holding == {"train"}  # val and test would keep all
-        assert sum(one.patient in "78" for one in splits.members["train"]) == kept
+        assert sum(item.patient in "78" for item in splits.members["train"]) == kept

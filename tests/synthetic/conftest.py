@@ -1,3 +1,5 @@
+"""Folders of synthetic scans that several tests read."""
+
 import pytest
 
 from octprep.synthetic import MIN_PATIENTS, draw
@@ -6,12 +8,12 @@ from octprep.synthetic import MIN_PATIENTS, draw
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory):
     """A folder with faults, and its summary."""
-    out = tmp_path_factory.mktemp("phantoms") / "faulty"
+    out = tmp_path_factory.mktemp("synthetic") / "faulty"
     return out, draw(out, patients=MIN_PATIENTS, seed=3, workers=2)
 
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory):
     """A folder without faults, and its summary."""
-    out = tmp_path_factory.mktemp("phantoms") / "clean"
+    out = tmp_path_factory.mktemp("synthetic") / "clean"
     return out, draw(out, patients=40, seed=4, faults=False, workers=2)

@@ -1,4 +1,4 @@
-"""What is drawn in one B-scan, and that its ground truth is true."""
+"""One synthetic B-scan: its disease, and its ground truth compared with its pixels."""
 
 import dataclasses
 import itertools

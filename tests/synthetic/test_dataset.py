@@ -1,4 +1,4 @@
-"""The folder that is drawn: its layout, its images, and what happens where it cannot be written."""
+"""The folder of synthetic scans: its layout, its images, and errors where it cannot be written."""
 
 import itertools
 import json
@@ -55,9 +55,9 @@ def test_every_patient_has_one_width_and_widths_are_as_frequent_as_in_the_archiv
     assert 0.26 < frequencies[768] / 2000 < 0.36
 
 
-@pytest.mark.parametrize("world", ["faulty", "clean"])
-def test_class_counts_of_each_split(world, request):
-    out, _ = request.getfixturevalue(world)
+@pytest.mark.parametrize("folder", ["faulty", "clean"])
+def test_class_counts_of_each_split(folder, request):
+    out, _ = request.getfixturevalue(folder)
     count = Counter((path.parts[-3], path.parts[-2]) for path in files_of_scans(out))
     assert len({count["test", label] for label in CLASSES}) == 1
     assert all(0 < count["val", label] <= 8 for label in CLASSES)
@@ -170,7 +170,7 @@ def test_an_unwritable_folder_is_an_error_and_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_drawing_leaves_nothing(error, workers, tmp_path):
+def test_an_interrupted_drawing_leaves_no_files(error, workers, tmp_path):
     def stop(*_) -> None:
         assert {path.name.partition(".part-")[0] for path in (tmp_path / "deep").iterdir()} == {".out", "out"}
         assert not list((tmp_path / "deep" / "out").iterdir())
@@ -186,14 +186,14 @@ def test_the_truth_file_holds_layers_and_fill_of_every_scan(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     expected = list(synthetic.scans(MIN_PATIENTS, seed=4))
     assert [row["path"] for row in lines] == [path for path, _ in expected]
-    for row, (path, phantom) in zip(lines, expected, strict=True):
+    for row, (path, scan) in zip(lines, expected, strict=True):
         assert (tmp_path / "out" / path).is_file()
         for name in ("ilm", "rpe", "bruch"):
-            np.testing.assert_allclose(row[name], getattr(phantom, name), atol=0.051)
-        fill = np.zeros(phantom.pixels.size, np.uint8)
+            np.testing.assert_allclose(row[name], getattr(scan, name), atol=0.051)
+        fill = np.zeros(scan.pixels.size, np.uint8)
         for start, stop in zip(row["fill"][::2], row["fill"][1::2], strict=True):
             fill[start:stop] = 1
-        np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), phantom.fill)
+        np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), scan.fill)
     assert not (tmp_path / "out" / ".truth").exists()
 
 

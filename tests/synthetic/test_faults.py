@@ -67,21 +67,21 @@ def middle_columns(pixels: np.ndarray) -> np.ndarray:
 
 def test_near_duplicates_are_moved_scans_of_other_patients(faulty):
     out, _ = faulty
-    copies = [path for path in files_of_scans(out) if 9999980 <= int(patient(path)) < 9999990]
-    assert {path.parts[-3] for path in copies} == {"train"}
-    assert sorted(path.parent.name for path in copies) == sorted(CLASSES)
-    for path in copies:
+    duplicates = [path for path in files_of_scans(out) if 9999980 <= int(patient(path)) < 9999990]
+    assert {path.parts[-3] for path in duplicates} == {"train"}
+    assert sorted(path.parent.name for path in duplicates) == sorted(CLASSES)
+    for path in duplicates:
         template = middle_columns(read_image(path))[40:-40, 8:-8]
         matches = {}
-        for other in set(files_of_scans(out)) - {*copies}:
-            pixels = read_image(other) if other.parent.name == path.parent.name else None
+        for candidate in set(files_of_scans(out)) - {*duplicates}:
+            pixels = read_image(candidate) if candidate.parent.name == path.parent.name else None
             if pixels is not None and pixels.shape[:2] == read_image(path).shape:
                 scores = cv2.matchTemplate(middle_columns(pixels)[30:-30], template, cv2.TM_CCOEFF_NORMED)
-                matches[other] = float(scores.max()), np.unravel_index(scores.argmax(), scores.shape)
+                matches[candidate] = float(scores.max()), np.unravel_index(scores.argmax(), scores.shape)
         score, (down, right) = max(matches.values())
         assert score > 0.9
         assert abs(down - 10) <= 4 and abs(right - 8) <= 4
-        original = max(matches, key=lambda other: matches[other])
+        original = max(matches, key=lambda candidate: matches[candidate])
         assert patient(original) != patient(path)
         assert original.read_bytes() != path.read_bytes()
 
@@ -94,15 +94,15 @@ def test_a_near_duplicate_is_slightly_different_and_its_fill_does_not_cover_the_
         before = scan.pixels.copy()
         data = near_duplicate(scan.pixels, rng)
         np.testing.assert_array_equal(scan.pixels, before)
-        copy = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        assert copy.shape == scan.pixels.shape
+        duplicate = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert duplicate.shape == scan.pixels.shape
         assert len(data) < len(encode(scan.pixels))
         middle = np.arange(appearance.width // 10, appearance.width - appearance.width // 10)
         rows = np.linspace(0.1, 0.9, 9)[:, None] * (scan.bruch - scan.ilm)[middle] + scan.ilm[middle]
         inside = rows.astype(int), middle
-        white = [(cv2.blur(pixels, (9, 9))[inside] > 253).mean() for pixels in (copy, scan.pixels)]
+        white = [(cv2.blur(pixels, (9, 9))[inside] > 253).mean() for pixels in (duplicate, scan.pixels)]
         assert white[0] < white[1] + 0.02
-        means = [pixels[pixels < 220].mean() for pixels in (copy, scan.pixels)]
+        means = [pixels[pixels < 220].mean() for pixels in (duplicate, scan.pixels)]
         assert 0.92 < means[0] / means[1] < 1.08
 
 
@@ -112,15 +112,15 @@ def test_fill_is_white_or_black_does_not_cover_the_retina_and_is_equally_common_
         appearance, disease, _ = draw_patient(
             label, 0, width=512, bruch_row=150, tilt=0
         )  # high, where fill could reach it
-        phantom = draw_scan(appearance, disease, 0.5, np.random.default_rng(0))
+        unmarked = draw_scan(appearance, disease, 0.5, np.random.default_rng(0))
         rng = np.random.default_rng(9)
-        marked = [add_fill(phantom, rng) for _ in range(200)]
+        marked = [add_fill(unmarked, rng) for _ in range(200)]
         shares.append(sum(fault == "white fill" for _, fault in marked) / 200)
         for scan, fault in marked:
             assert (fault is not None) == bool(scan.fill.any())
             fill = scan.pixels[scan.fill == 1]
             assert set(np.unique(fill)) <= ({0} if (fault or "").startswith("black") else {255})
-            np.testing.assert_array_equal(scan.pixels[scan.fill == 0], phantom.pixels[scan.fill == 0])
+            np.testing.assert_array_equal(scan.pixels[scan.fill == 0], unmarked.pixels[scan.fill == 0])
             middle = np.arange(26, 486)
             for line in (scan.ilm, scan.rpe):
                 side = fault == "black band at a side"

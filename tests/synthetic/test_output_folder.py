@@ -1,4 +1,4 @@
-"""The folder that synthetic scans are drawn into: one writer at a time, whole or made again, and any place for it."""
+"""The output folder of synthetic scans: one writer at a time, complete or drawn again, and kinds of folders."""
 
 import json
 import os
@@ -88,10 +88,10 @@ for out, call in json.loads(sys.argv[1]):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the drawings are forked")
-def test_a_drawing_that_was_killed_at_any_moment_is_made_again(tmp_path, few):
+def test_a_folder_whose_drawing_was_killed_is_drawn_again(tmp_path, few):
     draw(tmp_path / "whole")
     volumes = len(dataset.population(24, 0, faults=False))
-    calls = {"new": (3, volumes + 1), "empty": (3, volumes + 1, volumes + 2, volumes + 3)}  # the last ones give names
+    calls = {"new": (3, volumes + 1), "empty": (3, volumes + 1, volumes + 2, volumes + 3)}  # the last ones rename
     jobs = [(f"{kind} {call}", call) for kind, numbers in calls.items() for call in numbers]
     for name, _ in jobs:
         if name.startswith("empty"):

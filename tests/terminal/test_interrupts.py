@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a program with one sentence, wherever they meet it."""
+"""Ctrl-C and SIGTERM end a program with one line, at any moment."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent to a process")
 
-# In the background of a shell Ctrl-C is ignored, so each program first takes Python's own handler.
+# In the background of a shell Ctrl-C is ignored, so each program first installs Python's own handler.
 START = """
 import os, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,7 +60,7 @@ time.sleep(100)
 
 
 def interrupted(code, *signals):
-    """Standard output and error, exit code and seconds of a program that gets signals once it has said "ready"."""
+    """Standard output and error, exit code and seconds of a program that gets signals once it has printed "ready"."""
     process = subprocess.Popen(
         [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -85,7 +85,7 @@ def interrupted(code, *signals):
 def test_a_program_that_catches_every_exception_is_ended(signals, what, code):
     out, err, returncode, seconds = interrupted(CATCHES_EVERYTHING, *signals)
     assert (out, err, returncode) == ("", f"program: {what}; try again.\n", code)
-    assert seconds < 5  # two and what a busy machine adds
+    assert seconds < 5  # two, and more on a busy machine
 
 
 def test_a_signal_during_imports_ends_the_process_at_once():

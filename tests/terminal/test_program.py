@@ -1,4 +1,4 @@
-"""The frame in which a program runs: which exit code and sentence each error gives."""
+"""run_program: the exit code and the message of each error."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def test_a_closed_pipe_has_an_exit_code_and_no_message(capsys):
     assert (ended.value.code, capsys.readouterr().err) == (PIPE_CLOSED, "")
 
 
-def test_a_mistake_in_the_program_is_not_hidden():
+def test_a_bug_in_the_program_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
 
@@ -66,8 +66,8 @@ def test_say_prints_at_once_and_escapes_control_characters(capsys):
 
 
 @pytest.mark.parametrize("program", ["octprep", "octtrain"])
-def test_typer_passes_what_the_frame_handles(program):
-    """Typer has exit codes of its own for some exceptions; those of the frame must reach it."""
+def test_typer_passes_on_the_exceptions_that_run_program_handles(program):
+    """Typer has its own exit codes for some exceptions; run_program must get them first."""
     code = (
         "import sys; from octprep.terminal.streams import ReaderClosed\n"
         f"from {program} import cli\n"

@@ -1,4 +1,4 @@
-"""What the programs print reaches any terminal, file or pipe, or is dropped without a message."""
+"""Output to any terminal, file or pipe, in any encoding; a closed pipe is not reported."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_undecodable_bytes_are_printed_as_escapes(tmp_path):
 
 
 def test_a_closed_pipe_is_not_reported(scans):
-    # The reader ends before the program has started, so its first line already meets a closed pipe.
+    # The reader ends before the program has started, so its first line is written to a closed pipe.
     done = shell(f"set -o pipefail; $OCTPREP inspect --quick --src '{scans}' --workers 1 | true")
     assert done.returncode in (0, 141), done.returncode
     assert done.stderr == b""

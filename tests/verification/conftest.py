@@ -1,3 +1,5 @@
+"""A finished folder to verify, and a copy of it to edit."""
+
 import shutil
 
 import pytest

@@ -64,7 +64,7 @@ def test_edit_is_named_though_the_digest_fits(shards, edit, words):
     assert not any("digest" in text for text in violations)
     if words:
         assert any(words in text for text in violations), violations
-        assert len(violations) < 12  # what is wrong in every row is reported once
+        assert len(violations) < 12  # an error in every row is reported once
 
 
 def test_edit_without_a_new_digest(shards):

@@ -21,7 +21,7 @@ from tests.worlds.edits import first_shard, restore, update_digests, violations_
 from tests.worlds.tables import read_cells, write_cells
 
 QUICK = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-# Columns of which a record, a path or duplicates.json shows every cell of a kept row.
+# Columns whose cells, in rows of images in a shard, can be checked against a record, a path or duplicates.json.
 IN_RECORDS = [name for name in COLUMNS if name not in ("bytes", "fill_fraction", "crop_confidence", "note")]
 ODD = ["", " ", "\0", "-1", "0", "1", "1.0", "01", "1e3", "nan", "inf", "9" * 5000, "train", "x", "\u0661", "CNV", "'"]
 
@@ -78,7 +78,7 @@ def test_edit_of_any_cell_that_records_show_is_named_though_all_digests_fit(good
         neighbours = [repr(round(float(row[column]) + step / unit, 4)) for step in (-1, 1)]
     elif re.fullmatch(r"-?[0-9]{1,9}", row[column]):
         neighbours = [str(int(row[column]) + step) for step in (-1, 1)]
-    value = data.draw(st.sampled_from([*neighbours * 9, *ODD, *(other[column] for other in kept)]))
+    value = data.draw(st.sampled_from([*neighbours * 9, *ODD, *(row[column] for row in kept)]))
     assume(value != row[column])
     path = row["path"]
     row[column] = value

@@ -162,7 +162,7 @@ def test_unreadable_record_is_the_only_violation(shards, change, words):
 
 
 def test_record_with_an_unknown_protobuf_field(shards):
-    """Protocol buffers pass over such a field: the record reads the same, but octprep did not write it."""
+    """Protocol buffers ignore such a field: the record reads the same, but octprep did not write it."""
     name = first_shard(shards, "test")
     records = list(tfrecord.read(shards / name))
     (shards / name).write_bytes(b"".join(map(tfrecord.frame, [records[0] + b"\x12\x01x", *records[1:]])))

@@ -1,4 +1,4 @@
-"""What verify and its certificate say of what could not be compared."""
+"""What verify and its certificate say about comparisons that were not made."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from octprep.verification import verify
 from tests.worlds.archive import archive, write_folder
 
 
-def test_comparison_that_was_not_made_is_not_certified(good, tmp_path):
+def test_comparison_that_was_not_made_is_not_in_the_certificate(good, tmp_path):
     small = verify(good, workers=1)
     assert small.not_comparable == sum(count.images for count in small.counts.values())
     assert "near-identical" not in console.certificate(small)

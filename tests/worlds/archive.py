@@ -1,4 +1,4 @@
-"""A tiny world to test in: a folder of real JPEGs with the archive's names, drawn in milliseconds."""
+"""A small source folder: JPEGs with the archive's names, drawn in milliseconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
 def draw_scan(key: str, height: int = 96, width: int = 128) -> np.ndarray:
-    """A bright band on speckle, other for every key: (rows, columns) uint8."""
+    """A bright band on speckle, different for every key: (height, width) uint8."""
     rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     rows = np.arange(height)[:, None] - height * 0.5 - 6 * np.sin(np.linspace(0, 3, width) + rng.uniform(0, 6))
     band = 150 * np.exp(-((rows / 10) ** 2)) + 25
@@ -24,6 +24,7 @@ def draw_scan(key: str, height: int = 96, width: int = 128) -> np.ndarray:
 
 
 def write_scan(path: Path, key: str | None = None, quality: int = 80) -> Path:
+    """Write the scan of a key, by default of the path, as a JPEG; its folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = draw_scan(key or path.as_posix())
     path.write_bytes(cv2.imencode(".jpeg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
@@ -38,7 +39,7 @@ def write_folder(root: Path, names: Iterable[str]) -> Path:
 
 
 def path_of(name: str) -> str:
-    """train/CNV/CNV-12-3.jpeg for train/CNV-12-3."""
+    """A name such as train/CNV-12-3 as a path, train/CNV/CNV-12-3.jpeg."""
     folder, _, stem = name.rpartition("/")
     return f"{folder}/{stem.split('-')[0]}/{stem}.jpeg".lstrip("/")
 
@@ -55,7 +56,7 @@ def archive(patients: int = 4, images: Mapping[str, int] | None = None) -> list[
 
 
 def scan(path: str, *, content: str | None = None) -> Scan:
-    """What octprep would make of a file, by its path alone."""
+    """The Scan of a path train/CNV/CNV-12-3.jpeg, without a file. content: equal for scans with equal bytes."""
     *folders, name = path.split("/")
     label, patient, number = name.removesuffix(".jpeg").split("-")
     sha256 = hashlib.sha256((content or path).encode()).hexdigest()

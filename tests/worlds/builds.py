@@ -1,4 +1,4 @@
-"""What tests of builds share: small settings, commands as processes, and files that are damaged on purpose."""
+"""Helpers for tests of builds: small settings, commands as processes, and damage to files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def cache_of(out: Path) -> Path:
-    """Where an unfinished build keeps the scans that it has read."""
+    """The folder in which an unfinished build keeps the scans that it has prepared."""
     return out / ".octprep-work" / "cache"
 
 
 def receipts(out: Path) -> list[Path]:
-    """A file for every batch of scans that an unfinished build has cached."""
+    """The receipts of an unfinished build: one for every batch of scans that it has cached."""
     return sorted(cache_of(out).glob("*.json"))
 
 
@@ -61,7 +61,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def damage(path: Path, how: str) -> None:
-    """Damage a file: `missing`, `empty`, `cut` (one byte short), `a byte` (one other), `a link` or `a folder`."""
+    """Damage a file: `missing`, `empty`, `cut` (one byte short), `a byte` (one bit flipped), `a link` or `a folder`."""
     if how == "missing":
         path.unlink()
     elif how == "empty":

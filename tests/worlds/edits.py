@@ -1,4 +1,4 @@
-"""Edits of a finished folder, and of the digests that would give them away."""
+"""Edits of a finished folder, with or without an update of the digests that would reveal them."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from tests.worlds.archive import files_of
 
 
 def restore(good, folder):
-    """Make a folder what `good` is."""
+    """Make a folder equal to `good`."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             path.unlink()

@@ -1,4 +1,4 @@
-"""Scans whose layers are known, drawn in milliseconds."""
+"""Scans with a known position of the retina, drawn in milliseconds."""
 
 from __future__ import annotations
 

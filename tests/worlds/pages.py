@@ -1,4 +1,4 @@
-"""Reports as the tests read and edit them."""
+"""The report's page, for tests that read it or edit what it is made of."""
 
 import re
 from html import unescape
@@ -14,7 +14,7 @@ SCRIPT = "\"'&amp;<script>alert(2)<!--\n\u202egpj.jpeg"
 
 
 class Page(HTMLParser):
-    """The words and the pictures of a folder's report."""
+    """The text and the pictures of a folder's report.html."""
 
     def __init__(self, folder):
         super().__init__()
@@ -43,8 +43,8 @@ def headline(html):
 
 def section(html, name):
     """A section's HTML, and the texts of its pictures."""
-    part = html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
-    return part, [unescape(alt) for alt in re.findall(r'<img [^>]*alt="([^"]*)"', part)]
+    content = html.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+    return content, [unescape(alt) for alt in re.findall(r'<img [^>]*alt="([^"]*)"', content)]
 
 
 def edited(table, change):
@@ -63,8 +63,9 @@ def edit(folder, change):
 def rendered(folder, src=None, **files):
     """The page of a folder, with other bytes of images.csv (table) or duplicates.json (pairs) if they are given."""
     table, pairs = ((folder / name).read_bytes() for name in ("images.csv", DUPLICATES_NAME))
-    given = {"table": table, "pairs": pairs, **files}
-    page = report.render(folder, Manifest.load(folder), given["table"], given["pairs"], report.SourceImages(src))
+    contents = {"table": table, "pairs": pairs, **files}
+    manifest, source = Manifest.load(folder), report.SourceImages(src)
+    page = report.render(folder, manifest, contents["table"], contents["pairs"], source)
     return page.decode()
 
 

@@ -1,4 +1,4 @@
-"""Synthetic patients, and what is in a folder of their scans."""
+"""Synthetic patients, and the content of a folder of their scans."""
 
 from __future__ import annotations
 

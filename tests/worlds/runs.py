@@ -1,4 +1,4 @@
-"""Runs, the program octtrain as a process, and what the tests of octtrain share."""
+"""Runs, the program octtrain as a process, and other helpers for the tests of octtrain."""
 
 import csv
 import os
@@ -55,12 +55,12 @@ def program(capsys, *arguments):
 
 
 def start(*arguments, cwd, **env):
-    """The program as a process of its own, as a terminal starts it: in the background of a shell, Ctrl-C is ignored."""
+    """Start the program as a process that reacts to Ctrl-C, also where the tests run in a shell's background."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    words = [sys.executable, "-c", code + "from octtrain.cli import main; main()", *map(str, arguments)]
+    program = [sys.executable, "-c", code + "from octtrain.cli import main; main()", *map(str, arguments)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        program, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**{key: value for key, value in os.environ.items() if key != "HOME"}, "PYTHONPATH": path, **env},
     )  # fmt: skip
 

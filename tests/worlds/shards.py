@@ -21,14 +21,15 @@ CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
 def picture(label: int, rng: np.random.Generator, height: int = 32, width: int = 32) -> np.ndarray:
-    """A noisy field with one bright band, whose row tells the class: (height, width) uint8."""
+    """A noisy field with one bright band, whose row depends on the class: (height, width) uint8."""
     image = rng.integers(0, 60, (height, width))
     top = 2 + label * height // 4
     image[top : top + height // 8] += 180
     return image.astype(np.uint8)
 
 
-def record(image: np.ndarray, label: int, patient: str, scan: str, encoding: str = "raw", copy: int = 0) -> bytes:
+def record(image: np.ndarray, label: int, patient: str, scan: str, encoding: str = "raw") -> bytes:
+    """A record as octprep writes it; all but the arguments is arbitrary."""
     data = image.tobytes() if encoding == "raw" else cv2.imencode(".png", image)[1].tobytes()
     return tfrecord.encode(
         {
@@ -40,12 +41,12 @@ def record(image: np.ndarray, label: int, patient: str, scan: str, encoding: str
             "sha256": hashlib.sha256(scan.encode()).digest(),
             "source_size": list(image.shape),
             "affine": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
-            "repeat": [copy],
+            "repeat": [0],
         }
     )
 
 
-Scan = tuple[str, int, np.ndarray]  # path, label, pixels; the path tells the patient
+Scan = tuple[str, int, np.ndarray]  # path, label, pixels; the patient's id is in the path
 
 
 def write_shards(
@@ -64,12 +65,12 @@ def write_shards(
     rng = np.random.default_rng(seed)
     rows: dict[str, list[Scan]] = {}
     for name, count in per_class.items():
-        found = []
+        scans = []
         for label, class_name in enumerate(classes):
             for i in range(0 if skip and class_name in skip.get(name, ()) else count):
                 scan = f"{name}/{class_name}/{class_name}-{first_patient + 1000 * len(rows) + i}-1.jpeg"
-                found.append((scan, label, picture(label, rng, height, width)))
-        rows[name] = [found[i] for i in rng.permutation(len(found))]
+                scans.append((scan, label, picture(label, rng, height, width)))
+        rows[name] = [scans[i] for i in rng.permutation(len(scans))]
     return write_folder(folder, rows, classes=classes, seed=seed, height=height, width=width, **settings)
 
 
@@ -87,31 +88,31 @@ def write_folder(
     height: int = 32,
     width: int = 32,
 ) -> tuple[Manifest, dict[str, list[Scan]]]:
-    """Write these scans as a finished folder, dealt to the shards of their split by turns; returns as write_shards."""
+    """Write these scans as a finished folder, in turn to the shards of a split; returns the same as write_shards."""
     written: dict[str, list[Scan]] = {}
     splits: dict[str, tuple[Shard, ...]] = {}
     for name, scans in rows.items():
-        parts = [scans[k::shards] for k in range(shards)]
+        shard_scans = [scans[k::shards] for k in range(shards)]
         (folder / name).mkdir(parents=True)
-        found = []
-        for k, part in enumerate(parts):
+        written_shards = []
+        for k, members in enumerate(shard_scans):
             file = f"{name}/{k:05d}-of-{shards:05d}.tfrecord"
             data = b"".join(
-                tfrecord.frame(record(image, label, patient_of(scan), scan, encoding)) for scan, label, image in part
+                tfrecord.frame(record(image, label, patient_of(scan), scan, encoding)) for scan, label, image in members
             )
             (folder / file).write_bytes(data)
-            counts = tuple(sum(row[1] == label for row in part) for label in range(len(classes)))
-            found.append(
+            counts = tuple(sum(row[1] == label for row in members) for label in range(len(classes)))
+            written_shards.append(
                 Shard(
                     name=file,
-                    records=len(part),
+                    records=len(members),
                     per_class=counts,
                     bytes=len(data),
                     sha256=hashlib.sha256(data).hexdigest(),
                 )
             )
-        written[name] = [row for part in parts for row in part]
-        splits[name] = tuple(found)
+        written[name] = [row for members in shard_scans for row in members]
+        splits[name] = tuple(written_shards)
     manifest = Manifest(
         class_names=tuple(classes),
         config=BuildConfig(

@@ -32,12 +32,12 @@ def write_cells(folder: Path, rows: Iterable[Mapping[str, str]]) -> None:
 
 
 def scan_row(path: str = "train/CNV/CNV-1-1.jpeg", **fields: Any) -> ScanRow:
-    """What a row says of a scan, with plausible values for all fields that are not given."""
+    """A scan's row, with plausible values for all fields that are not given."""
     return ScanRow(**_scan_fields(path, fields))
 
 
 def image_row(path: str = "train/CNV/CNV-1-1.jpeg", **fields: Any) -> ImageRow:
-    """The row of an image in a split, likewise."""
+    """The row of an image in a split, with plausible values for all fields that are not given."""
     split = fields.get("split", "train")
     placement = {"split": split, "shards": (f"{split}/00000-of-00001.tfrecord",), "record_count": 1}
     return ImageRow(**{**placement, **_scan_fields(path, fields)})

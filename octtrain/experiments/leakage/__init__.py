@@ -1,4 +1,4 @@
-"""Split by image against split by patient: how much better does a leaky split make the same model look?
+"""Split by image against split by patient: how far a split by image overestimates the same model.
 
 The experiment of Tampu et al., Sci Data 9:580 (2022), on any folder of shards. All images are pooled, each once, and
 the same model is trained equally long on equally many of them twice: once a fold of whole patients is held out, once

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format import images_csv
-from octprep.format.errors import ManifestError, SettingError
+from octprep.format.errors import ManifestError
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
 from octprep.wording import number
@@ -37,7 +37,7 @@ from octtrain.experiments.leakage.statistics import (
 )
 from octtrain.models import build_model
 from octtrain.runtime import describe_device
-from octtrain.training.compilation import balanced_class_weights, compile_model, reseed
+from octtrain.training.compilation import balanced_class_weights, compile_model, require_finite_loss, reseed
 
 BATCH = 64  # images read or classified at a time
 
@@ -148,10 +148,10 @@ def leakage(
 
 
 class PairedTrainer:
-    """Trains one model again and again from the start, each time on other images of the pool.
+    """Trains one model repeatedly from the start, each time on other images of the pool.
 
     The model is compiled once. Cloning and compiling it for every training would make TensorFlow trace its step again,
-    which takes longer than a small training; so its weights and the optimizer's variables are set back instead.
+    which takes longer than a small training; instead its weights and the optimizer's variables are reset.
     """
 
     def __init__(self, pool: Pool, manifest: Manifest, config: FitConfig, training_set_size: int) -> None:
@@ -173,10 +173,7 @@ class PairedTrainer:
                 logs = self.training.train_on_batch(
                     self.pool.pixels[batch], labels[batch], class_weight=weights, return_dict=True
                 )
-            if not math.isfinite(float(logs["loss"])):
-                raise SettingError(
-                    f"the loss is no longer a number in epoch {epoch + 1}; try a lower --lr than {self.config.lr:g}"
-                )
+            require_finite_loss(float(logs["loss"]), epoch, self.config)
 
     def reset(self, seed: int) -> None:
         """Set new initial weights, and the optimizer's variables to 0."""
@@ -214,6 +211,7 @@ def _run_repeat(trainer: PairedTrainer, rounds: list[list[Indices]], config: Lea
 
 
 def _all_but(pool: Pool, held_out: Indices) -> Indices:
+    """The images of the pool that are not held out."""
     return np.setdiff1d(np.arange(len(pool.labels)), held_out)
 
 

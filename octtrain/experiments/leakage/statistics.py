@@ -61,13 +61,13 @@ def inflation(repeats: Sequence[Repeat], metric: str) -> Inflation:
     """Means of one metric of `Score`, and their difference with its interval (see the top of this module)."""
     by_image = [getattr(repeat.by_image, metric) for repeat in repeats]
     by_patient = [getattr(repeat.by_patient, metric) for repeat in repeats]
-    differences = [a - b for a, b in zip(by_image, by_patient, strict=True)]
+    differences = [image - patient for image, patient in zip(by_image, by_patient, strict=True)]
     n = len(repeats)
     mean = statistics.fmean(differences)
     ratio = statistics.fmean(repeat.test / repeat.train for repeat in repeats)
     quantile = float(stats.t.ppf(0.975, n - 1))
-    half = quantile * math.sqrt((1 / n + ratio) * statistics.variance(differences))
-    return Inflation(statistics.fmean(by_image), statistics.fmean(by_patient), mean, mean - half, mean + half)
+    margin = quantile * math.sqrt((1 / n + ratio) * statistics.variance(differences))
+    return Inflation(statistics.fmean(by_image), statistics.fmean(by_patient), mean, mean - margin, mean + margin)
 
 
 def format_table(balanced_accuracy: Inflation, mcc: Inflation) -> str:

@@ -1,3 +1,5 @@
+"""Batches of images from shards: their content and order, and errors of damaged shards."""
+
 import ast
 import dataclasses
 from pathlib import Path
@@ -85,7 +87,7 @@ def test_training_drops_the_partial_batch_unless_it_is_the_only_one(tmp_path):
     assert sizes == {5: [5, 5], 12: [12], 50: [12]}
 
 
-def test_orders_of_seeds_and_epochs_do_not_coincide(tmp_path):
+def test_different_seeds_and_epochs_have_different_orders(tmp_path):
     write_shards(tmp_path / "s", {"train": 12})
 
     def order(seed, epoch):

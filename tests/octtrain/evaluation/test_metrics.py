@@ -1,3 +1,5 @@
+"""Metrics compared with scikit-learn, with numbers counted by hand, and their caveats."""
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference

@@ -1,3 +1,5 @@
+"""The leakage experiment on data with and without patient appearance."""
+
 import dataclasses
 import json
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SIDE = 32
 PATIENTS, SCANS = 64, 5
-# Small batches and a high rate: no others distinguish so many patients in so few epochs.
+# Small batches and a high learning rate, without which so few epochs do not learn to distinguish so many patients.
 CONFIG = LeakageConfig(fit=FitConfig(epochs=12, batch_size=16, lr=6e-3, patience=0))
 
 

@@ -1,3 +1,5 @@
+"""Folds by patient and by image, and samples of whole patients."""
+
 from collections import Counter
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The interval of the inflation, and the conclusion from it."""
+
 import math
 
 import numpy as np

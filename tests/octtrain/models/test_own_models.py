@@ -86,13 +86,13 @@ def test_a_function_in_the_working_folder_builds_the_model(folder):
     [
         ("no_such_module:build", "the module no_such_module cannot be imported .*must be installed, or lie in"),
         ("my_models:missing", "the module my_models has no missing"),
-        ("my_models:text", "has no function, but another thing, called text"),
+        ("my_models:text", "has no function, but another object, called text"),
         ("my_models:fails", r"failed when called as \(32, 32, 4\), .*: RuntimeError: no idea"),
         ("my_models:nothing", "returned a NoneType; it must be a keras.Model"),
         ("my_models:small", r"takes uint8 of shape \(None, 16, 16, 1\); it must be .* from \(n, 32, 32, 1\) uint8"),
         ("my_models:floats", "takes float32 of shape"),
         ("my_models:too_many", r"gives float32 of shape \(None, 7\); it must be .* to \(n, 4\) float32"),
-        ("my_models:logits", "are no probabilities; it must be a keras.Model"),
+        ("my_models:logits", "are not probabilities; it must be a keras.Model"),
     ],
 )
 def test_a_model_of_another_form_is_a_one_line_error(folder, name, message):

@@ -1,3 +1,5 @@
+"""Prediction: the pixels of training, exclusions with a reason, and labels stated by file names."""
+
 import dataclasses
 import hashlib
 import os
@@ -103,7 +105,7 @@ def test_a_name_states_a_class_only_if_the_model_knows_it(run, tmp_path):
     assert {result.path.relative_to(tmp_path).as_posix(): result.true_label for result in results} == labels
     assert warnings == []
     unknown = next(line for line in lines if "does not know" in line)
-    assert unknown.startswith("3 files named or placed as of a class that the model does not know (")
+    assert unknown.startswith("3 files named after, or in a folder of, a class that the model does not know (")
     assert all(f"{name} 1" in unknown for name in ("OCT", "AMD", "GLAUCOMA"))
     assert any(" of 3 agree " in line for line in lines)
 
@@ -130,7 +132,7 @@ def test_hostile_file_names_are_escaped(run, tmp_path):
     assert not any(set(line) & {"\x1b", "\r"} for line in lines)
 
 
-def test_what_is_no_regular_file_is_excluded_and_links_to_folders_are_not_followed(run, tmp_path):
+def test_special_files_are_excluded_and_links_to_folders_are_not_followed(run, tmp_path):
     folder = tmp_path / "in"
     scan_file(folder / "a.jpeg")
     (folder / "loop").symlink_to(tmp_path)
@@ -206,15 +208,15 @@ def test_other_libraries_are_a_warning_and_other_pixels_an_error(run, tmp_path):
         predict(tmp_path / "run", [image], log=quiet)
 
 
-def test_probabilities_that_are_no_numbers_are_an_error(run, tmp_path):
+def test_probabilities_that_are_not_finite_are_an_error(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     folder = RunFolder(Run.load(tmp_path / "run"))
     model = build_model("octnet-s", (32, 32, 1), 4)
     model.set_weights([weight * np.nan for weight in model.get_weights()])
     folder.save_model(model, folder.path / "model.keras")
-    with pytest.raises(ManifestError, match="are no numbers"):
+    with pytest.raises(ManifestError, match="are not numbers"):
         predict(folder.path, [scan_file(tmp_path / "a.jpeg")], log=quiet)
-    with pytest.raises(ManifestError, match="are no numbers"):
+    with pytest.raises(ManifestError, match="are not numbers"):
         evaluate(folder.path, shards=run.parent / "shards", log=quiet)
     folder.save_model(build_model("octnet-s", (32, 32, 1), 3), folder.path / "model.keras")
     with pytest.raises(ManifestError, match="4 classes, so it is not the run's"):

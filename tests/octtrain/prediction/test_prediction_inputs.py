@@ -1,3 +1,5 @@
+"""Which run and which images the arguments of `octtrain predict` name."""
+
 import shutil
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def test_the_run_is_the_first_argument_or_the_latest_one(run, tmp_path, monkeypa
         (["nosuchrun", image], SourceError, "^nosuchrun does not exist"),
         ([run], SourceError, "no image is named after the run"),
         ([image, run], SettingError, "name the run first"),
-        (["runs/shards", image], SourceError, r"manifest\.json but no config\.json, so it is no run folder"),
+        (["runs/shards", image], SourceError, r"manifest\.json but no config\.json, so it is not a run folder"),
     ):
         with pytest.raises(error, match=message):
             choose_run(list(map(Path, arguments)))

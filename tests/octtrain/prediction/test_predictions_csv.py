@@ -1,4 +1,4 @@
-"""The CSV of predictions: what an existing file is continued with, and what an interruption leaves."""
+"""The CSV of predictions: which existing files are continued, and what an interruption leaves."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def test_rows_are_kept_unless_their_files_changed(run, tmp_path):
     assert len(read_rows(csv_file)) == 41
 
 
-def test_a_file_of_anything_else_is_not_overwritten(run, tmp_path):
+def test_a_file_with_other_content_is_not_overwritten(run, tmp_path):
     image = scan_file(tmp_path / "a.jpeg")
     predict(run, [image], tmp_path / "o.csv", log=quiet)
     text = (tmp_path / "o.csv").read_text()
@@ -77,7 +77,7 @@ def test_a_file_of_anything_else_is_not_overwritten(run, tmp_path):
             predict(run, [image], tmp_path / name, log=quiet)
 
 
-def test_the_csv_itself_is_no_input(run, tmp_path):
+def test_the_csv_itself_is_not_classified(run, tmp_path):
     scan_file(tmp_path / "a.jpeg")
     for _ in range(2):
         results = predict(run, [tmp_path], tmp_path / "o.csv", log=quiet, warn=quiet)

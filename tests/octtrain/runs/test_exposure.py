@@ -1,3 +1,5 @@
+"""The exposure of a model: which patients count, and the file that keeps them."""
+
 import shutil
 
 import pytest

@@ -1,3 +1,5 @@
+"""history.csv: the best epoch, and what is read of an edited file."""
+
 import pytest
 
 from octprep.format.errors import ManifestError

@@ -26,7 +26,7 @@ def test_runs_are_numbered_by_dataset_and_model(tmp_path, shards, monkeypatch):
     assert new_run(Path(f"{shards}/"), "octnet-s") == Path("runs/shards-octnet-s-2")
     assert new_run(shards, "octnet-m") == Path("runs/shards-octnet-m-1")
     (tmp_path / "runs" / "shards-octnet-s-1").rmdir()
-    assert new_run(shards, "octnet-s").name == "shards-octnet-s-3"  # no name comes back
+    assert new_run(shards, "octnet-s").name == "shards-octnet-s-3"  # no name is used twice
     monkeypatch.chdir(shards)
     assert new_run(Path(), "octnet-s", tmp_path / "runs").name == "shards-octnet-s-4"
     assert new_run(Path("../shards/train/.."), "octnet-s", tmp_path / "runs").name == "shards-octnet-s-5"
@@ -49,7 +49,7 @@ def test_runs_started_at_the_same_time_get_different_folders(tmp_path, shards):
 
 
 def test_the_latest_run_is_the_one_started_last(tmp_path, shards):
-    with pytest.raises(SourceError, match="runs, which is no folder here, holds no run; make one"):
+    with pytest.raises(SourceError, match="there is no folder runs here with a run; make one"):
         latest_run(tmp_path / "runs")
     write_shards(tmp_path / "other", {"train": 1, "val": 1})
     for name, dataset in (("c", shards), ("b", shards), ("a", tmp_path / "other")):

@@ -21,10 +21,10 @@ def test_the_saved_model_has_only_layers_of_keras(trained):
     assert all(type(layer).__module__.startswith("keras.") for layer in run.load_model().layers)
 
 
-def test_a_folder_that_is_no_run_is_an_error(trained, tmp_path):
+def test_a_folder_that_is_not_a_run_is_an_error(trained, tmp_path):
     with pytest.raises(SourceError, match="does not exist; make one with"):
         Run.load(tmp_path / "none")
-    with pytest.raises(SourceError, match="is no run folder"):
+    with pytest.raises(SourceError, match="is not a run folder"):
         Run.load(tmp_path)
     path = tmp_path / "run" / "config.json"
     shutil.copytree(trained[0].folder, tmp_path / "run")
@@ -57,15 +57,15 @@ def test_a_folder_that_is_no_run_is_an_error(trained, tmp_path):
         ({"config": {"fold": 0.5}}, "fold must be a whole number"),
         ({"config": 7}, "config.json is not what"),
         ({"config": {"depth": 3}}, "config.json is not what"),
-        ({"shards": 7}, "7 is no text"),
-        ({"shards": "a\0b"}, "is no text"),
+        ({"shards": 7}, "7 is not text"),
+        ({"shards": "a\0b"}, "is not text"),
         ({"libraries": ["keras"]}, "config.json is not what"),
-        ({"libraries": {"keras": 3}}, "3 is no text"),
+        ({"libraries": {"keras": 3}}, "3 is not text"),
         ({"digest": "f" * 64}, "manifest.json is of the dataset"),
         ({"run_version": [1]}, "of version"),
         ("[" * 100_000, "config.json is not what"),
-        ("null", "it is no JSON object"),
-        ("7", "it is no JSON object"),
+        ("null", "it is not a JSON object"),
+        ("7", "it is not a JSON object"),
         ("{}", "'run_version' is missing"),
         (b"\xff\xfe", "config.json is not what"),
     ],

@@ -119,7 +119,7 @@ def test_initial_weights_are_read_from_elsewhere_and_not_after_an_epoch(tmp_path
     with pytest.raises(Stopped):
         fit(shards, tmp_path / "run", stored, resume=True, log=stop_at("class weights"))  # no epoch yet, so it is read
     (tmp_path / "start" / "first.keras").unlink()
-    with pytest.raises(SettingError, match=r"first\.keras is no file"):
+    with pytest.raises(SettingError, match=r"first\.keras is not a file"):
         fit(shards, tmp_path / "run", stored, resume=True, log=quiet)
     run = RunFolder(Run.load(tmp_path / "run"))
     save_epochs(run, networks, [0.5])
@@ -260,7 +260,7 @@ def test_an_interrupted_start_is_repeated(tmp_path, shards):
         run.resumable_history(resume=True)
     (run.path / "config.json").unlink()
     (run.path / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="is no run folder"):
+    with pytest.raises(OutputError, match="is not a run folder"):
         run.resumable_history(resume=False)
 
 

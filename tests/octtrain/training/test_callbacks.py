@@ -1,3 +1,5 @@
+"""The rate that is printed after each epoch."""
+
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from tests.worlds.runs import epoch_row, initialised, quiet
 pytestmark = pytest.mark.slow
 
 
-def test_images_per_second_leaves_out_compilation_and_validation(tmp_path, shards, networks):
+def test_images_per_second_excludes_compilation_and_validation(tmp_path, shards, networks):
     folder = initialised(tmp_path / "run", shards)
     recorder = EpochRecorder(folder, networks[0], [], steps=2, batch_size=16, log=quiet)
     recorder.set_model(networks[1])

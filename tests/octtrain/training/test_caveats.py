@@ -1,3 +1,5 @@
+"""Warnings of a training: few patients, and a result at chance."""
+
 import pytest
 
 pytest.importorskip("tensorflow")

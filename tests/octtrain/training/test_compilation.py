@@ -1,3 +1,5 @@
+"""Class weights, balanced accuracy, and random states of a training."""
+
 import dataclasses
 
 import pytest
@@ -34,7 +36,7 @@ def test_balanced_accuracy_counts_every_class_the_same_and_absent_ones_not():
     assert float(metric.result()) == 0
 
 
-def test_random_states_of_seeds_and_epochs_do_not_coincide(networks):
+def test_different_seeds_and_epochs_have_different_random_states(networks):
     all_states = set()
     for seed in range(3):
         for epoch in range(4):

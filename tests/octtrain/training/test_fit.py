@@ -1,4 +1,4 @@
-"""Training: what is learnt, what is weighted, what a resumed training repeats, and what is warned of."""
+"""Training: what is learnt, class weights, resumed trainings, errors and warnings."""
 
 import dataclasses
 import json
@@ -155,7 +155,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(trained, s
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").touch()
     for resume in (False, True):
-        with pytest.raises(OutputError, match="is no run folder"):
+        with pytest.raises(OutputError, match="is not a run folder"):
             fit(shards, tmp_path / "work", CONFIG, resume=resume, log=quiet)
 
 
@@ -222,7 +222,7 @@ def test_leaky_shards_are_marked_by_fit_and_evaluate(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset_leaks"] is True
 
 
-def test_a_loss_that_is_no_number_ends_with_advice(shards, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_is_an_error_with_advice(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "optimizer", lambda config, steps: schedule.keras.optimizers.SGD(1e30))
     with pytest.raises(SettingError, match=r"no longer a number in epoch .* lower --lr"):
         fit(shards, tmp_path / "run", CONFIG, log=quiet)

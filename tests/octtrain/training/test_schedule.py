@@ -1,3 +1,5 @@
+"""When a training ends, and its learning rate."""
+
 import pytest
 
 pytest.importorskip("tensorflow")

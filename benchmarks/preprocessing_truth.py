@@ -87,7 +87,7 @@ class CropMeasures:
 
 
 def seconds(work: Callable[[Any], Any], items: Iterable[Any]) -> float:
-    """The shortest of three passes."""
+    """The shortest time of three passes over the items."""
     passes = []
     for _ in range(3):
         start = time.perf_counter()
@@ -103,6 +103,7 @@ def clean_crop_denoise(gray: Gray) -> None:
 
 
 def print_cost(files: list[bytes]) -> None:
+    """Print what a scan takes on average. files: JPEGs."""
     grays = [preprocessing.decode(data) for data in files]
     minimum = seconds(preprocessing.decode, files)
     minimum += seconds(lambda gray: cv2.resize(gray, (224, 224), interpolation=cv2.INTER_AREA), grays)
