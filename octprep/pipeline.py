@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from octprep import preprocessing, report
-from octprep.duplicates import file as duplicates_file
+from octprep.duplicates import duplicates_json as duplicates_file
 from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
@@ -36,15 +36,15 @@ from octprep.format.manifest import (
     version_differences,
 )
 from octprep.shards import cache, repair, workdir
+from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
 from octprep.shards.system_errors import explain_system_errors
-from octprep.shards.table import image_rows
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.listing import list_source
-from octprep.splits import balance
-from octprep.splits.balance import ClassDeviation
+from octprep.splits import deviations as class_deviations
+from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
 from octprep.wording import listed, number
@@ -178,7 +178,7 @@ def _build(job: _Job) -> BuildResult:
         built=True,
         report_written=True,
         counts=counts,
-        deviations=tuple(balance.deviations_from_splits(planned.splits, job.config)),
+        deviations=tuple(class_deviations.deviations_from_splits(planned.splits, job.config)),
     )
 
 
@@ -207,7 +207,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
         built=bool(damaged),
         report_written=report_missing,
         counts=_counts([*table.rows, *table.excluded]),
-        deviations=tuple(balance.deviations_from_table(table, job.config)),
+        deviations=tuple(class_deviations.deviations_from_table(table, job.config)),
     )
 
 
@@ -221,7 +221,7 @@ def _counts(rows: Sequence[Row]) -> BuildCounts:
         files=len(rows),
         images=Counter(row.split for row in images),
         patients={split: len(ids) for split, ids in patients.items()},
-        patients_per_class=balance.patients_from_rows(images),
+        patients_per_class=class_deviations.patients_from_rows(images),
         excluded=dict(reasons.most_common()),
     )
 

@@ -50,7 +50,7 @@ def prepare_scan(src: Path, scan_file: ScanFile, recipe: Preprocessing) -> Prepa
         )
     mean, std = preprocessing.mean_and_std(gray)
     return PreparedScan(
-        scan=dataclasses.replace(scan, pixels=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
+        scan=dataclasses.replace(scan, pixels_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
         pixels=image.pixels,
         geometry=image.geometry,
         measurements=_rounded(image.measurements),

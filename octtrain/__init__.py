@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from octtrain.config import FitConfig
     from octtrain.data.stream import training_batches
     from octtrain.evaluation.evaluate import evaluate
-    from octtrain.prediction.prediction import load_run, predict
+    from octtrain.prediction.classify import load_run, predict
     from octtrain.training.fit import fit
 
 __all__ = ["FitConfig", "evaluate", "fit", "load_run", "predict", "training_batches"]
@@ -28,8 +28,8 @@ _MODULES = {
     "FitConfig": "octtrain.config",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",
-    "load_run": "octtrain.prediction.prediction",
-    "predict": "octtrain.prediction.prediction",
+    "load_run": "octtrain.prediction.classify",
+    "predict": "octtrain.prediction.classify",
     "training_batches": "octtrain.data.stream",
 }
 

@@ -177,13 +177,13 @@ def predict(
     """Classify B-scans as they come from the device; files that cannot be read are excluded with a reason."""
     interrupts.advise("no file was classified yet")
     with importing_keras():
-        from octtrain.prediction import prediction
+        from octtrain.prediction import classify
         from octtrain.prediction.inputs import choose_run
 
     run, images, is_latest = choose_run(inputs)
     if is_latest:
         terminal.warn(f"the latest run: {run}")
-    prediction.predict(run, images, csv, log=log, warn=terminal.warn)
+    classify.predict(run, images, csv, log=log, warn=terminal.warn)
 
 
 @command(app, "octtrain leakage shards --repeats 10 --json leakage.json", Hyperparameters, LeakageConfig)

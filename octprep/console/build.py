@@ -7,12 +7,12 @@ from pathlib import Path
 
 from octprep import duplicates
 from octprep.console.layout import indented, printable, quoted, shown_path, table
-from octprep.duplicates.file import DuplicatesFile
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_folder_file
 from octprep.html.text import visible
 from octprep.pipeline import BuildResult
-from octprep.splits import balance
+from octprep.splits import deviations
 from octprep.splits.leaks import describe_leaks
 from octprep.wording import listed, number
 
@@ -37,8 +37,8 @@ def build_summary(out: Path, result: BuildResult) -> str:
             [
                 leak_line(manifest),
                 *duplicate_lines(out, manifest),
-                *(f"shares: {balance.describe_deviation(deviation)}" for deviation in result.deviations),
-                *balance.describe_few_patients(counts.patients_per_class),
+                *(f"shares: {deviations.describe_deviation(deviation)}" for deviation in result.deviations),
+                *deviations.describe_few_patients(counts.patients_per_class),
             ]
         ),
         f"{'wrote' if result.built else 'there are'} {files}; dataset digest {manifest.digest[:16]}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from octprep.console.layout import indented, printable, section, shown_path, table
 from octprep.inspection import Inspection
-from octprep.inspection import text as sentences
+from octprep.inspection import sentences as sentences
 from octprep.inspection.checks import headline, recommendation
 from octprep.inspection.findings import Findings
 from octprep.inspection.shortcuts import Shortcuts

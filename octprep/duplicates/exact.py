@@ -27,7 +27,7 @@ class DuplicatePair:
 
 def content_keys(scan: Scan) -> tuple[str, ...]:
     """Keys that two scans with the same content share: of the file's bytes and, where known, of the stored pixels."""
-    return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels}"] if scan.pixels else []))
+    return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels_sha256}"] if scan.pixels_sha256 else []))
 
 
 def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:

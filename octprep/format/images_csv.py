@@ -28,6 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 MAX_SIDE = 10**7  # the most pixels of a scan's side, and rows of a crop
+UNDERSAMPLED = "undersampled"  # the exclusion reason of a scan that only balancing drops; a code, compared as such
 _MAX_COUNT = 10**14  # the largest number of bytes, or number in a file name
 _MAX_NOTE = 1000  # characters
 _SHOWN = 40  # characters of a cell that a message shows

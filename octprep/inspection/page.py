@@ -13,7 +13,7 @@ from octprep.duplicates.exact import DuplicatePair
 from octprep.html import charts, page, pictures
 from octprep.html.charts import Interval, Row
 from octprep.html.pictures import Picture, SourceImages
-from octprep.inspection import text
+from octprep.inspection import sentences
 from octprep.inspection.checks import checks, headline, is_clean, recommendation
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.inspection.similarity import MAX_DISTANCE, THRESHOLD, Similarity
@@ -78,17 +78,19 @@ def render(src: Path, inspection: Inspection) -> bytes:
             labels=pixels.shortcuts.labels,
             headline=headline(inspection),
             clean=is_clean(inspection),
-            published=f"{text.published_sentence(inspection)}.",
+            published=f"{sentences.published_sentence(inspection)}.",
             checks=checks(inspection),
             recommendation=recommendation(inspection),
-            few_patients=text.few_patients_sentences(inspection),
+            few_patients=sentences.few_patients_sentences(inspection),
             counts=_counts(inspection),
-            overlaps=text.overlap_sentences(inspection),
-            patient_leaks=_lines([text.format_leak(leak) for leak in findings.patient_leaks]),
-            content_leaks=_lines([text.format_duplicates(same) for same in findings.content_leaks]),
-            merged_ids=_lines([text.format_merged_ids(merged) for merged in findings.merged_ids]),
-            label_conflicts=_lines([text.format_duplicates(same) for same in findings.label_conflicts]),
-            near_duplicate_conflicts=_lines([text.format_pair(pair) for pair in findings.near_duplicate_conflicts]),
+            overlaps=sentences.overlap_sentences(inspection),
+            patient_leaks=_lines([sentences.format_leak(leak) for leak in findings.patient_leaks]),
+            content_leaks=_lines([sentences.format_duplicates(same) for same in findings.content_leaks]),
+            merged_ids=_lines([sentences.format_merged_ids(merged) for merged in findings.merged_ids]),
+            label_conflicts=_lines([sentences.format_duplicates(same) for same in findings.label_conflicts]),
+            near_duplicate_conflicts=_lines(
+                [sentences.format_pair(pair) for pair in findings.near_duplicate_conflicts]
+            ),
             patients_in_several_classes=_lines(
                 [f"{patient}: {listed(labels)}" for patient, labels in findings.patients_in_several_classes.items()]
             ),
@@ -99,11 +101,11 @@ def render(src: Path, inspection: Inspection) -> bytes:
                     if exclusion.reason != MACOS_METADATA
                 ]
             ),
-            threshold=text.threshold_sentences(pixels.similarity),
-            sample=text.sample_sentence(pixels.similarity),
+            threshold=sentences.threshold_sentences(pixels.similarity),
+            sample=sentences.sample_sentence(pixels.similarity),
             sampled_distances=duplicates.sampled(pixels.similarity.distances),
             max_distance=MAX_DISTANCE,
-            shortcuts=text.shortcut_sentences(pixels.shortcuts),
+            shortcuts=sentences.shortcut_sentences(pixels.shortcuts),
             **_galleries(src, inspection, pixels),
             **_charts(pixels),
         )

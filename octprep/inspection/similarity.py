@@ -115,7 +115,7 @@ def within_patient_pairs(scans: Iterable[Scan]) -> list[ScanPair]:
         (first, second)
         for first, second in pairwise(ordered)
         if (first.patient, first.label) == (second.patient, second.label)
-        and first.pixels != second.pixels
+        and first.pixels_sha256 != second.pixels_sha256
         and first.image_number != second.image_number
     ]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from octprep.duplicates import Distances
+from octprep.duplicates.duplicates_json import REASONS, DuplicatesFile
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.file import REASONS, DuplicatesFile
 from octprep.html import charts
 from octprep.html.charts import Row
 from octprep.report.table import Images

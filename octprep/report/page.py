@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from octprep import duplicates
-from octprep.duplicates.file import DuplicatesFile
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.html import charts, page

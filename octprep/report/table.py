@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from octprep.format import images_csv
 from octprep.format.images_csv import ExcludedRow, ImageRow, Table
 from octprep.format.manifest import Manifest
-from octprep.splits import balance
+from octprep.splits import deviations as class_deviations
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def read(data: bytes, manifest: Manifest) -> Images:
             kept.append(row)
     paths = Counter([row.path for row in table.rows] + [row.path for row in table.excluded])
     problems += [f"{path} has {count} rows" for path, count in paths.items() if count > 1]
-    deviations = balance.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config)
+    deviations = class_deviations.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config)
     return Images(
         tuple(kept),
         table.excluded,
         tuple(problems),
         table.count,
-        tuple(map(balance.describe_deviation, deviations)),
-        tuple(balance.describe_few_patients(balance.patients_from_rows(kept))),
+        tuple(map(class_deviations.describe_deviation, deviations)),
+        tuple(class_deviations.describe_few_patients(class_deviations.patients_from_rows(kept))),
     )
 
 

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octprep.format.images_csv import UNDERSAMPLED
 from octprep.format.seeding import seeded_hash
 from octprep.source.files import Exclusion, Scan
-from octprep.splits.balance import UNDERSAMPLED
 
 MAX_SHARDS = 99_999
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.files import NotReadable, read_bytes
-from octprep.format.images_csv import ScanRow
+from octprep.format.images_csv import UNDERSAMPLED, ScanRow
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
 from octprep.format.paths import text_to_path
 from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, ScanFile, SourceListing
-from octprep.splits.balance import UNDERSAMPLED
 from octprep.workers import Progress, WorkerPool, no_progress
 
 

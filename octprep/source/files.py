@@ -46,7 +46,7 @@ class Scan(ScanFile):
     sha256: str  # of the file, hex
     height: int  # pixels
     width: int  # pixels
-    pixels: str = ""  # SHA-256 of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
+    pixels_sha256: str = ""  # of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
 
 
 @dataclass(frozen=True)

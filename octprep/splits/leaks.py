@@ -27,9 +27,9 @@ def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] =
             split_of[scan.path] = index
             patients[scan.patient].add(index)
             files[scan.sha256].add(index)
-            if scan.pixels:
-                pixels[scan.pixels].add(index)
-                file_of.setdefault(scan.pixels, scan.sha256)
+            if scan.pixels_sha256:
+                pixels[scan.pixels_sha256].add(index)
+                file_of.setdefault(scan.pixels_sha256, scan.sha256)
     contents = _in_several(files) | {file_of[digest] for digest in _in_several(pixels)}
     return Leaks(
         patients=tuple(sorted(_in_several(patients), key=numeric_order)),

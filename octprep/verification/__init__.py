@@ -24,8 +24,8 @@ import numpy as np
 from octprep import duplicates
 from octprep import workers as worker_pool
 from octprep.arrays import Gray
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
-from octprep.duplicates.file import DuplicatesFile
 from octprep.format import images_csv
 from octprep.format.images_csv import Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
@@ -43,7 +43,7 @@ from octprep.verification.checks import (
 )
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
 from octprep.verification.manifest_checks import check_settings
-from octprep.verification.records import Crop, ReadTask, RecordSummary, read_shard
+from octprep.verification.shard_reading import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
 from octprep.workers import Progress, no_progress
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from octprep.duplicates.file import DuplicatesFile
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.images_csv import ImageRow, Table
 from octprep.format.manifest import IMAGES_NAME, Manifest
-from octprep.verification.records import RecordSummary, format_counts
+from octprep.verification.shard_reading import RecordSummary, format_counts
 
 CHECKS: Mapping[int, str] = {
     1: "no patient, no content and no near-identical scan is in two splits",

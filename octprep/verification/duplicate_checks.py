@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from octprep import duplicates
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, DuplicatePair
-from octprep.duplicates.file import DuplicatesFile
 from octprep.format.images_csv import ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME
 from octprep.verification.checks import Evidence, Violation

@@ -10,17 +10,16 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
-from octprep.duplicates.file import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
-from octprep.format.images_csv import ImageRow, Table
+from octprep.format.images_csv import UNDERSAMPLED, ImageRow, Table
 from octprep.format.manifest import IMAGES_NAME, MANIFEST_NAME, Leaks, Manifest
 from octprep.source.files import Scan
-from octprep.splits.balance import UNDERSAMPLED
 from octprep.splits.leaks import find_hidden_leaks, find_leaks
 from octprep.splits.patients import PatientGroup
 from octprep.verification.checks import Evidence, Violation
-from octprep.verification.records import RecordSummary
+from octprep.verification.shard_reading import RecordSummary
 from octprep.wording import number
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[A-Za-z0-9.+!_-]{0,40}")
@@ -174,7 +173,7 @@ def _as_scan(record: RecordSummary, manifest: Manifest) -> Scan:
         sha256=record.sha256,
         height=record.source_size[0],
         width=record.source_size[1],
-        pixels=record.pixel_digest.hex(),
+        pixels_sha256=record.pixel_digest.hex(),
     )
 
 

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 
 from octprep import preprocessing
-from octprep.duplicates.file import DuplicatesFile
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.images_csv import DECIMALS, ImageRow, ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
 from octprep.source.files import ScanFile, parse_scan_path
 from octprep.splits.patients import connected_components
 from octprep.verification.checks import Evidence, Violation
-from octprep.verification.records import RecordSummary
+from octprep.verification.shard_reading import RecordSummary
 
 _MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure_intensity`
 _NAMED_ONE_BY_ONE = 3  # rows with the same violation, even if they are all rows

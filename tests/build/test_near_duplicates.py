@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from octprep import preprocessing
-from octprep.duplicates.file import DuplicatesFile
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import LeakError
 from octprep.format.manifest import DUPLICATES_NAME, Manifest

@@ -14,12 +14,12 @@ from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, OutputError, SettingError, SourceError
+from octprep.format.images_csv import UNDERSAMPLED
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
 from octprep.splits import split_file
-from octprep.splits.balance import (
-    UNDERSAMPLED,
+from octprep.splits.deviations import (
     describe_deviation,
     describe_few_patients,
     deviations_from_table,

@@ -42,7 +42,7 @@ def population():
 
     def stored(recipe: str) -> list[np.ndarray]:
         if recipe not in cache:
-            cache[recipe] = [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in grays]
+            cache[recipe] = [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in grays]
         return cache[recipe]
 
     return Population(patients, originals, stored)

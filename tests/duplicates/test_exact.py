@@ -30,8 +30,8 @@ def paths_of(scans):
 
 def test_sets_are_connected_by_bytes_and_by_pixels():
     first = scan("train/CNV/CNV-1-1.jpeg", content="a")
-    second = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="a"), pixels="p")
-    third = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="b"), pixels="p")
+    second = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="a"), pixels_sha256="p")
+    third = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="b"), pixels_sha256="p")
     assert duplicate_sets([third, UNIQUE, second, first]) == [[first, second, third]]
     assert exact_duplicate_pairs([first, second, third]) == [
         DuplicatePair(first.path, second.path, "same bytes"),
@@ -41,8 +41,8 @@ def test_sets_are_connected_by_bytes_and_by_pixels():
 
 def test_two_sets_that_a_third_scan_connects_are_one():
     by_bytes = scan("train/CNV/CNV-1-1.jpeg", content="a")
-    by_pixels = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="b"), pixels="p")
-    both = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="a"), pixels="p")
+    by_pixels = dataclasses.replace(scan("train/CNV/CNV-2-1.jpeg", content="b"), pixels_sha256="p")
+    both = dataclasses.replace(scan("train/CNV/CNV-3-1.jpeg", content="a"), pixels_sha256="p")
     assert duplicate_sets([by_bytes, by_pixels, both]) == [[by_bytes, by_pixels, both]]
 
 
@@ -52,7 +52,7 @@ def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(populati
     scans = [
         dataclasses.replace(
             scan(f"train/CNV/CNV-{patient}-{number}.jpeg", content=f"bytes {content}" if content else None),
-            pixels=f"pixels {pixels}" if pixels else "",
+            pixels_sha256=f"pixels {pixels}" if pixels else "",
         )
         for number, (patient, content, pixels) in enumerate(population)
     ]
@@ -61,7 +61,9 @@ def test_duplicate_sets_are_disjoint_and_hold_every_pair_of_equal_scans(populati
     assert len(members) == len(set(members))
     for first in scans:
         for second in scans:
-            equal = first.sha256 == second.sha256 or (first.pixels and first.pixels == second.pixels)
+            equal = first.sha256 == second.sha256 or (
+                first.pixels_sha256 and first.pixels_sha256 == second.pixels_sha256
+            )
             if equal and first is not second:
                 assert any(first in duplicates and second in duplicates for duplicates in sets)
     assert duplicate_sets(scans[::-1]) == sets

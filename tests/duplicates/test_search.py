@@ -100,13 +100,13 @@ def test_a_near_duplicate_is_found_in_a_small_population(others, population):
 def test_in_the_real_sample_only_planted_near_duplicates_are_found(recipe):
     paths = sorted(SAMPLE.rglob("*-*-*.jpeg"))
     grays = [preprocessing.decode(path.read_bytes()) for path in paths]
-    images = [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in grays]
+    images = [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in grays]
     patients = [path.stem.split("-")[1] for path in paths]
     assert len(paths) > 30
     assert pairs_of(images, patients) == []
     rng = np.random.default_rng(0)
     planted = [preprocessing.decode(near_duplicate(gray, rng)) for gray in grays]
-    images += [preprocessing.prepare(gray, RECIPES[recipe]).pixels for gray in planted]
+    images += [preprocessing.preprocess(gray, RECIPES[recipe]).pixels for gray in planted]
     pairs = pairs_of(images, patients + [f"{patient} again" for patient in patients])
     expected = {(index, index + len(paths)) for index in range(len(paths))}
     assert {(pair.first, pair.second) for pair in pairs} <= expected

@@ -12,7 +12,7 @@ from octprep import cli, console
 from octprep.duplicates import search
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import write_output_file
-from octprep.inspection import checks, inspect, page, similarity, text
+from octprep.inspection import checks, inspect, page, sentences, similarity
 from octprep.inspection.features import stored_pixels
 from octprep.source.published import PUBLISHED, PublishedDataset
 from octprep.wording import listed
@@ -111,10 +111,10 @@ def test_class_folders_without_splits_have_no_leaks_but_shortcuts(tmp_path):
 
 def test_a_published_version_is_recognised(inspection):
     assert inspection.published is None
-    assert text.published_sentence(inspection).startswith("The counts match no published version")
+    assert sentences.published_sentence(inspection).startswith("The counts match no published version")
     published = PublishedDataset(next(iter(PUBLISHED)))
     recognised = type(inspection)(**vars(inspection) | {"published": published})
-    assert text.published_sentence(recognised) == f"By its counts this is {published}"
+    assert sentences.published_sentence(recognised) == f"By its counts this is {published}"
 
 
 def test_a_clean_split_passes_every_check(tmp_path):

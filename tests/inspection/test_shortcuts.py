@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from octprep import console
-from octprep.inspection import inspect, page, shortcuts, text
+from octprep.inspection import inspect, page, shortcuts
+from octprep.inspection import sentences as sentences
 from octprep.inspection.features import ScanFeatures
 from octprep.source.files import Scan
 from tests.inspection.planted import write_class_folders
@@ -49,13 +50,13 @@ def test_a_shortcut_has_an_interval_and_a_sentence():
     assert by_name["file bytes"].is_shortcut(test.chance)
     assert by_name["all together"].is_shortcut(test.chance)
     assert not by_name["mean of the decoded scan"].is_shortcut(test.chance)
-    sentences = text.shortcut_sentences(test)
+    lines = sentences.shortcut_sentences(test)
     assert re.match(
         r"File bytes alone predict the class with a balanced accuracy of \d+ %, where 50 % would be chance "
         r"\(95 % interval \d+ to \d+ %\): a network may learn them instead of the retina\. Stored images have no ",
-        sentences[0],
+        lines[0],
     )
-    assert "may be the disease itself" in sentences[-1]
+    assert "may be the disease itself" in lines[-1]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -63,7 +64,7 @@ def test_features_without_information_are_no_shortcuts(seed):
     test, by_name = measured(*random_features(lambda label, rng: {}, patients=40, seed=seed))
     assert not any(accuracy.is_shortcut(test.chance) for accuracy in test.accuracies)
     assert all(accuracy.low <= test.chance + shortcuts.MARGIN for accuracy in by_name.values())
-    assert "points better than chance" in text.shortcut_sentences(test)[0]
+    assert "points better than chance" in sentences.shortcut_sentences(test)[0]
 
 
 def test_a_feature_that_identifies_the_patient_is_no_shortcut():

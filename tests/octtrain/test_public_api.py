@@ -23,7 +23,7 @@ def test_names_are_functions_whatever_was_imported_before():
     pytest.importorskip("tensorflow")
     import octtrain.data.stream
     import octtrain.evaluation.evaluate
-    import octtrain.prediction.prediction
+    import octtrain.prediction.classify
     import octtrain.training.fit
 
     for name in octtrain.__all__:

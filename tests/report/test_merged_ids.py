@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from octprep import duplicates, report
 from octprep.duplicates import Distances
+from octprep.duplicates.duplicates_json import REASONS, DuplicatesFile
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.file import REASONS, DuplicatesFile
 from octprep.format.manifest import DUPLICATES_NAME
 from octprep.format.paths import path_to_text
 from octprep.html.text import visible

@@ -26,7 +26,7 @@ def test_leaking_patients_are_in_numeric_order():
 def test_equal_bytes_and_equal_pixels_in_two_splits_are_a_leak():
     same_bytes = scan("test/CNV/CNV-9-1.jpeg", content=A1.path)
     assert find_leaks([[A1], [same_bytes]]).contents == (A1.sha256,)
-    same_pixels = [dataclasses.replace(member, pixels="p") for member in (A1, C1)]
+    same_pixels = [dataclasses.replace(member, pixels_sha256="p") for member in (A1, C1)]
     assert find_leaks([same_pixels[:1], same_pixels[1:]]).contents == (A1.sha256,)
 
 

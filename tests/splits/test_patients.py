@@ -35,7 +35,7 @@ def test_near_duplicates_group_their_patients_and_so_do_chains():
 
 
 def test_equal_pixels_group_patients_as_equal_bytes_do():
-    scans = [dataclasses.replace(A1, pixels="p"), dataclasses.replace(B1, pixels="p"), C1]
+    scans = [dataclasses.replace(A1, pixels_sha256="p"), dataclasses.replace(B1, pixels_sha256="p"), C1]
     assert [len(group.scans) for group in group_patients(scans)] == [2, 1]
 
 

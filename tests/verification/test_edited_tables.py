@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from octprep import console
+from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.file import DuplicatesFile
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import COLUMNS
 from octprep.format.manifest import Manifest

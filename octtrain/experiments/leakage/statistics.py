@@ -52,7 +52,7 @@ class Inflation:
     high: float
 
     @property
-    def excludes_zero(self) -> bool:
+    def is_above_zero(self) -> bool:
         """Whether the interval lies above 0."""
         return self.low > 0
 
@@ -85,7 +85,7 @@ def conclusion(balanced_accuracy: Inflation, repeats: Sequence[Repeat]) -> str:
     """What the result means, in a sentence or two."""
     interval = f"({balanced_accuracy.low:+.3f} to {balanced_accuracy.high:+.3f})"
     shared = statistics.fmean(repeat.shared for repeat in repeats)
-    if balanced_accuracy.excludes_zero:
+    if balanced_accuracy.is_above_zero:
         return (
             f"Split by image, {shared:.0%} of the test images have their patient in training, and the model looks "
             f"{100 * balanced_accuracy.difference:.0f} points of balanced accuracy better {interval} than it is on new "

@@ -20,7 +20,7 @@ from octprep.shards import tfrecord
 from octtrain.data import stream
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.models import build_model
-from octtrain.prediction.prediction import Exclusion, Prediction, load_run, predict, prepare_image
+from octtrain.prediction.classify import Exclusion, Prediction, load_run, predict, prepare_image
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
 from tests.worlds.runs import ROOT, command, quiet, read_rows, scan_file

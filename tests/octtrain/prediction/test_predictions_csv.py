@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 
 from octprep.format.errors import OutputError, StoppedError
 from octtrain.models import build_model
-from octtrain.prediction.prediction import predict
+from octtrain.prediction.classify import predict
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
 from tests.worlds.runs import ROOT, command, quiet, read_rows, scan_file

@@ -6,7 +6,7 @@ import pytest
 
 from octprep.format.images_csv import ExcludedRow, Table
 from octprep.shards.plan import plan_shards
-from octprep.splits.balance import (
+from octprep.splits.deviations import (
     FEW,
     ClassDeviation,
     count_patients,

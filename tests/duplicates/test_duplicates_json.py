@@ -5,8 +5,8 @@ import json
 import pytest
 
 from octprep.duplicates.distances import Distances
+from octprep.duplicates.duplicates_json import DuplicatesFile, collect
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.file import DuplicatesFile, collect
 from tests.worlds.archive import scan
 
 DISTANCES = Distances((0, 1, 2), (1, 2), (0, 3), 3, 9)

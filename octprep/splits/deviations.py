@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from octprep.format.config import BuildConfig
-from octprep.format.images_csv import ImageRow, Table
+from octprep.format.images_csv import UNDERSAMPLED, ImageRow, Table
 from octprep.splits.patient_cap import capped_counts
 from octprep.splits.strategies import Splits, target_fractions
 
-UNDERSAMPLED = "undersampled"  # the exclusion reason of a scan that only balancing drops; a code, compared as such
 FEW = 5  # patients of a class; a split with fewer is named
 _CONSEQUENCE = {
     "train": "a model learns these patients rather than the class",

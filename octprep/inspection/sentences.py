@@ -9,7 +9,7 @@ from octprep.inspection.findings import DuplicateSet, MergedIds, PatientLeak
 from octprep.inspection.inspection import Inspection
 from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, FeatureAccuracy, Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
-from octprep.splits import balance
+from octprep.splits import deviations
 from octprep.wording import listed, number
 
 
@@ -37,7 +37,7 @@ def few_patients_sentences(inspection: Inspection) -> list[str]:
     for scan in inspection.scans:
         name = scan.source_split or ("the source" if not inspection.has_splits else "no folder")
         groups[name][scan.label].add(inspection.group_of[scan.path])
-    return balance.describe_few_patients(
+    return deviations.describe_few_patients(
         {name: {label: len(keys) for label, keys in of_folder.items()} for name, of_folder in groups.items()}
     )
 
