@@ -4,7 +4,7 @@ The Python interface; each name is imported when it is first used:
 
     import octprep
     result = octprep.build("OCT2017", "shards", octprep.BuildConfig(seed=1))
-    octprep.verify("shards").violations            # [] if all guarantees hold
+    octprep.verify("shards").violations            # () if all guarantees hold
     for record in octprep.read_records("shards", "val"):
         record.pixels, record.label                # (height, width) uint8, index into the manifest's class names
 """

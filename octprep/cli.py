@@ -182,6 +182,8 @@ def verify(
     from octprep import console, verification
     from octprep.format.files import write_output_file
 
+    if str(certificate) == str(json_file) == "-":
+        raise SettingError("--certificate - and --json - both ask for standard output; give one of them a file.")
     with console.progress_bars("rec") as progress:
         result = verification.verify(folder, workers=workers, progress=progress)
     failed = bool(result.violations)
@@ -280,10 +282,28 @@ def _paths(given: list[Path], options: dict[str, Path | None]) -> list[Path]:
 _EXAMPLES = {"--src": "OCT2017", "--out": "shards"}
 
 
+_RENAMED = {  # commands of version 0.1.0
+    "scan": "octprep inspect --quick",
+    "audit": "octprep inspect",
+    "phantom": "octprep synthesize",
+    "certify": "octprep verify DIR --certificate -",
+}
+
+
+def run_command() -> None:
+    """Run the command on the command line; a command of an earlier version is answered by its new name."""
+    given = "".join(sys.argv[1:2])
+    if given in _RENAMED:
+        raise SettingError(f"octprep {given} is now `{_RENAMED[given]}`; `octprep --help` lists all commands.")
+    app()
+
+
 def main() -> None:
     """The program `octprep`: an error that the user can fix ends it with one sentence and an exit code."""
     interrupts.advise(f"run the same command {'to resume' if 'build' in sys.argv[1:2] else 'again'}")
-    terminal.run_program("octprep", app, memory_advice="close other programs, or use fewer --workers, and try again")
+    terminal.run_program(
+        "octprep", run_command, memory_advice="close other programs, or use fewer --workers, and try again"
+    )
 
 
 if __name__ == "__main__":

@@ -73,5 +73,10 @@ def _guarantee(check: int, result: VerificationResult) -> str:
         )
     if check == 1 and result.not_comparable:
         too_small = number(result.not_comparable, "image")
+        if result.not_comparable >= sum(count.images for count in result.counts.values()):
+            return (
+                "no patient, no content and no equal stored pixels are in two splits; near-identical scans could not "
+                f"be searched for, as all {too_small} are too small"
+            )
         return f"{CHECKS[check]}; {too_small} too small to be compared with others"
     return CHECKS[check]

@@ -161,8 +161,15 @@ def check_output_file(src: Path, option: str, path: Path) -> None:
 
 
 def write_output_file(option: str, path: Path, data: bytes) -> None:
-    """Write a file that is complete or absent after a crash. Raises OutputError, naming the option, if that fails."""
+    """Write a file that is complete or absent after a crash. Raises OutputError, naming the option, if that fails.
+
+    The file that a link leads to is written, not the link; a device or a pipe gets the bytes and stays what it is.
+    """
     try:
-        atomic_write(path, data)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:
+                device.write(data)
+        else:
+            atomic_write(path.resolve(), data)
     except OSError as error:
         raise OutputError(f"{option} {path_to_text(str(path))} cannot be written: {error.strerror or error}.") from None

@@ -157,7 +157,7 @@ class Manifest:
             shown = version if isinstance(version, int | str | None) else type(version).__name__
             raise ManifestError(
                 f"{path} has format version {str(shown)[:20]}, but this version of octprep reads format version "
-                f"{FORMAT_VERSION}. Rebuild the folder with `octprep build --overwrite`."
+                f"{FORMAT_VERSION}. Rebuild the folder with `octprep build`."
             )
         try:
             fields = {key: value for key, value in raw.items() if key != "digest"}

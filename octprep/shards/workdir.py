@@ -38,6 +38,7 @@ from octprep.format.manifest import (
     shard_problem,
 )
 
+_OLD_DUPLICATES_NAME = "joins.json"  # what format version 2 called duplicates.json; it holds patient ids
 _CONFIG_NAME = "config.json"  # in the work folder: the settings of an unfinished build
 _SHARD_NAME = re.compile(r"[0-9]{5}-of-[0-9]{5}\.tfrecord")
 _IGNORED = (OWNER_NAME, "lost+found")  # what an output folder may hold and still count as empty
@@ -223,6 +224,7 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
     Every file is on the disk before the manifest names it, also after a power failure.
     """
     (out / MANIFEST_NAME).unlink(missing_ok=True)
+    (out / _OLD_DUPLICATES_NAME).unlink(missing_ok=True)
     sync(out)
     for old in _shards(out):
         old.unlink()

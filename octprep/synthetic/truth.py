@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def merge_truth_files(folder: Path, truth: Path) -> None:
     """Concatenate the files of a folder, sorted by name, into the file, and remove the folder."""
     try:
         truth.parent.mkdir(parents=True, exist_ok=True)
-        with saving(truth, durable=False) as partial_file, partial_file.open("wb") as file:
+        target = truth.resolve()  # the file that a link leads to
+        is_device = target.exists() and not target.is_file()
+        with nullcontext(target) if is_device else saving(target, durable=False) as partial, partial.open("wb") as file:
             for path in sorted(folder.iterdir()):
                 file.write(path.read_bytes())
     except OSError as error:

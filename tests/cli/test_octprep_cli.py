@@ -152,6 +152,8 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
         (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
         (["inspect", "--quick", "--src", "{tmp}/empty"], 2, "is empty"),
         (["synthesize", "{tmp}/plain"], 2, "plain"),
+        (["scan", "--src", "{src}"], 2, "octprep scan is now `octprep inspect --quick`"),
+        (["verify", "{shards}", "--certificate", "-", "--json", "-"], 2, "both ask for standard output"),
         (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
     ],
 )

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from octprep.format import locks
 from octprep.format.errors import OutputError
-from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, saving
+from octprep.format.files import (
+    NotReadable,
+    atomic_write,
+    read_bytes,
+    remove_partial_files,
+    saving,
+    write_output_file,
+)
 from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.paths import path_to_text, text_to_path
 
@@ -115,3 +122,20 @@ def test_text_with_another_escape_is_an_error():
     for text in (r"a\b", "\\", r"\x4", r"\xZZ"):
         with pytest.raises(ValueError, match="backslash"):
             text_to_path(text)
+
+
+def test_an_output_file_is_written_through_a_link(tmp_path):
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_output_file("--json", tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    write_output_file("--json", tmp_path / "pipe", b"bytes")
+    assert reader.communicate(timeout=20)[0] == b"bytes"
+    assert (tmp_path / "pipe").is_fifo()
