@@ -46,7 +46,7 @@ def test_samples_are_called_samples_and_few_patients_are_reported(source, inspec
     assert f"Drawn were {len(similarity.within)} of {pairs} pairs within patients" in content
     assert f"all {similarity.distances.within_total:,} pairs of scans of one patient" in content
     for output in (content, printed):
-        assert re.search(r"test has few patients \([0-9] of CNV, .*\): results on so few", output)
+        assert re.search(r"test has few patients \([0-9] of CNV, .*\): a result on so few", output)
     assert "Look through it before you share it." in content.partition("<footer>")[2]
 
 
