@@ -34,7 +34,7 @@ def test_a_prepared_scan_holds_everything_about_its_file(source):
     assert prepared.geometry == image.geometry
     assert prepared.scan.sha256 == hashlib.sha256(data).hexdigest()
     assert (prepared.scan.height, prepared.scan.width) == gray.shape
-    assert prepared.scan.pixels == hashlib.sha256(image.pixels.tobytes()).hexdigest()
+    assert prepared.scan.pixels_sha256 == hashlib.sha256(image.pixels.tobytes()).hexdigest()
     assert prepared.descriptor == duplicates.dct_descriptor(image.pixels)
     assert prepared.measurements.mean_intensity == round(float(image.pixels.mean()), 2)
     assert prepared.decoded_mean == pytest.approx(gray.mean(), abs=0.006)

@@ -14,7 +14,7 @@ def test_comparison_that_was_not_made_is_not_in_the_certificate(good, tmp_path):
     small = verify(good, workers=1)
     assert small.not_comparable == sum(count.images for count in small.counts.values())
     assert "near-identical" not in console.certificate(small)
-    assert "too small to be compared" in console.verification_summary(good, small)
+    assert "are too small" in console.verification_summary(good, small)
     assert any("images of 32x48 pixels are too small" in line for line in console.duplicate_lines(good, small.manifest))
     src = write_folder(tmp_path / "src", archive())
     for size, near in ((96, True), (96, False)):

@@ -219,7 +219,7 @@ def test_probabilities_that_are_not_finite_are_an_error(run, tmp_path):
     with pytest.raises(ManifestError, match="are not numbers"):
         evaluate(folder.path, shards=run.parent / "shards", log=quiet)
     folder.save_model(build_model("octnet-s", (32, 32, 1), 3), folder.path / "model.keras")
-    with pytest.raises(ManifestError, match="4 classes, so it is not the run's"):
+    with pytest.raises(ManifestError, match="4 classes, so it is not this run's model"):
         predict(folder.path, [tmp_path / "a.jpeg"], log=quiet)
 
 

@@ -88,7 +88,7 @@ def test_epochs_and_patience_may_change_when_a_run_is_resumed(saved, shards):
     ]
     lines = []
     fit(shards, saved.path, dataclasses.replace(more, patience=1), resume=True, log=lines.append)
-    assert "no better balanced accuracy for 1 epochs (--patience 1)" in lines[0]
+    assert "no better balanced accuracy for 1 epoch (--patience 1)" in lines[0]
     for change in ({"lr": 0.1}, {"model": "octnet-m"}, {"seed": 4}, {"batch_size": 8}):
         with pytest.raises(OutputError, match="was started with other settings"):
             fit(shards, saved.path, dataclasses.replace(more, **change), resume=True, log=quiet)
