@@ -49,7 +49,7 @@ def test_runs_started_at_the_same_time_get_different_folders(tmp_path, shards):
 
 
 def test_the_latest_run_is_the_one_started_last(tmp_path, shards):
-    with pytest.raises(SourceError, match="there is no folder .*runs here with a run; make one"):
+    with pytest.raises(SourceError, match=r"there is no folder .*runs here with a run; make one"):
         latest_run(tmp_path / "runs")
     write_shards(tmp_path / "other", {"train": 1, "val": 1})
     for name, dataset in (("c", shards), ("b", shards), ("a", tmp_path / "other")):
