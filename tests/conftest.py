@@ -12,6 +12,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests compile small networks and run them for seconds: optimising the compiled code costs more than it saves.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 # Where several processes run tests, each computes on one core: libraries that start a thread for every core in each of
 # them would mostly wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
