@@ -59,7 +59,9 @@ def atomic_directory(out: Path) -> Iterator[Path]:
             raise OutputError(f"{out} is a link that leads to itself; name another folder.") from None
         if isinstance(error, OSError):
             reason = error.strerror or error
-            raise OutputError(f"{out} cannot be written ({reason}); name a folder that can be written to and has room.") from error
+            raise OutputError(
+                f"{out} cannot be written ({reason}); name a folder that can be written to and has room."
+            ) from error
         raise
 
 

@@ -24,7 +24,9 @@ def check_truth_file(truth: Path, out: Path) -> None:
             raise OutputError(f"--truth {truth} is a folder; name a file.")
         parent = next(folder for folder in truth.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(truth if truth.exists() else parent, os.W_OK):
-            raise OutputError(f"--truth {truth} cannot be written; name a file on a disk that can be written to and has room.")
+            raise OutputError(
+                f"--truth {truth} cannot be written; name a file on a disk that can be written to and has room."
+            )
     except RuntimeError:
         raise OutputError(f"--truth {truth} is a link that leads to itself; name another file.") from None
     except OSError as error:
@@ -59,5 +61,7 @@ def merge_truth_files(folder: Path, truth: Path) -> None:
                 file.write(path.read_bytes())
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"{truth} cannot be written ({reason}); name a file on a disk that can be written to and has room.") from error
+        raise OutputError(
+            f"{truth} cannot be written ({reason}); name a file on a disk that can be written to and has room."
+        ) from error
     shutil.rmtree(folder)
