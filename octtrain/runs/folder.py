@@ -18,6 +18,7 @@ import keras
 from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, sync
+from octprep.format.images_csv import ImageRow
 from octtrain import runtime
 from octtrain.model_files import MODEL_SUFFIXES
 from octtrain.runs import exposure, history
@@ -90,8 +91,10 @@ class RunFolder:
         self._check_last_epoch(epochs)
         return epochs
 
-    def initialise(self, epochs: Sequence[Row] = ()) -> None:
+    def initialise(self, epochs: Sequence[Row] = (), images: Sequence[ImageRow] | None = None) -> None:
         """Make a new run; in one that already has these epochs, finish what an interrupted `save_epoch` left undone.
+
+        images: of the dataset's images.csv, for a caller that has read it; None: it is read if it is needed.
 
         Raises ManifestError if the shards do not say which patients are in them, OutputError if a run without a
         finished epoch would now start from other weights than before, StoppedError if the disk does not take it.
@@ -100,7 +103,7 @@ class RunFolder:
         for folder in (self.path, self.path / "checkpoints"):
             remove_partial_files(folder)
         if not (self.path / CONFIG_NAME).exists():
-            own_exposure = self._exposure()
+            own_exposure = self._exposure(images)
             try:
                 self._write_description(own_exposure)
             except OSError as error:
@@ -109,7 +112,7 @@ class RunFolder:
                     "another --run."
                 ) from None
             return
-        if not epochs and self._exposure() != self.run.exposure():
+        if not epochs and self._exposure(images) != self.run.exposure():
             raise OutputError(
                 f"{self.path} was started from other weights than {self.run.config.weights} holds now; "
                 "give another --run."
@@ -229,12 +232,13 @@ class RunFolder:
             if problem:
                 raise ManifestError(f"{path} {problem} epoch {len(epochs)}; put it back to resume, or {advice}.")
 
-    def _exposure(self) -> Exposure:
+    def _exposure(self, images: Sequence[ImageRow] | None) -> Exposure:
         """What this training's model is exposed to, including what its initial weights were exposed to."""
-        rows = images_csv.read_checked(self.run.shards, self.run.manifest).rows
+        if images is None:
+            images = images_csv.read_checked(self.run.shards, self.run.manifest).rows
         splits = (*self.run.provenance.trained_on, *self.run.provenance.selected_on)
         initial = exposure_of_weights(self.run.config.weights)
-        return Exposure((*exposure.images_of(rows, splits), *initial.images), initial.complete)
+        return Exposure((*exposure.images_of(images, splits), *initial.images), initial.complete)
 
     def _write_description(self, own_exposure: Exposure) -> None:
         table = exposure.encode(own_exposure.images)

@@ -115,7 +115,7 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
             epochs=range(len(history), config.epochs),
             manifest=manifest,
         )
-        folder.initialise(history)
+        folder.initialise(history, rows)
         command = f"octtrain fit {shlex.quote(str(shards))} --run {shlex.quote(str(run.folder))} --resume"
         interrupts.advise(f"resume after the last finished epoch by `{command}`")
         for line in _header(run, stored, rows, train, val, steps, history):
