@@ -16,6 +16,7 @@ import typer
 from octprep import terminal
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SettingError
+from octprep.format.files import STDOUT
 from octprep.format.options import make
 from octprep.terminal.commands import Json, command, version_option
 
@@ -140,10 +141,10 @@ def inspect(
     (src,) = _paths([path] if path else [], {"--src": src})
     if quick and report is not None:
         raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
-    targets = {option: file for option, file in (("--report", report), ("--json", json_file)) if file is not None}
-    files = [file for file in targets.values() if str(file) != "-"]
+    targets = {"--report": report, "--json": None if json_file == STDOUT else json_file}
+    files = [file for file in targets.values() if file is not None]
     for option, file in targets.items():
-        if str(file) != "-":
+        if file is not None:
             check_output_file(src, option, file)
     if len({file.resolve() for file in files}) < len(files):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
@@ -182,21 +183,22 @@ def verify(
     from octprep import console, verification
     from octprep.format.files import write_output_file
 
-    if str(certificate) == str(json_file) == "-":
+    if certificate == json_file == STDOUT:
         raise SettingError("--certificate - and --json - both ask for standard output; give one of them a file.")
     with console.progress_bars("rec") as progress:
         result = verification.verify(folder, workers=workers, progress=progress)
     failed = bool(result.violations)
     lines = [console.verification_summary(folder, result)]
-    if certificate is not None and not failed and str(certificate) != "-":
-        write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
-        lines.append(f"wrote {certificate}")
     if not failed:
-        lines.append(f"next: octtrain fit {console.quoted(folder)}")
-    if certificate is not None and str(certificate) == "-" and not failed:
-        console.say(console.certificate(result), always=True, json_file=json_file, json=result.to_json)
-    else:
-        console.say("\n".join(lines), always=failed, json_file=json_file, json=result.to_json)
+        if certificate == STDOUT:
+            lines = [console.certificate(result)]
+        else:
+            if certificate is not None:
+                write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
+                lines.append(f"wrote {certificate}")
+            lines.append(f"next: octtrain fit {console.quoted(folder)}")
+    always = failed or certificate == STDOUT
+    console.say("\n".join(lines), always=always, json_file=json_file, json=result.to_json)
     if failed:
         if certificate is not None:
             console.warn(f"no certificate was written to {certificate}, as not all guarantees hold.")

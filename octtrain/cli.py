@@ -20,6 +20,7 @@ import typer
 
 from octprep import terminal
 from octprep.format.errors import OctError
+from octprep.format.files import STDOUT
 from octprep.format.options import make
 from octprep.terminal.commands import Json, command, verbosity, version_option
 from octtrain.config import FitConfig, Hyperparameters, merge_settings
@@ -205,7 +206,7 @@ def log(line: str) -> None:
 
 def log_for(json_file: Path | None) -> Callable[[str], None]:
     """`log`, or the same on standard error if `--json -` takes standard output."""
-    if json_file is None or str(json_file) != "-":
+    if json_file != STDOUT:
         return log
 
     def log_to_stderr(lines: str) -> None:

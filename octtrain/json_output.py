@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from octprep.format.errors import OutputError
-from octprep.format.files import write_output_file
+from octprep.format.files import STDOUT, write_output_file
 from octprep.format.paths import path_to_text
 from octprep.terminal import say
-
-STDOUT = Path("-")
 
 
 def encode(content: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import typer
 
 from octprep import terminal
 from octprep.format.errors import OutputError
-from octprep.format.files import write_output_file
+from octprep.format.files import STDOUT, write_output_file
 from octprep.terminal.commands import verbosity
 from octprep.workers import Progress
 
@@ -26,7 +26,7 @@ def say(
     With --json - only JSON goes to standard output, and the text to standard error. A pipe that its reader has closed,
     as with `| head`, is not an error. Raises OutputError if standard output or the file cannot be written.
     """
-    to_stdout = json_file is not None and str(json_file) == "-"
+    to_stdout = json_file == STDOUT
     try:
         if always or not verbosity.quiet:
             typer.echo(text, err=to_stdout)

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from octprep.format.errors import OutputError
 from octprep.format.paths import path_to_text
 
+STDOUT = Path("-")  # the file that an option names to have standard output written instead
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
 _PAUSES = (0.1, 0.4, 1.5)  # seconds between the attempts of `retry`
 
@@ -137,6 +138,20 @@ def retry(work: Callable[[], Result]) -> Result:
     return work()
 
 
+@contextmanager
+def open_output(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that a user named for writing; it is complete or absent after a crash (see `saving`).
+
+    The file that a link leads to is written, not the link; a device or a pipe gets the bytes and stays what it is.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as device:
+            yield device
+        return
+    with saving(path.resolve(), durable=durable) as partial, partial.open("wb") as file:
+        yield file
+
+
 def check_output_file(src: Path, option: str, path: Path) -> None:
     """Raise OutputError if a file cannot be written, or must not be because it would lie in the source.
 
@@ -161,15 +176,9 @@ def check_output_file(src: Path, option: str, path: Path) -> None:
 
 
 def write_output_file(option: str, path: Path, data: bytes) -> None:
-    """Write a file that is complete or absent after a crash. Raises OutputError, naming the option, if that fails.
-
-    The file that a link leads to is written, not the link; a device or a pipe gets the bytes and stays what it is.
-    """
+    """Write a file as `open_output` does. Raises OutputError, naming the option, if that fails."""
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
-                device.write(data)
-        else:
-            atomic_write(path.resolve(), data)
+        with open_output(path) as file:
+            file.write(data)
     except OSError as error:
         raise OutputError(f"{option} {path_to_text(str(path))} cannot be written: {error.strerror or error}.") from None

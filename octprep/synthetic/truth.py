@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from octprep.format.errors import OutputError
-from octprep.format.files import saving
+from octprep.format.files import open_output
 from octprep.synthetic.bscan import Phantom
 
 
@@ -24,9 +23,7 @@ def check_truth_file(truth: Path, out: Path) -> None:
             raise OutputError(f"--truth {truth} is a folder; name a file.")
         parent = next(folder for folder in truth.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(truth if truth.exists() else parent, os.W_OK):
-            raise OutputError(
-                f"--truth {truth} cannot be written; name a file on a disk that can be written to and has room."
-            )
+            raise OutputError(f"--truth {truth} cannot be written; name a file where you may write.")
     except RuntimeError:
         raise OutputError(f"--truth {truth} is a link that leads to itself; name another file.") from None
     except OSError as error:
@@ -54,9 +51,7 @@ def merge_truth_files(folder: Path, truth: Path) -> None:
     """Concatenate the files of a folder, sorted by name, into the file, and remove the folder."""
     try:
         truth.parent.mkdir(parents=True, exist_ok=True)
-        target = truth.resolve()  # the file that a link leads to
-        is_device = target.exists() and not target.is_file()
-        with nullcontext(target) if is_device else saving(target, durable=False) as partial, partial.open("wb") as file:
+        with open_output(truth, durable=False) as file:
             for path in sorted(folder.iterdir()):
                 file.write(path.read_bytes())
     except OSError as error:

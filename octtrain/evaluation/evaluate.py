@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
+from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.terminal import interrupts
@@ -96,7 +97,7 @@ def evaluate(
     log(format_report(report))
     if failure:
         raise failure
-    if json_file and json_file != json_output.STDOUT:
+    if json_file and json_file != STDOUT:
         written.append(json_file)
     log("")
     log(f"wrote {listed([*map(_text, written)])}")

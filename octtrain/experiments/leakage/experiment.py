@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from octprep.format import images_csv
 from octprep.format.errors import ManifestError
+from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
 from octprep.wording import number
@@ -138,11 +139,7 @@ def leakage(
     if json_file:
         json_output.write(json_file, result.as_json())
     log("")
-    log(
-        f"wrote {json_file}"
-        if json_file and json_file != json_output.STDOUT
-        else "wrote no file; --json FILE keeps this"
-    )
+    log(f"wrote {json_file}" if json_file and json_file != STDOUT else "wrote no file; --json FILE keeps this")
     log(f"next: `octtrain fit {shlex.quote(str(shards))}` trains a model on a split by patient")
     return result
 
