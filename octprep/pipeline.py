@@ -1,7 +1,7 @@
 """`build`: from a folder of B-scans to class-balanced shards, images.csv, duplicates.json, a report and a manifest.
 
 The stages, in the order of `_build`: cache the prepared scans, split them and plan the shards, write the shards, write
-the tables, write the report, publish.
+the tables, the index and the report, publish.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
-from octprep.shards import cache, repair, workdir
+from octprep.format.record_index import INDEX_NAME
+from octprep.shards import cache, indexing, repair, workdir
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
@@ -72,8 +73,9 @@ class BuildResult:
     """A finished folder of shards."""
 
     manifest: Manifest
-    built: bool  # False if everything, but perhaps the report, was there already and undamaged
+    built: bool  # False if everything, but perhaps the report and the index, was there already and undamaged
     report_written: bool
+    index_written: bool
     counts: BuildCounts
     deviations: tuple[ClassDeviation, ...]  # of class shares from their targets; () for splits taken as given
 
@@ -171,12 +173,14 @@ def _build(job: _Job) -> BuildResult:
     tables = _write_tables(job, cached, planned)
     counts = _counts(tables.rows)
     manifest = _manifest(job, planned, shards, tables, counts)
+    indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.rows))
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(
         manifest,
         built=True,
         report_written=True,
+        index_written=True,
         counts=counts,
         deviations=tuple(class_deviations.deviations_from_splits(planned.splits, job.config)),
     )
@@ -202,13 +206,29 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     if report_missing:
         report.write_report(job.out, job.src)
     table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
+    index_written = _write_missing_index(job.out, existing.manifest, [*table.rows, *table.excluded])
     return BuildResult(
         existing.manifest,
         built=bool(damaged),
         report_written=report_missing,
+        index_written=index_written,
         counts=_counts([*table.rows, *table.excluded]),
         deviations=tuple(class_deviations.deviations_from_table(table, job.config)),
     )
+
+
+def _write_missing_index(out: Path, manifest: Manifest, rows: Sequence[Row]) -> bool:
+    """Write the index of a finished folder if it is missing or not that of its shards; whether it was written."""
+    if indexing.index_is_current(out, manifest):
+        return False
+    files = indexing.make_index(out, manifest, rows)
+    try:
+        indexing.write_index(out, files)
+    except OSError as error:  # such as a disk that is read-only; all else of the folder is there
+        text = f"{out / INDEX_NAME} could not be written ({error.strerror or error}); `octprep index {out}` writes it."
+        warnings.warn(text, Notice, stacklevel=4)
+        return False
+    return True
 
 
 def _counts(rows: Sequence[Row]) -> BuildCounts:

@@ -10,6 +10,7 @@ from octprep.console.layout import indented, printable, quoted, shown_path, tabl
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest, read_folder_file
+from octprep.format.record_index import INDEX_NAME
 from octprep.html.text import visible
 from octprep.pipeline import BuildResult
 from octprep.splits import deviations
@@ -48,7 +49,8 @@ def build_summary(out: Path, result: BuildResult) -> str:
 
 
 def _finished_already(out: Path, result: BuildResult) -> str:
-    done = f"only {REPORT_NAME} was missing and was written" if result.report_written else "nothing was done"
+    missing = [REPORT_NAME] * result.report_written + [f"the folder {INDEX_NAME}"] * result.index_written
+    done = f"only {listed(missing)} had to be written" if missing else "nothing was done"
     return f"{shown_path(out)} is finished already, from this source and with these settings; {done}."
 
 

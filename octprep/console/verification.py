@@ -55,6 +55,7 @@ def verification_summary(folder: Path, result: VerificationResult) -> str:
         "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence and note in "
         f"{IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
     )
+    lines += [f"note: {note}" for note in result.notes]
     if result.violations:
         verdict = f"{number(len(result.violations), 'violation')} in {number(result.records, 'record')}"
     else:

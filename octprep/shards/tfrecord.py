@@ -21,9 +21,10 @@ Keys are written sorted, as TensorFlow's deterministic serialization does, so eq
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -95,6 +96,80 @@ def offsets(path: Path) -> list[int]:
             if offset > size:
                 raise RecordError(f"{record}: the file ends inside the record")
     return frame_offsets
+
+
+def frames(data: mmap.mmap | bytes) -> Iterator[tuple[int, int]]:
+    """The first byte of each record's frame in a TFRecord file's content, and the byte after its last.
+
+    Only the lengths are read. Raises RecordError as `offsets` does.
+    """
+    index, start, size = 0, 0, len(data)
+    while start < size:
+        record = f"record {index} at byte {start}"
+        length = _length(data[start : start + _HEADER.size], record)
+        end = start + _HEADER.size + length + _FOOTER.size
+        if end > size:
+            raise RecordError(f"{record}: the file ends inside the record")
+        yield start, end
+        index, start = index + 1, end
+
+
+def data_span(frame: tuple[int, int]) -> tuple[int, int]:
+    """The first byte of the data in a frame that `frames` gives, and the byte after its last."""
+    return frame[0] + _HEADER.size, frame[1] - _FOOTER.size
+
+
+def value_spans(data: mmap.mmap | bytes, start: int, end: int, wanted: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Where the values of some features of an Example lie: the first byte, and the byte after the last.
+
+    data: the bytes from start to end are an Example that `encode` wrote. Of a feature of bytes it is the span of the
+    one value, of integers that of all, packed. Values are not read, nor are other features. Raises RecordError if the
+    bytes are not what `encode` writes; features that are missing are not in the result.
+    """
+    try:
+        spans: dict[str, tuple[int, int]] = {}
+        index, features_end = _enter(data, start, end, 1)
+        if features_end != end:
+            raise RecordError("not a tf.train.Example as octprep writes it (bytes after the features)")
+        while index < end:
+            entry, index = _enter(data, index, end, 1)
+            key_start, key_end = _enter(data, entry, index, 1)
+            key = data[key_start:key_end].decode()
+            if key in wanted:
+                feature, feature_end = _enter(data, key_end, index, 2)
+                value, list_end = _enter(data, feature, feature_end, data[feature] >> 3)
+                value, value_end = _enter(data, value, list_end, 1)
+                if not value_end == list_end == feature_end == index or key in spans:
+                    raise RecordError(f"not a tf.train.Example as octprep writes it (feature {key})")
+                spans[key] = value, value_end
+    except (IndexError, UnicodeDecodeError) as error:
+        raise RecordError(f"not a tf.train.Example ({type(error).__name__}: {error})") from None
+    return spans
+
+
+def single_int(packed: bytes) -> int:
+    """The only number of a packed list of integers. Raises RecordError if there are more, or none."""
+    try:
+        values = list(_varints(packed))
+    except IndexError:
+        values = []
+    if len(values) != 1:
+        raise RecordError("a feature of one number has more, or none")
+    return values[0]
+
+
+def _enter(data: mmap.mmap | bytes, start: int, end: int, number: int) -> tuple[int, int]:
+    """The span of the content of the field that begins at start and must not go beyond end."""
+    if start >= end or data[start] != number << 3 | _LENGTH:
+        raise RecordError(f"not a tf.train.Example as octprep writes it (no field {number} at byte {start})")
+    start += 1
+    length = data[start]
+    start += 1
+    if length > 0x7F:
+        length, start = _read_varint(data, start - 1)
+    if start + length > end:
+        raise RecordError("not a tf.train.Example (a field runs past the end)")
+    return start, start + length
 
 
 def framed_size(data: bytes) -> int:
@@ -202,7 +277,7 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: memoryview | bytes, start: int) -> tuple[int, int]:
+def _read_varint(data: memoryview | bytes | mmap.mmap, start: int) -> tuple[int, int]:
     """An unsigned integer of 7 bits a byte, lowest first, and the index after it."""
     value, shift, index = 0, 0, start
     while True:

@@ -37,6 +37,7 @@ from octprep.format.manifest import (
     read_folder_file,
     shard_problem,
 )
+from octprep.shards.indexing import move_index, remove_partial_index_files
 
 _OLD_DUPLICATES_NAME = "joins.json"  # what format version 2 called duplicates.json; it holds patient ids
 _CONFIG_NAME = "config.json"  # in the work folder: the settings of an unfinished build
@@ -216,12 +217,13 @@ def clean_up(out: Path) -> None:
     remove_partial_files(out)
     for split in {shard.parent for shard in _shards(out)}:
         remove_partial_files(split)
+    remove_partial_index_files(out)
 
 
 def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) -> None:
-    """Move finished files to the output folder: shards, tables, report, last the manifest. Then remove the work folder.
+    """Move finished files to the output folder: shards, index, tables, report, last the manifest.
 
-    Every file is on the disk before the manifest names it, also after a power failure.
+    Then the work folder is removed. Every file is on the disk before the manifest names it, also after a power failure.
     """
     (out / MANIFEST_NAME).unlink(missing_ok=True)
     (out / _OLD_DUPLICATES_NAME).unlink(missing_ok=True)
@@ -231,6 +233,7 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
         with suppress(OSError):
             old.parent.rmdir()
     move_shards(out, work, shards)
+    move_index(work, out)
     for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME):
         (work / name).replace(out / name)
     sync(out)

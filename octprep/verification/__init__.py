@@ -42,6 +42,7 @@ from octprep.verification.checks import (
     check_repeats,
 )
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
+from octprep.verification.index_checks import check_index
 from octprep.verification.manifest_checks import check_settings
 from octprep.verification.shard_reading import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
@@ -70,6 +71,7 @@ class VerificationResult:
     not_comparable: int = 0  # images too small to be compared with others, where near-identical scans were searched for
     unread: tuple[str, ...] = ()  # shards that could not be read whole, and tables that could not be read
     unchecked_rows: int = 0  # rows of images.csv that point to such shards
+    notes: tuple[str, ...] = ()  # what violates no guarantee, such as a missing index
 
     def to_json(self) -> bytes:
         """All results as JSON, for other programs."""
@@ -83,6 +85,7 @@ class VerificationResult:
             "not_comparable": self.not_comparable,
             "unread": self.unread,
             "unchecked_rows": self.unchecked_rows,
+            "notes": self.notes,
         }
         return (json.dumps(whole, indent=1) + "\n").encode()
 
@@ -116,6 +119,8 @@ def verify(folder: Path | str, *, workers: int | None = None, progress: Progress
     violations += check_repeats(evidence)
     violations += check_balance(manifest)
     violations += check_settings(evidence)
+    index_violations, note = check_index(folder, manifest, table, violations)
+    violations += index_violations
     unread_tables = [name for name, content in ((IMAGES_NAME, table), (DUPLICATES_NAME, pairs)) if content is None]
     firsts = [record for of_split in records.values() for record in of_split if record.repeat == 0]
     return VerificationResult(
@@ -126,6 +131,7 @@ def verify(folder: Path | str, *, workers: int | None = None, progress: Progress
         sum(not record.comparable for record in firsts),
         (*sorted(unread), *unread_tables),
         sum(map(evidence.is_unread, table.rows if table else ())),
+        (note,) if note else (),
     )
 
 

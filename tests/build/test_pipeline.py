@@ -132,9 +132,11 @@ def test_the_source_may_be_read_only(src, shards, tmp_path):
 # The content of a finished folder
 
 
-def test_a_finished_folder_holds_shards_tables_report_and_manifest_and_nothing_else(shards):
-    names = {shard.name for split in Manifest.load(shards).splits.values() for shard in split}
-    assert set(files_of(shards)) == {*names, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
+def test_a_finished_folder_holds_shards_index_tables_report_and_manifest_and_nothing_else(shards):
+    splits = Manifest.load(shards).splits
+    names = {shard.name for split in splits.values() for shard in split}
+    index = {f"index/{name}.idx" for name in names} | {f"index/{split}.csv" for split in splits}
+    assert set(files_of(shards)) == {*names, *index, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_image_of_the_test_folder_once(source, shards):

@@ -24,7 +24,7 @@ def restore(good, folder):
             path = folder / name
             if path.is_dir():
                 shutil.rmtree(path)
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
 
@@ -85,7 +85,8 @@ def edit_manifest(folder, change):
 
 
 def write_manifest(folder, raw):
-    """Write a manifest with the digest of its content."""
+    """Write a manifest with the digest of its content; the index would be that of another dataset and is removed."""
+    shutil.rmtree(folder / "index", ignore_errors=True)
     fields = {key: value for key, value in raw.items() if key != "digest"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
