@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from octprep.arrays import Float32
-
-Rng = np.random.Generator
+from octprep.synthetic.difficulty import EASY, Difficulty, Rng, draw_count, draw_from
 
 HEIGHT = 496  # rows of every scan, as in the archive
 COLUMNS = 256  # the anatomy is drawn on so many and widened afterwards; speckle is drawn at full width
@@ -79,10 +78,22 @@ class PatientAppearance:
     choroid_gain: float  # its reflectivity, 0..1
     texture_seed: int  # seeds the pattern of the choroidal vessels
     mirrored: bool  # a left eye
+    field: float  # width of the scan, standard fields
+    axial_scale: float  # rows in the place of one
+    blur: float  # of the image, as a factor
+    pit: float  # depth of the foveal pit, a fraction of the usual one
+    bumps: tuple[tuple[float, float, float], ...]  # of Bruch's membrane: centre, width, height in rows
+    mottling: tuple[float, float, float]  # of the ellipsoid zone and the epithelium: amplitude, waves, phase
+    opacities: tuple[tuple[float, float, float], ...]  # in the vitreous; as vessels
+
+    @property
+    def left(self) -> float:
+        """The position of the scan's left end; a standard field is 0..1."""
+        return (1 - self.field) / 2
 
 
-def draw_appearance(rng: Rng) -> PatientAppearance:
-    """Draw a patient at random.
+def draw_appearance(rng: Rng, difficulty: Difficulty = EASY) -> PatientAppearance:
+    """Draw a patient at random, from the ranges of a difficulty.
 
     The ranges are wide on purpose: brightness, contrast, noise and thickness differ far more between patients than any
     disease changes them, so that a classifier gains nothing from them.
@@ -90,20 +101,20 @@ def draw_appearance(rng: Rng) -> PatientAppearance:
     return PatientAppearance(
         width=int(rng.choice(WIDTHS, p=_WIDTH_SHARES)),
         bruch_row=rng.uniform(210, 330),
-        tilt=rng.normal(0, 28),
-        bow=rng.normal(12, 14),
+        tilt=rng.normal(0, difficulty.tilt),
+        bow=rng.normal(12, difficulty.bow),
         undulation=(rng.uniform(0, 5), rng.uniform(0, 2 * math.pi)),
-        thickness=rng.uniform(0.92, 1.28),
+        thickness=draw_from(difficulty.thickness, rng),
         nasal_thickening=rng.uniform(0.2, 1.0),
         fovea=rng.uniform(0.36, 0.64),
         fovea_width=rng.uniform(0.055, 0.10),
         gloss=(rng.uniform(0.05, 0.3), rng.uniform(0, 2 * math.pi)),
         vitreous=rng.uniform(8, 34),
-        mean=rng.uniform(30, 62),
-        gamma=rng.uniform(0.8, 1.25),
-        speckle=rng.uniform(0.09, 0.24),
-        noise=rng.uniform(4, 14),
-        grain=rng.uniform(0.45, 0.9),
+        mean=draw_from(difficulty.mean, rng),
+        gamma=draw_from(difficulty.gamma, rng),
+        speckle=draw_from(difficulty.speckle, rng),
+        noise=draw_from(difficulty.noise, rng),
+        grain=draw_from(difficulty.grain, rng),
         vessels=tuple(
             (rng.uniform(0, 1), rng.uniform(0.002, 0.007), rng.uniform(0.4, 0.8)) for _ in range(rng.integers(2, 8))
         ),
@@ -113,7 +124,30 @@ def draw_appearance(rng: Rng) -> PatientAppearance:
         choroid_gain=rng.uniform(0.32, 0.52),
         texture_seed=int(rng.integers(2**32)),
         mirrored=bool(rng.random() < 0.5),
+        field=draw_from(difficulty.field, rng),
+        axial_scale=draw_from(difficulty.axial_scale, rng),
+        blur=draw_from(difficulty.blur, rng),
+        pit=draw_from(difficulty.pit, rng),
+        bumps=tuple(
+            (
+                rng.uniform(0.05, 0.95),
+                draw_from(difficulty.bump_width, rng),
+                draw_from(difficulty.bump_height, rng),
+            )
+            for _ in range(draw_count(difficulty.bumps, rng))
+        ),
+        mottling=_draw_mottling(difficulty, rng),
+        opacities=tuple(
+            (rng.uniform(0, 1), rng.uniform(0.01, 0.05), rng.uniform(0.35, 0.8))
+            for _ in range(draw_count(difficulty.opacities, rng))
+        ),
     )
+
+
+def _draw_mottling(difficulty: Difficulty, rng: Rng) -> tuple[float, float, float]:
+    """Amplitude, waves across a standard field, and phase in radians."""
+    amplitude = draw_from(difficulty.mottling, rng)
+    return (amplitude, rng.uniform(8, 30), rng.uniform(0, 2 * math.pi)) if amplitude else (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -133,7 +167,7 @@ class Retina:
 def healthy(appearance: PatientAppearance, position: float, x: Float32) -> Retina:
     """The patient's retina in the B-scan at a position 0..1 of the volume; the pit is deepest half way.
 
-    x: (COLUMNS,) positions along the scan, 0..1.
+    x: (COLUMNS,) positions along the scan; a standard field is 0..1.
     """
     u = 2 * x - 1
     bruch = (
@@ -142,7 +176,7 @@ def healthy(appearance: PatientAppearance, position: float, x: Float32) -> Retin
         - appearance.bow * u**2
         + appearance.undulation[0] * np.sin(4 * u + appearance.undulation[1] + position)
     )
-    depth = 0.25 + 0.75 * math.exp(-(((position - 0.5) / 0.4) ** 2))
+    depth = appearance.pit * (0.25 + 0.75 * math.exp(-(((position - 0.5) / 0.4) ** 2)))
     away = (1 - depth * gaussian(x, appearance.fovea, appearance.fovea_width)) * (
         1 + 0.2 * gaussian(x, appearance.fovea, 0.22)
     )
@@ -152,10 +186,18 @@ def healthy(appearance: PatientAppearance, position: float, x: Float32) -> Retin
             for layer in LAYERS.values()
         ]
     )
-    thickness[NFL] *= 1 + appearance.nasal_thickening * (1.6 * x - 0.8)
+    thickness[NFL] *= np.maximum(1 + appearance.nasal_thickening * (1.6 * x - 0.8), 0.2)
+    for centre, width, height in appearance.bumps:
+        bump = height * gaussian(x, centre + 0.06 * (position - 0.5), width)
+        bruch -= bump
+        thickness[ONL] = np.maximum(thickness[ONL] - bump, 4)
     reflectivity = np.repeat([[layer.reflectivity**appearance.gamma] for layer in LAYERS.values()], COLUMNS, axis=1)
     amplitude, phase = appearance.gloss
     reflectivity[NFL] *= 1 + amplitude * np.sin(7 * x + phase + position)
+    amplitude, waves, phase = appearance.mottling
+    if amplitude:
+        wave = np.sin(2 * math.pi * waves * x + phase + 2 * position) * np.sin(9 * x + phase)
+        reflectivity[[EZ, RPE]] *= 1 - amplitude * (0.5 + 0.5 * wave)
     return Retina(bruch.astype(np.float32), thickness.astype(np.float32), reflectivity.astype(np.float32))
 
 

@@ -8,10 +8,21 @@ import cv2
 import numpy as np
 
 from octprep.arrays import Float32, Gray
-from octprep.synthetic.anatomy import COLUMNS, HEIGHT, INL, MATERIAL, ONL, PatientAppearance, Retina, Rng, healthy
+from octprep.synthetic.anatomy import (
+    COLUMNS,
+    HEIGHT,
+    INL,
+    MATERIAL,
+    ONL,
+    PatientAppearance,
+    Retina,
+    gaussian,
+    healthy,
+)
+from octprep.synthetic.difficulty import Rng
 from octprep.synthetic.disease import Disease, apply_disease
 
-_VITREOUS, _FLUID, _FACE, _DEEP = 0.02, 0.015, 0.26, 0.03  # reflectivities, 0..1
+_VITREOUS, _FACE, _DEEP = 0.02, 0.26, 0.03  # reflectivities, 0..1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +39,20 @@ class Phantom:
 
 def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, rng: Rng) -> Phantom:
     """Draw the B-scan at a position 0..1 of a patient's volume; rng gives only the speckle."""
-    x = np.linspace(0, 1, COLUMNS, dtype=np.float32)
+    across = np.linspace(0, 1, COLUMNS, dtype=np.float32)
+    x = appearance.left + appearance.field * across
     retina = healthy(appearance, position, x)
     light = apply_disease(retina, disease, position, x)
+    retina.thickness[:] *= appearance.axial_scale
+    retina.bruch[:] += (appearance.axial_scale - 1) * (retina.bruch - appearance.bruch_row)
     _keep_in_frame(retina)
     edges = retina.edges()
     image = _layered(retina, edges, appearance, position, x)
     _texture_choroid(image, retina.bruch, light, appearance, position)
     if disease.label == "CNV":
         _texture_membrane(image, edges, appearance, position)
-    _fill_cysts(image, edges, disease, position)
-    _cast_shadows(image, edges[0], appearance, position, x)
+    _fill_cysts(image, edges, disease, appearance, position)
+    _cast_shadows(image, edges[0], appearance, position, across)
     if appearance.mirrored:
         image, edges = image[:, ::-1], edges[:, ::-1]
     pixels = _expose(np.ascontiguousarray(image), appearance, rng)
@@ -120,26 +134,31 @@ def _texture_membrane(image: Float32, edges: Float32, appearance: PatientAppeara
     np.multiply(image[top:bottom], np.clip(1 + 0.45 * lumps, 0.4, 1.6), out=image[top:bottom], where=inside)
 
 
-def _fill_cysts(image: Float32, edges: Float32, disease: Disease, position: float) -> None:
+def _fill_cysts(
+    image: Float32, edges: Float32, disease: Disease, appearance: PatientAppearance, position: float
+) -> None:
     """Dark cysts with thin walls between them, as high as their layer has room for."""
     if not disease.cysts:
         return
     mask = np.zeros(image.shape, np.uint8)
     for number, cyst in enumerate(disease.cysts):
         centre, width, height = cyst.at(position)
-        column = int(np.clip(centre, 0.03, 0.97) * (COLUMNS - 1))
+        column = int(np.clip((centre - appearance.left) / appearance.field, 0.03, 0.97) * (COLUMNS - 1))
         layer = INL if number % 3 == 0 else ONL
         upper, lower = float(edges[layer, column]), float(edges[layer + 1, column])
-        half = min(height, 0.5 * (lower - upper) + 2)
+        half = min(height * appearance.axial_scale, 0.5 * (lower - upper) + 2)
         row = min((upper + lower) / 2, lower - half + 2)
         # A sub-pixel ellipse: OpenCV takes coordinates in 1/16.
-        size = (round(16 * max(width * COLUMNS, 1.5)), round(16 * max(half, 1.5)))
+        size = (round(16 * max(width / appearance.field * COLUMNS, 1.5)), round(16 * max(half, 1.5)))
         cv2.ellipse(mask, (16 * column, round(16 * row)), size, 0, 0, 360, [255], -1, cv2.LINE_AA, 4)
-    image += (mask * np.float32(1 / 255)) * (_FLUID - image)
+    image += (mask * np.float32(1 / 255)) * (disease.cyst_light - image)
 
 
 def _cast_shadows(image: Float32, ilm: Float32, appearance: PatientAppearance, position: float, x: Float32) -> None:
-    """Vessels in the nerve fibre layer, and their shadows on all that lies below."""
+    """Vessels in the nerve fibre layer, and the shadows of them and of opacities on all that lies below.
+
+    x: (COLUMNS,) fractions of the scan's width.
+    """
     light = np.ones_like(x)
     for start, width, transmitted in appearance.vessels:
         centre = (start + 0.06 * (position - 0.5)) % 1
@@ -147,6 +166,8 @@ def _cast_shadows(image: Float32, ilm: Float32, appearance: PatientAppearance, p
         column = int(centre * (COLUMNS - 1))
         lumen = (max(round(width * COLUMNS), 1), 4)
         cv2.ellipse(image, (column, int(ilm[column]) + 5), lumen, 0, 0, 360, [0.75], -1)
+    for start, width, transmitted in appearance.opacities:
+        light *= 1 - (1 - transmitted) * gaussian(x, (start + 0.06 * (position - 0.5)) % 1, width)
     top = int(max(ilm.min(), 0))
     below = np.arange(top, HEIGHT, dtype=np.float32)[:, None] > ilm + 8
     light *= 1 - 0.3 * (2 * x - 1) ** 4  # and light is lost towards the ends of the scan
@@ -160,7 +181,8 @@ def _expose(image: Float32, appearance: PatientAppearance, rng: Rng) -> Gray:
     show in the mean. Speckle has the long dark tail of a compressed exponential intensity.
     """
     wide = np.asarray(cv2.resize(image, (appearance.width, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
-    wide = np.asarray(cv2.GaussianBlur(wide, (0, 0), sigmaX=0.4 * appearance.width / 512, sigmaY=0.7), np.float32)
+    blur = appearance.blur * appearance.width / 512
+    wide = np.asarray(cv2.GaussianBlur(wide, (0, 0), sigmaX=0.4 * blur, sigmaY=0.7 * appearance.blur), np.float32)
     mean = float(cv2.mean(image)[0])
     gain = float(np.clip((appearance.mean - appearance.vitreous) / max(mean - _VITREOUS, 1e-3), 120, 330))
     intensity = rng.standard_exponential((HEIGHT, appearance.width), dtype=np.float32)

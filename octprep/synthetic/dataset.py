@@ -13,6 +13,7 @@ from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SettingError
 from octprep.synthetic.anatomy import draw_appearance
 from octprep.synthetic.bscan import Phantom, draw_scan
+from octprep.synthetic.difficulty import DIFFICULTIES, Difficulty
 from octprep.synthetic.directory import atomic_directory
 from octprep.synthetic.disease import CLASSES, draw_disease
 from octprep.synthetic.faults import add_faults, add_fill, encode
@@ -36,6 +37,7 @@ class _Task:
     out: Path
     seed: int
     faults: bool
+    difficulty: Difficulty
     truth: Path | None  # file for the ground truth of this volume
 
 
@@ -45,6 +47,7 @@ def draw(
     patients: int = 150,
     seed: int = 0,
     faults: bool = True,
+    difficulty: str = "easy",
     truth: Path | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -52,16 +55,18 @@ def draw(
     """Draw a folder train|val|test/CLASS/CLASS-patientID-number.jpeg of synthetic B-scans.
 
     The scans are 8-bit gray JPEGs of 496 rows and 512 to 1536 columns, about 13 to a patient. With `faults` the folder
-    has the faults of the real archive; without, every file is valid and no patient is in two splits. `out` must be new
-    or an empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one for each
-    core).
+    has the faults of the real archive; without, every file is valid and no patient is in two splits. `difficulty` is a
+    key of DIFFICULTIES: in hard scans lesions are small, and scans of each class have what resembles the others. `out`
+    must be new or an empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one
+    for each core).
 
     `truth` names a file for the ground truth, one JSON object a line: path, label, rows, columns; ilm, rpe and bruch, a
     row for each column (fractional, 0 at the top); fill, the pixels, counted row by row from 0, where fill begins and
     ends, alternately. Files that are added as faults afterwards have no line.
 
-    Raises SettingError for fewer than MIN_PATIENTS patients or a negative seed; OutputError if `out` cannot be written,
-    or exists and is not empty, or if `truth` cannot be written or lies inside `out`; StoppedError if a worker dies.
+    Raises SettingError for fewer than MIN_PATIENTS patients, a negative seed or an unknown difficulty; OutputError if
+    `out` cannot be written, or exists and is not empty, or if `truth` cannot be written or lies inside `out`;
+    StoppedError if a worker dies.
     Nothing incomplete is left behind.
     """
     if patients < MIN_PATIENTS:
@@ -70,6 +75,7 @@ def draw(
         )
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
+    ranges = _ranges(difficulty)
     if truth is not None:
         check_truth_file(truth, out)
     volumes = population(patients, seed, faults=faults)
@@ -86,6 +92,7 @@ def draw(
                 out=folder,
                 seed=seed,
                 faults=faults,
+                difficulty=ranges,
                 truth=None if truth is None else truth_parts / f"{index:07d}",
             )
             for index, volume in enumerate(volumes)
@@ -100,14 +107,23 @@ def draw(
     return Summary(images=images, patients=patients, faults=dict(sorted(added.items())))
 
 
-def scans(patients: int, seed: int = 0, *, faults: bool = True) -> Iterator[tuple[str, Phantom]]:
+def scans(
+    patients: int, seed: int = 0, *, faults: bool = True, difficulty: str = "easy"
+) -> Iterator[tuple[str, Phantom]]:
     """The scans that `draw` would write, before they are encoded: path within the folder, and scan with ground truth.
 
     The files that `draw` adds as faults afterwards (duplicates, invalid files) are not among them.
     """
+    ranges = _ranges(difficulty)
     for volume in population(patients, seed, faults=faults):
-        for path, phantom, _ in _scans_of_volume(volume, seed, faults=faults):
+        for path, phantom, _ in _scans_of_volume(volume, seed, ranges, faults=faults):
             yield path, phantom
+
+
+def _ranges(difficulty: str) -> Difficulty:
+    if difficulty not in DIFFICULTIES:
+        raise SettingError(f"difficulty must be one of {', '.join(DIFFICULTIES)}; got {difficulty!r}")
+    return DIFFICULTIES[difficulty]
 
 
 def _draw_volumes(tasks: Sequence[_Task], workers: int | None, progress: Progress) -> Counter[str]:
@@ -125,7 +141,7 @@ def _draw_volume(task: _Task) -> tuple[int, Counter[str]]:
     """Write the scans of one volume; returns how many they are, and the faults in them by kind."""
     added: Counter[str] = Counter()
     lines: list[str] = []
-    for path, phantom, fault in _scans_of_volume(task.volume, task.seed, faults=task.faults):
+    for path, phantom, fault in _scans_of_volume(task.volume, task.seed, task.difficulty, faults=task.faults):
         (task.out / path).write_bytes(encode(phantom.pixels))
         if fault:
             added[fault] += 1
@@ -136,11 +152,13 @@ def _draw_volume(task: _Task) -> tuple[int, Counter[str]]:
     return len(task.volume.scans), added
 
 
-def _scans_of_volume(volume: Volume, seed: int, *, faults: bool) -> Iterator[tuple[str, Phantom, str | None]]:
+def _scans_of_volume(
+    volume: Volume, seed: int, difficulty: Difficulty, *, faults: bool
+) -> Iterator[tuple[str, Phantom, str | None]]:
     """The path, the scan, and the kind of fault in it (None: none) for each scan of a volume."""
-    appearance = draw_appearance(np.random.default_rng([seed, 2, volume.index]))
+    appearance = draw_appearance(np.random.default_rng([seed, 2, volume.index]), difficulty)
     rng = np.random.default_rng([seed, 2, volume.index, 1 + CLASSES.index(volume.label)])
-    disease = draw_disease(volume.label, appearance, rng)
+    disease = draw_disease(volume.label, appearance, rng, difficulty)
     # A short volume covers a small part of the macula, so that its scans are as similar as those of a long one.
     step = 1 / max(len(volume.scans), 16)
     start = rng.uniform(0, 1 - step * (len(volume.scans) - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -24,9 +25,9 @@ from octprep.synthetic.anatomy import (
     UNDER,
     PatientAppearance,
     Retina,
-    Rng,
     gaussian,
 )
+from octprep.synthetic.difficulty import EASY, Difficulty, Range, Rng, draw_count, draw_from
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
@@ -56,31 +57,37 @@ class Disease:
 
     label: str  # of CLASSES
     lesions: tuple[Lesion, ...] = ()  # drusen, the swelling of an edema, the mound of a membrane
+    side_drusen: tuple[Lesion, ...] = ()  # beside a membrane
     pockets: tuple[Lesion, ...] = ()  # of fluid under the retina
     cysts: tuple[Lesion, ...] = ()  # in the inner and the outer nuclear layer
     rough: tuple[float, ...] = ()  # phases of a membrane's uneven surface, radians
+    cyst_light: float = 0.015  # reflectivity of the fluid in cysts, 0..1
+    damage: float = 1.0  # part of the loss of the layers above a membrane and of the torn epithelium, 0..1
     material: float = 0.0  # the part of a membrane that has grown through the epithelium, 0..1
     shadow: float = 0.0  # how much of the light below is lost, or gained where the epithelium is gone, -1..1
 
 
-def draw_disease(label: str, appearance: PatientAppearance, rng: Rng) -> Disease:
-    """Draw the lesions of a class at random: none for NORMAL."""
+def draw_disease(label: str, appearance: PatientAppearance, rng: Rng, difficulty: Difficulty = EASY) -> Disease:
+    """Draw the lesions of a class at random, from the ranges of a difficulty: none for NORMAL."""
     near = float(np.clip(appearance.fovea + rng.normal(0, 0.07), 0.28, 0.72))
     if label == "DRUSEN":
-        centres = _scattered(near, 0.34, int(rng.integers(4, 10)), rng)
-        drusen = tuple(_lesion(centre, (0.010, 0.022), (10, 21), rng) for centre in centres)
+        drusen = _draw_drusen(near, draw_count(difficulty.drusen, rng), appearance, difficulty, rng)
         return Disease(label=label, lesions=drusen, shadow=rng.uniform(-0.1, 0.25))
     if label == "DME":
-        swelling = _lesion(near, (0.11, 0.22), (32, 72), rng)
-        centres = _scattered(near, 1.3 * swelling.width, int(rng.integers(6, 13)), rng)
-        cysts = tuple(_lesion(centre, (0.012, 0.034), (9, 24), rng) for centre in centres)
+        swelling = _lesion(near, difficulty.swelling_width, difficulty.swelling_height, rng)
+        centres = _scattered(near, 1.3 * swelling.width, draw_count(difficulty.cysts, rng), appearance, rng)
+        cysts = tuple(_lesion(centre, difficulty.cyst_width, difficulty.cyst_height, rng) for centre in centres)
         under = [appearance.fovea] if rng.random() < 0.25 else []
         pockets = tuple(_lesion(centre, (0.05, 0.10), (10, 22), rng) for centre in under)
-        return Disease(label=label, lesions=(swelling,), cysts=cysts, pockets=pockets)
+        cyst_light = draw_from(difficulty.cyst_light, rng)
+        return Disease(label=label, lesions=(swelling,), cysts=cysts, cyst_light=cyst_light, pockets=pockets)
     if label == "CNV":
-        mound = _lesion(near, (0.05, 0.10), (30, 58), rng)
-        sides = [side for side in (-1, 1) if rng.random() < 0.6] or [1]
-        pockets = tuple(_lesion(near + 1.7 * s * mound.width, (0.03, 0.06), (10, 24), rng) for s in sides)
+        mound = _lesion(near, difficulty.membrane_width, difficulty.membrane_height, rng)
+        sides = [side for side in (-1, 1) if rng.random() < difficulty.pocket_chance]
+        sides = sides or [1] * difficulty.least_pockets
+        pockets = tuple(
+            _lesion(near + 1.7 * s * mound.width, (0.03, 0.06), difficulty.pocket_height, rng) for s in sides
+        )
         cysts = tuple(
             _lesion(near + rng.uniform(-1, 1) * mound.width, (0.010, 0.024), (6, 11), rng)
             for _ in range(rng.integers(0, 4))
@@ -93,21 +100,35 @@ def draw_disease(label: str, appearance: PatientAppearance, rng: Rng) -> Disease
             rough=tuple(rng.uniform(0, 2 * math.pi, 6)),
             material=rng.uniform(0.1, 0.6),
             shadow=rng.uniform(-0.5, 0.6),
+            damage=draw_from(difficulty.membrane_damage, rng),
+            cyst_light=draw_from(difficulty.cyst_light, rng),
+            side_drusen=_draw_drusen(near, draw_count(difficulty.membrane_drusen, rng), appearance, difficulty, rng),
         )
     return Disease(label=label)
 
 
-def _scattered(centre: float, reach: float, count: int, rng: Rng) -> list[float]:
-    """Centres within `reach` of one, one in each of `count` equal stretches, so that they seldom coincide."""
+def _draw_drusen(
+    near: float, count: int, appearance: PatientAppearance, difficulty: Difficulty, rng: Rng
+) -> tuple[Lesion, ...]:
+    centres = _scattered(near, 0.34, count, appearance, rng)
+    return tuple(_lesion(centre, difficulty.drusen_width, difficulty.drusen_height, rng) for centre in centres)
+
+
+def _scattered(centre: float, reach: float, count: int, appearance: PatientAppearance, rng: Rng) -> list[float]:
+    """Centres within `reach` of one and inside the scan.
+
+    One lies in each of `count` equal stretches, so that they seldom coincide.
+    """
     steps = (np.arange(count) + rng.uniform(0.1, 0.9, count)) / count
-    return [float(x) for x in np.clip(centre + reach * (2 * steps - 1), 0.06, 0.94)]
+    margin = 0.06 + max(appearance.left, 0)
+    return [float(x) for x in np.clip(centre + reach * (2 * steps - 1), margin, 1 - margin)]
 
 
-def _lesion(centre: float, width: tuple[float, float], height: tuple[float, float], rng: Rng) -> Lesion:
+def _lesion(centre: float, width: Range, height: Range, rng: Rng) -> Lesion:
     return Lesion(
         centre=centre,
-        width=rng.uniform(*width),
-        height=rng.uniform(*height),
+        width=draw_from(width, rng),
+        height=draw_from(height, rng),
         centre_shift=rng.uniform(-0.05, 0.05),
         peak=rng.uniform(0, 1),
     )
@@ -118,11 +139,13 @@ def apply_disease(retina: Retina, disease: Disease, position: float, x: Float32)
     thick = retina.thickness
     extent = np.zeros_like(x)  # 0..1, where the light below is changed
     if disease.label == "DRUSEN":
-        extent = _lift_drusen(retina, disease, position, x)
+        extent = _lift_drusen(retina, disease.lesions, position, x)
     elif disease.label == "DME":
         extent = _swell(retina, disease, position, x)
     elif disease.label == "CNV":
         extent = _grow_membrane(retina, disease, position, x)
+        if disease.side_drusen:
+            _lift_drusen(retina, disease.side_drusen, position, x)
     for pocket in disease.pockets:
         centre, width, height = pocket.at(position)
         thick[FLUID] = np.maximum(thick[FLUID], height * np.clip(1.15 * gaussian(x, centre, width) - 0.15, 0, 1))
@@ -138,10 +161,10 @@ def _settle(retina: Retina) -> None:
     retina.thickness[ONL] = np.maximum(retina.thickness[ONL] + smooth - above, 3)
 
 
-def _lift_drusen(retina: Retina, disease: Disease, position: float, x: Float32) -> Float32:
+def _lift_drusen(retina: Retina, drusen: Sequence[Lesion], position: float, x: Float32) -> Float32:
     """Smooth small domes between Bruch's membrane and the epithelium; the outer nuclear layer becomes thinner."""
     lift = np.zeros_like(x)
-    for druse in disease.lesions:
+    for druse in drusen:
         centre, width, height = druse.at(position)
         # A flat top and steep flanks rather than a bell.
         lift = np.maximum(lift, height * np.minimum(1.25 * gaussian(x, centre, width), 1))
@@ -173,7 +196,7 @@ def _grow_membrane(retina: Retina, disease: Disease, position: float, x: Float32
     lift = height * mound * np.clip(0.78 + 0.5 * ragged, 0.2, 1.25)
     retina.thickness[UNDER] += (1 - disease.material) * lift
     retina.thickness[MATERIAL] += disease.material * lift
-    gone = np.clip(1.5 * mound - 0.2, 0, 1)
+    gone = disease.damage * np.clip(1.5 * mound - 0.2, 0, 1)
     for layer in (ELM, MYOID, EZ, OS):
         retina.thickness[layer] *= 1 - 0.85 * gone
     retina.thickness[ONL] = np.maximum(retina.thickness[ONL] - 0.35 * lift, 5)

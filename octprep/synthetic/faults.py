@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Gray
 from octprep.preprocessing import find_fill, inpaint
-from octprep.synthetic.anatomy import Rng
 from octprep.synthetic.bscan import Phantom
+from octprep.synthetic.difficulty import Rng
 from octprep.synthetic.disease import CLASSES
 
 QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the archive

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from octprep.synthetic.anatomy import Rng
+from octprep.synthetic.difficulty import Rng
 from octprep.synthetic.disease import CLASSES
 
 # Fractions of the patients, near the archive's fractions of images.
