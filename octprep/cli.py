@@ -9,7 +9,7 @@ if interrupts.is_program("octprep", __name__):
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -205,6 +205,20 @@ def verify(
         raise typer.Exit(1)
 
 
+@command(app, "octprep index shards")
+def index(folder: Folder) -> None:
+    """Write DIR/index again: where each record and its image begin, for readers that take records by number."""
+    from octprep import console
+    from octprep.format.record_index import INDEX_NAME
+    from octprep.shards.indexing import index_folder
+    from octprep.wording import number
+
+    records = sum(content.count(b"\n") for name, content in index_folder(folder).items() if name.endswith(".idx"))
+    console.say(
+        f"wrote {folder / INDEX_NAME} ({number(records, 'record')})\nnext: octtrain fit {console.quoted(folder)}"
+    )
+
+
 @command(app, "octprep report shards --src OCT2017")
 def report(
     folder: Folder,
@@ -251,6 +265,10 @@ def synthesize(
     faults: Annotated[
         bool, typer.Option("--faults/--no-faults", help="With the real archive's faults, or a clean folder.")
     ] = True,
+    difficulty: Annotated[
+        Literal["easy", "hard"],
+        typer.Option(help="hard: small lesions, and healthy eyes that resemble sick ones."),
+    ] = "easy",
     truth: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object for each scan."),
@@ -262,7 +280,16 @@ def synthesize(
     from octprep.synthetic import draw
 
     with console.progress_bars("img") as progress:
-        drawn = draw(out, patients=patients, seed=seed, faults=faults, truth=truth, workers=workers, progress=progress)
+        drawn = draw(
+            out,
+            patients=patients,
+            seed=seed,
+            faults=faults,
+            difficulty=difficulty,
+            truth=truth,
+            workers=workers,
+            progress=progress,
+        )
     lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
     lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
     lines.append(f"next: octprep build --src {console.quoted(out)} --out shards")

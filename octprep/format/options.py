@@ -53,6 +53,16 @@ class Setting:
         """What a command line has for it, of an instance of its dataclass."""
         return self.option.text(values) if self.option.text else text_of(getattr(values, self.field))
 
+    def fields(self, value: Any) -> dict[str, Any]:
+        """The fields that the option sets, with their values. value: a text for `parse`, else what the field takes.
+
+        Raises ValueError as `parse` does.
+        """
+        if not self.option.parse:
+            return {self.field: value}
+        parsed = self.option.parse(value)
+        return dict(zip((self.field, *self.option.also), parsed if self.option.also else (parsed,), strict=True))
+
     @property
     def choices(self) -> tuple[str, ...]:
         """The values that are allowed, where they are a closed set."""
@@ -63,6 +73,12 @@ class Setting:
 def option(default: Any, **described: Any) -> Any:
     """A dataclass field with a default and an `Option` of these arguments."""
     return field(default=default, metadata={_KEY: Option(**described)})
+
+
+def same_option(kind: type, name: str) -> Any:
+    """A dataclass field with the default and the Option of a field of another settings dataclass."""
+    [original] = [item for item in dataclasses.fields(kind) if item.name == name]
+    return field(default=original.default, metadata=original.metadata)
 
 
 def settings(kind: type) -> Iterator[Setting]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,15 +50,15 @@ def version_option(program: str) -> Any:
 
 
 def command(
-    app: typer.Typer, example: str, *kinds: type, only_given: bool = False
+    app: typer.Typer, example: str, *kinds: type, only_given: bool = False, without: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
 
-    example: a command line, shown below the help. The settings' values arrive as the function's `**values`, by field;
-    with only_given, only of the options that are on the command line. Raises SettingError, when the command runs, for a
-    text that a setting cannot be made of.
+    example: a command line, shown below the help.  without: fields that are no options of this command. The settings'
+    values arrive as the function's `**values`, by field; with only_given, only of the options that are on the command
+    line. Raises SettingError, when the command runs, for a text that a setting cannot be made of.
     """
-    options = [setting for kind in kinds for setting in settings(kind) if setting.option.help]
+    options = [s for kind in kinds for s in settings(kind) if s.option.help and s.field not in without]
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -69,7 +69,10 @@ def command(
             for setting in options:
                 value = given.pop(setting.field)
                 if not only_given or _is_given(context, setting.field):
-                    given |= _parsed(setting, value)
+                    try:
+                        given |= setting.fields(value)
+                    except ValueError as error:
+                        raise SettingError(str(error)) from None
             function(**given)
 
         own = inspect.signature(function, eval_str=True).parameters.values()
@@ -117,15 +120,3 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         ),
     ]
     return inspect.Parameter(setting.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _parsed(setting: Setting, value: Any) -> Mapping[str, Any]:
-    """The fields that an option sets, with their values."""
-    if not setting.option.parse:
-        return {setting.field: value}
-    try:
-        parsed = setting.option.parse(value)
-    except ValueError as error:
-        raise SettingError(str(error)) from None
-    names = (setting.field, *setting.option.also)
-    return dict(zip(names, parsed, strict=True)) if setting.option.also else {setting.field: parsed}

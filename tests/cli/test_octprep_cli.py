@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,8 +96,22 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
     assert "wrote" not in again
     (out / "report.html").unlink()
     again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
-    assert "only report.html was missing and was written." in again
+    assert "only report.html had to be written." in again
     assert (out / "report.html").read_bytes() == written
+    index = files_of(out / "index")
+    shutil.rmtree(out / "index")
+    assert "note: there is no index" in run("verify", out).stdout
+    done = run("index", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"wrote {out / 'index'} (")
+    assert files_of(out / "index") == index
+    (out / "index" / "val.csv").write_text("")
+    (out / "report.html").unlink()
+    violated = run("verify", out)
+    assert violated.returncode == 1 and "`octprep index` writes it again" in violated.stdout
+    again = run("build", "--src", source, "--out", out, "--size", "32x48").stdout
+    assert "only report.html and the folder index had to be written." in again
+    assert files_of(out / "index") == index
     (out / "images.csv").write_text("")
     broken = run("verify", out)
     assert broken.returncode == 1
@@ -132,6 +147,7 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711 and 4712. Give"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: 1 patient (1)"),
         (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
+        (["index", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/plain"], 1, "has no manifest.json"),
         (["report", "{tmp}/absent"], 1, "is not a folder"),
         (["report", "{shards}/manifest.json"], 1, "is not a folder"),

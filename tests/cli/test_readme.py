@@ -1,6 +1,5 @@
 """The programs in README.md and docs/format.md run as they are printed, and read what octprep wrote."""
 
-import importlib
 import re
 import shutil
 from collections import Counter
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import octprep
+import octtrain
 from octprep.format.config import BuildConfig
 from octprep.pipeline import build
 from tests.worlds.archive import archive, write_folder
@@ -40,15 +40,6 @@ def records(folder, monkeypatch):
     return lambda split: list(octprep.read_records(Path("shards"), split))
 
 
-@pytest.fixture
-def shards_module(tmp_path, monkeypatch):
-    """The module octprep_shards that the programs of PyTorch and JAX import."""
-    (tmp_path / "octprep_shards.py").write_text(program_of("docs/format.md", "Records by index"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(importlib.sys.modules, "octprep_shards", raising=False)
-    return importlib.import_module("octprep_shards")
-
-
 def run(program: str, collect: str) -> dict:
     """Run a program that ends in the body of a loop, to which a line is added; returns its variables."""
     variables = {"__name__": "__main__", "collected": []}
@@ -73,7 +64,7 @@ def test_python_interface(folder, tmp_path, monkeypatch, capsys):
     variables = {}
     exec(program_of("README.md", "From Python").replace("epochs=20", "epochs=1"), variables)
     assert variables["pixels"].shape == (224, 224) and variables["pixels"].dtype == np.uint8
-    assert variables["images"].shape == (32, 224, 224, 1)
+    assert variables["images"].shape == variables["gathered"].shape == (32, 224, 224, 1)
     assert "scan.jpeg" in capsys.readouterr().out
 
 
@@ -102,8 +93,38 @@ def test_tensorflow(folder, records):
     assert variables["images"].shape[1:] == (224, 224, 1)
 
 
+@pytest.fixture
+def raw_only(folder):
+    if folder.name.startswith("png"):
+        pytest.skip("PNGs are not gathered by number")
+
+
+def test_records_by_number(raw_only, records):
+    expected = records("train")
+    variables = {}
+    exec(program_of("docs/format.md", "Records by number"), variables)
+    chosen = [expected[number] for number in variables["records"]]
+    assert variables["pixels"].shape == (len(chosen), 224, 224, 1)
+    np.testing.assert_array_equal(variables["pixels"][..., 0], [record.pixels for record in chosen])
+    assert variables["labels"].tolist() == [record.label for record in chosen]
+    assert len(variables["patients"]) == len(chosen)
+
+
+@pytest.mark.parametrize("text", ["comment with the dataset", "offset size"])
+def test_index_is_as_described(records, text):
+    assert text in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    section = (
+        (ROOT / "docs" / "format.md").read_text(encoding="utf-8").partition("\n## index/\n")[2].partition("\n## ")[0]
+    )
+    named = [
+        name for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall("`(.*?)`", cell)
+    ]
+    comment, header, *_ = Path("shards/index/train.csv").read_text().splitlines()
+    assert comment.startswith("# ") and header.split(",") == named
+
+
 @pytest.mark.slow
-def test_pytorch(records, shards_module):
+def test_pytorch(raw_only, records):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     expected = as_counts((record.pixels, record.label) for record in records("train"))
     program = program_of("docs/format.md", "PyTorch")
@@ -111,7 +132,7 @@ def test_pytorch(records, shards_module):
     assert as_counts(variables["collected"]) == expected
     assert variables["images"].shape[1:] == (1, 224, 224) and variables["images"].dtype == torch.uint8
 
-    dataset = shards_module.Shards("shards", "train")
+    dataset = octtrain.MappedImages("shards", "train")
     shared = []
     for rank in range(2):
         sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=rank)
@@ -122,7 +143,7 @@ def test_pytorch(records, shards_module):
 
 
 @pytest.mark.slow
-def test_jax(records, shards_module):
+def test_jax(raw_only, records):
     pytest.importorskip("grain", reason="Grain is not installed")
     train = records("train")
     expected = as_counts((record.pixels, record.label) for record in train)

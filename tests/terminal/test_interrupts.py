@@ -58,9 +58,41 @@ print("ready", flush=True)
 time.sleep(100)
 """
 
+SAVES = """
+interrupts.command_runs()
+try:
+    with interrupts.deferred(20):
+        print("ready", flush=True)
+        while not interrupts.signal_caught():
+            time.sleep(0.01)
+        time.sleep(2)  # longer than without a deferral
+        print("saved", flush=True)
+    print("went on", flush=True)
+except interrupts.Interrupted:
+    print("told", flush=True)
+    interrupts.leave()
+"""
 
-def interrupted(code, *signals):
-    """Standard output and error, exit code and seconds of a program that gets signals once it has printed "ready"."""
+DEFERS_FOR_EVER = """
+interrupts.command_runs()
+with interrupts.deferred(SECONDS):
+    started = False
+    while True:
+        try:
+            if not started:
+                started = True
+                print("ready", flush=True)
+            time.sleep(100)
+        except BaseException:
+            print("told", flush=True)
+"""
+
+
+def interrupted(code, *signals, pause=0.1):
+    """Standard output and error, exit code and seconds of a program that gets signals once it has printed "ready".
+
+    pause: seconds between the signals.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -68,7 +100,7 @@ def interrupted(code, *signals):
     start = time.monotonic()
     for number in signals:
         process.send_signal(number)
-        time.sleep(0.1)
+        time.sleep(pause)
     out, err = process.communicate(timeout=30)
     return out, err, process.returncode, time.monotonic() - start
 
@@ -109,6 +141,74 @@ def test_an_ignored_signal_stays_ignored():
     code += "os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1); print('still here')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
+
+
+@pytest.mark.parametrize(
+    ("signals", "what", "code"),
+    [
+        ([signal.SIGTERM], "ended by SIGTERM", 143),
+        ([signal.SIGINT], "interrupted", 130),
+        ([signal.SIGTERM, signal.SIGINT], "ended by SIGTERM", 143),  # within REPEAT: one request
+    ],
+)
+def test_a_deferred_signal_leaves_time_to_save(signals, what, code):
+    out, err, returncode, _ = interrupted(SAVES, *signals)
+    assert (out, err, returncode) == ("saved\ntold\n", f"program: {what}; try again.\n", code)
+
+
+def test_a_second_signal_ends_a_deferral():
+    code = DEFERS_FOR_EVER.replace("SECONDS", "60")
+    out, err, returncode, seconds = interrupted(code, signal.SIGTERM, signal.SIGINT, pause=1)
+    assert (out, err, returncode) == ("told\n", "program: ended by SIGTERM; try again.\n", 143)
+    assert seconds < 10
+
+
+def test_a_deferral_has_a_limit():
+    out, err, returncode, seconds = interrupted(DEFERS_FOR_EVER.replace("SECONDS", "2"), signal.SIGTERM)
+    assert (out, err, returncode) == ("", "program: ended by SIGTERM; try again.\n", 143)
+    assert 1.9 < seconds < 10
+
+
+def test_a_signal_after_a_deferral_ends_the_program_as_before():
+    code = "interrupts.command_runs()\nwith interrupts.deferred(60):\n    pass\n" + CATCHES_EVERYTHING
+    out, err, returncode, seconds = interrupted(code, signal.SIGTERM)
+    assert (out, err, returncode) == ("", "program: ended by SIGTERM; try again.\n", 143)
+    assert seconds < 5
+
+
+def test_an_error_in_a_deferral_with_a_signal_ends_as_interrupted():
+    code = """
+interrupts.command_runs()
+try:
+    with interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("the disk is full")
+except interrupts.Interrupted as error:
+    print(repr(error.__context__), flush=True)
+try:
+    with interrupts.deferred():
+        print("went on", flush=True)
+except interrupts.Interrupted:
+    print("not deferred again", flush=True)
+interrupts.leave()
+"""
+    done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("OSError('the disk is full')\nnot deferred again\n", 143)
+
+
+def test_a_deferral_does_nothing_where_signals_are_not_watched():
+    code = """
+import os, signal
+from octprep.terminal import interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "KeyboardInterrupt\n"
 
 
 def test_only_the_main_thread_watches():
