@@ -4,6 +4,9 @@ The function is called as `function(height, width, classes)` and returns a keras
 
     input   (n, height, width, 1) uint8 in 0..255; scaling is a layer of the model
     output  (n, classes) float32 probabilities, each row with the sum 1
+
+A model that ends in a dense layer and a softmax gets its logits as a tensor of their own, and computes these two in
+float32 whatever the precision of the others.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from octprep.format.errors import OctError, SettingError
+from octtrain.models.parts import layer_of, output_layer, softmax_layer
 from octtrain.models.weights import first_line
 
 
@@ -38,7 +43,16 @@ def build_own_model(name: str, image_shape: tuple[int, int, int], class_count: i
             f"--model {name} failed when called as ({height}, {width}, {class_count}), that is height, width and "
             f"number of classes: {type(error).__name__}: {first_line(error)}"
         ) from error
-    _check(name, model, image_shape, class_count)
+    form = (
+        f"it must be a keras.Model from (n, {height}, {width}, {image_shape[2]}) uint8 in 0..255 to (n, {class_count}) "
+        "float32 probabilities, whose last layer has dtype='float32' in any precision"
+    )
+    if not isinstance(model, keras.Model):
+        raise SettingError(f"--model {name} returned a {type(model).__name__}; {form}")
+    if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise SettingError(f"--model {name} returned a model without exactly one input and one output; {form}")
+    model = _with_logits(model)
+    _check(name, model, image_shape, class_count, form)
     return model
 
 
@@ -61,17 +75,27 @@ def _import_function(name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _check(name: str, model: object, image_shape: tuple[int, int, int], class_count: int) -> None:
-    """Raise SettingError unless a model has the form that the top of this module describes."""
-    height, width, channels = image_shape
-    form = (
-        f"it must be a keras.Model from (n, {height}, {width}, {channels}) uint8 in 0..255 to (n, {class_count}) "
-        "float32 probabilities"
-    )
-    if not isinstance(model, keras.Model):
-        raise SettingError(f"--model {name} returned a {type(model).__name__}; {form}")
-    if not model.built or len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise SettingError(f"--model {name} returned a model without exactly one input and one output; {form}")
+def _with_logits(model: keras.Model) -> keras.Model:
+    """The same model, where it ends in a dense layer and a softmax, as two layers that compute in float32.
+
+    Only the very last layers are looked at, and any other model is returned as it is.
+    """
+    last = output_layer(model)
+    softmax = softmax_layer(model)
+    dense = layer_of(model, softmax.input) if softmax is not None else last
+    if type(dense) is not layers.Dense:
+        return model
+    linear, with_softmax = keras.activations.linear, keras.activations.softmax
+    if dense.activation is not (with_softmax if softmax is None else linear):
+        return model
+    dense.activation = linear
+    dense.dtype_policy = keras.DTypePolicy("float32")
+    probabilities = layers.Activation("softmax", dtype="float32")(dense(dense.input))
+    return keras.Model(model.inputs[0], probabilities, name=model.name)
+
+
+def _check(name: str, model: keras.Model, image_shape: tuple[int, int, int], class_count: int, form: str) -> None:
+    """Raise SettingError unless a model has the form that the top of this module describes, and `form` in short."""
     (pixels,), (probabilities,) = model.inputs, model.outputs
     if tuple(pixels.shape) != (None, *image_shape) or pixels.dtype != "uint8":
         raise SettingError(f"--model {name} takes {pixels.dtype} of shape {tuple(pixels.shape)}; {form}")

@@ -42,6 +42,14 @@ def weights_mismatch(weights: str, name: str, error: Exception) -> SettingError:
     return SettingError(f"--weights {weights} holds no weights for {name} ({first_line(error)}); use a file made by it")
 
 
+def imagenet_unavailable(name: str, error: Exception) -> SettingError:
+    """The error of a network whose ImageNet weights Keras could not download."""
+    return SettingError(
+        f"the imagenet weights of {name} could not be downloaded ({first_line(error)}). Use --weights none, or "
+        "download them elsewhere and give the file as --weights FILE."
+    )
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's error message, at most 200 characters; the error's type if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

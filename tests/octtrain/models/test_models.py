@@ -2,22 +2,30 @@
 
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
 
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group  # noqa: E402
+
+from benchmarks.models import multiplications  # noqa: E402
 from octprep.format.errors import SettingError  # noqa: E402
 from octtrain.config import MODELS  # noqa: E402
-from octtrain.models import BUILDERS, build_model  # noqa: E402
-from octtrain.models.augmentation import Augment, with_augmentation  # noqa: E402
+from octtrain.models import BUILDERS, build_model, last_feature_map, logits_model  # noqa: E402
+from octtrain.models.augmentation import Augment, augmented  # noqa: E402
 
 
 def pixels(n=6, height=32, width=40, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, height, width, 1), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["octnet-s", "octnet-m", "mobilenetv3-small"])
+QUICK = ["octnet-s", "octnet-m", "efficientnet-lite0", "mobilenetv3-small"]
+ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", ["octnet-s", "efficientnet-lite0", "mobilenetv3-small"])
 def test_a_model_takes_raw_pixels_and_gives_probabilities(name):
     model = build_model(name, (32, 40, 1), 3)
     assert model.input.dtype == "uint8"
@@ -32,14 +40,148 @@ def test_the_models_that_help_lists_are_those_that_can_be_built():
     assert tuple(BUILDERS) == MODELS
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_network_is_flat_and_ends_in_feature_map_pooling_and_one_dense_layer(name):
+    model = build_model(name, (96, 80, 1), 3)
+    assert not any(isinstance(layer, keras.Model) for layer in model.layers)
+    names = [layer.name for layer in model.layers]
+    head = model.layers[names.index("features") + 1 :]
+    assert [type(layer).__name__ for layer in head if layer.weights] == ["Dense"]
+    assert names[-2:] == ["logits", "probabilities"]
+    assert len(last_feature_map(model).shape) == 4
+    assert model.get_layer("mean").input is last_feature_map(model)
+
+
+@pytest.mark.parametrize("name", ["octnet-s", pytest.param("mobilenetv3-small", marks=pytest.mark.slow)])
+def test_logits_are_a_bias_and_a_sum_over_the_last_feature_map(name):
+    model = build_model(name, (96, 80, 1), 3)
+    feature_map = np.asarray(keras.Model(model.input, last_feature_map(model)).predict_on_batch(pixels(6, 96, 80)))
+    pooled = feature_map.mean(axis=(1, 2))
+    kernel, bias = model.get_layer("logits").get_weights()
+    if len(kernel) == 2 * pooled.shape[1]:
+        pooled = np.concatenate([pooled, feature_map.max(axis=(1, 2))], axis=1)
+    logits = np.asarray(logits_model(model).predict_on_batch(pixels(6, 96, 80)))
+    np.testing.assert_allclose(logits, pooled @ kernel + bias, atol=1e-4)
+
+
+def test_logits_are_those_whose_softmax_the_model_gives_and_share_its_weights():
+    model = build_model("octnet-s", (32, 40, 1), 3)
+    logits = logits_model(model)
+    augmented(model, 0)
+    assert logits_model(model).output.dtype == "float32"  # also once the model is a layer of another
+    model.get_layer("logits").bias.assign([90.0, -90.0, 0.0])
+    values = np.asarray(logits.predict_on_batch(pixels()))
+    assert values.max() > 80  # no logarithm of a probability
+    np.testing.assert_allclose(softmax(values), np.asarray(model.predict_on_batch(pixels())), atol=1e-6)
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_a_saved_model_has_the_same_logits(tmp_path):
+    model = build_model("octnet-s", (32, 40, 1), 3)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.saving.load_model(tmp_path / "a.keras")
+    values = [np.asarray(logits_model(m).predict_on_batch(pixels())) for m in (model, loaded)]
+    np.testing.assert_array_equal(*values)
+
+
+@pytest.mark.parametrize("name", ["octnet-s", pytest.param("mobilenetv3-small", marks=pytest.mark.slow)])
+def test_half_precision_is_for_layers_and_not_for_weights_head_and_probabilities(name, tmp_path):
+    full, half = (build_model(name, (32, 40, 1), 3, precision=precision) for precision in ("float32", "bfloat16"))
+    assert keras.config.dtype_policy().name == "float32"
+    assert {variable.dtype for variable in half.trainable_variables} == {"float32"}
+    convolution = next(layer for layer in half.layers if isinstance(layer, keras.layers.Conv2D))
+    assert convolution.compute_dtype == "bfloat16"
+    after = half.layers[[layer.name for layer in half.layers].index("features") :]
+    assert {layer.compute_dtype for layer in after} == {"float32"}
+    half.set_weights(full.get_weights())
+    expected, rounded = (np.asarray(model(pixels())) for model in (full, half))
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, expected, atol=0.02)
+    half.save(tmp_path / "a.keras")
+    half.save_weights(tmp_path / "a.weights.h5")
+    for file in ("a.keras", "a.weights.h5"):
+        again = build_model(name, (32, 40, 1), 3, str(tmp_path / file))
+        np.testing.assert_array_equal(np.asarray(again(pixels())), expected)
+
+
+def test_the_precision_is_set_back_after_an_error_and_an_unknown_one_is_refused():
+    with pytest.raises(SettingError, match="at least 75x75"):
+        build_model("inceptionv3", (32, 40, 1), 4, precision="bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(SettingError, match="one of float32, bfloat16; got 'float16'"):
+        build_model("octnet-s", (32, 32, 1), 4, precision="float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("mobilenetv3-small", "MobileNetV3Small"),
+        pytest.param("convnext-tiny", "ConvNeXtTiny", marks=pytest.mark.slow),  # its network has nested parts
+    ],
+)
+def test_the_weights_of_a_backbone_as_keras_publishes_them_are_loaded(name, network, tmp_path):
+    backbone = getattr(keras.applications, network)(include_top=False, weights=None, input_shape=(64, 64, 3))
+    rng = np.random.default_rng(0)
+    backbone.set_weights([w + rng.normal(0, 0.01, w.shape).astype(w.dtype) for w in backbone.get_weights()])
+    path = tmp_path / "backbone_notop.h5"
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, backbone)
+    model = build_model(name, (64, 64, 1), 4, str(path))
+    gray = pixels(2, 64, 64)
+    expected = np.asarray(backbone(np.repeat(gray.astype(np.float32), 3, axis=-1)))
+    features = np.asarray(keras.Model(model.input, last_feature_map(model))(gray))
+    assert expected.std() > 0
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(SettingError, match="holds no weights for MobileNetV3Large"):
+        build_model("mobilenetv3-large", (64, 64, 1), 4, str(path))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_model_can_be_saved_and_loaded_again(name, tmp_path):
+    model = build_model(name, (80, 80, 1), 3)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.saving.load_model(tmp_path / "a.keras", safe_mode=True)
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
+    for again, weight in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(again, weight)
+
+
 def test_an_unknown_model_is_an_error_with_the_choices():
-    with pytest.raises(SettingError, match="octnet-s, octnet-m, mobilenetv3-small, efficientnetv2-b0, inceptionv3"):
+    with pytest.raises(SettingError, match=", ".join(MODELS)):
         build_model("resnet", (32, 32, 1), 4)
 
 
 def test_images_too_small_for_a_network_are_an_error():
     with pytest.raises(SettingError, match="at least 75x75; these are 32x40"):
         build_model("inceptionv3", (32, 40, 1), 4)
+
+
+def test_the_octnets_take_images_of_16_pixels_and_no_smaller_ones():
+    for name in ("octnet-s", "octnet-m", "octnet-l"):
+        assert last_feature_map(build_model(name, (16, 16, 1), 4)).shape[1:3] == (1, 1)
+        with pytest.raises(SettingError, match="at least 16x16; these are 40x15"):
+            build_model(name, (40, 15, 1), 4)
+
+
+@pytest.mark.parametrize("name", ["octnet-s", "octnet-m", "octnet-l"])
+def test_a_seed_decides_the_initial_weights(name):
+    weights = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        weights.append(build_model(name, (32, 32, 1), 4).get_weights())
+    assert all(np.array_equal(*pair) for pair in zip(weights[0], weights[1], strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(weights[0], weights[2], strict=True))
+
+
+def test_octnet_l_has_four_times_the_multiplications_of_octnet_m():
+    s, m, l_ = (multiplications(build_model(f"octnet-{size}", (224, 224, 1), 4)) for size in "sml")
+    assert 40e6 < s < m / 4
+    assert m <= 410e6  # of the former octnet-m
+    assert l_ == pytest.approx(4 * m, rel=0.05)
 
 
 def test_octnet_scales_pixels_to_between_minus_one_and_one():
@@ -90,7 +232,7 @@ def test_augmentation_changes_nothing_at_inference():
     images = pixels()
     np.testing.assert_array_equal(np.asarray(Augment(0)(images, training=False)), images)
     model = build_model("octnet-s", (32, 40, 1), 4)
-    both = [np.asarray(m.predict_on_batch(images)) for m in (model, with_augmentation(model, 0))]
+    both = [np.asarray(m.predict_on_batch(images)) for m in (model, augmented(model, 0))]
     np.testing.assert_array_equal(*both)
 
 

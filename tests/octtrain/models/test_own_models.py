@@ -4,13 +4,15 @@ import json
 import subprocess
 import sys
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
 
 from octprep.format.errors import SettingError  # noqa: E402
 from octtrain.config import FitConfig  # noqa: E402
-from octtrain.models import build_model  # noqa: E402
+from octtrain.models import build_model, last_feature_map, logits_model  # noqa: E402
 from tests.worlds.runs import ROOT, initialised, program  # noqa: E402
 
 SOURCE = """
@@ -41,6 +43,26 @@ def fails(height, width, classes):
 def nothing(height, width, classes):
     return None
 
+def softmax_apart(height, width, classes):
+    pixels = keras.Input((height, width, 1), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(pixels)))
+    return keras.Model(pixels, layers.Softmax()(layers.Dense(classes)(x)))
+
+def sequential(height, width, classes):
+    return keras.Sequential([
+        keras.Input((height, width, 1), dtype="uint8"), layers.Rescaling(1 / 255), layers.Conv2D(4, 3),
+        layers.GlobalAveragePooling2D(), layers.Dense(classes, activation="softmax", name="probabilities"),
+    ])
+
+def normalized(height, width, classes, dtype="float32"):
+    pixels = keras.Input((height, width, 1), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(pixels)))
+    x = layers.Dense(classes, activation="sigmoid", dtype=dtype)(x)
+    return keras.Model(pixels, x / keras.ops.sum(x, axis=-1, keepdims=True))
+
+def half(height, width, classes):
+    return normalized(height, width, classes, None)
+
 class Halve(layers.Layer):
     def call(self, x):
         return x / 2
@@ -63,6 +85,8 @@ def registered(height, width, classes):
 
 text = "no function"
 """
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 48, 1), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -99,6 +123,40 @@ def test_a_model_of_another_form_is_a_one_line_error(folder, name, message):
     with pytest.raises(SettingError, match=message) as caught:
         build_model(name, (32, 32, 1), 4)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["build", "softmax_apart", "sequential"])
+def test_the_logits_of_a_model_that_ends_in_dense_and_softmax_are_exact_and_float32_in_any_precision(folder, name):
+    for precision in ("float32", "bfloat16"):
+        model = build_model(f"my_models:{name}", (32, 48, 1), 3, precision=precision)
+        assert keras.config.dtype_policy().name == "float32"
+        assert (model.input_shape, model.output_shape) == ((None, 32, 48, 1), (None, 3))
+        dense = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dense))
+        dense.bias.assign([90.0, -90.0, 0.0])
+        logits = logits_model(model)
+        assert logits.output.dtype == model.output.dtype == "float32"
+        values = np.asarray(logits.predict_on_batch(IMAGES))
+        assert values.max() > 80  # no logarithm of a probability
+        assert (values != values.astype(ml_dtypes.bfloat16)).any()
+        model.save(folder / "a.keras")
+        saved = np.asarray(logits_model(keras.saving.load_model(folder / "a.keras")).predict_on_batch(IMAGES))
+        np.testing.assert_array_equal(saved, values)
+
+
+def test_the_logits_of_another_model_are_logarithms_of_its_probabilities(folder):
+    model = build_model("my_models:normalized", (32, 48, 1), 3, precision="bfloat16")
+    values = np.asarray(logits_model(model).predict_on_batch(IMAGES))
+    np.testing.assert_allclose(np.exp(values), np.asarray(model.predict_on_batch(IMAGES)), rtol=1e-6)
+
+
+def test_another_model_whose_last_layer_computes_in_half_precision_is_an_error(folder):
+    with pytest.raises(SettingError, match=r"gives bfloat16 .* float32 probabilities.* dtype='float32'"):
+        build_model("my_models:half", (32, 48, 1), 3, precision="bfloat16")
+
+
+def test_a_model_without_a_layer_of_features_is_an_error_where_one_is_needed(folder):
+    with pytest.raises(SettingError, match="has no layer called 'features'"):
+        last_feature_map(build_model("my_models:build", (32, 48, 1), 3))
 
 
 def test_imagenet_weights_are_not_for_own_models(folder):
