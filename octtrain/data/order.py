@@ -36,7 +36,8 @@ def patient_balanced(labels: NDArray[np.int64], patients: NDArray[np.str_], seed
     drawn_class = random.integers(len(classes), size=len(labels))
     drawn_patient = first[drawn_class] + _below(random, patients_of_class[drawn_class])
     drawn = starts[drawn_patient] + _below(random, sizes[drawn_patient])
-    return by_patient[drawn].astype(np.int32)
+    order: Order = by_patient[drawn].astype(np.int32)
+    return order
 
 
 def in_steps(order: Order, batch_size: int) -> Order:

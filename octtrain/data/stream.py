@@ -1,4 +1,4 @@
-"""Batches from TFRecord shards by tf.data. Only this module and `octtrain.runtime` import TensorFlow."""
+"""Batches from TFRecord shards by tf.data."""
 
 from __future__ import annotations
 
