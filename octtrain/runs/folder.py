@@ -14,23 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from octprep.format import images_csv
-from octprep.format.errors import ManifestError, OctError, OutputError, StoppedError
+from octprep.format.errors import ManifestError, OctError, OutputError, SourceError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, sync
 from octprep.format.images_csv import ImageRow
 from octtrain import runtime
+from octtrain.config import FitConfig
 from octtrain.model_files import MODEL_SUFFIXES
 from octtrain.runs import exposure, history
-from octtrain.runs.exposure import EXPOSURE_NAME, INITIAL_WEIGHTS, Exposure
+from octtrain.runs.exposure import EXPOSURE_NAME, INITIAL_WEIGHTS, TEACHER, Exposure
 from octtrain.runs.history import HISTORY_NAME, MAX_BYTES, Row, best_epoch
 from octtrain.runs.locations import is_vacant, nothing_to_resume
 from octtrain.runs.provenance import read_provenance, write_provenance
-from octtrain.runs.run import CONFIG_NAME, MODEL_NAME, RUN_VERSION, Run, read_config
+from octtrain.runs.run import CONFIG_NAME, MODEL_NAME, RUN_VERSION, SETTINGS_NAME, Run, read_config
+from octtrain.settings_file import write_settings
 
-RESUMABLE = ("epochs", "patience")  # settings that may change when a run is resumed: they only decide when it ends
+# Settings that may change when a run is resumed: they only decide when it ends, or how fast it is.
+RESUMABLE = ("epochs", "patience", "jit")
+_SAME_ORDER = ("mapped", "resident")  # feeds that meet the same images in the same order
 
-_CHECKPOINT_FILE = re.compile(r"(?:epoch-(\d{4,})\.(?:weights\.h5|json)|best-(\d{4,})\.keras)")
+_CHECKPOINT_FILE = re.compile(r"(?:(?:epoch|steps)-(\d{4,})\.(?:weights\.h5|json)|best-(\d{4,})\.keras)")
 
 
 class RunFolder:
@@ -41,7 +46,8 @@ class RunFolder:
         vacant ──initialise──▶ initialised ──save_epoch──▶ 1 epoch ──save_epoch──▶ 2 epochs ──▶ ...
                                config.json                 history.csv has 1 row   2 rows
 
-    initialise writes exposure.csv, manifest.json, config.json: without the last one the folder is still vacant.
+    initialise writes exposure.csv, manifest.json, config.toml, config.json: without the last one the folder is still
+    vacant.
     save_epoch writes for epoch n, each file whole or not at all:
 
         checkpoints/epoch-n.weights.h5   weights, optimizer, random states  ┐
@@ -51,6 +57,9 @@ class RunFolder:
         history.csv                      with row n                         ┐ interrupted here: the run has n epochs,
         model.keras                      best-n.keras takes this name       │ and initialise does the rest on resume
         checkpoints/                     files of earlier epochs removed    ┘ (promote_best)
+
+    save_steps writes, inside epoch n, checkpoints/steps-n.weights.h5, then steps-n.json with its SHA-256: if they do
+    not fit each other, the epoch begins anew.
     """
 
     def __init__(self, run: Run) -> None:
@@ -75,7 +84,7 @@ class RunFolder:
         changes = [
             f"{name.replace('_', '-')} {before} in the run, {getattr(self.run.config, name)} now"
             for name, before in dataclasses.asdict(stored.config).items()
-            if name not in RESUMABLE and getattr(self.run.config, name) != before
+            if name not in RESUMABLE and not _is_same(name, before, getattr(self.run.config, name))
         ]
         if changes:
             raise OutputError(
@@ -103,7 +112,7 @@ class RunFolder:
         for folder in (self.path, self.path / "checkpoints"):
             remove_partial_files(folder)
         if not (self.path / CONFIG_NAME).exists():
-            own_exposure = self._exposure(images)
+            own_exposure = exposure_of_training(self.run, images)
             try:
                 self._write_description(own_exposure)
             except OSError as error:
@@ -112,12 +121,17 @@ class RunFolder:
                     "another --run."
                 ) from None
             return
-        if not epochs and self._exposure(images) != self.run.exposure():
+        raw = read_config(self.path)
+        if raw.get("teacher_sha256") != _teacher_sha256(self.run.config):
+            raise OutputError(
+                f"{self.path} was started with another teacher than {self.run.config.teacher} holds now; "
+                "put that model back, or give another --run."
+            )
+        if not epochs and exposure_of_training(self.run, images) != self.run.exposure():
             raise OutputError(
                 f"{self.path} was started from other weights than {self.run.config.weights} holds now; "
                 "give another --run."
             )
-        raw = read_config(self.path)
         settings = dataclasses.asdict(self.run.config)
         if raw["config"] != settings:
             self._write_config({**raw, "config": settings})
@@ -152,6 +166,52 @@ class RunFolder:
                 "safe: make room there, and resume by the same command with --resume."
             ) from None
 
+    def save_steps(self, training: keras.Model, state: Mapping[str, Any]) -> None:
+        """Store an unfinished epoch, from which a resumed training goes on. training: as for `save_epoch`.
+
+        state: an `octtrain.training.epochs.EpochState` as a dictionary, whose `epoch` counts from 0, and the trainer's
+        `random_states`. Raises StoppedError if the disk does not take it.
+        """
+        number = state["epoch"] + 1
+        weights = _in_memory(training.save_weights, ".weights.h5")
+        content = {**state, "confusion": np.asarray(state["confusion"]).tolist()}
+        content["checkpoint"] = hashlib.sha256(weights).hexdigest()
+        path, description = self._steps_files(number)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            atomic_write(path, weights)
+            atomic_write(description, (json.dumps(content) + "\n").encode())
+        except OSError as error:
+            raise StoppedError(
+                f"the {state['steps']:,} steps of epoch {number} cannot be saved in {self.path} "
+                f"({error.strerror or error}). The epochs before it are safe: make room there, and resume by the same "
+                "command with --resume."
+            ) from None
+
+    def load_steps(self, epoch: int) -> dict[str, Any] | None:
+        """The state that `save_steps` stored of an epoch, from 1, whose weights are in `steps_checkpoint`.
+
+        None if there is none that is whole: then the epoch begins anew.
+        """
+        path, description = self._steps_files(epoch)
+        try:
+            raw = json.loads(read_bytes(description, MAX_BYTES)[0])
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != raw["checkpoint"]:
+                    return None
+            return {
+                "confusion": np.array(raw["confusion"], np.int64),
+                "loss": float(raw["loss"]),
+                "steps": int(raw["steps"]),
+                "random_states": [[int(word) for word in state] for state in raw["random_states"]],
+            }
+        except (OSError, NotReadable, KeyError, TypeError, ValueError, RecursionError):
+            return None
+
+    def steps_checkpoint(self, epoch: int) -> Path:
+        """Weights and optimizer inside an epoch, from 1."""
+        return self._steps_files(epoch)[0]
+
     def save_model(self, model: keras.Model, path: Path) -> str:
         """Write a model with this run's provenance into a .keras file, whole or not at all; returns its SHA-256."""
         memory = _MemoryFile(_in_memory(model.save, ".keras"))
@@ -167,13 +227,19 @@ class RunFolder:
         if (candidate := self._candidate(best_epoch(epochs))).exists():
             candidate.replace(self.path / MODEL_NAME)
             sync(self.path)
+        done = len(epochs)
+        needed = (self.checkpoint(done), self._checksum_file(done), *self._steps_files(done + 1))
         for path in self._checkpoint_files():
-            if path not in (self.checkpoint(len(epochs)), self._checksum_file(len(epochs))):
+            if path not in needed:
                 path.unlink()
 
     def checkpoint(self, epoch: int) -> Path:
         """Weights and optimizer after an epoch, from 1."""
         return self.path / "checkpoints" / f"epoch-{epoch:04d}.weights.h5"
+
+    def _steps_files(self, epoch: int) -> tuple[Path, Path]:
+        stem = self.path / "checkpoints" / f"steps-{epoch:04d}"
+        return stem.with_suffix(".weights.h5"), stem.with_suffix(".json")
 
     def _candidate(self, epoch: int) -> Path:
         return self.path / "checkpoints" / f"best-{epoch:04d}.keras"
@@ -232,14 +298,6 @@ class RunFolder:
             if problem:
                 raise ManifestError(f"{path} {problem} epoch {len(epochs)}; put it back to resume, or {advice}.")
 
-    def _exposure(self, images: Sequence[ImageRow] | None) -> Exposure:
-        """What this training's model is exposed to, including what its initial weights were exposed to."""
-        if images is None:
-            images = images_csv.read_checked(self.run.shards, self.run.manifest).rows
-        splits = (*self.run.provenance.trained_on, *self.run.provenance.selected_on)
-        initial = exposure_of_weights(self.run.config.weights)
-        return Exposure((*exposure.images_of(images, splits), *initial.images), initial.complete)
-
     def _write_description(self, own_exposure: Exposure) -> None:
         table = exposure.encode(own_exposure.images)
         atomic_write(self.path / EXPOSURE_NAME, table)
@@ -253,6 +311,7 @@ class RunFolder:
                 "dataset_leaks": bool(self.run.manifest.leaks),
                 "exposure_sha256": hashlib.sha256(table).hexdigest(),
                 "exposure_complete": own_exposure.complete,
+                "teacher_sha256": _teacher_sha256(self.run.config),
                 "config": dataclasses.asdict(self.run.config),
                 "backend": keras.backend.backend(),
                 "libraries": runtime.library_versions(),
@@ -260,7 +319,47 @@ class RunFolder:
         )
 
     def _write_config(self, raw: Mapping[str, Any]) -> None:
+        write_settings(self.path / SETTINGS_NAME, self.run.config)
         atomic_write(self.path / CONFIG_NAME, (json.dumps(raw, indent=1) + "\n").encode())
+
+
+def _is_same(name: str, before: object, now: object) -> bool:
+    """Whether two values of a setting give the same training."""
+    if name == "feed":  # with auto, that of the run is used
+        return now in ("auto", before) or (before in _SAME_ORDER and now in _SAME_ORDER)
+    return before == now
+
+
+def exposure_of_training(run: Run, images: Sequence[ImageRow] | None = None) -> Exposure:
+    """What the model of a training will be exposed to, including what its initial weights and its teacher were.
+
+    images: of the dataset's images.csv; None: it is read. Raises SourceError or ManifestError if there is no such
+    teacher.
+    """
+    if images is None:
+        images = images_csv.read_checked(run.shards, run.manifest).rows
+    splits = (*run.provenance.trained_on, *run.provenance.selected_on)
+    own = Exposure(exposure.images_of(images, splits), complete=True)
+    return exposure.union([own, exposure_of_weights(run.config.weights), _exposure_of_teacher(run.config)])
+
+
+def _exposure_of_teacher(config: FitConfig) -> Exposure:
+    if config.teacher is None:
+        return Exposure((), complete=True)
+    images, complete = Run.load(Path(config.teacher)).exposure()
+    return Exposure(tuple(image._replace(split=TEACHER) for image in images), complete)
+
+
+def _teacher_sha256(config: FitConfig) -> str | None:
+    """The SHA-256 of the teacher's model. Raises SourceError if it has none."""
+    if config.teacher is None:
+        return None
+    path = Path(config.teacher) / MODEL_NAME
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"the teacher's {path} cannot be read ({error.strerror or error}); put it back.") from None
 
 
 def exposure_of_weights(weights: str) -> Exposure:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from octprep.format.images_csv import ImageRow
 from octprep.wording import number
 from octtrain.evaluation.metrics import MIN_PATIENTS
 from octtrain.runs import exposure
-from octtrain.runs.exposure import INITIAL_WEIGHTS
+from octtrain.runs.exposure import INITIAL_WEIGHTS, TrainingImage
 from octtrain.runs.history import Row, best_epoch
 from octtrain.runs.run import Run
 
@@ -29,25 +30,40 @@ def leak_warnings(run: Run) -> list[str]:
 
 
 def exposure_warnings(run: Run, rows: Sequence[ImageRow], train: Sequence[str]) -> list[str]:
-    """A warning if the initial weights were, or may have been, exposed to patients that are held out here.
+    """Warnings if initial weights or the teacher were, or may have been, exposed to patients that are held out here.
 
-    train: the splits that are trained on; all others are held out.
+    train: the splits that are trained on; all others are held out. That a teacher was itself selected on the splits
+    that this run is selected on is no leak.
     """
     images, complete = run.exposure()
+    lines = []
     if not complete:
-        return [
-            f"WARNING: the training patients of {run.config.weights} are unknown, so `octtrain evaluate` cannot check "
-            "whether the model was exposed to the patients it is tested on; it can for a model.keras in its run folder."
-        ]
+        lines.append(
+            f"WARNING: the training patients of {run.sources_of_exposure} are unknown, so `octtrain evaluate` cannot "
+            "check whether the model was exposed to the patients it is tested on; it can for a model.keras in its run "
+            "folder."
+        )
     initial = [image for image in images if image.split == INITIAL_WEIGHTS]
-    if not initial:
-        return []
     held_out = [name for name in run.manifest.splits if name not in train]
-    patients = exposure.exposed(initial, exposure.images_of(rows, held_out)).patients
+    lines += _exposure_warning(run.config.weights, initial, rows, held_out)
+    if run.config.teacher:
+        teacher = Run.load(Path(run.config.teacher))
+        taught = teacher.exposure().images
+        if teacher.manifest.digest == run.manifest.digest:
+            shared = set(teacher.provenance.selected_on) & set(run.provenance.selected_on)
+            taught = tuple(image for image in taught if image.split not in shared)
+        lines += _exposure_warning(f"the teacher {run.config.teacher}", taught, rows, held_out)
+    return lines
+
+
+def _exposure_warning(
+    name: str, images: Sequence[TrainingImage], rows: Sequence[ImageRow], held_out: Sequence[str]
+) -> list[str]:
+    patients = exposure.exposed(images, exposure.images_of(rows, held_out)).patients
     if not patients:
         return []
     return [
-        f"WARNING: {run.config.weights} was exposed to {len(patients):,} of the patients held out here "
+        f"WARNING: {name} was exposed to {len(patients):,} of the patients held out here "
         f"({', '.join(held_out)}); results on them are too good."
     ]
 

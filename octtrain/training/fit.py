@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import ops
 
 from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
@@ -18,18 +17,27 @@ from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.terminal import interrupts
 from octprep.wording import number
+from octtrain import devices
 from octtrain.config import FitConfig, merge_settings
-from octtrain.data import stream
 from octtrain.models.weights import first_line
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.history import Row, best_epoch
 from octtrain.runs.locations import is_vacant, latest_run, lock_run, new_run, nothing_to_resume
 from octtrain.runs.run import MODEL_NAME, Run, choose_splits
-from octtrain.runtime import describe_device, library_versions
-from octtrain.training.callbacks import EpochRecorder, TensorBoardLogs
-from octtrain.training.caveats import chance_warnings, exposure_warnings, few_patients_warnings, leak_warnings
-from octtrain.training.compilation import class_weights, compile_model
-from octtrain.training.schedule import finish_reason, learning_rate
+from octtrain.runtime import prepare_keras
+from octtrain.training.balance import class_weights
+from octtrain.training.caveats import chance_warnings
+from octtrain.training.epochs import Clock, EpochState, train_epoch, validate
+from octtrain.training.opening import opening_lines, record_count
+from octtrain.training.progress import Progress
+from octtrain.training.resolve import FeedChoice, resolve
+from octtrain.training.schedule import finish_reason, is_finished
+from octtrain.training.teacher import load_teacher_run
+from octtrain.training.tensorboard_logs import TensorBoardLogs
+from octtrain.training.trainer import Trainer
+
+SHOWN_IMAGES = 8  # in TensorBoard
+SAVE_SECONDS = 600  # an epoch that takes longer is saved in between
 
 
 def fit(
@@ -39,6 +47,7 @@ def fit(
     *,
     resume: bool = False,
     log: Callable[[str], None] = print,
+    show_progress: bool = True,
     **settings: Any,
 ) -> Run:
     """Train a model, keeping the epoch with the best balanced accuracy on val.
@@ -46,7 +55,9 @@ def fit(
     shards: folder made by `octprep build`.  run: folder for the run; None: a new one in the folder `runs`, or with
     `resume` the latest run on these shards there.  config, settings: a FitConfig, or its fields as keywords such as
     `epochs=3`; the rest are defaults, or with `resume` the run's own settings.  resume: continue after the last
-    finished epoch; only `epochs` and `patience` may change.  log: takes lines of progress.
+    finished epoch, or after the steps that an interruption saved; only `epochs` and `patience` may change, and what
+    does not change the result (`feed`, `jit`).  log: takes lines of progress.  show_progress: inside an epoch, as a bar
+    on a terminal, or else as lines.
 
     Returns the run: `run.folder`, `run.history()` and `run.load_model()`; give it to `octtrain.evaluate`.
 
@@ -67,14 +78,16 @@ def fit(
             raise nothing_to_resume(folder)
         base = config or Run.load(folder).config
     config = merge_settings(base, settings)
-    train, val = choose_splits(manifest, config.fold)
-    if config.weights not in ("none", "imagenet"):  # a file, which a resumed run must find from another folder as well
-        config = dataclasses.replace(config, weights=str(Path(config.weights).absolute()))
+    train, val = choose_splits(manifest, config.fold, config.test_fold)
+    config = with_absolute_paths(config)
+    if config.teacher and not resume:
+        load_teacher_run(config.teacher, manifest)
     is_new = folder is None
     folder = folder or new_run(shards, config.model)
     try:
         with lock_run(folder, is_new=is_new):
-            return _fit(Run(folder=folder, config=config, manifest=manifest, shards=shards), train, val, resume, log)
+            new = Run(folder=folder, config=config, manifest=manifest, shards=shards)
+            return _fit(new, train, val, resume, log, show_progress)
     except BrokenPipeError:  # of what is printed, not of a file
         raise
     except OSError as error:
@@ -85,12 +98,35 @@ def fit(
         ) from None
 
 
-def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, log: Callable[[str], None]) -> Run:
+def with_absolute_paths(config: FitConfig) -> FitConfig:
+    """Settings whose files a resumed run finds from another folder as well."""
+    if config.weights not in ("none", "imagenet"):
+        config = dataclasses.replace(config, weights=str(Path(config.weights).absolute()))
+    if config.teacher:
+        config = dataclasses.replace(config, teacher=str(Path(config.teacher).absolute()))
+    return config
+
+
+def _fit(
+    run: Run,
+    train: tuple[str, ...],
+    val: tuple[str, ...],
+    resume: bool,
+    log: Callable[[str], None],
+    show_progress: bool,
+) -> Run:
     """Train in a folder that is locked."""
-    shards, manifest, config = run.shards, run.manifest, run.config
+    shards, manifest = run.shards, run.manifest
+    prepare_keras()
+    if run.config.deterministic:
+        devices.make_deterministic()
+    config = resolve(run.config, record_count(manifest, train))
+    run = dataclasses.replace(run, config=config)
     folder = RunFolder(run)
     history = folder.resumable_history(resume)
     stored = Run.load(run.folder) if resume else run
+    if resume and config.feed == "auto":
+        config = dataclasses.replace(config, feed=stored.config.feed)
     if reason := finish_reason(history, config):
         folder.promote_best(history)
         finished = f"{run.folder} has finished {number(len(history), 'epoch')}{reason}."
@@ -98,48 +134,12 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
         log(_next_line(run))
         return stored
     manifest.check_files(shards, (*train, *val))
-
-    steps = stream.steps(manifest, train, config.batch_size)
-    # A checkpoint holds all weights, so the file with the initial ones is no longer needed.
-    model, training = compile_model(manifest, dataclasses.replace(config, weights="none") if history else config, steps)
-    if history:
-        restore(training, folder.checkpoint(len(history)))
-
     rows = images_csv.read_checked(shards, manifest).rows
-    with stream.data_errors_as_manifest_errors(shards):
-        images = stream.training_batches(
-            shards,
-            train,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=range(len(history), config.epochs),
-            manifest=manifest,
-        )
-        folder.initialise(history, rows)
-        command = f"octtrain fit {shlex.quote(str(shards))} --run {shlex.quote(str(run.folder))} --resume"
-        interrupts.advise(f"resume after the last finished epoch by `{command}`")
-        for line in _header(run, stored, rows, train, val, steps, history):
-            log(line)
-        recorder = EpochRecorder(
-            folder,
-            model,
-            history,
-            steps=steps,
-            batch_size=min(config.batch_size, stream.record_count(manifest, train)),
-            log=log,
-        )
-        logs = [TensorBoardLogs(run.folder / "logs", log)] if find_spec("tensorboard") else []
-        training.fit(
-            images,
-            validation_data=stream.batches(shards, val, batch_size=config.batch_size, manifest=manifest),
-            steps_per_epoch=steps,
-            epochs=config.epochs,
-            initial_epoch=len(history),
-            class_weight=class_weights(manifest, train),
-            callbacks=[recorder, *logs],
-            shuffle=False,  # the batches are shuffled already
-            verbose=0,
-        )
+    choice = FeedChoice(config, shards, manifest, train, val, rows)
+    run = dataclasses.replace(run, config=dataclasses.replace(config, feed=choice.name))
+    training = Training(run, train, val, choice, history, rows, log, show_progress)
+    training.prepare(stored)
+    training.run_epochs()
     if (reason := finish_reason(history, config)) and len(history) < config.epochs:
         log(f"Ended early{reason}.")
     log(_result_line(history, val))
@@ -150,69 +150,157 @@ def _fit(run: Run, train: tuple[str, ...], val: tuple[str, ...], resume: bool, l
     return run
 
 
-def restore(training: keras.Model, checkpoint: Path) -> None:
-    """Load weights, optimizer and random states of a finished epoch. Raises OutputError if that fails."""
+class Training:
+    """One training, from its state in the run folder to its end. history: the finished epochs; rows are added to it."""
+
+    def __init__(
+        self,
+        run: Run,
+        train: tuple[str, ...],
+        val: tuple[str, ...],
+        choice: FeedChoice,
+        history: list[Row],
+        rows: Sequence[ImageRow],
+        log: Callable[[str], None],
+        show_progress: bool,
+    ) -> None:
+        self.run, self.config, self.train, self.val = run, run.config, train, val
+        self.choice, self.history, self.rows, self.log = choice, history, rows, log
+        self.folder = RunFolder(run)
+        self.progress = Progress(log, quiet=not show_progress)
+        self.curves = TensorBoardLogs(run.folder / "logs", log)
+        self.steps = max(1, record_count(run.manifest, train) // int(self.config.batch_size))
+        self.weights = class_weights(run.manifest, train)
+        self.teacher = self._load_teacher()
+        # A checkpoint after the last epoch of the head alone has the optimizer of the head.
+        self.trainer = self._make_trainer(head_only=0 < self.config.fine_tune >= len(history))
+        self.saved = time.monotonic()
+
+    def prepare(self, stored: Run) -> None:
+        """Restore the state of a resumed run, make the folder of a new one, and log the lines before the epochs."""
+        epochs = len(self.history)
+        if epochs:
+            restore(self.trainer.trained, self.folder.checkpoint(epochs))
+            self._unfreeze_after_head()
+        self.state = self._begin(epochs)
+        if partial := self.folder.load_steps(epochs + 1):
+            restore(self.trainer.trained, self.folder.steps_checkpoint(epochs + 1))
+            self.trainer.set_random_states(partial.pop("random_states"))
+            self.state = EpochState(epoch=epochs, **partial)
+        self.feed = self.choice.open(self.trainer.programs.place)
+        self.folder.initialise(self.history, self.rows)
+        shards, folder = (shlex.quote(str(path)) for path in (self.run.shards, self.run.folder))
+        interrupts.advise(f"resume by `octtrain fit {shards} --run {folder} --resume`")
+        for line in opening_lines(
+            self.run,
+            stored,
+            self.rows,
+            (self.train, self.val),
+            feed=f"{self.feed.name}, {self.choice.reason}",
+            batch_size=self.feed.batch_size,
+            steps_done=self.state.steps,
+            history=self.history,
+        ):
+            self.log(line)
+
+    def run_epochs(self) -> None:
+        """Train until all epochs are done or patience has run out."""
+        is_compiled = False
+        if not self.history and not self.state.steps:
+            chunks = self.feed.training(0)
+            self.curves.images(0, "as the network sees them", self.trainer.augment(next(chunks), SHOWN_IMAGES))
+            chunks.close()
+        while not is_finished(self.history, self.config):
+            epoch = len(self.history)
+            is_compiled = is_compiled and not self._unfreeze_after_head()
+            with interrupts.deferred():
+                if not self.state.steps:
+                    self.trainer.reseed(self.config.seed, epoch)
+                with self.progress.epoch(epoch + 1, self.config.epochs, self.feed.steps, self.feed.batch_size):
+                    clock = train_epoch(self.trainer, self.feed, self.state, self._after_chunk, is_compiled=is_compiled)
+                is_compiled = True
+                if interrupts.signal_caught() or self.state.steps < self.feed.steps:
+                    self._save_steps()
+                    continue  # or end, if it was a signal
+                self._end_epoch(clock)
+            self.state = self._begin(len(self.history))
+
+    def _unfreeze_after_head(self) -> bool:
+        """After the epochs in which only the head was trained, go on with all layers; whether that was now."""
+        if not self.trainer.head_only or len(self.history) < self.config.fine_tune:
+            return False
+        self.trainer = self._make_trainer(head_only=False, before=self.trainer)
+        return True
+
+    def _make_trainer(self, *, head_only: bool, before: Trainer | None = None) -> Trainer:
+        """The trainer of the next epochs. before: that of the epochs in which only the head was trained."""
+        config, manifest = self.config, self.run.manifest
+        if self.history and before is None:  # a checkpoint holds all weights
+            config = dataclasses.replace(config, weights="none")
+        lr = float(config.lr)
+        return Trainer(
+            config,
+            (manifest.recipe.height, manifest.recipe.width, 1),
+            [1.0 if self.weights is None else self.weights[i] for i in range(len(manifest.class_names))],
+            self.steps,
+            epochs=config.fine_tune if head_only else config.epochs - config.fine_tune,
+            start=before.network.get_weights() if before else None,
+            head_only=head_only,
+            peak=lr / 10 if config.fine_tune and not head_only else lr,
+            teacher=self.teacher,
+        )
+
+    def _load_teacher(self) -> keras.Model | None:
+        """The teacher's model, on the devices of the training."""
+        if self.config.teacher is None:
+            return None
+        run = load_teacher_run(self.config.teacher, self.run.manifest)
+        with devices.shared_by(self.config.devices):
+            return run.load_model()
+
+    def _begin(self, epoch: int) -> EpochState:
+        return EpochState.begin(epoch, len(self.run.manifest.class_names))
+
+    def _after_chunk(self, state: EpochState, clock: Clock) -> bool:
+        """Show progress, save now and then; True if a signal asks to end."""
+        self.progress.update(state.steps, state.metrics()["loss"], clock.rate(self.feed.batch_size))
+        if interrupts.signal_caught():
+            return True
+        return time.monotonic() - self.saved > SAVE_SECONDS and state.steps < self.feed.steps
+
+    def _save_steps(self) -> None:
+        """Save an unfinished epoch."""
+        self.trainer.programs.update_variables()
+        state = {**dataclasses.asdict(self.state), "random_states": self.trainer.random_states()}
+        self.folder.save_steps(self.trainer.trained, state)
+        self.saved = time.monotonic()
+
+    def _end_epoch(self, clock: Clock) -> None:
+        """Validate, save and log an epoch whose steps are done."""
+        epoch = len(self.history)
+        self.trainer.update_model()
+        metrics = {**self.state.metrics(), **validate(self.trainer, self.feed)}
+        rate = clock.rate(self.feed.batch_size)
+        self.history.append({"epoch": epoch + 1, **metrics, "images_per_second": round(rate, 1)})
+        self.folder.save_epoch(self.history, self.trainer.trained, self.trainer.model)
+        self.saved = time.monotonic()
+        self.curves.scalars(epoch + 1, metrics)
+        best = " *" if best_epoch(self.history) == epoch + 1 else "  "
+        self.log(
+            f"epoch {epoch + 1:3}/{self.config.epochs}  loss {metrics['loss']:.4f}  "
+            f"val loss {metrics['val_loss']:.4f}  val balanced accuracy {metrics['val_balanced_accuracy']:.4f}"
+            f"{best}  {rate:,.0f} images/s"
+        )
+
+
+def restore(trained: keras.Model, checkpoint: Path) -> None:
+    """Load weights and optimizer of a checkpoint. Raises OutputError if that fails."""
     try:
-        training.load_weights(checkpoint)
+        trained.load_weights(checkpoint)
     except Exception as error:  # Keras raises whatever h5py and its layers happen to raise
         raise OutputError(
             f"{checkpoint} cannot be loaded ({first_line(error)}); start again with another --run."
         ) from None
-
-
-def _header(
-    run: Run,
-    stored: Run,
-    rows: Sequence[ImageRow],
-    train: tuple[str, ...],
-    val: tuple[str, ...],
-    steps: int,
-    history: Sequence[Row],
-) -> list[str]:
-    """The lines before the first epoch. stored: the run as it was started, if it is resumed."""
-    manifest, config = run.manifest, run.config
-    images, val_images = stream.record_count(manifest, train), stream.record_count(manifest, val)
-    lines = [
-        f"run: {run.folder}",
-        *describe_device(),
-        f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), "
-        f"{val_images:,} to validate ({', '.join(val)}), {number(steps, 'step')} of {min(config.batch_size, images)}",
-        *leak_warnings(run),
-        *exposure_warnings(run, rows, train),
-        *few_patients_warnings(rows, manifest.class_names, train, val),
-    ]
-    weights = class_weights(manifest, train)
-    if weights is None:
-        lines.append(f"classes balanced by the shards ({manifest.config.balance}), so not weighted")
-    else:
-        per_class = ", ".join(f"{name} {weights[i]:.3f}" for i, name in enumerate(manifest.class_names))
-        lines.append(f"class weights: {per_class}")
-    if history:
-        lines.append(f"resuming after epoch {len(history)}")
-        lines += _changes(run, stored, steps * len(history), steps)
-    return lines
-
-
-def _changes(run: Run, stored: Run, done: int, steps: int) -> list[str]:
-    """Lines about what differs from when the run was started. done: steps so far; steps: of an epoch."""
-    lines = []
-    if stored.config.epochs != run.config.epochs:
-        old, new = (
-            float(ops.convert_to_numpy(learning_rate(config, steps)(done))) for config in (stored.config, run.config)
-        )
-        lines.append(
-            f"--epochs was {stored.config.epochs} and is {run.config.epochs}: the learning rate follows the cosine of "
-            f"{run.config.epochs} epochs from here on, so it is now {new:.2g} instead of {old:.2g}"
-        )
-    installed = library_versions()
-    changed = [
-        f"{name} {version} then, {installed.get(name, 'none')} now"
-        for name, version in stored.libraries.items()
-        if installed.get(name) != version
-    ]
-    if changed:
-        lines.append(f"WARNING: the run was started with other versions ({'; '.join(changed)}); numbers may differ.")
-    return lines
 
 
 def _result_line(history: Sequence[Row], val: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Optimizer, learning rate, and when a training ends.
 
-The learning rate rises linearly from lr/25 to lr in the first epoch and then falls as half a cosine to 0 in the last.
+The learning rate rises linearly from a 25th to its peak in the epochs of warm-up, and then falls as half a cosine to 0.
 """
 
 from __future__ import annotations
@@ -15,18 +15,33 @@ from octtrain.config import FitConfig
 from octtrain.runs.history import Row, best_epoch
 
 
-def optimizer(config: FitConfig, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with this schedule of the learning rate. steps: of an epoch."""
-    return keras.optimizers.AdamW(learning_rate(config, steps), weight_decay=1e-2, clipnorm=1.0)
+def optimizer(config: FitConfig, steps: int, epochs: int, peak: float | None = None) -> keras.optimizers.Optimizer:
+    """AdamW with this schedule of the learning rate.
+
+    steps: of an epoch.  epochs: over which the rate falls.  peak: learning rate, instead of the config's.
+    """
+    adamw = keras.optimizers.AdamW(
+        learning_rate(config, steps, epochs, peak),
+        weight_decay=config.weight_decay,
+        clipnorm=config.clip_norm or None,
+        use_ema=config.ema > 0,
+        ema_momentum=config.ema or 0.99,
+    )
+    # Decay draws a weight to 0; a bias or a scale of normalisation does not overfit, and 0 means nothing for it.
+    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adamw
 
 
-def learning_rate(config: FitConfig, steps: int) -> Any:
-    """The learning rate as a function of the number of steps done. steps: of an epoch."""
+def learning_rate(config: FitConfig, steps: int, epochs: int, peak: float | None = None) -> Any:
+    """The learning rate as a function of the number of steps done. Arguments as for `optimizer`."""
+    assert not isinstance(config.lr, str)
+    peak = config.lr if peak is None else peak
+    rising = round(min(config.warmup, epochs) * steps)
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=config.lr / 25,
-        warmup_target=config.lr,
-        warmup_steps=steps,
-        decay_steps=max(1, steps * (config.epochs - 1)),
+        initial_learning_rate=peak / 25 if rising else peak,
+        warmup_target=peak if rising else None,
+        warmup_steps=rising,
+        decay_steps=max(1, steps * epochs - rising),
     )
 
 

@@ -34,10 +34,10 @@ def trained(shards, tmp_path_factory):
 @pytest.fixture(scope="session")
 def networks(shards):
     """A model and the same one behind its augmentation, with an optimizer that has its variables."""
-    from octprep.format.manifest import Manifest
-    from octtrain.training.compilation import compile_model
+    from octtrain.training.trainer import Trainer
 
-    return compile_model(Manifest.load(shards), LONG_CONFIG, 1)
+    trainer = Trainer(LONG_CONFIG.resolved(batch_size=16), (32, 32, 1), [1.0] * 4, 1)
+    return trainer.model, trainer.trained
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.images_csv import ExcludedRow, Row
 from octprep.format.manifest import Leaks, Manifest, Shard
-from octprep.shards import tfrecord
+from octprep.shards import indexing, tfrecord
 from tests.worlds.tables import image_row
 
 NOTHING = hashlib.sha256().hexdigest()
@@ -142,20 +143,22 @@ def write_folder(
             patient=patient_of(scan),
             sha256=hashlib.sha256(scan.encode()).hexdigest(),
             split=name,
+            record_count=count,
         )
         for name, scans in written.items()
-        for scan, label, _ in scans
+        for (scan, label), count in Counter((scan, label) for scan, label, _ in scans).items()
     ]
     broken = ExcludedRow(path="broken.jpeg", exclusion_reason="truncated JPEG")
     return write_images(folder, manifest, [*table, broken]), written
 
 
 def write_images(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> Manifest:
-    """Write images.csv and a manifest that names it."""
+    """Write images.csv, a manifest that names it, and the index."""
     content = images_csv.encode(rows)
     (folder / "images.csv").write_bytes(content)
     manifest = dataclasses.replace(manifest, images_sha256=hashlib.sha256(content).hexdigest())
     manifest.save(folder)
+    indexing.write_index(folder, indexing.make_index(folder, manifest, rows))
     return manifest
 
 

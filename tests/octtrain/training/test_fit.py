@@ -48,6 +48,17 @@ def test_a_resumed_training_has_the_history_of_an_unbroken_one(trained, shards, 
     assert len(lines) == 2
 
 
+def test_tensorboard_shows_the_curves_and_images_as_the_network_sees_them(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0].folder / "logs" / "train")).Reload()
+    assert [point.step for point in events.Scalars("epoch_loss")] == [1, 2, 3]
+    (name,) = events.PluginTagToContent("images")
+    (shown,) = events.Tensors(name)
+    width, height, *files = shown.tensor_proto.string_val
+    assert (width, height, len(files)) == (b"32", b"32", 8)
+
+
 def test_a_killed_training_can_be_resumed_and_an_interrupted_one_says_how(shards, tmp_path):
     """Also where Keras is configured for other precision and image format, and there is no home folder."""
     keras_json = {"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow", "epsilon": 0.1}
@@ -67,10 +78,7 @@ def test_a_killed_training_can_be_resumed_and_an_interrupted_one_says_how(shards
     lines, err = signal_after(process, "epoch   2")
     assert process.returncode == 130
     assert lines[0] == "resuming runs/shards-octnet-s-1, the latest run on these shards"
-    assert err == (
-        "octtrain: interrupted; resume after the last finished epoch by "
-        f"`octtrain fit {shards} --run runs/shards-octnet-s-1 --resume`.\n"
-    )
+    assert err == (f"octtrain: interrupted; resume by `octtrain fit {shards} --run runs/shards-octnet-s-1 --resume`.\n")
     after = metrics_of(run)
     assert [int(row["epoch"]) for row in after] == list(range(1, len(after) + 1))
     loaded = Run.load(run)
@@ -111,10 +119,10 @@ def test_a_full_disk_is_a_one_line_error_and_the_training_can_be_resumed(shards,
     lines = done.stdout.splitlines()
     first = lines.index("exit 1")
     files = [f"ro/vol/{name}" for name in (
-        "checkpoints/epoch-0001.json", "checkpoints/epoch-0001.weights.h5", "config.json", "exposure.csv",
-        "history.csv", "manifest.json", "model.keras",
+        "checkpoints/epoch-0001.json", "checkpoints/epoch-0001.weights.h5", "config.json", "config.toml",
+        "exposure.csv", "history.csv", "manifest.json", "model.keras",
     )]  # fmt: skip
-    assert lines[first + 1 : first + 9] == [*files, "2"]
+    assert lines[first + 1 : first + 10] == [*files, "2"]
     assert "resuming after epoch 1" in lines
     assert lines[-1] == "exit 0"
 
@@ -223,6 +231,6 @@ def test_leaky_shards_are_marked_by_fit_and_evaluate(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_advice(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "optimizer", lambda config, steps: schedule.keras.optimizers.SGD(1e30))
+    monkeypatch.setattr(schedule, "optimizer", lambda *_: schedule.keras.optimizers.SGD(1e30))
     with pytest.raises(SettingError, match=r"no longer a number in epoch .* lower --lr"):
         fit(shards, tmp_path / "run", CONFIG, log=quiet)

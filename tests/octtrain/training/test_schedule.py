@@ -19,6 +19,6 @@ def test_training_ends_when_patience_or_epochs_run_out():
 
 
 def test_the_learning_rate_rises_in_the_first_epoch_and_falls_to_zero():
-    rate = learning_rate(FitConfig(lr=0.5, epochs=3), steps=10)
+    rate = learning_rate(FitConfig(lr=0.5), steps=10, epochs=3)
     assert [float(rate(step)) for step in (0, 10, 30)] == pytest.approx([0.02, 0.5, 0.0], abs=1e-6)
     assert 0.2 < float(rate(20)) < 0.3
