@@ -9,10 +9,15 @@ from numpy.typing import NDArray
 from octprep.format.errors import ManifestError, StoppedError
 
 
-def predict_probabilities(model: keras.Model, images: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
+def predict_probabilities(
+    model: keras.Model, images: NDArray[np.uint8], classes: int, batch_size: int
+) -> NDArray[np.float32]:
     """The class probabilities of a model: (n, classes) float32, 0..1.
 
-    images: (n, height, width, 1) uint8 in 0..255. Raises ManifestError if the model is not made for such images or so
+    images: (n, height, width, 1) uint8 in 0..255, at most `batch_size`. Fewer are filled up with black ones, so that
+    the model is compiled once for all calls.
+
+    Raises ManifestError if the model is not made for such images or so
     many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
     """
     input_shape, output_shape = tuple(model.input_shape), tuple(model.output_shape)
@@ -21,13 +26,14 @@ def predict_probabilities(model: keras.Model, images: NDArray[np.uint8], classes
             f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
             f"{images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's own model back."
         )
+    batch = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
     try:
-        probabilities = np.asarray(model.predict_on_batch(images), dtype=np.float32)
+        probabilities = np.asarray(model.predict_on_batch(batch), dtype=np.float32)[: len(images)]
     except Exception as error:  # every backend has its own type for this
         if not _is_out_of_memory(error):
             raise
         raise StoppedError(
-            f"there is not enough memory to run the model on {len(images)} images at a time; end other programs that "
+            f"there is not enough memory to run the model on {batch_size} images at a time; end other programs that "
             "use this machine's memory or its GPU, then run the same command again."
         ) from None
     if not np.isfinite(probabilities).all():

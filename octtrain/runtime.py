@@ -14,10 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from octprep.format.errors import SettingError
+from octprep.format.errors import OctError, SettingError
 from octprep.wording import number
 
 BACKENDS = ("tensorflow", "jax")
+EXTRAS = {"tensorflow": "train", "jax": "jax"}  # that install a backend
+_INSTALLED = "what is installed"  # as that which configures the backend
+_is_substitute = False  # whether JAX was chosen because TensorFlow is not installed
 PROBE_SECONDS = 60  # limit of the process that finds out why no GPU can be used
 
 NO_REASON = "it gives no reason; it may be installed without support for NVIDIA GPUs."
@@ -26,15 +29,42 @@ NO_REASON = "it gives no reason; it may be installed without support for NVIDIA 
 _LOG = re.compile(r"^(\S*\d{4}[^\]]*?\.(cc|py|h):\d+\] ?|WARNING:\S*: ?)")
 
 
+class MissingPackage(OctError):
+    """A package is needed that is not installed."""
+
+
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported; it is not imported."""
+    return sys.modules[name] is not None if name in sys.modules else find_spec(name) is not None
+
+
+def require_tensorflow(what: str, instead: str) -> None:
+    """Raise MissingPackage if TensorFlow is not installed.
+
+    what: what TensorFlow is needed for, as a sentence.  instead: what else to do.
+    """
+    if not is_installed("tensorflow"):
+        raise MissingPackage(
+            f'{what}, and TensorFlow is not installed; run `pip install "octprep[train]"`, or {instead}.'
+        )
+
+
 def prepare_keras() -> None:
     """Set Keras to what the models here need: channels last, float32, and no limits on epochs and steps.
 
-    This overrides keras.json and the environment. On JAX, the GPU is hidden from TensorFlow, which only reads shards.
+    This overrides keras.json and the environment. The backend is that of KERAS_BACKEND or keras.json, else TensorFlow,
+    or JAX where only that is installed. On JAX, the GPU is hidden from TensorFlow, which only reads shards.
+
     Raises SettingError if Keras is set to another backend than TensorFlow or JAX, to one that is not installed, or
-    cannot start.
+    cannot start; MissingPackage if neither is installed.
     """
+    global _is_substitute
     if sys.modules.get("keras") is None:
-        _check_backend(*_configured_backend())
+        name, configured_by = _configured_backend()
+        _check_backend(name, configured_by)
+        if configured_by == _INSTALLED:
+            os.environ["KERAS_BACKEND"] = name  # Keras reads it when it is imported
+            _is_substitute = True
     try:
         import keras
     except ModuleNotFoundError:
@@ -75,7 +105,7 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def describe_device() -> list[str]:
+def describe_device(precision: str = "float32") -> list[str]:
     """A line with backend, device and precision, and a warning if the machine has an NVIDIA GPU that is not used."""
     import keras
 
@@ -84,8 +114,8 @@ def describe_device() -> list[str]:
     names = sorted(_gpu_names(backend))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({number(cores, 'core')})"
-    precision = keras.config.dtype_policy().name
-    lines = [f"computing with {backend} {_version(backend)} on {device} in {precision}; Keras {keras.__version__}"]
+    why = ", as TensorFlow is not installed," if _is_substitute else ""
+    lines = [f"computing with {backend} {_version(backend)}{why} on {device} in {precision}; Keras {keras.__version__}"]
     if not gpus and has_nvidia():
         lines.append(f"WARNING: this machine has an NVIDIA GPU, but {backend} does not use it: {why_no_gpu(backend)}")
     return lines
@@ -174,15 +204,20 @@ def selected_backend() -> str:
 
 
 def _configured_backend() -> tuple[str, str]:
-    """The backend that Keras would select, and what configures it."""
+    """The backend that Keras is to run on, and what configures it: JAX too, where TensorFlow is not installed."""
     if name := os.environ.get("KERAS_BACKEND"):
         return name, "KERAS_BACKEND"
-    path = _keras_json()
+    path, name = _keras_json(), ""
     with suppress(OSError, ValueError, RecursionError):
         raw = json.loads(path.read_bytes())
-        if isinstance(raw, Mapping) and isinstance(raw.get("backend", ""), str):
-            return raw.get("backend") or BACKENDS[0], str(path)
-    return BACKENDS[0], "Keras"
+        if isinstance(raw, Mapping) and isinstance(raw.get("backend"), str):
+            name = raw["backend"]
+    # Keras itself writes "tensorflow" into keras.json, in whatever environment it is first imported.
+    if name and name != "tensorflow":
+        return name, str(path)
+    if not is_installed("tensorflow") and is_installed("jax"):
+        return "jax", _INSTALLED
+    return "tensorflow", "Keras"
 
 
 def _check_backend(name: str, configured_by: str) -> None:
@@ -191,10 +226,14 @@ def _check_backend(name: str, configured_by: str) -> None:
         raise SettingError(
             f"{configured_by} chooses the backend {name!r}, but octtrain runs on TensorFlow or JAX; {advice}."
         )
-    if sys.modules.get(name) is None and find_spec(name) is None:
-        if name == "tensorflow":
-            raise ModuleNotFoundError(name=name)
-        raise SettingError(
-            f'{configured_by} chooses the backend {name}, which is not installed; run `pip install "octprep[{name}]"`, '
-            f"or {advice}."
+    if is_installed(name):
+        return
+    if configured_by == "Keras":
+        raise MissingPackage(
+            'neither TensorFlow nor JAX is installed; run `pip install "octprep[train]"` for TensorFlow, or '
+            '`pip install "octprep[jax]"` for JAX.'
         )
+    raise SettingError(
+        f"{configured_by} chooses the backend {name}, which is not installed; run "
+        f'`pip install "octprep[{EXTRAS[name]}]"`, or {advice}.'
+    )

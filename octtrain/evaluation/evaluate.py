@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -12,24 +12,25 @@ import numpy as np
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.files import STDOUT
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
 from octtrain import json_output
-from octtrain.data import stream
+from octtrain.data.passes import one_pass
 from octtrain.evaluation import metrics
 from octtrain.evaluation.metrics import Report, compute_metrics, format_report
 from octtrain.evaluation.results import SplitPredictions, as_json, prepare_folder, write_results
 from octtrain.evaluation.target import require_unexposed, resolve_target
 from octtrain.inference import predict_probabilities
-from octtrain.runs.run import Run
+from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
 
 BATCH = 64  # images; more is hardly faster and takes more memory
 
 
 def evaluate(
-    run: Path | str | Run,
+    run: Runs,
     split: str = "test",
     shards: Path | str | None = None,
     *,
@@ -41,10 +42,12 @@ def evaluate(
 ) -> Report:
     """Evaluate a run's best model on a split; print metrics, write evaluate-SPLIT.json and predictions-SPLIT.csv.
 
-    run: what `octtrain.fit` returned, or its folder.  split: test, val, a fold, or another split of the dataset.
-    shards: where the run's own dataset is now, if it was moved.  dataset: another dataset of the same classes and
-    preprocessing to evaluate on instead; the first eight digits of its digest are then in the files' names.  out: the
-    folder for these files, made if need be; by default the run's.  json_file: a copy of the metrics; Path("-") is
+    run: what `octtrain.fit` returned, or its folder. Of several runs the mean of their probabilities is evaluated: a
+    patient counts as exposed if one of the members was exposed to them, and the files are evaluate-SPLIT-ensemble.json,
+    which names the members, and so on.  split: test, val, a fold, or another split of the dataset.  shards: where the
+    run's own dataset is now, if it was moved.  dataset: another dataset of the same classes and preprocessing to
+    evaluate on instead; the first eight digits of its digest are then in the files' names.  out: the folder for these
+    files, made if need be; by default that of the run, or of the first.  json_file: a copy of the metrics; Path("-") is
     standard output.  allow_leaks: evaluate although the model was exposed to patients or images of the split; what is
     printed and written is then marked LEAKY.  log: takes lines of text.
 
@@ -52,16 +55,17 @@ def evaluate(
 
     Raises SourceError if the folder is not a run or the shards do not exist; ManifestError if they are damaged, are
     another dataset than the one named, have no such split or an empty one, or differ from the run's in classes or
-    preprocessing, and if the model is damaged; LeakError if the model was exposed to patients or images of the split;
-    OutputError, before anything is computed, if the results cannot be written.
+    preprocessing, if several runs differ in them, and if a model is damaged; LeakError if the model was exposed to
+    patients or images of the split; OutputError, before anything is computed, if the results cannot be written;
+    MissingPackage if the shards hold PNGs, which only TensorFlow reads, and it is not installed.
     """
     if shards and dataset:
         raise SettingError(
             f"--shards {shards} is for the run's own shards, and --dataset {dataset} for others to evaluate on; give "
             "one of them"
         )
-    run = run if isinstance(run, Run) else Run.load(Path(run))
-    target = resolve_target(run, split, _path(shards), _path(dataset))
+    runs = load_runs(run)
+    target = resolve_target(runs, split, _path(shards), _path(dataset))
     if not allow_leaks:
         require_unexposed(target)
     if json_file:
@@ -69,11 +73,11 @@ def evaluate(
     folder = prepare_folder(target, _path(out))
     class_names = target.manifest.class_names
     target.manifest.check_files(target.shards, (split,))
-    predictions = predict_split(run.load_model(), target.manifest, target.shards, split)
+    predictions = predict_split(load_ensemble(runs), target.manifest, target.shards, split, target.rows)
     report = compute_metrics(predictions.truth, predictions.probabilities, class_names)
     caveats = [
         *target.caveats,
-        *metrics.caveats(report, _patients_per_class(predictions, class_names), split),
+        *metrics.caveats(report, patients_per_class(predictions, class_names), split),
     ]
     patients = len(set(predictions.patients))
     content = as_json(target, report, caveats, patients)
@@ -86,9 +90,9 @@ def evaluate(
             json_output.write(json_file, content)
     except OutputError as error:
         failure = error
-    origin = "" if target.is_own_dataset else f", not the run's own ({run.manifest.digest[:12]})"
+    origin = "" if target.is_own_dataset else f", not the run's own ({target.run_digest[:12]})"
     log(
-        f"{_text(run.folder)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
+        f"{describe_runs(runs)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
         f"{number(len(predictions.paths), 'image')} of {number(patients, 'patient')}"
     )
     for line in filter(None, [target.leak_warning, *caveats]):
@@ -101,27 +105,29 @@ def evaluate(
         written.append(json_file)
     log("")
     log(f"wrote {listed([*map(_text, written)])}")
-    log(f"next: `octtrain predict {shlex.quote(_text(run.folder))} IMAGE...` classifies B-scans")
+    folders = " ".join(shlex.quote(_text(member.folder)) for member in runs)
+    log(f"next: `octtrain predict {folders} IMAGE...` classifies B-scans")
     return report
 
 
-def predict_split(model: keras.Model, manifest: Manifest, shards: Path, split: str) -> SplitPredictions:
+def predict_split(
+    model: keras.Model, manifest: Manifest, shards: Path, split: str, rows: Sequence[ImageRow] | None = None
+) -> SplitPredictions:
     """Run a model over every image of a split, once and in order.
 
-    Raises ManifestError for damaged shards or a damaged model, StoppedError if there is too little memory.
+    rows: the images in the shards' images.csv, if they were read already. Raises ManifestError for damaged shards or a
+    damaged model, StoppedError if there is too little memory, MissingPackage as `evaluate`.
     """
     paths: list[str] = []
     patients: list[str] = []
     truth, probabilities = [], []
     classes = len(manifest.class_names)
-    with stream.data_errors_as_manifest_errors(shards):
-        for images, labels, patient_ids, keys in stream.batches(
-            shards, split, batch_size=BATCH, with_ids=True, manifest=manifest
-        ):
-            probabilities.append(predict_probabilities(model, images.numpy(), classes))
-            truth.append(labels.numpy())
-            patients += [patient.decode(errors="backslashreplace") for patient in patient_ids.numpy()]
-            paths += [key.decode(errors="backslashreplace") for key in keys.numpy()]
+    batch_size = min(BATCH, max(1, manifest.records(split)))
+    for batch in one_pass(shards, (split,), batch_size=batch_size, manifest=manifest, rows=rows):
+        probabilities.append(predict_probabilities(model, batch.pixels, classes, batch_size))
+        truth.append(batch.labels)
+        patients += batch.patients
+        paths += batch.paths
     labels = np.concatenate(truth)
     if labels.min() < 0 or labels.max() >= classes:
         raise ManifestError(
@@ -131,7 +137,7 @@ def predict_split(model: keras.Model, manifest: Manifest, shards: Path, split: s
     return SplitPredictions(paths, patients, labels, np.concatenate(probabilities))
 
 
-def _patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:
+def patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:
     """Class name -> number of patient ids."""
     patients: dict[int, set[str]] = defaultdict(set)
     for label, patient in zip(predictions.truth.tolist(), predictions.patients, strict=True):

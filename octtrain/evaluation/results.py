@@ -1,4 +1,4 @@
-"""The files that an evaluation leaves: evaluate-SPLIT.json and predictions-SPLIT.csv."""
+"""The files that an evaluation leaves: evaluate-SPLIT.json and predictions-SPLIT.csv, or -SPLIT-ensemble of several."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from octprep.format.errors import OutputError
 from octprep.format.files import atomic_write
 from octprep.format.paths import path_to_text
+from octprep.wording import listed
 from octtrain.evaluation.metrics import Report
 from octtrain.evaluation.target import EvaluationTarget
 from octtrain.json_output import encode
@@ -39,7 +40,7 @@ def result_paths(target: EvaluationTarget, folder: Path) -> tuple[Path, Path]:
 
 def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     """The folder for the results, made if need be. Raises OutputError if they cannot be written there."""
-    folder = out or target.run_folder
+    folder = out or target.runs[0].folder
     try:
         if out:
             folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +56,11 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     for path in (json_path, csv_path):
         if path.is_dir():
             raise OutputError(f"{path} is a folder, but a result file must be written there; remove it or give --out.")
-    if out and json_path.exists() and (other_run := _run_of(json_path)) != _run_name(target):
+    if not out and len(target.runs) == 1:
+        return folder
+    if json_path.exists() and (others := _runs_of(json_path)) != _run_names(target):
         raise OutputError(
-            f"{json_path} holds the results of {other_run or 'something else'}; give another --out to keep them."
+            f"{json_path} holds the results of {listed(others) or 'something else'}; give another --out to keep them."
         )
     return folder
 
@@ -66,7 +69,7 @@ def as_json(target: EvaluationTarget, report: Report, caveats: Sequence[str], pa
     """The content of evaluate-SPLIT.json, for json.dumps."""
     return {
         "split": target.split,
-        "run": _run_name(target),
+        **({"run": _run_names(target)[0]} if len(target.runs) == 1 else {"runs": _run_names(target)}),
         "digest": target.manifest.digest,
         "trained_on": target.run_digest,
         "leak_warning": target.leak_warning,
@@ -84,7 +87,7 @@ def write_results(
     json_path, csv_path = result_paths(target, folder)
     try:
         atomic_write(json_path, encode(content))
-        atomic_write(csv_path, _csv(target.manifest.class_names, predictions))
+        atomic_write(csv_path, predictions_csv(target.manifest.class_names, predictions))
     except OSError as error:
         raise OutputError(
             f"the results cannot be written to {folder} ({error.strerror or error}); correct that, or name another "
@@ -93,7 +96,8 @@ def write_results(
     return json_path, csv_path
 
 
-def _csv(class_names: Sequence[str], predictions: SplitPredictions) -> bytes:
+def predictions_csv(class_names: Sequence[str], predictions: SplitPredictions) -> bytes:
+    """The bytes of predictions-SPLIT.csv."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["path", "patient", "truth", "prediction", *class_names])
@@ -104,14 +108,15 @@ def _csv(class_names: Sequence[str], predictions: SplitPredictions) -> bytes:
     return out.getvalue().encode(errors="backslashreplace")
 
 
-def _run_name(target: EvaluationTarget) -> str:
-    """The run, as it is named in the results."""
-    return path_to_text(target.run_folder.resolve().as_posix())
+def _run_names(target: EvaluationTarget) -> list[str]:
+    """The run, or the members of the ensemble, as they are named in the results."""
+    return [path_to_text(run.folder.resolve().as_posix()) for run in target.runs]
 
 
-def _run_of(path: Path) -> str | None:
-    """The run that a result file is of, or None if it does not name one."""
+def _runs_of(path: Path) -> list[str]:
+    """The runs that a result file is of; none if it does not name any."""
     try:
-        return str(json.loads(path.read_bytes())["run"])
+        raw = json.loads(path.read_bytes())
+        return [str(name) for name in (raw["runs"] if "runs" in raw else [raw["run"]])]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return []

@@ -1,16 +1,19 @@
-"""What a run's model is evaluated on: a split of a dataset, and how far the model was exposed to it."""
+"""What a model, of one run or of an ensemble, is evaluated on: a split of a dataset, and its exposure to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from octprep.format import images_csv
-from octprep.format.config import Preprocessing
 from octprep.format.errors import LeakError, ManifestError, SourceError
+from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
 from octprep.wording import listed, number
 from octtrain.runs import exposure
+from octtrain.runs.ensemble import describe_runs, task_differences
+from octtrain.runs.exposure import TrainingImage
 from octtrain.runs.run import Run
 
 MAX_NAMED = 20  # patients in one message
@@ -19,12 +22,12 @@ LEAKS_BETWEEN_SPLITS = "LEAKY: patients in two splits of this dataset, so these 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTarget:
-    """A split of a dataset that a run's model is evaluated on."""
+    """A split of a dataset that a run's model, or an ensemble, is evaluated on."""
 
-    run_folder: Path
-    run_digest: str  # of the run's dataset
+    runs: tuple[Run, ...]  # of the model, or of the members of the ensemble
     shards: Path  # folder of the dataset, which need not be the run's
     manifest: Manifest  # of that dataset
+    rows: Sequence[ImageRow] = field(repr=False)  # the images in its images.csv
     split: str
     patients: int  # of the split
     exposed: Leaks  # patients and file contents of the split that the model was exposed to
@@ -32,22 +35,32 @@ class EvaluationTarget:
     caveats: tuple[str, ...]  # further limits of the results
 
     @property
+    def run_digest(self) -> str:
+        """The digest of the dataset that the run, or the first member, was trained on."""
+        return self.runs[0].manifest.digest
+
+    @property
     def is_own_dataset(self) -> bool:
-        """Whether the run was trained on this dataset."""
+        """Whether the run, or the first member, was trained on this dataset."""
         return self.manifest.digest == self.run_digest
 
     @property
     def name(self) -> str:
-        """The split, and for another dataset than the run's the start of its digest: a part of file names."""
-        return self.split if self.is_own_dataset else f"{self.split}-{self.manifest.digest[:8]}"
+        """A part of file names: the split, for another dataset than the run's the start of its digest, `ensemble`."""
+        split = self.split if self.is_own_dataset else f"{self.split}-{self.manifest.digest[:8]}"
+        return split if len(self.runs) == 1 else f"{split}-ensemble"
 
 
-def resolve_target(run: Run, split: str, shards: Path | None = None, dataset: Path | None = None) -> EvaluationTarget:
-    """Find the dataset, check that the run's model can be used on it, and compare its patients with the exposure.
+def resolve_target(
+    runs: Sequence[Run], split: str, shards: Path | None = None, dataset: Path | None = None
+) -> EvaluationTarget:
+    """Find the dataset, check that the model can be used on it, and compare its patients with the exposure.
 
-    shards: where the run's own dataset is, by default where it was.  dataset: another one to evaluate on. Raises
-    SourceError and ManifestError as `evaluate` does.
+    runs: of the model, or the members of an ensemble, which was exposed to whatever one of them was.  shards: where the
+    dataset of the run, or of the first member, is, by default where it was.  dataset: another one to evaluate on.
+    Raises SourceError and ManifestError as `evaluate` does.
     """
+    run = runs[0]
     folder = dataset or shards or run.shards
     if not folder.is_dir():
         raise SourceError(
@@ -68,44 +81,42 @@ def resolve_target(run: Run, split: str, shards: Path | None = None, dataset: Pa
     if not manifest.records(split):
         raise ManifestError(f"Split {split!r} of {folder} holds no images, so there is nothing to evaluate on.")
 
-    is_own = manifest.digest == run.manifest.digest
-    selected_on_split = is_own and split in run.provenance.selected_on
-    evaluated = exposure.images_of(images_csv.read_checked(folder, manifest).rows, (split,))
-    images, complete = run.exposure()
-    if selected_on_split:  # a caveat, not a leak
-        images = tuple(image for image in images if image.split != split)
+    rows = images_csv.read_checked(folder, manifest).rows
+    evaluated = exposure.images_of(rows, (split,))
+    images: list[TrainingImage] = []
+    caveats: list[str] = []
+    for member in runs:
+        exposed_to, complete = member.exposure()
+        selected_on_split = manifest.digest == member.manifest.digest and split in member.provenance.selected_on
+        # That the best epoch was selected on these images is a caveat, not a leak.
+        images += [image for image in exposed_to if not (selected_on_split and image.split == split)]
+        caveats += _caveats(member, split, selected_on_split, complete)
     exposed = exposure.exposed(images, evaluated)
     patients = len({image.patient for image in evaluated})
     leak_warning = None
     if exposed:
         amount = _describe_exposed(exposed, patients, split)
         leak_warning = f"LEAKY: the model was exposed to {amount}, so these results are too good"
-    elif is_own and manifest.leaks:
+    elif manifest.leaks and any(manifest.digest == member.manifest.digest for member in runs):
         leak_warning = LEAKS_BETWEEN_SPLITS
     return EvaluationTarget(
-        run_folder=run.folder,
-        run_digest=run.manifest.digest,
+        runs=tuple(runs),
         shards=folder,
         manifest=manifest,
+        rows=rows,
         split=split,
         patients=patients,
         exposed=exposed,
         leak_warning=leak_warning,
-        caveats=tuple(_caveats(run, split, selected_on_split, complete)),
+        caveats=tuple(dict.fromkeys(caveats)),
     )
 
 
 def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
     """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with."""
-    pairs = {"class names": (", ".join(run.manifest.class_names), ", ".join(manifest.class_names))}
-    pairs |= {
-        field.name: (getattr(run.manifest.recipe, field.name), getattr(manifest.recipe, field.name))
-        for field in fields(Preprocessing)
-    }
     differences = [
         f"{name} {expected} in the run, {actual} here"
-        for name, (expected, actual) in pairs.items()
-        if expected != actual
+        for name, expected, actual in task_differences(run.manifest, manifest)
     ]
     if differences:
         raise ManifestError(
@@ -121,9 +132,11 @@ def require_unexposed(target: EvaluationTarget) -> None:
         return
     ids = target.exposed.patients
     patients = f": {'patient' if len(ids) == 1 else 'patients'} {listed(ids, MAX_NAMED)}" if ids else ""
+    folders = describe_runs(target.runs)
+    model = f"the model in {folders}" if len(target.runs) == 1 else f"a model in {folders}"
     condition = "" if target.is_own_dataset else ", or if the ids refer to different patients"
     raise LeakError(
-        f"the model in {target.run_folder} was trained on, or selected on, "
+        f"{model} was trained on, or selected on, "
         f"{_describe_exposed(target.exposed, target.patients, target.split)}{patients}. Evaluate on patients it was "
         f"not exposed to; to evaluate all the same{condition}, give --allow-leaks, and the result is marked LEAKY."
     )
@@ -142,7 +155,7 @@ def _caveats(run: Run, split: str, selected_on_split: bool, complete: bool) -> l
         caveats.append(f"{split} was used to select the best epoch, so these results are a little too good")
     if not complete:
         caveats.append(
-            f"the model was initialised from {run.config.weights}, whose training patients are unknown; they may "
-            "include patients of this split"
+            f"the model learnt from {run.sources_of_exposure}, whose training patients are unknown; they may include "
+            "patients of this split"
         )
     return caveats

@@ -34,6 +34,7 @@ from octtrain.inference import predict_probabilities
 from octtrain.prediction import predictions_csv
 from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
 from octtrain.prediction.predictions_csv import PredictionsCsv, Row
+from octtrain.runs.ensemble import Runs, load_ensemble, load_runs
 from octtrain.runs.run import MODEL_NAME, Run
 
 BATCH = 32  # images
@@ -56,9 +57,14 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with everything needed to classify files. Made by `load_run`."""
+    """A trained model, or an ensemble, with everything needed to classify files. Made by `load_run`."""
 
-    run: Run
+    runs: tuple[Run, ...]  # of the model, or of the members of the ensemble
+
+    @property
+    def run(self) -> Run:
+        """The run, or the first member."""
+        return self.runs[0]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ class LoadedRun:
     @cached_property
     def model(self) -> keras.Model:
         """(n, height, width, 1) uint8 in 0..255, preprocessed, to (n, classes) float32 probabilities."""
-        return self.run.load_model()
+        return load_ensemble(self.runs)
 
     def predict(self, paths: Path | str | Iterable[Path | str], csv_file: Path | str | None = None) -> list[Result]:
         """Classify files, and all files in folders at any depth.
@@ -103,7 +109,7 @@ class LoadedRun:
         with (
             nullcontext()
             if csv_file is None
-            else predictions_csv.open_growing(csv_file, header, _model_id(self.run)) as table
+            else predictions_csv.open_growing(csv_file, header, _model_id(self.runs)) as table
         ):
             results = _earlier_results(table, files, names) if table else {}
             earlier = len(results)
@@ -111,10 +117,11 @@ class LoadedRun:
                 log(f"{_text(table.path)} already holds {earlier:,} of the {len(files):,} files; their rows are kept")
             remaining = [file for file in files if path_of(file) not in results]
             _advise(table, len(results), len(files))
+            batch_size = min(BATCH, len(remaining))
             for start in range(0, len(remaining), BATCH):
                 batch = remaining[start : start + BATCH]
                 states = [_file_state(path_of(file)) for file in batch]  # before they are read
-                batch_results = list(self._classify(batch))
+                batch_results = list(self._classify(batch, batch_size))
                 if table:
                     table.add([_row(result, names, state) for result, state in zip(batch_results, states, strict=True)])
                 results |= {result.path: result for result in batch_results}
@@ -127,14 +134,14 @@ class LoadedRun:
                     discard_stdout()  # the reader of the output has gone; the CSV is written all the same
         return [results[path_of(file)] for file in files], earlier
 
-    def _classify(self, batch: Sequence[Path | Exclusion]) -> Iterator[Result]:
-        """The results of some files, in their order."""
+    def _classify(self, batch: Sequence[Path | Exclusion], batch_size: int) -> Iterator[Result]:
+        """The results of some files, in their order. batch_size: images that the model is run on."""
         names = self.class_names
         images = [file if isinstance(file, Exclusion) else self.prepare_image(file) for file in batch]
         pixels = [image for image in images if not isinstance(image, Exclusion)]
         rows: Iterator[NDArray[np.float32]] = iter(())
         if pixels:
-            rows = iter(predict_probabilities(self.model, np.stack(pixels)[..., None], len(names)))
+            rows = iter(predict_probabilities(self.model, np.stack(pixels)[..., None], len(names), batch_size))
         for file, image in zip(batch, images, strict=True):
             if isinstance(image, Exclusion):
                 yield image
@@ -143,26 +150,28 @@ class LoadedRun:
                 yield Prediction(path, names[int(probabilities.argmax())], label_from_path(path, names), probabilities)
 
 
-def load_run(folder: Path | str | Run, *, warn: Log | None = None) -> LoadedRun:
+def load_run(folder: Runs, *, warn: Log | None = None) -> LoadedRun:
     """Open a trained run to classify files with it: `octtrain.load_run("runs/a").predict(["scan.jpeg"])`.
 
-    folder: of the run, or what `octtrain.fit` returned.  warn: takes a line if other library versions than
-    the installed ones made the pixels that the model was trained on; by default it is issued as a Notice, a warning.
+    folder: of the run, or what `octtrain.fit` returned; of several, the mean of their probabilities is given.  warn:
+    takes a line if other library versions than the installed ones made the pixels that the model was trained on; by
+    default it is issued as a Notice, a warning.
 
     The model itself is loaded when it is first used. Raises SourceError if the folder is not a run, ManifestError
-    if it was edited or this version of octprep would preprocess differently, SettingError if a library is missing.
+    if it was edited, several differ in classes or preprocessing, or this version of octprep would preprocess
+    differently, SettingError if a library is missing.
     """
-    run = folder if isinstance(folder, Run) else Run.load(Path(folder))
-    for line in check_preprocessing(run):
+    runs = load_runs(folder)
+    for line in dict.fromkeys(line for run in runs for line in check_preprocessing(run)):
         if warn:
             warn(f"WARNING: {line}")
         else:
             warnings.warn(line, Notice, stacklevel=2)
-    return LoadedRun(run)
+    return LoadedRun(runs)
 
 
 def predict(
-    run: Path | str | Run,
+    run: Runs,
     paths: Sequence[Path],
     csv_file: Path | None = None,
     *,
@@ -272,8 +281,10 @@ def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None
     if csv_file:
         kept_rows = f", {earlier:,} of them from before" if earlier else ""
         yield f"{counts}; wrote {_text(csv_file)} ({number(len(results), 'row')}{kept_rows})"
-        run = shlex.quote(_text(loaded.run.folder))
-        yield f"next: `octtrain evaluate {run}` shows how reliable such predictions are on patients of the test split"
+        folders = " ".join(shlex.quote(_text(run.folder)) for run in loaded.runs)
+        yield (
+            f"next: `octtrain evaluate {folders}` shows how reliable such predictions are on patients of the test split"
+        )
     else:
         yield f"{counts}; wrote no file"
         yield "next: --csv FILE keeps the probabilities of all classes and the reasons of exclusions"
@@ -328,10 +339,13 @@ def _file_state(path: Path) -> list[str]:
     return [str(status.st_size), str(status.st_mtime_ns)]
 
 
-def _model_id(run: Run) -> str:
-    """The model's identity in the CSV: the first digits of its file's SHA-256."""
-    with (run.folder / MODEL_NAME).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _model_id(runs: Sequence[Run]) -> str:
+    """The model's identity in the CSV: the first digits of its file's SHA-256; of an ensemble those of all members."""
+    digits = []
+    for run in runs:
+        with (run.folder / MODEL_NAME).open("rb") as file:
+            digits.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
+    return "+".join(sorted(digits))
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The arguments of a prediction: the run, the image files, and the class that a file's name or folder states."""
+"""The arguments of a prediction: the runs, the image files, and the class that a file's name or folder states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from octprep.format.errors import SettingError, SourceError
@@ -31,13 +32,13 @@ class Exclusion:
         return self.reason.startswith(UNREAD)
 
 
-def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
-    """The run: the first argument if it is one, else the latest. Returns it, the images, and whether it is the latest.
+def choose_runs(arguments: Sequence[Path]) -> tuple[list[Path], list[Path], bool]:
+    """The runs: the first arguments that are such, else the latest one. Returns them, the images, whether it is that.
 
     Raises SourceError if the first argument does not exist or is a damaged run, if no image is named, or if there is no
     run; SettingError if a run is named among the images.
     """
-    first, *rest = arguments
+    first = arguments[0]
     try:
         first.stat()
     except OSError as error:
@@ -45,13 +46,15 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
         raise SourceError(
             f"{first} {reason}; give a run made by `octtrain fit`, or B-scans or folders of them."
         ) from None
-    for path in rest:
+    runs = list(takewhile(_is_run, arguments))
+    images = list(arguments[len(runs) :])
+    for path in images:
         if _is_run(path):
-            raise SettingError(f"the run {path} is named after {first}; name the run first, then the images.")
-    if _is_run(first):
-        if not rest:
-            raise SourceError(f"no image is named after the run {first}; give B-scans or folders of them.")
-        return first, rest, False
+            raise SettingError(f"the run {path} is named after {images[0]}; name the run first, then the images.")
+    if runs:
+        if not images:
+            raise SourceError(f"no image is named after the run {runs[-1]}; give B-scans or folders of them.")
+        return runs, images, False
     run_files = [name for name in (CONFIG_NAME, MANIFEST_NAME, MODEL_NAME, HISTORY_NAME) if _has_file(first, name)]
     if run_files:
         missing = [name for name in (CONFIG_NAME, MANIFEST_NAME) if name not in run_files]
@@ -59,7 +62,7 @@ def choose_run(arguments: Sequence[Path]) -> tuple[Path, list[Path], bool]:
             f"{first} holds {', '.join(run_files)} but no {' and no '.join(missing)}, so it is not a run folder. Give "
             "a run made by `octtrain fit`; if these are B-scans, name a run before them."
         )
-    return latest_run(), [first, *rest], True
+    return [latest_run()], images, True
 
 
 def find_files(inputs: Sequence[Path], csv_file: Path | None = None) -> list[Path | Exclusion]:

@@ -1,4 +1,4 @@
-"""Exposure of a model: the patients and images that it was trained on and selected on, including initial weights.
+"""Exposure of a model: the patients and images that it was trained and selected on, or its initial weights or teacher.
 
 A run keeps them in exposure.csv, so that evaluating the model on one of them is an error.
 """
@@ -15,6 +15,7 @@ from octprep.format.manifest import Leaks
 
 EXPOSURE_NAME = "exposure.csv"
 INITIAL_WEIGHTS = "initial_weights"  # in place of a split: images that the initial weights were exposed to
+TEACHER = "teacher"  # in place of a split: images that the model's teacher was exposed to
 
 
 class TrainingImage(NamedTuple):
@@ -23,14 +24,21 @@ class TrainingImage(NamedTuple):
     patient: str
     patient_group: str
     sha256: str
-    split: str  # of the dataset it was trained on, or INITIAL_WEIGHTS
+    split: str  # of the dataset it was trained on, INITIAL_WEIGHTS or TEACHER
 
 
 class Exposure(NamedTuple):
     """All images that a model was exposed to."""
 
     images: tuple[TrainingImage, ...]
-    complete: bool  # False: it was initialised from weights whose training images are unknown
+    complete: bool  # False: it, or its teacher, was initialised from weights whose training images are unknown
+
+
+def union(exposures: Iterable[Exposure]) -> Exposure:
+    """What at least one of some models was exposed to, each image of a split once."""
+    exposures = list(exposures)
+    images = dict.fromkeys(image for exposure in exposures for image in exposure.images)
+    return Exposure(tuple(images), all(exposure.complete for exposure in exposures))
 
 
 def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[TrainingImage, ...]:

@@ -16,13 +16,13 @@ from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import MANIFEST_NAME
 from octtrain.runs.exposure import EXPOSURE_NAME
 from octtrain.runs.history import MAX_BYTES
-from octtrain.runs.run import CONFIG_NAME
+from octtrain.runs.run import CONFIG_NAME, SETTINGS_NAME
 
 RUNS = Path("runs")  # in the working folder: where runs are made for which no folder is given
 
 # All that a run folder may hold before its config.json: what an interrupted `initialise` leaves, and what an empty
 # volume holds.
-_BEFORE_CONFIG = {EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, "lost+found"}
+_BEFORE_CONFIG = {EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, SETTINGS_NAME, "lost+found"}
 
 
 def new_run(shards: Path, model: str, runs: Path = RUNS) -> Path:
@@ -87,18 +87,18 @@ def nothing_to_resume(folder: Path) -> SourceError:
 
 
 @contextmanager
-def lock_run(folder: Path, *, is_new: bool = False) -> Iterator[None]:
+def lock_run(folder: Path, *, is_new: bool = False, what: str = "octtrain fit") -> Iterator[None]:
     """Lock a run folder against other trainings; it is made if it is missing.
 
-    A folder that was made here, or with `is_new` by `new_run`, is removed if it stays empty. Raises OutputError if it
-    cannot be made, or another training has locked it.
+    what: the program, for messages. A folder that was made here, or with `is_new` by `new_run`, is removed if it stays
+    empty. Raises OutputError if it cannot be made, or another program has locked it.
     """
     made = [folder, folder.parent] if is_new else [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with ExitStack() as stack:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(folder, "octtrain fit"))
+                stack.enter_context(locked(folder, what))
             except OSError as error:
                 raise OutputError(
                     f"--run {folder} cannot be used as a folder to write to ({error.strerror or error}); name another."

@@ -1,6 +1,7 @@
 """A run as its folder describes it: settings, dataset, history, model and exposure. Reads only.
 
 config.json     settings, start time, path of the shards, library versions; written last: it makes the folder a run
+config.toml     the settings again, with their descriptions, for `octtrain fit --config`; it is not read here
 manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
 exposure.csv    patient, patient group, SHA-256 and split of every image that the model was trained or selected on
 history.csv     one row per finished epoch; an epoch counts once its row is here
@@ -35,6 +36,7 @@ from octtrain.runs.provenance import ModelProvenance, read_provenance
 
 RUN_VERSION = 3
 CONFIG_NAME = "config.json"
+SETTINGS_NAME = "config.toml"
 MODEL_NAME = "model.keras"
 
 
@@ -82,7 +84,7 @@ class Run:
     @property
     def provenance(self) -> ModelProvenance:
         """What this run's model is trained on."""
-        trained_on, selected_on = choose_splits(self.manifest, self.config.fold)
+        trained_on, selected_on = choose_splits(self.manifest, self.config.fold, self.config.test_fold)
         return ModelProvenance(
             digest=self.manifest.digest,
             class_names=self.manifest.class_names,
@@ -95,6 +97,12 @@ class Run:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the model's input."""
         return self.manifest.recipe.height, self.manifest.recipe.width, 1
+
+    @property
+    def sources_of_exposure(self) -> str:
+        """What the model may have patients from besides its own dataset, as words: its initial weights, its teacher."""
+        initial = () if self.config.weights in ("none", "imagenet") else (self.config.weights,)
+        return " and ".join((*initial, *((self.config.teacher,) if self.config.teacher else ()))) or "its weights"
 
     def history(self) -> list[Row]:
         """The finished epochs, first to last. Raises ManifestError if history.csv was edited or damaged."""
@@ -158,22 +166,36 @@ class Run:
         return ManifestError(f"{path} cannot be loaded ({reason}). Restore it or train again.")
 
 
-def choose_splits(manifest: Manifest, fold: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The splits to train on and to validate on: train and val, or all folds but one and that one.
+def fold_names(manifest: Manifest) -> tuple[str, ...]:
+    """The folds of shards that were built with --split kfold: fold0 and so on."""
+    return tuple(name for name in manifest.splits if name.startswith("fold"))
 
-    Raises SettingError if the fold is missing, superfluous or unknown, ManifestError if one of them has no images.
+
+def choose_splits(
+    manifest: Manifest, fold: int | None, test_fold: int | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The splits to train on and to validate on: train and val, or the other folds and `fold`.
+
+    test_fold: a fold for neither.
+
+    Raises SettingError if a fold is missing, superfluous or unknown, ManifestError if one of the splits has no images.
     """
-    folds = tuple(name for name in manifest.splits if name.startswith("fold"))
+    folds = fold_names(manifest)
     if folds and fold is None:
         raise SettingError(
             f"these shards are in {len(folds)} folds; choose the one to validate on by --fold 0 and so on"
         )
-    if fold is not None and not folds:
-        raise SettingError(f"these shards have no folds but {', '.join(manifest.splits)}; omit --fold")
-    if fold is not None and fold >= len(folds):
-        raise SettingError(f"fold must be between 0 and {len(folds) - 1}; got {fold}")
+    for flag, value in (("fold", fold), ("test-fold", test_fold)):
+        if value is not None and not folds:
+            raise SettingError(f"these shards have no folds but {', '.join(manifest.splits)}; omit --{flag}")
+        if value is not None and value >= len(folds):
+            raise SettingError(f"{flag} must be between 0 and {len(folds) - 1}; got {value}")
+    if fold is not None and fold == test_fold:
+        raise SettingError(f"fold and test-fold must be two folds; got {fold} for both")
+    if test_fold is not None and len(folds) < 3:
+        raise SettingError("test-fold needs shards of at least 3 folds, for one of them to be left to train on")
     val = (f"fold{fold}",) if folds else ("val",)
-    train = tuple(name for name in folds if name not in val) if folds else ("train",)
+    train = tuple(name for name in folds if name not in (*val, f"fold{test_fold}")) if folds else ("train",)
     for name in (*train, *val):
         if name not in manifest.splits or not manifest.records(name):
             raise ManifestError(

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 
 import pytest
 
@@ -46,6 +47,34 @@ def test_an_unused_gpu_is_a_warning_with_the_reason(tmp_path, monkeypatch):
     assert device.endswith(f"in float32; Keras {keras.__version__}")
     assert warning.startswith("WARNING: this machine has an NVIDIA GPU, but tensorflow does not use it: ")
     assert "cuda" in warning.lower() or "GPU" in warning.split("use it: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("installed", "variable", "file", "expected"),
+    [
+        ("tensorflow jax", None, None, "tensorflow"),
+        ("tensorflow", None, None, "tensorflow"),
+        ("jax", None, None, "jax"),
+        ("jax", None, '{"backend": "tensorflow"}', "jax"),  # Keras itself writes that
+        ("tensorflow jax", None, '{"backend": "jax"}', "jax"),
+        ("tensorflow jax", "jax", '{"backend": "tensorflow"}', "jax"),
+        ("jax", "tensorflow", None, "tensorflow"),  # which is then an error
+        ("", None, None, "tensorflow"),
+        ("tensorflow jax", "", "damaged", "tensorflow"),
+    ],
+)
+def test_the_backend_is_the_one_asked_for_or_else_the_one_installed(
+    tmp_path, monkeypatch, installed, variable, file, expected
+):
+    monkeypatch.setattr(runtime, "is_installed", lambda name: name in installed.split())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("KERAS_BACKEND", variable)
+    if file is not None:
+        (tmp_path / "keras.json").write_text(file)
+    monkeypatch.delitem(sys.modules, "keras")
+    assert runtime.selected_backend() == expected
 
 
 def test_models_compute_in_float32_whatever_keras_is_set_to():

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from octprep.format.errors import SettingError, SourceError
-from octtrain.prediction.inputs import choose_run
+from octtrain.prediction.inputs import choose_runs
 from tests.worlds.runs import program, scan_file
 
 pytestmark = pytest.mark.slow
@@ -17,13 +17,14 @@ pytestmark = pytest.mark.slow
 def test_the_run_is_the_first_argument_or_the_latest_one(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     image = scan_file(Path("a.jpeg"))
-    assert choose_run([run, image]) == (run, [image], False)
+    assert choose_runs([run, image]) == ([run], [image], False)
     code, out, err = program(capsys, "predict", image)
     assert (code, out) == (2, "")
     assert "octtrain fit" in err
     shutil.copytree(run, tmp_path / "runs" / "a")
     shutil.copytree(run.parent / "shards", tmp_path / "runs" / "shards")  # for the run's relative path; no run
-    assert choose_run([image]) == (Path("runs/a"), [image], True)
+    assert choose_runs([image]) == ([Path("runs/a")], [image], True)
+    assert choose_runs([Path("runs/a"), run, image]) == ([Path("runs/a"), run], [image], False)
     code, out, err = program(capsys, "predict", image)
     assert (code, err) == (0, "the latest run: runs/a\n")
     assert out.startswith("a.jpeg  ")
@@ -37,4 +38,4 @@ def test_the_run_is_the_first_argument_or_the_latest_one(run, tmp_path, monkeypa
         (["runs/shards", image], SourceError, r"manifest\.json but no config\.json, so it is not a run folder"),
     ):
         with pytest.raises(error, match=message):
-            choose_run(list(map(Path, arguments)))
+            choose_runs(list(map(Path, arguments)))

@@ -49,8 +49,8 @@ def test_a_folder_that_is_not_a_run_is_an_error(trained, tmp_path):
         ({"config": {"epochs": 4.5}}, "epochs must be a whole number; got 4.5"),
         ({"config": {"epochs": "12"}}, "epochs must be a whole number"),
         ({"config": {"epochs": True}}, "epochs must be a whole number"),
-        ({"config": {"lr": float("nan")}}, "lr must be above 0"),
-        ({"config": {"lr": "fast"}}, "lr must be a number"),
+        ({"config": {"lr": float("nan")}}, "lr must be auto, or above 0"),
+        ({"config": {"lr": "fast"}}, "lr must be auto or a number"),
         ({"config": {"model": ["octnet-s"]}}, "model must be a name"),
         ({"config": {"model": "resnet"}}, "no model called 'resnet'"),
         ({"config": {"weights": None}}, "weights must be a name"),
@@ -95,11 +95,24 @@ def test_one_fold_is_validated_on_and_the_others_are_trained_on(tmp_path):
         choose_splits(manifest, 3)
 
 
+def test_a_fold_to_test_on_is_neither_trained_nor_validated_on(tmp_path):
+    manifest, _ = write_shards(tmp_path / "s", {f"fold{i}": 1 for i in range(3)}, split="kfold")
+    assert choose_splits(manifest, 1, 0) == (("fold2",), ("fold1",))
+    for fold, test_fold, message in ((1, 1, "must be two folds; got 1"), (1, 3, "test-fold must be between 0 and 2")):
+        with pytest.raises(SettingError, match=message):
+            choose_splits(manifest, fold, test_fold)
+    two, _ = write_shards(tmp_path / "two", {f"fold{i}": 1 for i in range(2)}, split="kfold")
+    with pytest.raises(SettingError, match="at least 3 folds"):
+        choose_splits(two, 1, 0)
+
+
 def test_shards_without_folds_or_without_val(tmp_path):
     manifest, _ = write_shards(tmp_path / "s", {"train": 1, "val": 1, "test": 1})
     assert choose_splits(manifest, None) == (("train",), ("val",))
     with pytest.raises(SettingError, match="omit --fold"):
         choose_splits(manifest, 0)
+    with pytest.raises(SettingError, match="omit --test-fold"):
+        choose_splits(manifest, None, 0)
     without = dataclasses.replace(manifest, splits={name: manifest.splits[name] for name in ("train", "test")})
     empty = dataclasses.replace(manifest, splits={**manifest.splits, "val": ()})
     for bad in (without, empty):

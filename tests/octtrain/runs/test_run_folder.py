@@ -17,10 +17,12 @@ import keras
 
 from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OutputError, SettingError, SourceError
-from octtrain.config import merge_settings
+from octtrain.config import FitConfig, merge_settings
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
-from octtrain.training.fit import _header, fit, restore
+from octtrain.settings_file import read_settings
+from octtrain.training.fit import fit, restore
+from octtrain.training.opening import opening_lines
 from tests.worlds.runs import (
     LONG_CONFIG,
     Stopped,
@@ -65,7 +67,8 @@ def header(run, shards, config):
     stored = Run.load(run.path)
     rows = images_csv.read_checked(shards, stored.manifest).rows
     resumed = dataclasses.replace(stored, config=config, shards=shards)
-    return _header(resumed, stored, rows, ("train",), ("val",), 2, stored.history())
+    settings = {"feed": "mapped", "batch_size": 16, "steps_done": 0, "history": stored.history()}
+    return opening_lines(resumed, stored, rows, (("train",), ("val",)), **settings)
 
 
 def test_epochs_and_patience_may_change_when_a_run_is_resumed(saved, shards):
@@ -78,6 +81,7 @@ def test_epochs_and_patience_may_change_when_a_run_is_resumed(saved, shards):
     assert len(history) == 3
     run.initialise(history)
     assert Run.load(saved.path).config == more
+    assert FitConfig(**read_settings(saved.path / "config.toml", FitConfig)) == more
     assert header(run, shards, more)[-1] == "resuming after epoch 3"
     lines = []
     fit(shards, saved.path, dataclasses.replace(more, epochs=2), resume=True, log=lines.append)
