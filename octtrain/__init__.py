@@ -17,20 +17,26 @@ if TYPE_CHECKING:
     __version__: str
 
     from octtrain.config import FitConfig
-    from octtrain.data.stream import training_batches
+    from octtrain.data.batches import training_batches
+    from octtrain.data.mapped import MappedImages
     from octtrain.evaluation.evaluate import evaluate
+    from octtrain.experiments.crossval.experiment import crossval
     from octtrain.prediction.classify import load_run, predict
     from octtrain.training.fit import fit
 
-__all__ = ["FitConfig", "evaluate", "fit", "load_run", "predict", "training_batches"]
+__all__ = ["FitConfig", "MappedImages", "crossval", "evaluate", "fit", "load_run", "predict", "training_batches"]
+
+_WITHOUT_KERAS = ("FitConfig", "MappedImages")
 
 _MODULES = {
     "FitConfig": "octtrain.config",
+    "MappedImages": "octtrain.data.mapped",
+    "crossval": "octtrain.experiments.crossval.experiment",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",
     "load_run": "octtrain.prediction.classify",
     "predict": "octtrain.prediction.classify",
-    "training_batches": "octtrain.data.stream",
+    "training_batches": "octtrain.data.batches",
 }
 
 
@@ -41,7 +47,7 @@ def __getattr__(name: str) -> Any:
         return version("octprep")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name != "FitConfig":
+    if name not in _WITHOUT_KERAS:
         from octtrain.runtime import prepare_keras
 
         prepare_keras()

@@ -19,17 +19,14 @@ from typing import Annotated, Any
 import typer
 
 from octprep import terminal
-from octprep.format.errors import OctError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
 from octprep.terminal.commands import Json, command, verbosity, version_option
 from octtrain.config import FitConfig, Hyperparameters, merge_settings
+from octtrain.experiments.bench.config import BenchConfig
+from octtrain.experiments.crossval.config import NOT_OPTIONS, CrossvalConfig
 from octtrain.experiments.leakage.config import LeakageConfig
-
-
-class MissingTensorFlow(OctError):
-    """The packages that training needs are not installed."""
-
+from octtrain.settings_file import merge_file
 
 app = typer.Typer(
     name="octtrain",
@@ -72,10 +69,21 @@ def fit(
             rich_help_panel="Run",
         ),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file of settings, by the names of the options below, such as `batch-size = 64`; an option on "
+            "the command line replaces its value. Every run folder has such a file, config.toml.",
+            show_default=False,
+            rich_help_panel="Run",
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Train a model on shards, and keep the epoch with the best balanced accuracy on val."""
     interrupts.advise(f"nothing was trained yet; the same command {'resumes' if resume else 'starts'} it again")
+    settings = merge_file(config, FitConfig, settings)
     merge_settings(FitConfig(), settings)  # reports a value out of range before TensorFlow is imported
     with importing_keras():
         from octtrain.training import fit as training
@@ -85,11 +93,12 @@ def fit(
 
 @command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json")
 def evaluate(
-    run: Annotated[
-        Path | None,
+    runs: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="[RUN]",
-            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.",
+            metavar="[RUN]...",
+            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
+            "their probabilities is evaluated.",
             show_default=False,
         ),
     ] = None,
@@ -126,7 +135,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the results; by default the run's.",
+            help="Folder for the results; by default that of the run, or of the first.",
             show_default=False,
             rich_help_panel="Output",
         ),
@@ -139,11 +148,11 @@ def evaluate(
         from octtrain.evaluation import evaluate as evaluation
         from octtrain.runs.locations import latest_run
 
-    if run is None:
-        run = latest_run()
-        terminal.warn(f"the latest run: {run}")
+    if not runs:
+        runs = [latest_run()]
+        terminal.warn(f"the latest run: {runs[0]}")
     evaluation.evaluate(
-        run,
+        runs,
         split,
         shards,
         dataset=dataset,
@@ -159,8 +168,9 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[RUN] IMAGE...|DIR",
-            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is used.",
+            metavar="[RUN]... IMAGE...|DIR",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is used. Of "
+            "several runs, the mean of their probabilities is given.",
             show_default=False,
         ),
     ],
@@ -179,12 +189,56 @@ def predict(
     interrupts.advise("no file was classified yet")
     with importing_keras():
         from octtrain.prediction import classify
-        from octtrain.prediction.inputs import choose_run
+        from octtrain.prediction.inputs import choose_runs
 
-    run, images, is_latest = choose_run(inputs)
+    runs, images, is_latest = choose_runs(inputs)
     if is_latest:
-        terminal.warn(f"the latest run: {run}")
-    classify.predict(run, images, csv, log=log, warn=terminal.warn)
+        terminal.warn(f"the latest run: {runs[0]}")
+    classify.predict(runs, images, csv, log=log, warn=terminal.warn)
+
+
+@command(
+    app,
+    "octtrain crossval shards --seeds 3 --epochs 20",
+    FitConfig,
+    CrossvalConfig,
+    only_given=True,
+    without=NOT_OPTIONS,
+)
+def crossval(
+    shards: Annotated[
+        Path,
+        typer.Argument(help="Folder of shards, made by `octprep build --split kfold`.", show_default=False),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the runs and the results. One that was started with the same settings is resumed. By "
+            "default runs/SHARDS-MODEL-crossval-NUMBER, or with --resume the latest of these shards in runs/.",
+            show_default=False,
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where it stopped, with its own settings; only --folds, --seeds, --epochs and --patience may be "
+            "changed.",
+            rich_help_panel="Run",
+        ),
+    ] = False,
+    json_file: Json = None,
+    **settings: Any,
+) -> None:
+    """Train a model without each fold, and predict every patient by models that were not exposed to them."""
+    interrupts.advise("nothing was trained yet; the same command starts it again")
+    CrossvalConfig().merged(settings)  # reports a value out of range before TensorFlow is imported
+    with importing_keras():
+        from octtrain.experiments.crossval import experiment
+
+    experiment.crossval(shards, run, resume=resume, json_file=json_file, log=log_for(json_file), **settings)
 
 
 @command(app, "octtrain leakage shards --repeats 10 --json leakage.json", Hyperparameters, LeakageConfig)
@@ -196,6 +250,17 @@ def leakage(shards: Shards, json_file: Json = None, **settings: Any) -> None:
         from octtrain.experiments.leakage import experiment
 
     experiment.leakage(shards, config, json_file, log=log_for(json_file))
+
+
+@command(app, "octtrain bench shards --model octnet-m --json bench.json", BenchConfig)
+def bench(shards: Shards, json_file: Json = None, **settings: Any) -> None:
+    """Measure what limits a training: reading, copying, augmentation and steps, each alone and all together."""
+    interrupts.advise("not everything was measured, so nothing was written")
+    config = make(BenchConfig, settings)
+    with importing_keras():
+        from octtrain.experiments.bench import experiment
+
+    experiment.bench(shards, config, json_file, log=log_for(json_file))
 
 
 def log(line: str) -> None:
@@ -219,13 +284,13 @@ def log_for(json_file: Path | None) -> Callable[[str], None]:
 
 @contextmanager
 def importing_keras() -> Iterator[None]:
-    """Import TensorFlow and Keras without what they log, and with the settings that octtrain needs.
+    """Import Keras and its backend without what they log, and with the settings that octtrain needs.
 
     With TF_CPP_MIN_LOG_LEVEL at 0, or --verbose, everything is shown. At 1 it is not: JAX leaves that in the
-    environment of every program that imports it, for the programs that it starts. Raises MissingTensorFlow, with what
-    to install, if a package is missing.
+    environment of every program that imports it, for the programs that it starts. Raises MissingPackage, with what to
+    install, if one is missing.
     """
-    from octtrain.runtime import prepare_keras
+    from octtrain.runtime import MissingPackage, prepare_keras
 
     if verbosity.verbose:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
@@ -242,9 +307,10 @@ def importing_keras() -> Iterator[None]:
             prepare_keras()
             yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "torch", "scipy", "h5py"):
-            raise MissingTensorFlow(
-                f'{error.name} is not installed; install what training needs by `pip install "octprep[train]"`.'
+        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "jaxlib", "torch", "scipy", "h5py"):
+            raise MissingPackage(
+                f'{error.name} is not installed; install what training needs by `pip install "octprep[train]"`, or on '
+                'JAX by `pip install "octprep[jax]"`.'
             ) from None
         raise
 

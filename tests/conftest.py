@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items):
         "test_run_folder",
         "test_leakage_experiment",
         "test_jax",
+        "test_without_tensorflow",
         "test_cli",
         "test_predictions_csv",
         "test_prediction",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_the_command_line_imports_nothing_heavy():
     absent = ["tensorflow", "keras", "numpy", "cv2", "google_crc32c"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octtrain.cli as c; c.main(sys.argv[1:])"
-    for command_name in ("fit", "evaluate", "predict", "leakage"):
+    for command_name in ("fit", "evaluate", "predict", "crossval", "leakage", "bench"):
         for arguments in (["--help"], [command_name, "--help"]):
             done = subprocess.run(
                 [sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True, text=True
@@ -43,7 +43,7 @@ def test_the_help_names_every_model_and_default(capsys, monkeypatch):
         assert f"[default: {value}]" in text
 
 
-@pytest.mark.parametrize("name", ["fit", "evaluate", "predict", "leakage"])
+@pytest.mark.parametrize("name", ["fit", "evaluate", "predict", "crossval", "leakage", "bench"])
 def test_every_command_has_an_example_in_its_help(capsys, name):
     code, out, _ = program(capsys, name, "--help")
     assert code == 0
@@ -131,8 +131,13 @@ def test_predictions_and_exclusions_go_to_different_streams(run, tmp_path, capsy
         (["evaluate", "{run}", "--split", "train"], 1, "patient 0. Evaluate on patients it was not exposed to"),
         (["predict", "{run}", "{tmp}/none.jpeg"], 2, "does not exist"),
         (["fit", "{tmp}", "--run", "{tmp}/r"], 1, "has no manifest.json"),
-        (["fit", "{shards}", "--run", "{tmp}/r", "--lr", "0"], 2, "lr must be above 0"),
+        (["fit", "{shards}", "--run", "{tmp}/r", "--lr", "0"], 2, "lr must be auto, or above 0"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--fold", "0"], 2, "omit --fold"),
+        (
+            ["fit", "{shards}", "--run", "{tmp}/r", "--config", "{tmp}/none.toml"],
+            2,
+            "none.toml cannot be read: No such",
+        ),
     ],
 )
 def test_an_error_that_the_user_can_fix_is_one_line_and_an_exit_code(run, tmp_path, capsys, arguments, code, message):
@@ -143,6 +148,20 @@ def test_an_error_that_the_user_can_fix_is_one_line_and_an_exit_code(run, tmp_pa
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_settings_come_from_a_file_and_the_command_line_replaces_them(run, tmp_path, capsys):
+    shards, file = run.parent / "shards", tmp_path / "settings.toml"
+    for text, options, message in (
+        ("fold = 0", [], "omit --fold"),  # so the file's value has arrived
+        ("fold = 0\nlr = 0", ["--lr", "0.1"], "omit --fold"),
+        ("fold = 0\nlr = 0", [], f"{file}: lr must be auto, or above 0"),
+        ("bach-size = 3", [], "did you mean batch-size?"),
+    ):
+        file.write_text(text)
+        code, out, err = program(capsys, "fit", shards, "--run", tmp_path / "r", "--config", file, *options)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
 
 
 def test_an_unknown_model_is_an_error_with_the_choices(run, tmp_path, capsys, monkeypatch):

@@ -61,6 +61,6 @@ def test_settings_are_validated_before_anything_is_made(shards, tmp_path):
     pytest.importorskip("tensorflow")
     with pytest.raises(SettingError, match="there is no setting epoch; "):
         octtrain.fit(shards, tmp_path / "run", epoch=3)
-    with pytest.raises(SettingError, match="lr must be above 0"):
+    with pytest.raises(SettingError, match="lr must be auto, or above 0"):
         octtrain.fit(shards, tmp_path / "run", octtrain.FitConfig(epochs=1), lr=0)
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +21,9 @@ from octprep.format.seeding import derived_seed
 from octprep.wording import number
 from octtrain import json_output
 from octtrain.config import FitConfig
-from octtrain.data import stream
+from octtrain.data.chunks import Chunk, words
+from octtrain.data.order import in_steps
+from octtrain.data.passes import one_pass
 from octtrain.evaluation.metrics import balanced_accuracy, confusion, mcc
 from octtrain.experiments.leakage.config import LeakageConfig
 from octtrain.experiments.leakage.folds import Indices, image_folds, patient_folds, sample_patients
@@ -36,9 +36,11 @@ from octtrain.experiments.leakage.statistics import (
     format_table,
     inflation,
 )
-from octtrain.models import build_model
+from octtrain.inference import predict_probabilities
 from octtrain.runtime import describe_device
-from octtrain.training.compilation import balanced_class_weights, compile_model, require_finite_loss, reseed
+from octtrain.training.balance import balanced_class_weights
+from octtrain.training.resolve import resolve
+from octtrain.training.trainer import Trainer
 
 BATCH = 64  # images read or classified at a time
 
@@ -91,7 +93,7 @@ def leakage(
     """Train on splits by image and by patient of the same images, print the inflation, and write a JSON if asked.
 
     Raises ManifestError for damaged shards, SettingError if a class has too few patients to be held out or the
-    settings do not fit the images, OutputError if the JSON cannot be written.
+    settings do not fit the images, OutputError if the JSON cannot be written, MissingPackage as `read_pool`.
     """
     if json_file:
         json_output.check(json_file)
@@ -147,45 +149,43 @@ def leakage(
 class PairedTrainer:
     """Trains one model repeatedly from the start, each time on other images of the pool.
 
-    The model is compiled once. Cloning and compiling it for every training would make TensorFlow trace its step again,
-    which takes longer than a small training; instead its weights and the optimizer's variables are reset.
+    The model is compiled once, which takes longer than a small training; its weights and the optimizer's variables are
+    reset instead. Classes are balanced by weights in the first training set, of which all others hardly differ.
     """
 
     def __init__(self, pool: Pool, manifest: Manifest, config: FitConfig, training_set_size: int) -> None:
-        self.pool, self.config, self.classes = pool, config, len(manifest.class_names)
-        self.batch_size = min(config.batch_size, training_set_size)
+        self.pool, self.classes = pool, len(manifest.class_names)
+        self.config = resolve(config, training_set_size)
+        self.batch_size = int(self.config.batch_size)
         self.steps = training_set_size // self.batch_size
-        self.model, self.training = compile_model(manifest, config, self.steps)
+        weights = balanced_class_weights(np.bincount(pool.labels, minlength=self.classes).tolist())
+        recipe = manifest.recipe
+        self.trainer = Trainer(
+            self.config, (recipe.height, recipe.width, 1), [weights[i] for i in range(self.classes)], self.steps
+        )
+        self.images = self.trainer.programs.place(words(pool.pixels))
 
     def train(self, indices: Indices, seed: int) -> None:
         """Train from the start on some images. Equal seeds give equal initial weights, order and augmentation."""
-        self.reset(seed)
-        labels = self.pool.labels
-        weights = balanced_class_weights(np.bincount(labels[indices], minlength=self.classes).tolist())
+        trainer, programs = self.trainer, self.trainer.programs
+        trainer.reset(seed)
         rng = np.random.default_rng(derived_seed(seed, "image order"))
         for epoch in range(self.config.epochs):
-            reseed(self.training, seed, epoch)
-            order = rng.permutation(indices)[: self.steps * self.batch_size].reshape(self.steps, self.batch_size)
-            for batch in order:
-                logs = self.training.train_on_batch(
-                    self.pool.pixels[batch], labels[batch], class_weight=weights, return_dict=True
-                )
-            require_finite_loss(float(logs["loss"]), epoch, self.config)
-
-    def reset(self, seed: int) -> None:
-        """Set new initial weights, and the optimizer's variables to 0."""
-        # Keras' initializers get their seeds from here. keras.utils.set_random_seed sets this too, but makes TensorFlow
-        # drop what it has compiled.
-        random.seed(derived_seed(seed, "weights"))
-        initial = build_model(self.config.model, self.model.input_shape[1:], self.classes)
-        self.model.set_weights(initial.get_weights())
-        for variable in self.training.optimizer.variables:
-            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+            trainer.reseed(seed, epoch)
+            order = in_steps(rng.permutation(indices).astype(np.int32), self.batch_size)[: self.steps]
+            labels = self.pool.labels[order].astype(np.int32)
+            chunk = Chunk(images=self.images, order=order, labels=labels, steps=len(order))
+            totals = trainer.train(chunk, programs.zeros(), epoch, 0)
+            if not math.isfinite(float(np.asarray(totals.loss))):
+                raise trainer.divergence(epoch, self.steps)
+        trainer.update_model()
 
     def score(self, indices: Indices) -> Score:
         """Metrics of the trained model on some images."""
         batches = [self.pool.pixels[indices[i : i + BATCH]] for i in range(0, len(indices), BATCH)]
-        probabilities = np.concatenate([np.asarray(self.model.predict_on_batch(batch)) for batch in batches])
+        probabilities = np.concatenate(
+            [predict_probabilities(self.trainer.model, batch, self.classes, BATCH) for batch in batches]
+        )
         counts = confusion(self.pool.labels[indices], probabilities.argmax(axis=1), self.classes)
         # The MCC of a model that predicts one class for all images is undefined; by convention 0.
         return Score(balanced_accuracy(counts) or 0.0, mcc(counts) or 0.0)
@@ -219,23 +219,21 @@ def _fold_seed(config: LeakageConfig, round_index: int) -> int:
 def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
     """The images of all splits in memory, each file content once, of as many patients as `max_images` allows.
 
-    Raises ManifestError for damaged shards.
+    Raises ManifestError for damaged shards, MissingPackage if they hold PNGs and TensorFlow is not installed.
     """
-    first_of_content = {row.sha256: row for row in reversed(images_csv.read_checked(shards, manifest).rows)}
+    table = images_csv.read_checked(shards, manifest).rows
+    first_of_content = {row.sha256: row for row in reversed(table)}
     rows = sample_patients(list(first_of_content.values())[::-1], config.max_images, config.fit.seed)
     index_of = {row.path: i for i, row in enumerate(rows)}
     pixels = np.zeros((len(rows), manifest.recipe.height, manifest.recipe.width, 1), np.uint8)
     labels = np.full(len(rows), -1, np.int64)
     patients = np.array([row.patient_group for row in rows], np.str_)
     splits = tuple(split for split in manifest.splits if manifest.records(split))
-    with stream.data_errors_as_manifest_errors(shards):
-        for images, truth, _, keys in stream.batches(
-            shards, splits, batch_size=BATCH, with_ids=True, manifest=manifest
-        ):
-            indices = np.array([index_of.get(key.decode(), -1) for key in keys.numpy()])
-            sampled = indices >= 0
-            pixels[indices[sampled]] = images.numpy()[sampled]
-            labels[indices[sampled]] = truth.numpy()[sampled]
+    for batch in one_pass(shards, splits, batch_size=BATCH, manifest=manifest, rows=table):
+        indices = np.array([index_of.get(path, -1) for path in batch.paths])
+        sampled = indices >= 0
+        pixels[indices[sampled]] = batch.pixels[sampled]
+        labels[indices[sampled]] = batch.labels[sampled]
     if (labels < 0).any():
         raise ManifestError(
             f"{shards} lacks {rows[int((labels < 0).argmax())].path}, which images.csv says it holds. "
