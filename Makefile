@@ -87,11 +87,11 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## measure preprocessing against ground truth, denoisers, the rate of a build, and the input rate
+bench: $(READY) ## measure preprocessing against ground truth, denoisers, the rate of a build, and training against Keras
 	$(BIN)/python benchmarks/preprocessing_truth.py
 	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
-	$(BIN)/python benchmarks/input_rate.py
+	$(BIN)/python benchmarks/training.py
 
 docs: $(READY) ## write docs/options.md from the settings
 	$(BIN)/python docs/options.py

@@ -55,11 +55,11 @@ def train(pixels: NDArray[np.uint8], labels: NDArray[np.int64], epochs: int, see
     import keras
 
     from octtrain.models import build_model
-    from octtrain.models.augmentation import with_augmentation
+    from octtrain.models.augmentation import augmented
 
     keras.utils.set_random_seed(seed)
     model = build_model("octnet-s", (SIDE, SIDE, 1), len(CLASSES))
-    training = with_augmentation(model, seed)
+    training = augmented(model, seed)
     steps = epochs * -(-len(pixels) // BATCH)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     training.compile(keras.optimizers.AdamW(rate), "sparse_categorical_crossentropy")
