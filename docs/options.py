@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.options import Setting, settings
 from octtrain.config import FitConfig
+from octtrain.experiments.bench.config import BenchConfig
+from octtrain.experiments.crossval.config import CrossvalConfig
 
 PAGE = Path(__file__).with_name("options.md")
 
@@ -33,6 +36,30 @@ How they are split and stored (`octprep.BuildConfig`):
 How a model is trained (`octtrain.FitConfig`):
 
 {_table(FitConfig)}
+
+`--config FILE` takes them from a TOML file, in which the keys are the options' names, with hyphens or underscores:
+
+```toml
+epochs = 20
+batch-size = 64
+weights = "imagenet"
+```
+
+An option on the command line replaces the file's value. Paths are relative to the current folder, as on the command
+line. An unknown key is an error. Every run folder holds a complete file, config.toml, with all settings of the run and
+their descriptions; `octtrain fit SHARDS --config runs/NAME/config.toml` trains with the same settings again.
+
+## octtrain crossval
+
+All options of `octtrain fit` but `--fold` and `--test-fold`, and
+
+{_table(CrossvalConfig)}
+
+## octtrain bench
+
+What is measured, and how long (`octtrain.experiments.bench.config.BenchConfig`):
+
+{_table(BenchConfig)}
 """
 
 
@@ -53,13 +80,14 @@ def _flag(setting: Setting) -> str:
 
 
 def _values(setting: Setting) -> str:
+    if setting.option.metavar:
+        return setting.option.metavar
     if setting.choices:
         return ", ".join(setting.choices)
     if setting.kind is bool:
         return ""
-    return setting.option.metavar or {"int": "integer", "float": "number"}.get(
-        getattr(setting.kind, "__name__", ""), "number" if "float" in str(setting.kind) else "text"
-    )
+    kinds = get_args(setting.kind) or (setting.kind,)  # of such as int | None
+    return {int: "integer", float: "number"}.get(kinds[0], "text")
 
 
 def _default(setting: Setting, kind: type) -> str:
