@@ -26,7 +26,8 @@ from octprep.format.config import DENOISERS, Preprocessing
 from octprep.synthetic import CLASSES, scans
 from octprep.synthetic.faults import encode
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if __name__ == "__main__":  # not where a test imports it
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 SIDE, PER_PATIENT, BATCH = 112, 3, 32
 
 

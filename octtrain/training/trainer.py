@@ -97,10 +97,13 @@ class Trainer:
         The random state moves on, so `reseed` belongs after it.
         """
         self.programs.update_variables()
-        if len(chunk.images.shape) == 2:  # resident
-            pixels = pixels_of(ops.take(chunk.images, chunk.order[0][:count], axis=0), self.image_shape)
+        images = chunk.images
+        if not getattr(images, "is_fully_addressable", True):  # on JAX, the part of this process
+            images = images.addressable_data(0)
+        if len(images.shape) == 2:  # resident
+            pixels = pixels_of(ops.take(images, chunk.order[0][:count], axis=0), self.image_shape)
         else:
-            pixels = chunk.images[0][:count]
+            pixels = images[0][:count]
         layer = next(layer for layer in self.trained.layers if isinstance(layer, Augment))
         return np.asarray(ops.convert_to_numpy(layer(pixels, training=True)))
 
