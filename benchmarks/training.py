@@ -11,7 +11,7 @@
     memory      the most that the process of a training had, with shards of 1 GB, and with --big of 4 GB
 
 Contenders take turns, several rounds of them after one to warm up; medians are printed. On a machine that others use
-too, the CPU seconds tell more than those of the clock. An epoch is begun anew in every turn of a training, so the ratio
+too, the CPU seconds tell more than those of the clock. Every turn of a training starts an epoch, so the ratio
 to images in memory is what short epochs have. Prints the aims beside the values.
 """
 

@@ -93,7 +93,7 @@ def _key(setting: Setting) -> str:
 def _unknown(name: str, value: Any, keys: list[str]) -> str:
     """What to say about a key that is no option."""
     if isinstance(value, dict):
-        return f"there is a table {name!r}, but settings stand in none; remove the line with its name"
+        return f"there is a table {name!r}, but settings are not grouped in tables; remove the line with its name"
     close = difflib.get_close_matches(name.replace("_", "-"), keys, n=1)
     advice = f"; did you mean {close[0]}?" if close else "."
     return f"there is no setting {name!r}{advice} The settings are {listed(sorted(keys), len(keys))}"
@@ -143,7 +143,7 @@ def _line(setting: Setting, values: Any) -> str:
 def _toml(value: str | int | float | bool) -> str:
     """A value in TOML."""
     if isinstance(value, str):
-        # What JSON escapes, TOML reads alike; one control character more may not stand in TOML.
+        # What JSON escapes, TOML reads in the same way; TOML forbids one control character more.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
 

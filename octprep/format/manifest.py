@@ -113,9 +113,9 @@ class Manifest:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def records(self, split: str) -> int:
-        """How many records a split holds."""
-        return sum(shard.records for shard in self.splits[split])
+    def records(self, *splits: str) -> int:
+        """How many records some splits hold, repeats that balance the classes included."""
+        return sum(shard.records for split in splits for shard in self.splits[split])
 
     def per_class(self, split: str) -> dict[str, int]:
         """How many records of each class a split holds."""

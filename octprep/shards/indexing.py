@@ -36,7 +36,7 @@ _FEATURES = frozenset((IMAGE, LABEL, PATH, REPEAT))
 
 
 def index_folder(folder: Path) -> dict[str, bytes]:
-    """Write the index of a finished folder anew; returns its files by their names relative to the folder.
+    """Write the index of a finished folder again; returns its files by their names relative to the folder.
 
     Raises ManifestError if the manifest, images.csv or a shard is missing or damaged; OutputError if the index cannot
     be written, or another process writes to the folder.

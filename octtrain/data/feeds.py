@@ -32,7 +32,7 @@ Place = Callable[[NDArray[Any]], Any]  # from an array to one of the device
 
 
 class Feed(Protocol):
-    """The chunks of a training and of its validation. Iterate inside `octtrain.data.errors`-aware code."""
+    """The chunks of a training and of its validation. Damaged shards raise ManifestError while they are read."""
 
     name: str
     steps: int  # of an epoch
@@ -146,7 +146,7 @@ class StreamFeed:
 
         self.stream, self.shards, self.manifest = stream, shards, manifest
         self.splits = {"train": tuple(train), "val": tuple(val)}
-        self.batch_size = min(batch_size, stream.record_count(manifest, train))
+        self.batch_size = min(batch_size, manifest.records(*train))
         self.steps = stream.steps(manifest, train, batch_size)
         self.chunk_steps, self.seed, self.place = chunk_steps, seed, place
 

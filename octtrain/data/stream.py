@@ -85,7 +85,7 @@ def training_batches(
 
     folder, splits, manifest = _checked(folder, split, manifest)
     files = _files(folder, manifest, splits)
-    count = record_count(manifest, splits)
+    count = manifest.records(*splits)
     batch = min(batch_size, count)
     buffer = max(1, min(count, SHUFFLE_BYTES // _record_bytes(manifest, splits)))
     seeds = [[derived_seed(seed, purpose, epoch) for epoch in epochs] for purpose in ("shard order", "image order")]
@@ -116,21 +116,16 @@ def batches(
     return (
         tf.data.Dataset.from_tensor_slices(_files(folder, manifest, splits))
         .flat_map(tf.data.TFRecordDataset)  # one shard after the other; parsing, not reading, is what takes time
-        .apply(tf.data.experimental.assert_cardinality(record_count(manifest, splits)))
+        .apply(tf.data.experimental.assert_cardinality(manifest.records(*splits)))
         .batch(batch_size)
         .map(_parser(manifest, (IMAGE, LABEL, *(_IDS if with_ids else ()))), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
-def record_count(manifest: Manifest, splits: Sequence[str]) -> int:
-    """Records in some splits, repeats that balance the classes included."""
-    return sum(manifest.records(split) for split in splits)
-
-
 def steps(manifest: Manifest, split: str | Sequence[str], batch_size: int) -> int:
     """Batches in one training epoch: complete ones only, but at least one."""
-    return max(1, record_count(manifest, _names(split)) // batch_size)
+    return max(1, manifest.records(*_names(split)) // batch_size)
 
 
 @contextmanager
@@ -181,7 +176,7 @@ def _checked(
     for name in splits:
         if name not in manifest.splits:
             raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
-    if not record_count(manifest, splits):
+    if not manifest.records(*splits):
         raise ManifestError(f"Split {listed([*map(repr, splits)])} of {folder} holds no images.")
     return folder, splits, manifest
 
@@ -193,7 +188,7 @@ def _files(folder: Path, manifest: Manifest, splits: Sequence[str]) -> list[str]
 def _record_bytes(manifest: Manifest, splits: Sequence[str]) -> int:
     """The mean size of a record, at least 1."""
     total = sum(shard.bytes for split in splits for shard in manifest.splits[split])
-    return max(1, total // record_count(manifest, splits))
+    return max(1, total // manifest.records(*splits))
 
 
 def _reason(error: tf.errors.OpError) -> str:

@@ -59,7 +59,7 @@ class RunFolder:
         checkpoints/                     files of earlier epochs removed    ┘ (promote_best)
 
     save_steps writes, inside epoch n, checkpoints/steps-n.weights.h5, then steps-n.json with its SHA-256: if they do
-    not fit each other, the epoch begins anew.
+    not fit each other, the epoch is started again.
     """
 
     def __init__(self, run: Run) -> None:
@@ -191,7 +191,7 @@ class RunFolder:
     def load_steps(self, epoch: int) -> dict[str, Any] | None:
         """The state that `save_steps` stored of an epoch, from 1, whose weights are in `steps_checkpoint`.
 
-        None if there is none that is whole: then the epoch begins anew.
+        None if there is none that is whole: then the epoch is started again.
         """
         path, description = self._steps_files(epoch)
         try:

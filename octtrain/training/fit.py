@@ -28,7 +28,7 @@ from octtrain.runtime import prepare_keras
 from octtrain.training.balance import class_weights
 from octtrain.training.caveats import chance_warnings
 from octtrain.training.epochs import Clock, EpochState, train_epoch, validate
-from octtrain.training.opening import opening_lines, record_count
+from octtrain.training.opening import opening_lines
 from octtrain.training.progress import Progress
 from octtrain.training.resolve import FeedChoice, resolve
 from octtrain.training.schedule import finish_reason, is_finished
@@ -120,7 +120,7 @@ def _fit(
     prepare_keras()
     if run.config.deterministic:
         devices.make_deterministic()
-    config = resolve(run.config, record_count(manifest, train))
+    config = resolve(run.config, manifest.records(*train))
     run = dataclasses.replace(run, config=config)
     folder = RunFolder(run)
     history = folder.resumable_history(resume)
@@ -169,7 +169,7 @@ class Training:
         self.folder = RunFolder(run)
         self.progress = Progress(log, quiet=not show_progress)
         self.curves = TensorBoardLogs(run.folder / "logs", log)
-        self.steps = max(1, record_count(run.manifest, train) // int(self.config.batch_size))
+        self.steps = max(1, run.manifest.records(*train) // int(self.config.batch_size))
         self.weights = class_weights(run.manifest, train)
         self.teacher = self._load_teacher()
         # A checkpoint after the last epoch of the head alone has the optimizer of the head.

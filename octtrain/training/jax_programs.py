@@ -42,7 +42,7 @@ class JaxPrograms:
     def train(self, chunk: Chunk, mix: NDArray[np.float32], totals: Totals) -> Totals:
         """Do the steps of a chunk, and add to the totals."""
         if self.state is None:
-            self.read_variables()
+            self._read_variables()
         rest = (self._teacher(), chunk.images, *self._indices(chunk), self._put(mix))
         sums = tuple(totals)
         for steps in self._calls(chunk):
@@ -73,7 +73,7 @@ class JaxPrograms:
                 variable.assign(value)
         self.state = None
 
-    def read_variables(self) -> None:
+    def _read_variables(self) -> None:
         """Take over the state of the training from these variables."""
         # Copies: the programs give the memory of their state away, and that of the variables may be shared.
         self.state = self._put_all(tuple([jnp.copy(v) for v in _values(part)] for part in self._variables()))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from keras import ops
 
 from octprep.format.images_csv import ImageRow
-from octprep.format.manifest import Manifest
 from octprep.wording import number
 from octtrain.runs.history import Row
 from octtrain.runs.run import Run
@@ -36,12 +35,12 @@ def opening_lines(
     """
     config, manifest = run.config, run.manifest
     train, val = splits
-    images = record_count(manifest, train)
+    images = manifest.records(*train)
     steps = max(1, images // batch_size)
     lines = [
         f"run: {run.folder}",
         *describe_device(config.precision),
-        f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), {record_count(manifest, val):,} to "
+        f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), {manifest.records(*val):,} to "
         f"validate ({', '.join(val)}), {number(steps, 'step')} of {batch_size}, learning rate {float(config.lr):.2g}",
         f"feed: {feed}",
         *([f"teacher: {config.teacher}"] if config.teacher else []),
@@ -60,11 +59,6 @@ def opening_lines(
         lines.append(f"resuming after {inside or f'epoch {len(history)}'}")
         lines += _changes(run, stored, steps * len(history) + steps_done, steps)
     return lines
-
-
-def record_count(manifest: Manifest, splits: Sequence[str]) -> int:
-    """Records in some splits, repeats that balance the classes included."""
-    return sum(manifest.records(split) for split in splits)
 
 
 def _changes(run: Run, stored: Run, done: int, steps: int) -> list[str]:

@@ -60,10 +60,7 @@ class Programs(Protocol):
         """Totals of no images."""
 
     def update_variables(self) -> None:
-        """Write the state of the training into the variables of networks and optimizer."""
-
-    def read_variables(self) -> None:
-        """Take over the state of the training from these variables."""
+        """Write the state of the training into the variables of networks and optimizer, from where `train` goes on."""
 
     def compilations(self) -> int:
         """How many programs were compiled for `train` so far."""

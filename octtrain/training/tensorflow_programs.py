@@ -44,10 +44,7 @@ class TensorFlowPrograms:
         return Totals(tf.zeros(()), tf.zeros((classes, classes), tf.int32))
 
     def update_variables(self) -> None:
-        """Nothing to do: the programs change the variables themselves."""
-
-    def read_variables(self) -> None:
-        """Nothing to do: the programs read the variables themselves."""
+        """Nothing to do: the programs read and change the variables themselves."""
 
     def compilations(self) -> int:
         """How many programs were compiled for `train` so far."""

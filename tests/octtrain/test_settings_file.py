@@ -152,7 +152,11 @@ def test_given_settings_replace_those_of_the_file(file):
             "depth = 3",
             "no setting 'depth'. The settings are batch-size, clip-norm, deterministic, devices, ema, epochs, feed",
         ),
-        (FitConfig, "[training]\nepochs = 3", "a table 'training', but settings stand in none; remove the line"),
+        (
+            FitConfig,
+            "[training]\nepochs = 3",
+            "a table 'training', but settings are not grouped in tables; remove the line",
+        ),
         (FitConfig, "batch-size = 3\nbatch_size = 3", "batch-size is there twice, as batch_size too; remove one"),
         (FitConfig, 'epochs = "3"', "epochs must be a whole number; got '3'"),
         (FitConfig, "epochs = 3.0", "epochs must be a whole number; got 3.0"),

@@ -69,7 +69,7 @@ try:
         print("saved", flush=True)
     print("went on", flush=True)
 except interrupts.Interrupted:
-    print("told", flush=True)
+    print("interrupted", flush=True)
     interrupts.leave()
 """
 
@@ -84,7 +84,7 @@ with interrupts.deferred(SECONDS):
                 print("ready", flush=True)
             time.sleep(100)
         except BaseException:
-            print("told", flush=True)
+            print("interrupted", flush=True)
 """
 
 
@@ -153,13 +153,13 @@ def test_an_ignored_signal_stays_ignored():
 )
 def test_a_deferred_signal_leaves_time_to_save(signals, what, code):
     out, err, returncode, _ = interrupted(SAVES, *signals)
-    assert (out, err, returncode) == ("saved\ntold\n", f"program: {what}; try again.\n", code)
+    assert (out, err, returncode) == ("saved\ninterrupted\n", f"program: {what}; try again.\n", code)
 
 
 def test_a_second_signal_ends_a_deferral():
     code = DEFERS_FOR_EVER.replace("SECONDS", "60")
     out, err, returncode, seconds = interrupted(code, signal.SIGTERM, signal.SIGINT, pause=1)
-    assert (out, err, returncode) == ("told\n", "program: ended by SIGTERM; try again.\n", 143)
+    assert (out, err, returncode) == ("interrupted\n", "program: ended by SIGTERM; try again.\n", 143)
     assert seconds < 10
 
 

@@ -76,7 +76,7 @@ def bench(
     train, val = choose_splits(manifest, config.fold)
     manifest.check_files(shards, (*train, *val))
     prepare_keras()
-    records = sum(manifest.records(split) for split in train)
+    records = manifest.records(*train)
     fit = resolve(config.fit("auto"), records)
     choices, left_out = choose_feeds(config.feed, fit, shards, manifest, train, val)
     read, bytes_per_second = measure.read_rate(shards, manifest, train, config.seconds)

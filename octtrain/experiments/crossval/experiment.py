@@ -109,7 +109,7 @@ def crossval(
     FitConfig, such as `seeds=3`, `epochs=20`.  log, show_progress: as of `octtrain.fit`.
 
     Raises SettingError for shards without folds, or with fewer than three, and settings out of range; LeakError if
-    a model is, or would be, exposed to patients whom it is to predict, before any training where that can be known;
+    a model is, or would be, exposed to patients that it is to predict, before any training where that can be known;
     OutputError if the folder holds something else or was started with other settings; SourceError if there is nothing
     to resume; and what `octtrain.fit` raises.
     """
@@ -168,7 +168,7 @@ class Plan:
         }
 
     def check(self) -> None:
-        """Raise LeakError if a model would be exposed to patients whom it is to predict, by what is known beforehand.
+        """Raise LeakError if a model would be exposed to patients that it is to predict, before any is trained.
 
         Raises SettingError or ManifestError as well for what `fit` would not take.
         """

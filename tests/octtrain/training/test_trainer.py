@@ -210,7 +210,6 @@ def test_biases_and_scales_do_not_decay(folder):
         images=trainer.programs.place(np.zeros((1, 6, 17, 19, 1), np.uint8)),
         order=np.zeros((1, 6), np.int32), labels=np.zeros((1, 6), np.int32), steps=1,
     )  # fmt: skip
-    trainer.programs.read_variables()
     trainer.train(chunk, trainer.programs.zeros(), 0, 0)
     trainer.programs.update_variables()
     for variable in trainer.trained.trainable_variables:
