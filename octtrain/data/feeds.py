@@ -9,8 +9,6 @@ Resident and mapped meet the same images in the same order (`octtrain.data.order
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format.manifest import Manifest
+from octtrain.data.ahead import ahead
 from octtrain.data.chunks import Chunk, words
 from octtrain.data.mapped import MappedImages
 from octtrain.data.order import Order, in_steps, padded, patient_balanced, shuffled
@@ -104,7 +103,7 @@ class MappedFeed(IndexedFeed):
     name = "mapped"
 
     def _chunks(self, split: str, images: MappedImages, order: Order) -> Chunks:
-        return ahead(super()._chunks(split, images, order))
+        return ahead(super()._chunks(split, images, order), AHEAD)
 
     def _chunk(self, split: str, images: MappedImages, rows: Order, labels: Order, steps: int) -> Chunk:
         pixels = np.zeros((*rows.shape, *images.image_shape), np.uint8)
@@ -160,14 +159,14 @@ class StreamFeed:
             epochs=range(epoch, epoch + 1),
             manifest=self.manifest,
         )
-        return ahead(self._chunks(batches.skip(first_step)))
+        return ahead(self._chunks(batches.skip(first_step)), AHEAD)
 
     def validation(self) -> Chunks:
         """The chunks of one pass over val, each image once."""
         batches = self.stream.batches(
             self.shards, self.splits["val"], batch_size=self.batch_size, manifest=self.manifest
         )
-        return ahead(self._chunks(batches))
+        return ahead(self._chunks(batches), AHEAD)
 
     def _chunks(self, batches: Any) -> Chunks:
         recipe = self.manifest.recipe
@@ -184,44 +183,6 @@ class StreamFeed:
                     images, labels, steps = np.zeros(shape, np.uint8), np.full(shape[:2], -1, np.int32), 0
         if steps:
             yield Chunk(images=self.place(images), order=order, labels=labels, steps=steps)
-
-
-def ahead(chunks: Chunks, count: int = AHEAD) -> Chunks:
-    """The same chunks, made in a thread before they are needed; exceptions arise here. The thread ends with it."""
-    made: queue.Queue[Any] = queue.Queue(count)
-    closed = threading.Event()
-
-    def put(item: Any) -> bool:
-        while not closed.is_set():
-            try:
-                made.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for chunk in chunks:
-                if not put((chunk, None)):
-                    return
-            put((None, None))
-        except BaseException as error:
-            put((None, error))
-
-    thread = threading.Thread(target=work, name="images", daemon=True)
-    thread.start()
-    try:
-        while True:
-            chunk, error = made.get()
-            if error is not None:
-                raise error
-            if chunk is None:
-                return
-            yield chunk
-    finally:
-        closed.set()
-        thread.join()
 
 
 def chunk_steps(batch_size: int, image_bytes: int, *, limit: int = CHUNK_STEPS) -> int:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import queue
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest, open_shard
 from octprep.wording import listed
+from octtrain.data.ahead import ahead as in_thread
 from octtrain.data.order import Order
 
 Pixels = NDArray[np.uint8]
@@ -244,7 +244,7 @@ class MappedImages:
 
 def batches(
     images: MappedImages, orders: Iterable[Order], ahead: int = 2
-) -> Iterator[tuple[Pixels, NDArray[np.int64]]]:
+) -> Generator[tuple[Pixels, NDArray[np.int64]], None, None]:
     """Batches (pixels, labels), gathered ahead of their use in a thread of its own.
 
     pixels: (batch, height, width, 1) uint8 in 0..255.  labels: (batch,) index into the class names.
@@ -254,36 +254,15 @@ def batches(
 
     The thread ends with the generator. Its errors are raised here.
     """
-    gathered: queue.SimpleQueue[tuple[Pixels, NDArray[np.int64]] | BaseException | None] = queue.SimpleQueue()
-    slots = threading.Semaphore(ahead)
-    stopped = threading.Event()
 
-    def gather() -> None:
-        try:
-            for order in orders:
-                for records in order:
-                    slots.acquire()
-                    if stopped.is_set():
-                        return
-                    padding = records < 0
-                    pixels = images.gather(np.where(padding, -1, images.image_of[records]))
-                    gathered.put((pixels, np.where(padding, -1, images.labels[records])))
-            gathered.put(None)
-        except BaseException as error:
-            gathered.put(error)
+    def gather() -> Iterator[tuple[Pixels, NDArray[np.int64]]]:
+        for order in orders:
+            for records in order:
+                padding = records < 0
+                pixels = images.gather(np.where(padding, -1, images.image_of[records]))
+                yield pixels, np.where(padding, -1, images.labels[records])
 
-    thread = threading.Thread(target=gather, name="gather", daemon=True)
-    thread.start()
-    try:
-        while (item := gathered.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            slots.release()
-            yield item
-    finally:
-        stopped.set()
-        slots.release()
-        thread.join()
+    return in_thread(gather(), ahead)
 
 
 def _read_ahead(paths: Sequence[Path], limit: int) -> None:

@@ -67,6 +67,11 @@ class FeedChoice:
         """Bytes of one image."""
         return self.manifest.recipe.height * self.manifest.recipe.width
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all images of train and val, each once; 0 of a stream, which does not number them."""
+        return sum(images.image_count for images in self.images) * self.image_bytes
+
     def _choose(self, rows: Sequence[ImageRow] | None) -> tuple[FeedName, str]:
         wanted = self.config.feed
         if self.manifest.config.encoding != "raw":
@@ -98,7 +103,7 @@ class FeedChoice:
         return self._resident_or_mapped()
 
     def _resident_or_mapped(self) -> tuple[FeedName, str]:
-        needed = sum(images.image_count for images in self.images) * self.image_bytes
+        needed = self.resident_bytes
         free = devices.free_memory()
         if free is None:
             return "mapped", "there is no GPU" if not devices.gpus() else "the GPU's free memory is unknown"

@@ -6,7 +6,6 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,7 +24,7 @@ from octtrain.experiments.bench import measure
 from octtrain.experiments.bench.config import BenchConfig
 from octtrain.experiments.bench.rates import FeedRates, Rate, conclusion, format_table
 from octtrain.runs.run import choose_splits
-from octtrain.runtime import describe_device, library_versions, prepare_keras
+from octtrain.runtime import MissingPackage, describe_device, library_versions, prepare_keras
 from octtrain.training.balance import class_weights
 from octtrain.training.resolve import FeedChoice, resolve
 from octtrain.training.trainer import Trainer
@@ -123,7 +122,8 @@ def choose_feeds(
 ) -> tuple[dict[str, FeedChoice], dict[str, str]]:
     """The feeds to measure, and why others are not, by name. wanted: one of them, or all; fit: without `auto`.
 
-    Raises ManifestError or SettingError if the one that is wanted, or each, does not go with the shards or the device.
+    Raises ManifestError, SettingError or MissingPackage if the one that is wanted, or each, does not go with the shards
+    or the device.
     """
     rows = images_csv.read_checked(shards, manifest).rows
     if wanted != "all":
@@ -135,7 +135,7 @@ def choose_feeds(
             choice = _choose(name, fit, shards, manifest, train, val, rows)
             if name == "resident":
                 _check_fits(choice)
-        except (ManifestError, SettingError) as error:
+        except (ManifestError, SettingError, MissingPackage) as error:
             left_out[name] = str(error)
         else:
             choices[name] = choice
@@ -153,15 +153,13 @@ def _choose(
     val: Sequence[str],
     rows: Sequence[ImageRow],
 ) -> FeedChoice:
-    if name == "stream" and find_spec("tensorflow") is None:
-        raise SettingError('--feed stream needs TensorFlow; install it by `pip install "octprep[train]"`')
     feed = cast(Literal["mapped", "resident", "stream"], name)
     return FeedChoice(dataclasses.replace(fit, feed=feed), shards, manifest, train, val, rows)
 
 
 def _check_fits(choice: FeedChoice) -> None:
     """Raise SettingError if all images are too much for the free memory, of the GPU or, without one, of the machine."""
-    needed = sum(images.image_count for images in choice.images) * choice.image_bytes
+    needed = choice.resident_bytes
     free = devices.free_memory() if devices.gpus() else measure.free_memory()
     if free is not None and needed > devices.RESIDENT_SHARE * free:
         raise SettingError(
