@@ -81,11 +81,7 @@ class RunFolder:
         if not resume:
             raise OutputError(f"{self.path} already holds a run; continue it by --resume, or give another --run.")
         stored = Run.load(self.path)
-        changes = [
-            f"{name.replace('_', '-')} {before} in the run, {getattr(self.run.config, name)} now"
-            for name, before in dataclasses.asdict(stored.config).items()
-            if name not in RESUMABLE and not _is_same(name, before, getattr(self.run.config, name))
-        ]
+        changes = changed_settings(stored.config, self.run.config, "in the run")
         if changes:
             raise OutputError(
                 f"{self.path} was started with other settings ({'; '.join(changes)}); "
@@ -321,6 +317,15 @@ class RunFolder:
     def _write_config(self, raw: Mapping[str, Any]) -> None:
         write_settings(self.path / SETTINGS_NAME, self.run.config)
         atomic_write(self.path / CONFIG_NAME, (json.dumps(raw, indent=1) + "\n").encode())
+
+
+def changed_settings(before: FitConfig, now: FitConfig, where: str) -> list[str]:
+    """The settings that keep a training from going on as it was started, in words. where: what `before` is of."""
+    return [
+        f"{name.replace('_', '-')} {value} {where}, {getattr(now, name)} now"
+        for name, value in dataclasses.asdict(before).items()
+        if name not in RESUMABLE and not _is_same(name, value, getattr(now, name))
+    ]
 
 
 def _is_same(name: str, before: object, now: object) -> bool:

@@ -16,7 +16,7 @@ from octprep.format.manifest import Manifest
 from octtrain import json_output
 from octtrain.config import FitConfig
 from octtrain.experiments.crossval.config import CrossvalConfig
-from octtrain.runs.folder import RESUMABLE
+from octtrain.runs.folder import changed_settings
 from octtrain.runs.locations import RUNS, is_vacant
 
 SETTINGS_NAME = "settings.json"  # not config.json, which makes a folder a run
@@ -24,8 +24,6 @@ RESULT_NAME = "crossval.json"
 PREDICTIONS_NAME = "predictions-out-of-fold.csv"
 CROSSVAL_VERSION = 1
 MAX_BYTES = 1_000_000
-
-_MAY_CHANGE = (*RESUMABLE, "feed")
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,8 @@ def require_same(folder: Path, stored: Stored, config: CrossvalConfig, manifest:
             f"{folder} was started on other shards (digest {stored.digest[:12]} there, {manifest.digest[:12]} here); "
             "give those, or another --run."
         )
-    changes = [
-        f"{name.replace('_', '-')} {before} there, {getattr(config.fit, name)} now"
-        for name, before in dataclasses.asdict(stored.config.fit).items()
-        if name not in _MAY_CHANGE and before != getattr(config.fit, name)
-    ]
+    started = dataclasses.replace(stored.config.fit, feed=config.fit.feed)  # each run has a feed of its own
+    changes = changed_settings(started, config.fit, "there")
     if changes:
         raise OutputError(
             f"{folder} was started with other settings ({'; '.join(changes)}); resume it without these options, or "
