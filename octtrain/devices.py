@@ -9,22 +9,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from octprep.format.errors import Notice, SettingError
-from octtrain.runtime import selected_backend
+from octtrain.runtime import gpus, selected_backend
 
 RESIDENT_SHARE = 0.6  # of a device's free memory that resident images may take
 _BFLOAT16_SINCE = 8.0  # compute capability of NVIDIA's GPUs (Ampere)
 _XLA_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-
-
-def gpus() -> list[Any]:
-    """The GPUs that the backend computes on, in its own type."""
-    if selected_backend() == "jax":
-        import jax
-
-        return [device for device in jax.devices() if device.platform == "gpu"]
-    import tensorflow as tf
-
-    return list(tf.config.list_physical_devices("GPU"))
 
 
 def has_bfloat16() -> bool:

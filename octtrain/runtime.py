@@ -13,6 +13,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from octprep.format.errors import OctError, SettingError
 from octprep.wording import number
@@ -110,13 +111,14 @@ def describe_device(precision: str = "float32") -> list[str]:
     import keras
 
     backend = keras.config.backend()
-    gpus = keras.distribution.list_devices("gpu") if _has_gpu(backend) else []
-    names = sorted(_gpu_names(backend))
+    used = gpus()
+    names = sorted({_product_name(gpu) for gpu in used} - {""})
+    places = keras.distribution.list_devices("gpu") if used else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    device = f"{', '.join(gpus)} ({', '.join(names)})" if gpus else f"the CPU ({number(cores, 'core')})"
+    device = f"{', '.join(places)} ({', '.join(names)})" if used else f"the CPU ({number(cores, 'core')})"
     why = ", as TensorFlow is not installed," if _is_substitute else ""
     lines = [f"computing with {backend} {_version(backend)}{why} on {device} in {precision}; Keras {keras.__version__}"]
-    if not gpus and has_nvidia():
+    if not used and has_nvidia():
         lines.append(f"WARNING: this machine has an NVIDIA GPU, but {backend} does not use it: {why_no_gpu(backend)}")
     return lines
 
@@ -156,29 +158,26 @@ def gpu_messages(log: str) -> str:
     return " ".join(about_gpus[:4]) or NO_REASON
 
 
-def _has_gpu(backend: str) -> bool:
-    if backend == "jax":
+def gpus() -> list[Any]:
+    """The GPUs that the backend computes on, in its own type."""
+    if selected_backend() == "jax":
         import jax
 
-        return any(device.platform == "gpu" for device in jax.devices())
+        return [device for device in jax.devices() if device.platform == "gpu"]
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return list(tf.config.list_physical_devices("GPU"))
 
 
-def _gpu_names(backend: str) -> set[str]:
-    """The product names of the GPUs, as far as the backend knows them."""
-    if backend == "jax":
-        import jax
-
-        return {str(device.device_kind) for device in jax.devices() if device.platform == "gpu"}
+def _product_name(gpu: Any) -> str:
+    """What a GPU is called; "" where TensorFlow does not know."""
+    if selected_backend() == "jax":
+        return str(gpu.device_kind)
     import tensorflow as tf
 
-    names = set()
-    for device in tf.config.list_physical_devices("GPU"):
-        with suppress(Exception):  # an experimental call, and only a name
-            names.add(str(tf.config.experimental.get_device_details(device)["device_name"]))
-    return names
+    with suppress(Exception):  # an experimental call, and only a name
+        return str(tf.config.experimental.get_device_details(gpu)["device_name"])
+    return ""
 
 
 def _version(name: str) -> str:

@@ -14,7 +14,7 @@ from octtrain.config import FitConfig
 from octtrain.data.feeds import CHUNK_STEPS, Feed, MappedFeed, Place, ResidentFeed, StreamFeed, chunk_steps
 from octtrain.data.mapped import MappedImages
 from octtrain.data.passes import require_tensorflow_for_pngs
-from octtrain.runtime import require_tensorflow, selected_backend
+from octtrain.runtime import gpus, require_tensorflow, selected_backend
 
 GPU_BATCH_SIZE = 256
 CPU_BATCH_SIZE = 32
@@ -24,7 +24,7 @@ CPU_CHUNK_STEPS = 4  # a step takes long, and the training is to answer signals 
 
 def resolve(config: FitConfig, records: int) -> FitConfig:
     """Settings without `auto`, but for the feed. records: of an epoch, the largest batch size."""
-    has_gpu = bool(devices.gpus())
+    has_gpu = bool(gpus())
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if devices.has_bfloat16() else "float32"
@@ -106,7 +106,7 @@ class FeedChoice:
         needed = self.resident_bytes
         free = devices.free_memory()
         if free is None:
-            return "mapped", "there is no GPU" if not devices.gpus() else "the GPU's free memory is unknown"
+            return "mapped", "there is no GPU" if not gpus() else "the GPU's free memory is unknown"
         share = f"{needed / 1e9:.1f} GB of images, {free / 1e9:.1f} GB free on the GPU"
         if needed <= devices.RESIDENT_SHARE * free:
             return "resident", share
@@ -114,7 +114,7 @@ class FeedChoice:
 
     def chunk_steps(self, batch_size: int) -> int:
         """How many steps one call of the training program does, at most."""
-        limit = CHUNK_STEPS if devices.gpus() else CPU_CHUNK_STEPS
+        limit = CHUNK_STEPS if gpus() else CPU_CHUNK_STEPS
         return limit if self.name == "resident" else chunk_steps(batch_size, self.image_bytes, limit=limit)
 
     def open(self, place: Place) -> Feed:

@@ -77,7 +77,7 @@ class Trainer:
             self.programs = make_programs(
                 self.networks,
                 Objective(class_weights=class_weights, label_smoothing=config.label_smoothing),
-                jit=bool(devices.gpus()) if config.jit == "auto" else config.jit == "on",
+                jit=bool(runtime.gpus()) if config.jit == "auto" else config.jit == "on",
                 devices=config.devices,
                 loop_on_device=loop_on_device,
             )

@@ -24,7 +24,7 @@ from octtrain.experiments.bench import measure
 from octtrain.experiments.bench.config import BenchConfig
 from octtrain.experiments.bench.rates import FeedRates, Rate, conclusion, format_table
 from octtrain.runs.run import choose_splits
-from octtrain.runtime import MissingPackage, describe_device, library_versions, prepare_keras
+from octtrain.runtime import MissingPackage, describe_device, gpus, library_versions, prepare_keras
 from octtrain.training.balance import class_weights
 from octtrain.training.resolve import FeedChoice, resolve
 from octtrain.training.trainer import Trainer
@@ -160,7 +160,7 @@ def _choose(
 def _check_fits(choice: FeedChoice) -> None:
     """Raise SettingError if all images are too much for the free memory, of the GPU or, without one, of the machine."""
     needed = choice.resident_bytes
-    free = devices.free_memory() if devices.gpus() else measure.free_memory()
+    free = devices.free_memory() if gpus() else measure.free_memory()
     if free is not None and needed > devices.RESIDENT_SHARE * free:
         raise SettingError(
             f"{needed / 1e9:.1f} GB of images do not fit in {devices.RESIDENT_SHARE:.0%} of the {free / 1e9:.1f} GB "
