@@ -23,6 +23,7 @@ from octtrain.data.mapped import MappedImages
 from octtrain.data.order import Order, in_steps, padded, patient_balanced, shuffled
 
 CHUNK_BYTES = 64_000_000  # of images that one chunk has room for, at most, unless a single batch has more
+GPU_CHUNK_BYTES = 160_000_000  # the same for a GPU, where every call of a program costs as much as half a step
 CHUNK_STEPS = 32  # at most
 AHEAD = 2  # chunks that are gathered before they are needed
 
@@ -185,9 +186,9 @@ class StreamFeed:
             yield Chunk(images=self.place(images), order=order, labels=labels, steps=steps)
 
 
-def chunk_steps(batch_size: int, image_bytes: int, *, limit: int = CHUNK_STEPS) -> int:
-    """How many steps a chunk has room for."""
-    return max(1, min(limit, CHUNK_BYTES // (batch_size * image_bytes)))
+def chunk_steps(batch_size: int, image_bytes: int, *, limit: int = CHUNK_STEPS, room: int = CHUNK_BYTES) -> int:
+    """How many steps a chunk of at most `room` bytes has, and at most `limit`."""
+    return max(1, min(limit, room // (batch_size * image_bytes)))
 
 
 def all_words(images: MappedImages) -> NDArray[np.uint32]:

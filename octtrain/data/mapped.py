@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ Pixels = NDArray[np.uint8]
 _REPAIR = "Copy the folder again, or repair it by the `octprep build` that made it."
 _PIECE = 8_000_000  # bytes that reading ahead asks for at a time
 _MAPPED_BYTES = 128_000_000  # shards that are larger together are read, not mapped
+_SHARED_BYTES = 4_000_000  # images that are more together are gathered by several threads, on machines of many cores
 
 
 class MappedImages:
@@ -175,7 +177,14 @@ class MappedImages:
             wrong = lowest if lowest < -1 else highest
             raise IndexError(f"there is no image {wrong}; they are numbered from 0 to {self.image_count - 1}")
         rows = out.reshape(len(numbers), -1)
-        (self._copy if self._views else self._read)(numbers, rows)
+        work = self._copy if self._views else self._read
+        threads = _gathering_threads() if rows.size > _SHARED_BYTES else 1
+        if threads == 1:
+            work(numbers, rows)
+        else:  # threads made anew, as those of a pool would be missing after a fork
+            parts = [len(numbers) * i // threads for i in range(threads + 1)]
+            with ThreadPoolExecutor(threads, "gather") as pool:
+                [*pool.map(lambda start, end: work(numbers[start:end], rows[start:end]), parts, parts[1:])]
         if lowest < 0:
             out[np.asarray(images) < 0] = 0
         return out
@@ -280,6 +289,12 @@ def _read_ahead(paths: Sequence[Path], limit: int) -> None:
         limit -= size
         if limit <= 0:
             return
+
+
+def _gathering_threads() -> int:
+    """A quarter of the cores, at most 4. A GPU would wait for one; on few cores, more would delay the training."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, cores // 4))
 
 
 def _memory() -> int:

@@ -47,11 +47,15 @@ class EpochState:
 
 @dataclass(kw_only=True)
 class Clock:
-    """Seconds that the steps of an epoch took, without compiling, and of these the ones spent waiting for images."""
+    """Seconds that the steps of an epoch took, and of these the ones spent waiting for images.
+
+    Compiling is left out, unless all steps of the epoch were in the chunk that compiled.
+    """
 
     seconds: float = 0.0
     waited: float = 0.0
     steps: int = 0
+    has_compiled: bool = False  # whether the seconds are also those of compiling
 
     def rate(self, batch_size: int) -> float:
         """Images per second; 0 before any step was timed."""
@@ -91,6 +95,7 @@ def train_epoch(
         state.steps += steps
         now = time.perf_counter()
         if is_compiled or state.steps == feed.steps:
+            clock.has_compiled = not is_compiled
             clock.seconds, clock.steps = clock.seconds + now - start, clock.steps + steps
         else:
             clock.waited = 0.0

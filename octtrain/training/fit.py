@@ -289,7 +289,7 @@ class Training:
         self.log(
             f"epoch {epoch + 1:3}/{self.config.epochs}  loss {metrics['loss']:.4f}  "
             f"val loss {metrics['val_loss']:.4f}  val balanced accuracy {metrics['val_balanced_accuracy']:.4f}"
-            f"{best}  {rate:,.0f} images/s"
+            f"{best}  {rate:,.0f} images/s{' with compiling' if clock.has_compiled else ''}"
         )
 
 

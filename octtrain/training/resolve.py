@@ -11,7 +11,17 @@ from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octtrain import devices
 from octtrain.config import FitConfig
-from octtrain.data.feeds import CHUNK_STEPS, Feed, MappedFeed, Place, ResidentFeed, StreamFeed, chunk_steps
+from octtrain.data.feeds import (
+    CHUNK_BYTES,
+    CHUNK_STEPS,
+    GPU_CHUNK_BYTES,
+    Feed,
+    MappedFeed,
+    Place,
+    ResidentFeed,
+    StreamFeed,
+    chunk_steps,
+)
 from octtrain.data.mapped import MappedImages
 from octtrain.data.passes import require_tensorflow_for_pngs
 from octtrain.runtime import gpus, require_tensorflow, selected_backend
@@ -114,8 +124,8 @@ class FeedChoice:
 
     def chunk_steps(self, batch_size: int) -> int:
         """How many steps one call of the training program does, at most."""
-        limit = CHUNK_STEPS if gpus() else CPU_CHUNK_STEPS
-        return limit if self.name == "resident" else chunk_steps(batch_size, self.image_bytes, limit=limit)
+        limit, room = (CHUNK_STEPS, GPU_CHUNK_BYTES) if gpus() else (CPU_CHUNK_STEPS, CHUNK_BYTES)
+        return limit if self.name == "resident" else chunk_steps(batch_size, self.image_bytes, limit=limit, room=room)
 
     def open(self, place: Place) -> Feed:
         """The feed. place: puts images on the device."""

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,30 @@ def test_pixels_are_gathered_into_an_array_that_is_given(shards, way):
     for wrong in (out[:2], out.astype(np.int8), np.empty((3, 32, 32, 2), np.uint8)[..., :1]):
         with pytest.raises(ValueError, match=r"need a contiguous \(3, 32, 32, 1\) uint8"):
             images.gather(np.array([2, -1, 0], np.int32), wrong)
+
+
+def test_several_threads_gather_the_same_images(shards, way, monkeypatch):
+    images = MappedImages(shards)
+    numbers = np.array([7, -1, 19, 0, 3, 3, 12], np.int32)
+    alone = images.gather(numbers)
+    threads = set()
+    work = MappedImages._copy if way == "mapped" else MappedImages._read
+
+    def noted(*arguments):
+        threads.add(threading.get_ident())
+        time.sleep(0.01)  # so that no thread is done before the next one begins
+        work(*arguments)
+
+    monkeypatch.setattr(mapped, "_SHARED_BYTES", 0)
+    monkeypatch.setattr(mapped, "_gathering_threads", lambda: 3)
+    monkeypatch.setattr(MappedImages, work.__name__, noted)
+    np.testing.assert_array_equal(images.gather(numbers), alone)
+    assert len(threads) == 3
+    assert images.gather(numbers[:1]).shape == (1, 32, 32, 1)  # fewer images than threads
+    if way == "read":
+        os.truncate(shards / images.manifest.splits["train"][0].name, 100)
+        with pytest.raises(ManifestError, match=r"00000-of-00003\.tfrecord became shorter"):
+            images.gather(numbers)
 
 
 @pytest.mark.parametrize("number", [-2, 20, 10**6])
