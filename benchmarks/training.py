@@ -22,7 +22,6 @@ import importlib.util
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -309,6 +308,7 @@ def memory(shards: Path, gigabytes: int) -> list[Line]:
 def train_once(feed_name: str, shards: Path) -> None:
     """One epoch through a feed, of which every 50th chunk is trained on, and print the most memory of this process."""
     from octtrain.config import FitConfig
+    from octtrain.experiments.bench.measure import peak_memory
 
     choices, trainer, *_ = _trainer(shards, FitConfig(model=MODEL, batch_size=BATCH), (feed_name,))
     feed = choices[feed_name].open(trainer.programs.place)
@@ -319,8 +319,7 @@ def train_once(feed_name: str, shards: Path) -> None:
             if i % 50 == 0:
                 totals = trainer.train(chunk, totals, 0, 0)
     float(totals.loss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"images": images, "max_rss": peak}))
+    print(json.dumps({"images": images, "max_rss": peak_memory()}))
 
 
 def _trainer(shards: Path, config: Any, feeds: tuple[str, ...] = ("mapped", "stream")) -> tuple[Any, Any, int, Any]:
