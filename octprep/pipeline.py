@@ -29,6 +29,7 @@ from octprep.format.images_csv import ExcludedRow, ImageRow, Row
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
+    PREPARED_NAME,
     REPORT_NAME,
     Manifest,
     Shard,
@@ -36,7 +37,7 @@ from octprep.format.manifest import (
     version_differences,
 )
 from octprep.format.record_index import INDEX_NAME
-from octprep.shards import cache, indexing, repair, workdir
+from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
@@ -165,7 +166,16 @@ def _build(job: _Job) -> BuildResult:
     preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
-    cached = cache_scans(job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress)
+    cached = cache_scans(
+        job.src,
+        job.work / "cache",
+        job.source.scan_files,
+        job.source.changed_ns,
+        job.config,
+        job.pool,
+        job.progress,
+        finished=job.out,
+    )
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
@@ -173,7 +183,9 @@ def _build(job: _Job) -> BuildResult:
     tables = _write_tables(job, cached, planned)
     counts = _counts(tables.rows)
     manifest = _manifest(job, planned, shards, tables, counts)
-    indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.rows))
+    index = indexing.make_index(job.work / "shards", manifest, tables.rows)
+    indexing.write_index(job.work, index)
+    atomic_write(job.work / PREPARED_NAME, prepared.encode(cached.files, manifest, index, tables.rows))
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(

@@ -26,6 +26,7 @@ MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.csv"
 DUPLICATES_NAME = "duplicates.json"
 REPORT_NAME = "report.html"
+PREPARED_NAME = ".prepared.gz"  # for the next build alone (`octprep.shards.prepared`); it may be deleted
 WORK_NAME = ".octprep-work"  # a folder in the one that is built, as long as the build is not finished
 
 _MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB

@@ -13,7 +13,7 @@ import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
+from octprep.format.manifest import PREPARED_NAME
 from octprep.format.measurements import ScanMeasurements
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
@@ -46,10 +47,24 @@ class CachedScan:
     geometry: Geometry
     measurements: ScanMeasurements
     descriptor: bytes  # of the stored pixels, for the search for near-duplicates
-    cache_file: str  # name of the batch's file of pixels, within the cache's folder
+    cache_file: str  # the file with its pixels, relative to the cache's folder: of a batch, or a shard
     offset: int  # in that file, bytes
     length: int  # bytes
     crc: int  # CRC-32C of the bytes
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """What was found in a file when it was prepared, and how to tell whether it is still the same."""
+
+    result: CachedScan | Exclusion
+    bytes: int  # size of the file
+    changed_ns: int  # last change of its content or status, ns since 1970; see `SourceListing.changed_ns`
+
+    @property
+    def path(self) -> str:
+        """Of the file, relative to the source, as text."""
+        return self.result.path if isinstance(self.result, Exclusion) else self.result.scan.path
 
 
 @dataclass(frozen=True)
@@ -60,45 +75,50 @@ class BatchTask:
     folder: Path  # of the cache
     name: str  # of the batch
     files: tuple[ScanFile, ...]
+    changed_ns: tuple[int, ...]  # of each file
     recipe: Preprocessing
     encoding: str  # raw or png
 
 
 def batch_tasks(
-    src: Path, folder: Path, files: Sequence[ScanFile], recipe: Preprocessing, encoding: str
+    src: Path,
+    folder: Path,
+    files: Sequence[ScanFile],
+    changed_ns: Mapping[str, int],
+    recipe: Preprocessing,
+    encoding: str,
 ) -> list[BatchTask]:
-    """The files of a source in batches of BATCH."""
+    """Files in batches of BATCH, under names that no batch in the cache's folder has. changed_ns: by path."""
+    first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
+    batches = [tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
     return [
-        BatchTask(src, folder, f"{index:06d}", tuple(files[start : start + BATCH]), recipe, encoding)
-        for index, start in enumerate(range(0, len(files), BATCH))
+        BatchTask(src, folder, f"{index:06d}", batch, tuple(changed_ns[file.path] for file in batch), recipe, encoding)
+        for index, batch in enumerate(batches, first)
     ]
 
 
 def cache_batch(task: BatchTask) -> str:
-    """Read, prepare and store a batch, unless a valid receipt says that this is done. Returns its name.
+    """Read, prepare and store a batch. Returns its name.
 
     Its results are read from the receipt (`read_receipt`) instead of being returned: a worker killed while it sends a
     long result leaves its pool waiting for the rest, while a short message goes through whole or not at all. Raises
     StoppedError, as `with_retries` does, for a file that cannot be read or prepared.
     """
     receipt, pixels = task.folder / f"{task.name}.json", task.folder / f"{task.name}.bin"
-    key = _key(task)
-    if _receipt_is_valid(receipt, pixels, key):
-        return task.name
-    results: list[CachedScan | Exclusion] = []
+    known: list[KnownFile] = []
     crc = 0
     with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
-        for scan_file in task.files:
+        for scan_file, changed_ns in zip(task.files, task.changed_ns, strict=True):
             prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
             if isinstance(prepared, Exclusion):
-                results.append(prepared)
+                known.append(KnownFile(prepared, scan_file.bytes, changed_ns))
                 continue
             scan, data = prepared
-            results.append(_cached(scan, data, pixels.name, file.tell()))
+            known.append(KnownFile(_cached(scan, data, pixels.name, file.tell()), scan_file.bytes, changed_ns))
             file.write(data)
             crc = google_crc32c.extend(crc, data)
         size = file.tell()
-    _write_receipt(receipt, key, results, size, crc)
+    _write_receipt(receipt, preparation_key(task.recipe, task.encoding), known, size, crc)
     return task.name
 
 
@@ -123,7 +143,7 @@ def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -
     )
 
 
-def read_receipt(folder: Path, name: str) -> list[CachedScan | Exclusion]:
+def read_receipt(folder: Path, name: str) -> list[KnownFile]:
     """The results of a batch, one for each of its files.
 
     Raises StoppedError if the receipt was damaged, and removes it, so that the batch is prepared again.
@@ -131,10 +151,27 @@ def read_receipt(folder: Path, name: str) -> list[CachedScan | Exclusion]:
     path = folder / f"{name}.json"
     try:
         _, rows = _checked_receipt(path)
-        return [_from_row(row) for row in json.loads(rows)]
+        return [from_row(row) for row in json.loads(rows)]
     except (ValueError, KeyError, TypeError):
         path.unlink(missing_ok=True)
         raise _damaged(path) from None
+
+
+def read_receipts(folder: Path, key: str) -> dict[str, KnownFile]:
+    """All files that are prepared in a cache, by path. key: as `preparation_key` gives it.
+
+    Batches that were prepared otherwise, or are damaged, are removed.
+    """
+    known: dict[str, KnownFile] = {}
+    for receipt in sorted(folder.glob("[0-9]*.json")):
+        if _receipt_is_valid(receipt, receipt.with_suffix(".bin"), key):
+            known |= {file.path: file for file in read_receipt(folder, receipt.stem)}
+        else:
+            receipt.unlink(missing_ok=True)
+    for pixels in folder.glob("[0-9]*.bin"):
+        if not pixels.with_suffix(".json").exists():
+            pixels.unlink(missing_ok=True)
+    return known
 
 
 def read_image(folder: Path, item: CachedScan) -> bytes:
@@ -144,6 +181,8 @@ def read_image(folder: Path, item: CachedScan) -> bytes:
         file.seek(item.offset)
         data = file.read(item.length)
     if google_crc32c.value(data) != item.crc:
+        if path.suffix == ".tfrecord":  # a shard of a finished folder: the next build is not to use them
+            (path.parents[1] / PREPARED_NAME).unlink(missing_ok=True)
         raise _damaged(path)
     return data
 
@@ -158,20 +197,17 @@ def read_pixels(folder: Path, item: CachedScan, recipe: Preprocessing, encoding:
 
 def _damaged(path: Path) -> StoppedError:
     return StoppedError(
-        f"{path} was damaged after it was written. Run the same command again: the batch is prepared again, and the "
+        f"{path} was damaged after it was written. Run the same command again: its scans are prepared again, and the "
         "build resumes."
     )
 
 
-def _key(task: BatchTask) -> str:
-    """A digest of all that a batch depends on, each file's time of change included, and of what its receipt holds."""
-    versions = {"octprep": version("octprep"), **preprocessing.library_versions(task.recipe)}
-    types = (CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
+def preparation_key(recipe: Preprocessing, encoding: str) -> str:
+    """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
+    versions = {"octprep": version("octprep"), **preprocessing.library_versions(recipe)}
+    types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
     layout = [field.name for kind in types for field in dataclasses.fields(kind)]
-    digest = hashlib.sha256(f"{task.recipe} {task.encoding} {versions} {layout}\n".encode())
-    for file in task.files:
-        digest.update(f"{file}\n".encode())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()
 
 
 def _receipt_is_valid(receipt: Path, pixels: Path, key: str) -> bool:
@@ -189,10 +225,8 @@ def _receipt_is_valid(receipt: Path, pixels: Path, key: str) -> bool:
         return False  # absent, cut short, damaged or of another version: prepare the batch again
 
 
-def _write_receipt(
-    receipt: Path, key: str, results: Sequence[CachedScan | Exclusion], pixels_bytes: int, pixels_crc: int
-) -> None:
-    rows = json.dumps([_to_row(result) for result in results]).encode()
+def _write_receipt(receipt: Path, key: str, known: Sequence[KnownFile], pixels_bytes: int, pixels_crc: int) -> None:
+    rows = json.dumps([to_row(file) for file in known]).encode()
     head = {"key": key, "pixels_bytes": pixels_bytes, "pixels_crc": pixels_crc, "rows_sha256": _sha256(key, rows)}
     atomic_write(receipt, json.dumps(head).encode() + b"\n" + rows, durable=False)
 
@@ -210,16 +244,23 @@ def _sha256(key: str, rows: bytes) -> str:
     return hashlib.sha256(key.encode() + rows).hexdigest()
 
 
-def _to_row(result: CachedScan | Exclusion) -> dict[str, Any]:
-    """What `_from_row` reads; dataclasses.asdict, which copies every value, is twenty times slower."""
+def to_row(known: KnownFile) -> dict[str, Any]:
+    """What `from_row` reads; dataclasses.asdict, which copies every value, is twenty times slower."""
+    result = known.result
     if isinstance(result, Exclusion):
-        return vars(result)
+        return {**vars(known), "result": vars(result)}
     measurements = {name: getattr(result.measurements, name) for name in _MEASUREMENTS}  # has slots, so no vars()
     nested = {"scan": vars(result.scan), "geometry": vars(result.geometry), "measurements": measurements}
-    return vars(result) | nested | {"descriptor": base64.b64encode(result.descriptor).decode()}
+    descriptor = base64.b64encode(result.descriptor).decode()
+    return {**vars(known), "result": vars(result) | nested | {"descriptor": descriptor}}
 
 
-def _from_row(row: dict[str, Any]) -> CachedScan | Exclusion:
+def from_row(row: dict[str, Any]) -> KnownFile:
+    """The reverse of `to_row`, of parsed JSON. Raises KeyError, TypeError or ValueError for anything else."""
+    return KnownFile(**(row | {"result": _result(row["result"])}))
+
+
+def _result(row: dict[str, Any]) -> CachedScan | Exclusion:
     if "reason" in row:
         return Exclusion(**row)
     geometry = {name: tuple(value) for name, value in row["geometry"].items()}

@@ -6,21 +6,19 @@ the manifest. If a source file has changed, so has the dataset, and everything m
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
-from octprep.format.files import NotReadable, read_bytes
 from octprep.format.images_csv import UNDERSAMPLED, ScanRow
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
-from octprep.format.paths import text_to_path
 from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
-from octprep.source.files import Scan, ScanFile, SourceListing
+from octprep.source.files import Scan, SourceListing
+from octprep.source.reading import hash_files
 from octprep.workers import Progress, WorkerPool, no_progress
 
 
@@ -46,30 +44,18 @@ def changed_sources(
     hashed = [file for file in candidates if file.path in sha256]
     progress("reading changed files", 0, len(hashed))
     batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
-    for paths, digests in pool.run(_hash_files, [(src, batch) for batch in batches]):
+    for paths, digests in pool.run(hash_files, [(src, batch) for batch in batches]):
         progress("reading changed files", len(paths), len(hashed))
         changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
 
     if unreadable := [file for file in candidates if file.path in reasons]:
         with tempfile.TemporaryDirectory() as folder:
-            cached = cache_scans(src, Path(folder), unreadable, config, pool, progress)
+            cached = cache_scans(src, Path(folder), unreadable, source.changed_ns, config, pool, progress)
         changed += [item.scan.path for item in cached.scans]
         changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
     if not changed:
         workdir.keep_newest_source_ns(out, max(source.changed_ns.values()))
     return sorted(changed)
-
-
-def _hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
-    """The paths and SHA-256, in hex, of some files; "" for one that is no longer a regular file of its listed size."""
-    src, batch = task
-    digests = []
-    for file in batch:
-        try:
-            digests.append(hashlib.sha256(read_bytes(src / text_to_path(file.path), file.bytes)[0]).hexdigest())
-        except NotReadable:
-            digests.append("")
-    return [file.path for file in batch], digests
 
 
 def repair_shards(
@@ -89,7 +75,7 @@ def repair_shards(
     paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
     work.mkdir(exist_ok=True)
     files = [file for file in source.scan_files if file.path in paths]
-    cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
+    cached = cache_scans(src, work / "repair", files, source.changed_ns, manifest.config, pool, no_progress)
     if {item.scan.path for item in cached.scans} != paths:
         return False
     written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from octprep.format.config import BuildConfig
 from octprep.format.manifest import Shard
-from octprep.shards import cache, writer
-from octprep.shards.cache import CachedScan
+from octprep.shards import cache, prepared, writer
+from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile
 from octprep.workers import Progress, WorkerPool
@@ -17,31 +18,52 @@ from octprep.workers import Progress, WorkerPool
 
 @dataclass(frozen=True)
 class CachedSource:
-    """The scans of a source that could be read, and the files that are not usable scans."""
+    """What was found in the files of a source."""
 
-    folder: Path  # of the cache, with the stored pixels of the scans
-    scans: tuple[CachedScan, ...]  # sorted by path
-    unreadable: tuple[Exclusion, ...]
+    folder: Path  # of the cache, relative to which the stored pixels of the scans are
+    files: tuple[KnownFile, ...]  # sorted by path
+
+    @cached_property
+    def scans(self) -> tuple[CachedScan, ...]:
+        """The scans that could be read, sorted by path."""
+        return tuple(file.result for file in self.files if isinstance(file.result, CachedScan))
+
+    @cached_property
+    def unreadable(self) -> tuple[Exclusion, ...]:
+        """The files that are not usable scans, sorted by path."""
+        return tuple(file.result for file in self.files if isinstance(file.result, Exclusion))
 
 
 def cache_scans(
-    src: Path, folder: Path, files: Sequence[ScanFile], config: BuildConfig, pool: WorkerPool, progress: Progress
+    src: Path,
+    folder: Path,
+    files: Sequence[ScanFile],
+    changed_ns: Mapping[str, int],
+    config: BuildConfig,
+    pool: WorkerPool,
+    progress: Progress,
+    *,
+    finished: Path | None = None,
 ) -> CachedSource:
-    """Read, decode and preprocess every file once, and keep the result in a folder, which is made if it is missing."""
+    """Read, decode and preprocess every file once, and keep the result in a folder, which is made if it is missing.
+
+    changed_ns: of each file, by path. finished: a folder of shards; of the files that it was built from, only those
+    that have changed are prepared again, as of those that are cached already.
+    """
     folder.mkdir(exist_ok=True)
-    scans: list[CachedScan] = []
-    unreadable: list[Exclusion] = []
+    known = cache.read_receipts(folder, cache.preparation_key(config.recipe, config.encoding))
+    if finished is not None:
+        known = prepared.read(finished, folder, config) | known
+    split = prepared.sort_files(src, files, changed_ns, known, pool, progress)
+    results = list(split.known)
     progress("preparing scans", 0, len(files))
-    tasks = cache.batch_tasks(src, folder, files, config.recipe, config.encoding)
+    progress("preparing scans", len(results), len(files))
+    tasks = cache.batch_tasks(src, folder, split.unknown, changed_ns, config.recipe, config.encoding)
     for name in pool.run(cache.cache_batch, tasks):
-        results = cache.read_receipt(folder, name)
-        for result in results:
-            if isinstance(result, Exclusion):
-                unreadable.append(result)
-            else:
-                scans.append(result)
-        progress("preparing scans", len(results), len(files))
-    return CachedSource(folder, tuple(sorted(scans, key=lambda item: item.scan.path)), tuple(unreadable))
+        batch = cache.read_receipt(folder, name)
+        results += batch
+        progress("preparing scans", len(batch), len(files))
+    return CachedSource(folder, tuple(sorted(results, key=lambda file: file.path)))
 
 
 def write_shards(

@@ -30,6 +30,7 @@ from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
     MANIFEST_NAME,
+    PREPARED_NAME,
     REPORT_NAME,
     WORK_NAME,
     Manifest,
@@ -226,7 +227,8 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
     Then the work folder is removed. Every file is on the disk before the manifest names it, also after a power failure.
     """
     (out / MANIFEST_NAME).unlink(missing_ok=True)
-    (out / _OLD_DUPLICATES_NAME).unlink(missing_ok=True)
+    for name in (_OLD_DUPLICATES_NAME, PREPARED_NAME):
+        (out / name).unlink(missing_ok=True)
     sync(out)
     for old in _shards(out):
         old.unlink()
@@ -234,7 +236,7 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
             old.parent.rmdir()
     move_shards(out, work, shards)
     move_index(work, out)
-    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME):
+    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME):
         (work / name).replace(out / name)
     sync(out)
     with suppress(OSError):  # it may not be readable

@@ -64,6 +64,21 @@ def read_scans(task: tuple[Path, Sequence[ScanFile]]) -> list[Scan | Exclusion]:
     return [result if isinstance(result, Exclusion) else result[0] for result in results]
 
 
+def hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
+    """The paths and SHA-256, in hex, of some files of a source, (src, files).
+
+    The SHA-256 is "" for one that is no longer a regular file, or is larger than it was listed.
+    """
+    src, batch = task
+    digests = []
+    for file in batch:
+        try:
+            digests.append(hashlib.sha256(read_bytes(src / text_to_path(file.path), file.bytes)[0]).hexdigest())
+        except NotReadable:
+            digests.append("")
+    return [file.path for file in batch], digests
+
+
 def with_retries(src: Path, scan_file: ScanFile, work: Callable[[Path, ScanFile], Result]) -> Result:
     """The result of work(src, scan_file), called again if the machine fails for a moment.
 

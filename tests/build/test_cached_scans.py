@@ -66,10 +66,10 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
-    results = cache.read_receipt(receipt.parent, "000000")
+    files = cache.read_receipt(receipt.parent, "000000")
     head = json.loads(receipt.read_bytes().splitlines()[0])
-    task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
-    key, to_row = cache._key(task), cache._to_row
+    key, to_row = cache.preparation_key(CONFIG.recipe, "raw"), cache.to_row
+    assert head["key"] == key
 
     @dataclasses.dataclass(frozen=True)
     class OtherScan(cache.CachedScan):
@@ -77,9 +77,9 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "CachedScan", OtherScan)
-        other_key = cache._key(task)
+        other_key = cache.preparation_key(CONFIG.recipe, "raw")
         assert other_key != key, "with one more field it is another version"
-        patch.setattr(cache, "_to_row", lambda result: to_row(result) | {"eye": ""})
-        cache._write_receipt(receipt, other_key, results, head["pixels_bytes"], head["pixels_crc"])
+        patch.setattr(cache, "to_row", lambda file: to_row(file) | {"eye": ""})
+        cache._write_receipt(receipt, other_key, files, head["pixels_bytes"], head["pixels_crc"])
     build(source, tmp_path / "out", CONFIG, workers=1)
     assert files_of(tmp_path / "out") == files_of(shards)

@@ -15,7 +15,7 @@ from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, OutputError, SettingError, SourceError
 from octprep.format.images_csv import UNDERSAMPLED
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, PREPARED_NAME, REPORT_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
 from octprep.splits import split_file
@@ -136,7 +136,9 @@ def test_a_finished_folder_holds_shards_index_tables_report_and_manifest_and_not
     splits = Manifest.load(shards).splits
     names = {shard.name for split in splits.values() for shard in split}
     index = {f"index/{name}.idx" for name in names} | {f"index/{split}.csv" for split in splits}
-    assert set(files_of(shards)) == {*names, *index, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
+    tables = {IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME, MANIFEST_NAME}
+    found = {path.relative_to(shards).as_posix() for path in shards.rglob("*") if path.is_file()}
+    assert found == {*names, *index, *tables}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_image_of_the_test_folder_once(source, shards):

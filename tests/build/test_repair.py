@@ -116,7 +116,7 @@ def test_files_with_only_a_new_time_change_nothing_and_are_read_once(src, shards
         os.utime(path, (1, 1))
     assert not build(src, out, CONFIG, workers=1).built
     assert files_of(out) == files_of(shards)
-    monkeypatch.setattr(repair, "_hash_files", None)  # no file is read again
+    monkeypatch.setattr(repair, "hash_files", None)  # no file is read again
     assert not build(src, out, CONFIG, workers=1).built
 
 

@@ -23,26 +23,23 @@ def task(tmp_path):
     path = source / "train" / "CNV" / "CNV-0-1.jpeg"
     path.write_bytes(path.read_bytes()[:-400])  # cut short
     (tmp_path / "cache").mkdir()
-    (batch,) = cache.batch_tasks(source, tmp_path / "cache", list_source(source).scan_files, RECIPE, "png")
+    listing = list_source(source)
+    (batch,) = cache.batch_tasks(source, tmp_path / "cache", listing.scan_files, listing.changed_ns, RECIPE, "png")
     return batch
 
 
-@pytest.fixture
-def preprocessed(monkeypatch):
-    """The gray values that are preprocessed, in order."""
-    calls, preprocess = [], preprocessing.preprocess
-
-    def recorded(gray, recipe):
-        calls.append(gray)
-        return preprocess(gray, recipe)
-
-    monkeypatch.setattr(preprocessing, "preprocess", recorded)
-    return calls
+def known(task):
+    """The files of a batch that need not be prepared again, by path."""
+    return cache.read_receipts(task.folder, cache.preparation_key(task.recipe, task.encoding))
 
 
 def test_a_receipt_gives_back_everything_that_was_prepared(task):
     assert cache.cache_batch(task) == "000000"
-    results = cache.read_receipt(task.folder, task.name)
+    files = cache.read_receipt(task.folder, task.name)
+    assert [(file.path, file.bytes, file.changed_ns) for file in files] == [
+        (file.path, file.bytes, changed) for file, changed in zip(task.files, task.changed_ns, strict=True)
+    ]
+    results = [file.result for file in files]
     assert len(results) == len(task.files) > 10
     cut_short = [result for result in results if isinstance(result, Exclusion)]
     assert [(exclusion.path, exclusion.reason) for exclusion in cut_short] == [
@@ -61,39 +58,47 @@ def test_a_receipt_gives_back_everything_that_was_prepared(task):
     assert flattened > 3
 
 
-def test_a_batch_is_prepared_once(task, preprocessed):
+def test_files_that_are_prepared_are_known_for_the_same_preparation_alone(task):
     cache.cache_batch(task)
-    first = len(preprocessed)
-    assert first == len(task.files) - 1
-    cache.cache_batch(task)
-    assert len(preprocessed) == first
+    assert list(known(task)) == [file.path for file in task.files]
     for other in ({"encoding": "raw"}, {"recipe": dataclasses.replace(RECIPE, width=49)}):
-        cache.cache_batch(dataclasses.replace(task, **other))
-    assert len(preprocessed) == 3 * first
+        other_task = dataclasses.replace(task, **other)
+        cache.cache_batch(other_task)
+        assert len(known(other_task)) == len(task.files)
+        assert not known(task)
+        assert not list(task.folder.iterdir()), "what cannot be used is removed"
+        cache.cache_batch(task)
+
+
+def test_batches_get_names_that_no_other_has(task):
+    cache.cache_batch(task)
+    (task.folder / "000041.json").write_bytes(b"")
+    changed_ns = dict.fromkeys([file.path for file in task.files], 1)
+    tasks = cache.batch_tasks(task.src, task.folder, task.files * 5, changed_ns, RECIPE, "png")
+    assert [task.name for task in tasks] == ["000042", "000043"]
+    assert [len(task.files) for task in tasks] == [cache.BATCH, 5 * len(task.files) - cache.BATCH]
 
 
 @pytest.mark.parametrize("suffix", ["bin", "json"])
 @pytest.mark.parametrize("how", ["missing", "cut", "longer", "a byte"])
-def test_a_damaged_batch_is_prepared_again(task, preprocessed, suffix, how):
+def test_of_a_damaged_batch_nothing_is_known(task, suffix, how):
     cache.cache_batch(task)
     path = task.folder / f"{task.name}.{suffix}"
-    whole, results = path.read_bytes(), cache.read_receipt(task.folder, task.name)
+    whole = path.read_bytes()
     middle = len(whole) // 2
     damaged = {"cut": whole[:-1], "longer": whole + b" ", "a byte": whole[:middle] + b"~" + whole[middle + 1 :]}
     if how == "missing":
         path.unlink()
     else:
         path.write_bytes(damaged[how])
-    preprocessed.clear()
-    cache.cache_batch(task)
-    assert len(preprocessed) == len(task.files) - 1
-    assert path.read_bytes() == whole
-    assert cache.read_receipt(task.folder, task.name) == results
+    assert not known(task)
+    assert not list(task.folder.iterdir())
 
 
 def test_damage_that_happens_after_the_check_stops_the_build_and_is_repaired_by_the_next(task):
     cache.cache_batch(task)
-    item = next(item for item in cache.read_receipt(task.folder, task.name) if isinstance(item, CachedScan))
+    results = [file.result for file in cache.read_receipt(task.folder, task.name)]
+    item = next(result for result in results if isinstance(result, CachedScan))
     pixels, receipt = task.folder / "000000.bin", task.folder / "000000.json"
     pixels.write_bytes(b"\0" + pixels.read_bytes()[1:])
     with pytest.raises(StoppedError, match=r"000000\.bin was damaged after it was written. Run the same command again"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from octprep.format.manifest import PREPARED_NAME
 from octprep.source.files import Scan
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "oct2017-sample" / "OCT2017"
@@ -65,5 +66,6 @@ def scan(path: str, *, content: str | None = None) -> Scan:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file under a folder with its content."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file under a folder with its content, but for what depends on the times of the source's files."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != PREPARED_NAME]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

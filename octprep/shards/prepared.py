@@ -1,0 +1,164 @@
+"""Files that an earlier build prepared, so that a build prepares only files that are new or have changed.
+
+They are known from two places: the receipts of an unfinished build (`octprep.shards.cache`), and PREPARED_NAME beside
+the shards of a finished one, which says what was found in every file and where its pixels are in the shards. It is
+compressed JSON: a line with what it depends on, and the rows, one for each file. Nothing else reads it, and it may be
+deleted: the next build then prepares every file again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from octprep.format import record_index
+from octprep.format.config import BuildConfig
+from octprep.format.errors import ManifestError
+from octprep.format.files import NotReadable, read_bytes
+from octprep.format.images_csv import Row
+from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shard, shard_problem
+from octprep.shards import cache
+from octprep.shards.cache import CachedScan, KnownFile
+from octprep.source.files import Exclusion, ScanFile
+from octprep.source.reading import hash_files
+from octprep.workers import Progress, WorkerPool
+
+_MAX_BYTES = 8_000_000_000  # of the file beside the shards
+
+
+@dataclass(frozen=True)
+class SortedFiles:
+    """The files of a source, by whether they must be prepared."""
+
+    known: tuple[KnownFile, ...]  # as they are listed now
+    unknown: tuple[ScanFile, ...]
+
+
+def sort_files(
+    src: Path,
+    files: Sequence[ScanFile],
+    changed_ns: Mapping[str, int],
+    known: Mapping[str, KnownFile],
+    pool: WorkerPool,
+    progress: Progress,
+) -> SortedFiles:
+    """Which files are still as they are known. changed_ns: of each file, by path.
+
+    A file with the same size and time of change is taken for the same; one of the same size alone, as in a copy of the
+    source, if its content has the same SHA-256. Raises StoppedError for a file that cannot be read.
+    """
+    same: list[tuple[ScanFile, KnownFile]] = []
+    unknown: list[ScanFile] = []
+    perhaps: dict[str, tuple[ScanFile, KnownFile]] = {}
+    for file in files:
+        before = known.get(file.path)
+        if before is None or before.bytes != file.bytes:
+            unknown.append(file)
+        elif before.changed_ns == changed_ns[file.path]:
+            same.append((file, before))
+        elif isinstance(before.result, Exclusion):
+            unknown.append(file)
+        else:
+            perhaps[file.path] = (file, before)
+    if perhaps:
+        stage = "reading changed files"
+        progress(stage, 0, len(perhaps))
+        batch = [file for file, _ in perhaps.values()]
+        tasks = [(src, batch[start : start + cache.BATCH]) for start in range(0, len(batch), cache.BATCH)]
+        for paths, digests in pool.run(hash_files, tasks):
+            progress(stage, len(paths), len(perhaps))
+            for path, digest in zip(paths, digests, strict=True):
+                file, before = perhaps[path]
+                assert isinstance(before.result, CachedScan)
+                if digest == before.result.scan.sha256:
+                    same.append((file, before))
+                else:
+                    unknown.append(file)
+    return SortedFiles(
+        tuple(_as_listed(file, before, changed_ns[file.path]) for file, before in same),
+        tuple(sorted(unknown, key=lambda file: file.path)),
+    )
+
+
+def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, KnownFile]:
+    """What PREPARED_NAME in a finished folder says of files, by path, for a build with these settings.
+
+    Nothing if it is missing, damaged, of other preprocessing or other versions of the libraries, or not of the shards
+    that are there. cache_folder: that the results are to name their shards relative to.
+    """
+    key = cache.preparation_key(config.recipe, config.encoding)
+    try:
+        manifest = Manifest.load(folder)
+        head_line, _, body = gzip.decompress(read_bytes(folder / PREPARED_NAME, _MAX_BYTES)[0]).partition(b"\n")
+        head = json.loads(head_line)
+        if head != {"key": key, "digest": manifest.digest, "sha256": hashlib.sha256(body).hexdigest()}:
+            return {}
+        published_ns = (folder / MANIFEST_NAME).stat().st_mtime_ns
+        shards = [shard for shards in manifest.splits.values() for shard in shards]
+        usable = {shard.name for shard in shards if _is_usable(folder / shard.name, shard, published_ns)}
+        to_folder = os.path.relpath(folder, cache_folder)
+        known = {}
+        for line in body.splitlines():
+            file = cache.from_row(json.loads(line))
+            if isinstance(file.result, CachedScan):
+                if file.result.cache_file not in usable:
+                    continue
+                place = f"{to_folder}/{file.result.cache_file}"
+                file = dataclasses.replace(file, result=dataclasses.replace(file.result, cache_file=place))
+            known[file.path] = file
+        return known
+    except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
+        return {}
+
+
+def encode(known: Iterable[KnownFile], manifest: Manifest, index: Mapping[str, bytes], rows: Iterable[Row]) -> bytes:
+    """The content of PREPARED_NAME for a folder of shards.
+
+    index: the files of the folder's index, by name. rows: of its images.csv. Scans whose pixels are in no shard are
+    left out.
+    """
+    paths = sorted(row.path for row in rows)
+    places: dict[str, tuple[str, int]] = {}
+    for split, shards in manifest.splits.items():
+        for record in record_index.decode(index[record_index.table_name(split)], manifest.digest):
+            places.setdefault(paths[record.row], (shards[record.shard].name, record.image_offset))
+    key = cache.preparation_key(manifest.recipe, manifest.config.encoding)
+    lines = []
+    for file in sorted(known, key=lambda file: file.path):
+        result = file.result
+        if isinstance(result, CachedScan):
+            if file.path not in places:
+                continue
+            name, offset = places[file.path]
+            file = dataclasses.replace(file, result=dataclasses.replace(result, cache_file=name, offset=offset))
+        lines.append(json.dumps(cache.to_row(file)))
+    body = "\n".join(lines).encode()
+    head = {"key": key, "digest": manifest.digest, "sha256": hashlib.sha256(body).hexdigest()}
+    return gzip.compress(json.dumps(head).encode() + b"\n" + body, compresslevel=1, mtime=0)
+
+
+def _is_usable(path: Path, shard: Shard, published_ns: int) -> bool:
+    """Whether a shard is the one of the manifest, by its size and, if it was written to after it, by its content."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    is_same_file = stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
+    return is_same_file and (status.st_mtime_ns <= published_ns or shard_problem(path, shard) is None)
+
+
+def _as_listed(file: ScanFile, before: KnownFile, changed_ns: int) -> KnownFile:
+    """What is known of a file, with what its path and the listing say of it now."""
+    result = before.result
+    if isinstance(result, CachedScan):
+        scan = dataclasses.replace(result.scan, **vars(file))
+        result = dataclasses.replace(result, scan=scan)
+    return KnownFile(result, file.bytes, changed_ns)
