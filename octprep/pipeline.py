@@ -185,7 +185,7 @@ def _build(job: _Job) -> BuildResult:
     manifest = _manifest(job, planned, shards, tables, counts)
     index = indexing.make_index(job.work / "shards", manifest, tables.rows)
     indexing.write_index(job.work, index)
-    atomic_write(job.work / PREPARED_NAME, prepared.encode(cached.files, manifest, index, tables.rows))
+    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, index, tables.rows)
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(

@@ -2,8 +2,8 @@
 
 They are known from two places: the receipts of an unfinished build (`octprep.shards.cache`), and PREPARED_NAME beside
 the shards of a finished one, which says what was found in every file and where its pixels are in the shards. It is
-compressed JSON: a line with what it depends on, and the rows, one for each file. Nothing else reads it, and it may be
-deleted: the next build then prepares every file again.
+compressed text: a line with what it depends on, a line of JSON for each file, sorted by path, and their SHA-256. No
+other program reads it, and it may be deleted: the next build then prepares every file again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from octprep.format import record_index
 from octprep.format.config import BuildConfig
 from octprep.format.errors import ManifestError
-from octprep.format.files import NotReadable, read_bytes
+from octprep.format.files import NotReadable, open_regular, saving
 from octprep.format.images_csv import Row
 from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shard, shard_problem
 from octprep.shards import cache
@@ -30,8 +30,6 @@ from octprep.shards.cache import CachedScan, KnownFile
 from octprep.source.files import Exclusion, ScanFile
 from octprep.source.reading import hash_files
 from octprep.workers import Progress, WorkerPool
-
-_MAX_BYTES = 8_000_000_000  # of the file beside the shards
 
 
 @dataclass(frozen=True)
@@ -94,33 +92,37 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
     Nothing if it is missing, damaged, of other preprocessing or other versions of the libraries, or not of the shards
     that are there. cache_folder: that the results are to name their shards relative to.
     """
-    key = cache.preparation_key(config.recipe, config.encoding)
     try:
         manifest = Manifest.load(folder)
-        head_line, _, body = gzip.decompress(read_bytes(folder / PREPARED_NAME, _MAX_BYTES)[0]).partition(b"\n")
-        head = json.loads(head_line)
-        if head != {"key": key, "digest": manifest.digest, "sha256": hashlib.sha256(body).hexdigest()}:
-            return {}
         published_ns = (folder / MANIFEST_NAME).stat().st_mtime_ns
         shards = [shard for shards in manifest.splits.values() for shard in shards]
         usable = {shard.name for shard in shards if _is_usable(folder / shard.name, shard, published_ns)}
         to_folder = os.path.relpath(folder, cache_folder)
-        known = {}
-        for line in body.splitlines():
-            file = cache.from_row(json.loads(line))
-            if isinstance(file.result, CachedScan):
-                if file.result.cache_file not in usable:
-                    continue
-                place = f"{to_folder}/{file.result.cache_file}"
-                file = dataclasses.replace(file, result=dataclasses.replace(file.result, cache_file=place))
-            known[file.path] = file
-        return known
-    except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
+        places = {name: f"{to_folder}/{name}" for name in usable}
+        known: dict[str, KnownFile] = {}
+        with open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
+            if file.readline() != _head(config, manifest):
+                return {}
+            digest, line = hashlib.sha256(), b""
+            for following in file:
+                if line:
+                    digest.update(line)
+                    found = cache.from_row(json.loads(line))
+                    if isinstance(found.result, Exclusion):
+                        known[found.path] = found
+                    elif place := places.get(found.result.cache_file):
+                        result = dataclasses.replace(found.result, cache_file=place)
+                        known[found.path] = dataclasses.replace(found, result=result)
+                line = following
+        return known if line.decode() == digest.hexdigest() else {}
+    except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def encode(known: Iterable[KnownFile], manifest: Manifest, index: Mapping[str, bytes], rows: Iterable[Row]) -> bytes:
-    """The content of PREPARED_NAME for a folder of shards.
+def write(
+    path: Path, known: Iterable[KnownFile], manifest: Manifest, index: Mapping[str, bytes], rows: Iterable[Row]
+) -> None:
+    """Write PREPARED_NAME for a folder of shards to a path.
 
     index: the files of the folder's index, by name. rows: of its images.csv. Scans whose pixels are in no shard are
     left out.
@@ -130,19 +132,26 @@ def encode(known: Iterable[KnownFile], manifest: Manifest, index: Mapping[str, b
     for split, shards in manifest.splits.items():
         for record in record_index.decode(index[record_index.table_name(split)], manifest.digest):
             places.setdefault(paths[record.row], (shards[record.shard].name, record.image_offset))
-    key = cache.preparation_key(manifest.recipe, manifest.config.encoding)
-    lines = []
-    for file in sorted(known, key=lambda file: file.path):
-        result = file.result
-        if isinstance(result, CachedScan):
-            if file.path not in places:
-                continue
-            name, offset = places[file.path]
-            file = dataclasses.replace(file, result=dataclasses.replace(result, cache_file=name, offset=offset))
-        lines.append(json.dumps(cache.to_row(file)))
-    body = "\n".join(lines).encode()
-    head = {"key": key, "digest": manifest.digest, "sha256": hashlib.sha256(body).hexdigest()}
-    return gzip.compress(json.dumps(head).encode() + b"\n" + body, compresslevel=1, mtime=0)
+    digest = hashlib.sha256()
+    with saving(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
+        file.write(_head(manifest.config, manifest))
+        for found in known:
+            if isinstance(found.result, CachedScan):
+                if found.path not in places:
+                    continue
+                name, offset = places[found.path]
+                result = dataclasses.replace(found.result, cache_file=name, offset=offset)
+                found = dataclasses.replace(found, result=result)
+            line = json.dumps(cache.to_row(found)).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+        file.write(digest.hexdigest().encode())
+
+
+def _head(config: BuildConfig, manifest: Manifest) -> bytes:
+    """The first line: what preparing a file depends on, and the dataset."""
+    key = cache.preparation_key(config.recipe, config.encoding)
+    return json.dumps({"key": key, "digest": manifest.digest}).encode() + b"\n"
 
 
 def _is_usable(path: Path, shard: Shard, published_ns: int) -> bool:
