@@ -107,12 +107,12 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
             for following in file:
                 if line:
                     digest.update(line)
-                    found = cache.from_row(json.loads(line))
-                    if isinstance(found.result, Exclusion):
+                    row = json.loads(line)
+                    shard = row["result"].get("cache_file")  # not of an exclusion
+                    if shard is None or shard in places:
+                        row["result"] |= {"cache_file": places[shard]} if shard else {}
+                        found = cache.from_row(row)
                         known[found.path] = found
-                    elif place := places.get(found.result.cache_file):
-                        result = dataclasses.replace(found.result, cache_file=place)
-                        known[found.path] = dataclasses.replace(found, result=result)
                 line = following
         return known if line.decode() == digest.hexdigest() else {}
     except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError):
@@ -136,13 +136,12 @@ def write(
     with saving(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
         file.write(_head(manifest.config, manifest))
         for found in known:
+            row = cache.to_row(found)
             if isinstance(found.result, CachedScan):
                 if found.path not in places:
                     continue
-                name, offset = places[found.path]
-                result = dataclasses.replace(found.result, cache_file=name, offset=offset)
-                found = dataclasses.replace(found, result=result)
-            line = json.dumps(cache.to_row(found)).encode() + b"\n"
+                row["result"]["cache_file"], row["result"]["offset"] = places[found.path]
+            line = json.dumps(row).encode() + b"\n"
             digest.update(line)
             file.write(line)
         file.write(digest.hexdigest().encode())
@@ -167,7 +166,7 @@ def _is_usable(path: Path, shard: Shard, published_ns: int) -> bool:
 def _as_listed(file: ScanFile, before: KnownFile, changed_ns: int) -> KnownFile:
     """What is known of a file, with what its path and the listing say of it now."""
     result = before.result
-    if isinstance(result, CachedScan):
+    if isinstance(result, CachedScan) and not vars(file).items() <= vars(result.scan).items():
         scan = dataclasses.replace(result.scan, **vars(file))
         result = dataclasses.replace(result, scan=scan)
     return KnownFile(result, file.bytes, changed_ns)
