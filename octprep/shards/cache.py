@@ -123,14 +123,17 @@ def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -
     )
 
 
-def read_receipt(folder: Path, name: str) -> list[CachedScan | Exclusion]:
+def read_receipt(task: BatchTask) -> list[CachedScan | Exclusion]:
     """The results of a batch, one for each of its files.
 
-    Raises StoppedError if the receipt was damaged, and removes it, so that the batch is prepared again.
+    Raises StoppedError if the receipt was damaged, or replaced by that of other settings (which a machine of a cluster
+    can do that is still at work for an earlier build); it is removed then, so that the batch is prepared again.
     """
-    path = folder / f"{name}.json"
+    path = task.folder / f"{task.name}.json"
     try:
-        _, rows = _checked_receipt(path)
+        head, rows = _checked_receipt(path)
+        if head["key"] != _key(task):
+            raise ValueError("is of another task")
         return [_from_row(row) for row in json.loads(rows)]
     except (ValueError, KeyError, TypeError):
         path.unlink(missing_ok=True)

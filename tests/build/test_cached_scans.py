@@ -10,6 +10,7 @@ from octprep.duplicates import search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
 from octprep.shards import cache
+from octprep.source.listing import list_source
 from tests.worlds.archive import files_of
 from tests.worlds.builds import CONFIG, cache_of, damage
 
@@ -66,9 +67,10 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
-    results = cache.read_receipt(receipt.parent, "000000")
+    files = list_source(source).scan_files
+    task = cache.batch_tasks(source, receipt.parent, files, CONFIG.recipe, "raw")[0]
+    results = cache.read_receipt(task)
     head = json.loads(receipt.read_bytes().splitlines()[0])
-    task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
     key, to_row = cache._key(task), cache._to_row
 
     @dataclasses.dataclass(frozen=True)

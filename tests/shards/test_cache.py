@@ -42,7 +42,7 @@ def preprocessed(monkeypatch):
 
 def test_a_receipt_gives_back_everything_that_was_prepared(task):
     assert cache.cache_batch(task) == "000000"
-    results = cache.read_receipt(task.folder, task.name)
+    results = cache.read_receipt(task)
     assert len(results) == len(task.files) > 10
     cut_short = [result for result in results if isinstance(result, Exclusion)]
     assert [(exclusion.path, exclusion.reason) for exclusion in cut_short] == [
@@ -77,7 +77,7 @@ def test_a_batch_is_prepared_once(task, preprocessed):
 def test_a_damaged_batch_is_prepared_again(task, preprocessed, suffix, how):
     cache.cache_batch(task)
     path = task.folder / f"{task.name}.{suffix}"
-    whole, results = path.read_bytes(), cache.read_receipt(task.folder, task.name)
+    whole, results = path.read_bytes(), cache.read_receipt(task)
     middle = len(whole) // 2
     damaged = {"cut": whole[:-1], "longer": whole + b" ", "a byte": whole[:middle] + b"~" + whole[middle + 1 :]}
     if how == "missing":
@@ -88,18 +88,25 @@ def test_a_damaged_batch_is_prepared_again(task, preprocessed, suffix, how):
     cache.cache_batch(task)
     assert len(preprocessed) == len(task.files) - 1
     assert path.read_bytes() == whole
-    assert cache.read_receipt(task.folder, task.name) == results
+    assert cache.read_receipt(task) == results
 
 
 def test_damage_that_happens_after_the_check_stops_the_build_and_is_repaired_by_the_next(task):
     cache.cache_batch(task)
-    item = next(item for item in cache.read_receipt(task.folder, task.name) if isinstance(item, CachedScan))
+    item = next(item for item in cache.read_receipt(task) if isinstance(item, CachedScan))
     pixels, receipt = task.folder / "000000.bin", task.folder / "000000.json"
     pixels.write_bytes(b"\0" + pixels.read_bytes()[1:])
     with pytest.raises(StoppedError, match=r"000000\.bin was damaged after it was written. Run the same command again"):
         cache.read_pixels(task.folder, item, RECIPE, "png")
     receipt.write_bytes(receipt.read_bytes()[:-1])
     with pytest.raises(StoppedError, match=r"000000\.json was damaged after it was written"):
-        cache.read_receipt(task.folder, task.name)
+        cache.read_receipt(task)
     cache.cache_batch(task)
     assert cache.read_pixels(task.folder, item, RECIPE, "png").shape == (32, 48)
+
+
+def test_a_receipt_that_another_build_has_replaced_is_not_read(task):
+    cache.cache_batch(task)
+    cache.cache_batch(dataclasses.replace(task, encoding="raw"))
+    with pytest.raises(StoppedError, match=r"000000\.json was damaged after it was written"):
+        cache.read_receipt(task)
