@@ -21,11 +21,11 @@ from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, ScanFile, SourceListing
-from octprep.workers import Progress, WorkerPool, no_progress
+from octprep.workers import Pool, Progress, no_progress
 
 
 def changed_sources(
-    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: WorkerPool, progress: Progress
+    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: Pool, progress: Progress
 ) -> list[str]:
     """The paths of the source files whose content is not the one that a finished folder was built from, sorted.
 
@@ -79,7 +79,7 @@ def repair_shards(
     source: SourceListing,
     manifest: Manifest,
     damaged: Collection[str],
-    pool: WorkerPool,
+    pool: Pool,
 ) -> bool:
     """Build the named shards of a finished folder again, from their scans alone; whether that gave the same shards.
 

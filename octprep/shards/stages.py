@@ -12,7 +12,7 @@ from octprep.shards import cache, writer
 from octprep.shards.cache import CachedScan
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile
-from octprep.workers import Progress, WorkerPool
+from octprep.workers import Pool, Progress
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CachedSource:
 
 
 def cache_scans(
-    src: Path, folder: Path, files: Sequence[ScanFile], config: BuildConfig, pool: WorkerPool, progress: Progress
+    src: Path, folder: Path, files: Sequence[ScanFile], config: BuildConfig, pool: Pool, progress: Progress
 ) -> CachedSource:
     """Read, decode and preprocess every file once, and keep the result in a folder, which is made if it is missing."""
     folder.mkdir(exist_ok=True)
@@ -33,8 +33,9 @@ def cache_scans(
     unreadable: list[Exclusion] = []
     progress("preparing scans", 0, len(files))
     tasks = cache.batch_tasks(src, folder, files, config.recipe, config.encoding)
+    by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
-        results = cache.read_receipt(folder, name)
+        results = cache.read_receipt(by_name[name])
         for result in results:
             if isinstance(result, Exclusion):
                 unreadable.append(result)
@@ -50,7 +51,7 @@ def write_shards(
     plans: Mapping[str, Sequence[ShardPlan]],
     class_names: tuple[str, ...],
     config: BuildConfig,
-    pool: WorkerPool,
+    pool: Pool,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
     """Write the planned shards, by split, to work/shards: those of each split in the order of their plans."""
