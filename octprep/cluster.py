@@ -39,6 +39,7 @@ _CLOSE = 1.0  # seconds for taking leave of the scheduler; it drops the tasks of
 _RETRIES = 2  # of a task that fails for a reason that is not the user's to repair
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 _ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:[0-9]+")
+_SHARED = "Source and output must be on storage that this program and all workers share, under the same paths."
 _AGAIN = "Run the same command again; a build resumes, on the cluster or without it."
 
 
@@ -177,7 +178,7 @@ class ClusterPool:
         for address, info in self._client.get_versions()["workers"].items():
             found = ".".join(info["host"]["python"].split(".")[:3])
             if found != _PYTHON:  # it may not even be able to read what is sent to it
-                raise SettingError(_other_version(address, "Python", found, _PYTHON))
+                raise SettingError(f"the worker {address} {_other_version('Python', found, _PYTHON)}")
         for address, answer in self._client.run(_check_worker, check, on_error="return").items():
             if isinstance(answer, OctError):
                 raise answer
@@ -284,45 +285,52 @@ def _token(folder: Path | None) -> Iterator[dict[Path, str]]:
 def _run(check: _Check, work: Callable[[Task], Result], task: Task) -> Result | OctError:
     """The result of a task; errors for the user are returned, as Dask would try again what is raised."""
     import cv2
+    from distributed import get_worker
 
     cv2.setNumThreads(1)  # a worker has a thread for each task
-    if error := _check_worker(check):
+    if error := _check_worker(check, worker := get_worker()):
         return error
     try:
         return work(task)
     except OctError as error:
-        return type(error)(f"worker {_this_worker()}: {error}")
+        return type(error)(f"the worker {_name(worker)}: {error}")
 
 
 _passed: set[str] = set()  # names of the checks that this process has passed
 
 
-def _check_worker(check: _Check) -> SettingError | None:
-    """What this worker lacks, or None."""
-    if check.name in _passed:
-        return None
-    try:
-        versions = _versions(check.versions)
-    except SettingError as error:  # one is not installed
-        return SettingError(f"the worker {_this_worker()}: {error}")
-    for library, expected in check.expected.items():
-        if (found := versions.get(library, "none")) != expected:
-            return SettingError(_other_version(_this_worker(), library, found, expected))
-    for folder in check.folders:
-        if not folder.is_dir():
-            return SettingError(_not_shared(folder, "does not see"))
-    for file, sha256 in check.files.items():
-        try:
-            if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-                return SettingError(_not_shared(file, "sees another content of"))
-        except OSError:
-            return SettingError(_not_shared(file.parent, "does not see what other machines wrote to"))
-    _passed.add(check.name)
+def _check_worker(check: _Check, dask_worker: Any) -> SettingError | None:
+    """What a worker lacks, or None. dask_worker: Dask's object for it, which Dask gives to a parameter of this name."""
+    if check.name not in _passed:
+        if problem := _problem(check):
+            return SettingError(f"the worker {_name(dask_worker)} {problem}")
+        _passed.add(check.name)
     return None
 
 
+def _problem(check: _Check) -> str:
+    """What this worker lacks, as the rest of a sentence; "" if nothing."""
+    try:
+        versions = _versions(check.versions)
+    except SettingError as error:  # a library is not installed
+        return f"cannot do this: {error}"
+    for library, expected in check.expected.items():
+        if versions[library] != expected:
+            return _other_version(library, versions[library], expected)
+    for folder in check.folders:
+        if not folder.is_dir():
+            return f"does not see {folder}. {_SHARED}"
+    for file, sha256 in check.files.items():
+        try:
+            if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+                return f"sees another file as {file}. {_SHARED}"
+        except OSError:
+            return f"does not see in {file.parent} what this machine does. {_SHARED}"
+    return ""
+
+
 def _versions(libraries: Callable[[], Mapping[str, str]]) -> dict[str, str]:
-    """The versions that must be equal, by the name of what has them."""
+    """The versions that must be equal, by the name of what has them. Raises SettingError if one is not installed."""
     return {"octprep": version("octprep"), "Python": _PYTHON, **libraries(), "the code of octprep": _code()}
 
 
@@ -336,25 +344,13 @@ def _code() -> str:
     return digest.hexdigest()[:12]
 
 
-def _other_version(worker: str, library: str, found: str, expected: str) -> str:
+def _other_version(library: str, found: str, expected: str) -> str:
     return (
-        f"the worker {worker} has {library} {found}, and this program {expected}: what they write could differ. "
-        "Install the same version on both, and start the worker again."
+        f"has {library} {found}, and this program {expected}: what they write could differ. Install the same version "
+        "on both, and start the worker again."
     )
 
 
-def _not_shared(path: Path, problem: str) -> str:
-    return (
-        f"the worker {_this_worker()} {problem} {path}. Source and output must be on storage that this machine and all "
-        "workers share, under the same paths."
-    )
-
-
-def _this_worker() -> str:
-    """The host and the address of the worker in which this runs."""
-    from distributed import get_worker
-
-    try:
-        return f"{socket.gethostname()} ({get_worker().address})"
-    except ValueError:
-        return socket.gethostname()
+def _name(worker: Any) -> str:
+    """The host and the address of a worker."""
+    return f"on {socket.gethostname()} ({worker.address})"
