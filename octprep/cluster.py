@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from octprep.format.errors import Notice, OctError, SettingError, StoppedError
+from octprep.wording import number
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -97,7 +98,8 @@ class ClusterPool:
                 self._require_workers(self._check({}))
                 threads = self._client.nthreads()
             dashboard = self._client.dashboard_link
-            text = f"--cluster {self._scheduler}: {len(threads)} workers with {sum(threads.values())} threads"
+            size = f"{number(len(threads), 'worker')} with {number(sum(threads.values()), 'thread')}"
+            text = f"--cluster {self._scheduler}: {size}"
             warnings.warn(f"{text}{f'; dashboard: {dashboard}' if dashboard else ''}.", Notice, stacklevel=3)
         except BaseException:
             self._close()
@@ -322,10 +324,11 @@ def _problem(check: _Check) -> str:
             return f"does not see {folder}. {_SHARED}"
     for file, sha256 in check.files.items():
         try:
-            if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
-                return f"sees another file as {file}. {_SHARED}"
+            same = hashlib.sha256(file.read_bytes()).hexdigest() == sha256
         except OSError:
-            return f"does not see in {file.parent} what this machine does. {_SHARED}"
+            same = False
+        if not same:
+            return f"does not see the files in {file.parent} that this program sees. {_SHARED}"
     return ""
 
 

@@ -37,6 +37,7 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
+from octprep.format.paths import text_to_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, repair, workdir
 from octprep.shards.image_rows import image_rows
@@ -160,7 +161,8 @@ def build(
         with ExitStack() as stack:
             work = stack.enter_context(workdir.locked_workdir(out))
             versions = partial(preprocessing.library_versions, config.recipe)
-            needs = WorkerNeeds(versions, (src, out), writes_to=out)
+            first = tuple(src / text_to_path(file.path) for file in source.scan_files[:1])
+            needs = WorkerNeeds(versions, (src, out), first, writes_to=out)
             pool = stack.enter_context(open_pool(workers, cluster, cluster_wait, needs))
             job = _Job(src, out, work, source, config, split_file, pool, progress)
             existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)

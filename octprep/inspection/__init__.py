@@ -16,6 +16,7 @@ from octprep import preprocessing
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.errors import SettingError, SourceError
+from octprep.format.paths import text_to_path
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
@@ -56,7 +57,8 @@ def inspect(
         raise SettingError(f"seed must be 0 or more; got {seed}")
     src = Path(src) if cluster is None else Path(src).absolute()
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
-    needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), (src,))
+    first = tuple(src / text_to_path(file.path) for file in listing.scan_files[:1])
+    needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), (src,), first)
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
         return _inspect(src, listing, pool, quick, seed, progress)
 

@@ -21,7 +21,7 @@ from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, ScanFile, SourceListing
-from octprep.workers import Pool, Progress, no_progress
+from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
@@ -51,8 +51,9 @@ def changed_sources(
         changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
 
     if unreadable := [file for file in candidates if file.path in reasons]:
-        with tempfile.TemporaryDirectory() as folder:
-            cached = cache_scans(src, Path(folder), unreadable, config, pool, progress)
+        with tempfile.TemporaryDirectory() as folder, WorkerPool(pool.workers) as local:
+            # On this machine, as a cluster does not see the folder.
+            cached = cache_scans(src, Path(folder), unreadable, config, local, progress)
         changed += [item.scan.path for item in cached.scans]
         changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
     if not changed:

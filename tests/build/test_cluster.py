@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
-from octprep import inspection
+from octprep import __version__, inspection
 from octprep.format.errors import Notice, SettingError, StoppedError
 from octprep.format.manifest import MANIFEST_NAME
 from octprep.inspection import features
@@ -17,11 +18,12 @@ from octprep.verification import verify
 from octprep.workers import WorkerPool, no_progress, open_pool
 from tests.worlds.archive import files_of
 from tests.worlds.builds import CONFIG, cache_of, octprep, receipts, start_build, wait_until
-from tests.worlds.clusters import local_cluster
+from tests.worlds.clusters import ROOT, local_cluster
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="SIGKILL is a POSIX signal")]
 
+NAMED = r"^the worker on \S+ \(tcp://127\.0\.0\.1:\d+\)"
 NOTICE = r"--cluster .*: \d workers? with \d threads?"
 
 
@@ -88,51 +90,57 @@ def test_an_interrupted_build_drops_its_tasks_on_the_cluster(cluster, large_sour
             time.sleep(0.1)
 
 
+@contextmanager
+def removed_again(cluster):
+    """Workers that are added in the block are killed after it."""
+    before = len(cluster.workers)
+    try:
+        yield
+    finally:
+        for worker in cluster.workers[before:]:
+            cluster.kill(worker)
+        del cluster.workers[before:]
+
+
 @pytest.mark.parametrize("joins", ["before", "during the build"])
 def test_a_worker_with_another_version_is_refused_by_name(cluster, large_source, tmp_path, joins):
     info = tmp_path / "packages" / "octprep-9.9.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: octprep\nVersion: 9.9.9\n")
-    variables = {"PYTHONPATH": os.pathsep.join([str(info.parent), os.environ.get("PYTHONPATH", "")])}
-    out, before = tmp_path / "out", len(cluster.workers)
+    variables = {"PYTHONPATH": os.pathsep.join([str(info.parent), str(ROOT)])}
+    out = tmp_path / "out"
 
-    def joined(stage, done, total):
+    def progress(stage, done, total):
         if joins != "before" and stage == "preparing scans" and not done:  # connected, and no task is sent yet
             cluster.add_workers(1, variables)
 
-    try:
+    with removed_again(cluster):
         if joins == "before":
             cluster.add_workers(1, variables)
-        with pytest.raises(
-            SettingError, match=r"the worker on \S+ \(tcp://127\.0\.0\.1:\d+\) has octprep 9\.9\.9, and this "
+        with (
+            pytest.raises(SettingError, match=rf"{NAMED} has octprep 9\.9\.9, and this program {__version__}: "),
+            nullcontext() if joins == "before" else pytest.warns(Notice, match=NOTICE),
         ):
-            if joins == "before":
-                build(large_source, out, CONFIG, cluster=cluster.file, progress=joined)
-            else:
-                with pytest.warns(Notice, match=NOTICE):
-                    build(large_source, out, CONFIG, cluster=cluster.file, progress=joined)
-        assert out.exists() == (joins != "before")
-    finally:
-        for worker in cluster.workers[before:]:
-            cluster.kill(worker)
-        del cluster.workers[before:]
+            build(large_source, out, CONFIG, cluster=cluster.file, progress=progress)
+    assert joins != "before" or not out.exists()
 
 
-def test_a_worker_that_does_not_see_the_source_is_named(cluster, large_source, tmp_path):
-    hidden = f"mount -t tmpfs tmpfs '{large_source.parent}'"
-    if subprocess.run(["unshare", "-m", "sh", "-c", hidden], capture_output=True).returncode:
+@pytest.mark.parametrize("hidden", ["source", "output"])
+def test_a_worker_that_does_not_see_the_files_is_named(cluster, large_source, tmp_path, hidden):
+    out = tmp_path / "out"
+    out.mkdir()
+    # As on a machine on which a disk is not mounted: the folder is there, and empty.
+    mount = f"mount -t tmpfs tmpfs '{large_source if hidden == 'source' else out}'"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("hiding a folder from a process needs root")
-    before = len(cluster.workers)
-    try:
-        cluster.add_workers(1, prefix=["unshare", "-m", "sh", "-c", f'{hidden} && exec "$@"', "sh"])
-        with pytest.raises(
-            SettingError, match=rf"the worker on \S+ \(tcp://\S+\) does not see {large_source}\. Source and"
+    with removed_again(cluster):
+        cluster.add_workers(1, prefix=["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"])
+        folder = rf"{large_source}/\S+" if hidden == "source" else out
+        with (
+            pytest.raises(SettingError, match=f"{NAMED} does not see the files in {folder} that this program sees"),
+            nullcontext() if hidden == "source" else pytest.warns(Notice, match=NOTICE),
         ):
-            build(large_source, tmp_path / "out", CONFIG, cluster=cluster.file)
-    finally:
-        for worker in cluster.workers[before:]:
-            cluster.kill(worker)
-        del cluster.workers[before:]
+            build(large_source, out, CONFIG, cluster=cluster.file)
 
 
 def test_the_tasks_of_a_killed_worker_are_done_by_others(cluster, large_source, large_shards, tmp_path):
