@@ -151,7 +151,7 @@ class ClusterPool:
             result = future.result()
         except KilledWorker as error:
             raise StoppedError(
-                f"{number(error.allowed_failures + 1, 'worker')} died, one after the other, with the same task, the last "
+                f"{number(error.allowed_failures + 1, 'worker')} died one after the other with the same task, the last "
                 f"of them {error.last_worker.address} (usually out of memory). {_AGAIN}"
             ) from None
         except (CancelledError, OSError, MemoryError):
