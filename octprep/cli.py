@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from octprep import terminal
+from octprep.cluster import WAIT
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
@@ -41,6 +42,17 @@ FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links in --src point to; without it a link is an error.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes; by default one for each core.", show_default=False)]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|FILE",
+        help="Use the workers of this Dask cluster: its scheduler's address, tcp://HOST:PORT, or scheduler file.",
+        show_default=False,
+    ),
+]
+ClusterWait = Annotated[
+    float, typer.Option(metavar="SECONDS", help="How long to wait while the Dask cluster has no worker.")
+]
 
 
 @app.callback()
@@ -73,6 +85,8 @@ def build(
     ] = None,
     follow_links: FollowLinks = False,
     workers: Workers = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = WAIT,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what was built here with other settings.")
     ] = False,
@@ -106,6 +120,8 @@ def build(
             config,
             split_file=assignment,
             workers=workers,
+            cluster=cluster,
+            cluster_wait=cluster_wait,
             overwrite=overwrite,
             follow_links=follow_links,
             progress=progress,
@@ -131,6 +147,8 @@ def inspect(
     json_file: Json = None,
     follow_links: FollowLinks = False,
     workers: Workers = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = WAIT,
     seed: Annotated[int, typer.Option(help="Samples the pairs to measure and the folds of the shortcut test.")] = 0,
 ) -> None:
     """Check a dataset for patient leakage, label conflicts, near-duplicates and shortcut features."""
@@ -155,6 +173,8 @@ def inspect(
             follow_links=follow_links,
             keep_out=files,
             workers=workers,
+            cluster=cluster,
+            cluster_wait=cluster_wait,
             seed=seed,
             progress=progress,
         )
@@ -178,6 +198,8 @@ def verify(
     ] = None,
     json_file: Json = None,
     workers: Workers = None,
+    cluster: Cluster = None,
+    cluster_wait: ClusterWait = WAIT,
 ) -> None:
     """Read every record again and check every guarantee; the exit code is 1 if one is violated."""
     from octprep import console, verification
@@ -186,7 +208,9 @@ def verify(
     if certificate == json_file == STDOUT:
         raise SettingError("--certificate - and --json - both ask for standard output; give one of them a file.")
     with console.progress_bars("rec") as progress:
-        result = verification.verify(folder, workers=workers, progress=progress)
+        result = verification.verify(
+            folder, workers=workers, cluster=cluster, cluster_wait=cluster_wait, progress=progress
+        )
     failed = bool(result.violations)
     lines = [console.verification_summary(folder, result)]
     if not failed:

@@ -12,12 +12,14 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from octprep import preprocessing, report
+from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates import duplicates_json as duplicates_file
 from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
@@ -36,6 +38,7 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
+from octprep.format.paths import text_to_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
@@ -50,7 +53,7 @@ from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
 from octprep.wording import listed, number
-from octprep.workers import Progress, WorkerPool, no_progress
+from octprep.workers import Pool, Progress, no_progress, open_pool
 
 # Bytes of a record besides its image: keys, framing and the other features, with a path of usual length.
 _RECORD_OVERHEAD = 330
@@ -91,7 +94,7 @@ class _Job:
     source: SourceListing
     config: BuildConfig
     split_file: SplitFile | None
-    pool: WorkerPool
+    pool: Pool
     progress: Progress
 
 
@@ -129,6 +132,8 @@ def build(
     *,
     split_file: SplitFile | None = None,
     workers: int | None = None,
+    cluster: Path | str | None = None,
+    cluster_wait: float = WAIT,
     overwrite: bool = False,
     follow_links: bool = False,
     progress: Progress = no_progress,
@@ -137,7 +142,9 @@ def build(
 
     config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
     follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
-    None: one for each core.
+    None: one for each core. cluster: instead, the workers of a Dask cluster, by the address of its scheduler
+    (tcp://HOST:PORT) or its scheduler file; src and out must be on storage that they share. cluster_wait: seconds to
+    wait while it has no worker.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
@@ -146,11 +153,18 @@ def build(
     cached yet, nothing is left behind.
     """
     src, out, config = Path(src), Path(out), config or BuildConfig()
+    if cluster is not None:
+        src, out = src.absolute(), out.absolute()
     source = list_source(src, follow_links=follow_links, keep_out=[out])
     with explain_system_errors(out):
         _require_disjoint_paths(src, out)
         config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
-        with workdir.locked_workdir(out) as work, WorkerPool(workers) as pool:
+        with ExitStack() as stack:
+            work = stack.enter_context(workdir.locked_workdir(out))
+            versions = partial(preprocessing.library_versions, config.recipe)
+            first = tuple(src / text_to_path(file.path) for file in source.scan_files[:1])
+            needs = WorkerNeeds(versions, (src, out), first, writes_to=out)
+            pool = stack.enter_context(open_pool(workers, cluster, cluster_wait, needs))
             job = _Job(src, out, work, source, config, split_file, pool, progress)
             existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)
             if existing and (kept := _keep_existing(job, existing)):

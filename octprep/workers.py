@@ -1,4 +1,4 @@
-"""Run tasks in worker processes, by default one for each core, and report their progress."""
+"""Run tasks in worker processes, by default one for each core, or on a Dask cluster; report their progress."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
+from octprep.cluster import WAIT, ClusterPool, WorkerNeeds
 from octprep.format.errors import Notice, SettingError, StoppedError
 
 Progress = Callable[[str, int, int], None]  # the stage, units done since the last call, units in all
@@ -34,6 +36,37 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Pool(Protocol):
+    """What runs tasks: this machine's cores, or a cluster."""
+
+    workers: int  # processes or threads to use on this machine, for work that stays here
+
+    def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """The results of work(task) for every task, in the order of completion. Raises whatever `work` raises."""
+        ...
+
+
+def open_pool(
+    workers: int | None,
+    cluster: Path | str | None = None,
+    wait: float = WAIT,
+    needs: WorkerNeeds | None = None,
+) -> AbstractContextManager[Pool]:
+    """A WorkerPool, or with `cluster` the workers of a Dask cluster.
+
+    cluster: the address of its scheduler, or its scheduler file. wait: seconds to wait while no worker is there. needs:
+    what is checked on each of its workers before it does a task. Raises SettingError if workers is below 1 or given
+    with a cluster.
+    """
+    if cluster is None:
+        return WorkerPool(workers)
+    if workers is not None:
+        raise SettingError(
+            f"--workers {workers} is for this machine, and --cluster {cluster} has its own workers; give one of them."
+        )
+    return ClusterPool(str(cluster), wait, needs or WorkerNeeds(), default_workers())
 
 
 class WorkerPool:
@@ -72,7 +105,7 @@ class WorkerPool:
         are dropped then. Results should be short: a worker that is killed while it sends a long one leaves the pool
         waiting for the rest, while a short one is sent whole or not at all.
         """
-        executor = self._start(work) if self.workers > 1 and len(tasks) > 1 else None
+        executor = self._start(work, len(tasks)) if self.workers > 1 and len(tasks) > 1 else None
         if executor is None:
             yield from map(work, tasks)
             return
@@ -96,8 +129,8 @@ class WorkerPool:
                 "--workers if memory is short."
             ) from None
 
-    def _start(self, work: Callable[[Task], Result]) -> ProcessPoolExecutor | None:
-        """The worker processes, each of which has run a task; None where the system cannot start them."""
+    def _start(self, work: Callable[[Task], Result], tasks: int) -> ProcessPoolExecutor | None:
+        """The worker processes, at first no more than tasks; None where the system cannot start them."""
         if self._executor is not None:
             return self._executor
         executor = None
@@ -108,7 +141,7 @@ class WorkerPool:
             executor = ProcessPoolExecutor(
                 self.workers, mp_context=context, initializer=_init_worker, initargs=(closed,)
             )
-            for _ in range(self.workers):
+            for _ in range(min(self.workers, tasks)):
                 with _process_start(work):
                     executor.submit(os.getpid)
         except (OSError, ImportError, NotImplementedError) as error:
@@ -128,12 +161,6 @@ class WorkerPool:
             return None
         self._executor = executor
         return executor
-
-
-def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[Result]:
-    """`WorkerPool.run` with a pool for these tasks alone; raises SettingError if workers is below 1."""
-    with WorkerPool(min(default_workers() if workers is None else workers, max(1, len(tasks)))) as pool:
-        yield from pool.run(work, tasks)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,8 +35,10 @@ def saving(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     After a crash the file holds either its old content or all of the new one. With durable that is so after a power
     failure as well: the file and its folder are synchronised to the disk. If the block fails nothing is left behind.
+    Several processes or threads, on one machine or more, may save the same file at once: one after the other replaces
+    it as a whole.
     """
-    partial = path.with_name(f".part-{os.getpid()}-{path.name[-80:]}")
+    partial = path.with_name(f".part-{os.getpid()}-{uuid.uuid4().hex[:12]}-{path.name[-80:]}")
     try:
         yield partial
         if durable:

@@ -9,10 +9,14 @@ scans are (`similarity`), and numbers that give the class away (`shortcuts`). `c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from octprep import preprocessing
+from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.errors import SettingError, SourceError
+from octprep.format.paths import text_to_path
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
@@ -20,7 +24,7 @@ from octprep.source.files import Exclusion, Scan, SourceListing
 from octprep.source.listing import list_source
 from octprep.source.published import recognise
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
-from octprep.workers import Progress, no_progress
+from octprep.workers import Pool, Progress, no_progress, open_pool
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
 
@@ -32,6 +36,8 @@ def inspect(
     follow_links: bool = False,
     keep_out: Sequence[Path] = (),
     workers: int | None = None,
+    cluster: Path | str | None = None,
+    cluster_wait: float = WAIT,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Inspection:
@@ -39,25 +45,34 @@ def inspect(
 
     quick: only decode the scans, which finds damaged files, and compare names and bytes. Otherwise every scan is also
     preprocessed with the default settings, compared with the others on its pixels, and measured.
-    follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core. The result does not
-    depend on them. seed: draws the pairs of scans whose similarity is measured, and the folds of the shortcut test.
+    follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core. cluster,
+    cluster_wait: as for `octprep.build`. The result does not depend on them. seed: draws the pairs of scans whose
+    similarity is measured, and the folds of the shortcut test.
 
     Raises SourceError if there is nothing to read, or, unless quick, no scan that can be read; StoppedError if a file
-    that is listed cannot be read; SettingError for a negative seed.
+    that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 1, or for
+    a cluster that cannot be used.
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
-    src = Path(src)
+    src = Path(src) if cluster is None else Path(src).absolute()
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
+    first = tuple(src / text_to_path(file.path) for file in listing.scan_files[:1])
+    needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), (src,), first)
+    with open_pool(workers, cluster, cluster_wait, needs) as pool:
+        return _inspect(src, listing, pool, quick, seed, progress)
+
+
+def _inspect(src: Path, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress) -> Inspection:
     if quick:
-        scans, exclusions = features.decode_scans(src, listing, workers, progress)
+        scans, exclusions = features.decode_scans(src, listing, pool, progress)
         return _inspection(listing, scans, exclusions, group_patients(scans))
-    scan_features, exclusions = features.measure_scans(src, listing, workers, progress)
+    scan_features, exclusions = features.measure_scans(src, listing, pool, progress)
     if not scan_features:
         raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
     scans = tuple(item.scan for item in scan_features)
     progress("comparing scans", 0, len(scans))
-    compared = similarity.compare_candidates(src, scan_features, workers)
+    compared = similarity.compare_candidates(src, scan_features, pool.workers)
     progress("comparing scans", len(scans), len(scans))
     near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
     groups = group_patients(scans, near_duplicates)
@@ -67,7 +82,7 @@ def inspect(
     pixels = PixelFindings(
         features=scan_features,
         similarity=similarity.measure_similarity(
-            src, scan_features, groups, compared, seed=seed, workers=workers, progress=progress
+            src, scan_features, groups, compared, seed=seed, pool=pool, progress=progress
         ),
         shortcuts=shortcut_test,
         typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),

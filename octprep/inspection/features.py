@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from octprep import preprocessing
-from octprep import workers as worker_pool
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
@@ -18,7 +17,7 @@ from octprep.prepare import prepare_scan
 from octprep.source import reading
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import read_scan, with_retries
-from octprep.workers import Progress
+from octprep.workers import Pool, Progress
 
 # The default settings, for which the thresholds of `octprep.duplicates` were measured.
 RECIPE = Preprocessing()
@@ -46,19 +45,19 @@ class ScanFeatures:
 
 
 def decode_scans(
-    src: Path, listing: SourceListing, workers: int | None, progress: Progress
+    src: Path, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
     """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
-    scans, exclusions = _read(reading.read_scans, Scan, _DECODE_BATCH, "reading scans", src, listing, workers, progress)
+    scans, exclusions = _read(reading.read_scans, Scan, _DECODE_BATCH, "reading scans", src, listing, pool, progress)
     return tuple(sorted(scans)), exclusions
 
 
 def measure_scans(
-    src: Path, listing: SourceListing, workers: int | None, progress: Progress
+    src: Path, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
     """Preprocess and measure every scan of a source: those that can be, and every other file; each sorted by path."""
     scan_features, exclusions = _read(
-        _read_batch, ScanFeatures, _MEASURE_BATCH, "preparing scans", src, listing, workers, progress
+        _read_batch, ScanFeatures, _MEASURE_BATCH, "preparing scans", src, listing, pool, progress
     )
     return tuple(sorted(scan_features, key=lambda item: item.scan.path)), exclusions
 
@@ -85,7 +84,7 @@ def _read(
     stage: str,
     src: Path,
     listing: SourceListing,
-    workers: int | None,
+    pool: Pool,
     progress: Progress,
 ) -> tuple[tuple[Result, ...], tuple[Exclusion, ...]]:
     scan_files = listing.scan_files
@@ -93,7 +92,7 @@ def _read(
     results: list[Result] = []
     exclusions = list(listing.exclusions)
     progress(stage, 0, len(scan_files))
-    for batch_results in worker_pool.run_tasks(read_batch, tasks, workers):
+    for batch_results in pool.run(read_batch, tasks):
         results += [result for result in batch_results if isinstance(result, result_type)]
         exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
         progress(stage, len(batch_results), len(scan_files))

@@ -13,7 +13,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from octprep import duplicates
-from octprep import workers as worker_pool
 from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.distances import Distances, measure_distances
 from octprep.duplicates.exact import DuplicatePair
@@ -23,7 +22,7 @@ from octprep.inspection import features
 from octprep.inspection.features import ScanFeatures
 from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup, group_keys
-from octprep.workers import Progress
+from octprep.workers import Pool, Progress
 
 THRESHOLD = duplicates.MIN_CORRELATION  # correlation from which two scans are near-duplicates
 MAX_DISTANCE = duplicates.MAX_ALIGNED_DISTANCE  # of descriptors, up to which pairs are compared on pixels
@@ -72,7 +71,7 @@ def measure_similarity(
     compared: tuple[DuplicatePair, ...],
     *,
     seed: int,
-    workers: int | None,
+    pool: Pool,
     progress: Progress,
 ) -> Similarity:
     """Both distributions: of distances, and of correlations in pairs drawn by the seed and the paths alone.
@@ -94,7 +93,7 @@ def measure_similarity(
     correlations: tuple[list[float], list[float]] = ([], [])
     total = sum(map(len, samples))
     progress("measuring similarity", 0, total)
-    for sample_index, batch in worker_pool.run_tasks(_correlate, tasks, workers):
+    for sample_index, batch in pool.run(_correlate, tasks):
         correlations[sample_index].extend(batch)
         progress("measuring similarity", len(batch), total)
     return Similarity(

@@ -143,15 +143,20 @@ def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -
     )
 
 
-def read_receipt(folder: Path, name: str) -> list[KnownFile]:
+def read_receipt(task: BatchTask) -> list[KnownFile]:
     """The results of a batch, one for each of its files.
 
-    Raises StoppedError if the receipt was damaged, and removes it, so that the batch is prepared again.
+    Raises StoppedError if the receipt was damaged, or replaced by that of other settings (which a machine of a cluster
+    can do that is still at work for an earlier build); it is removed then, so that the batch is prepared again.
     """
-    path = folder / f"{name}.json"
+    path = task.folder / f"{task.name}.json"
     try:
-        _, rows = _checked_receipt(path)
-        return [from_row(row) for row in json.loads(rows)]
+        head, rows = _checked_receipt(path)
+        known = [from_row(row) for row in json.loads(rows)]
+        is_of_task = [file.path for file in known] == [file.path for file in task.files]
+        if head["key"] != preparation_key(task.recipe, task.encoding) or not is_of_task:
+            raise ValueError("is of another task")
+        return known
     except (ValueError, KeyError, TypeError):
         path.unlink(missing_ok=True)
         raise _damaged(path) from None
@@ -165,7 +170,7 @@ def read_receipts(folder: Path, key: str) -> dict[str, KnownFile]:
     known: dict[str, KnownFile] = {}
     for receipt in sorted(folder.glob("[0-9]*.json")):
         if _receipt_is_valid(receipt, receipt.with_suffix(".bin"), key):
-            known |= {file.path: file for file in read_receipt(folder, receipt.stem)}
+            known |= {file.path: file for file in map(from_row, json.loads(_checked_receipt(receipt)[1]))}
         else:
             receipt.unlink(missing_ok=True)
     for pixels in folder.glob("[0-9]*.bin"):

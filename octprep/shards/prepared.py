@@ -29,7 +29,7 @@ from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.source.files import Exclusion, ScanFile
 from octprep.source.reading import hash_files
-from octprep.workers import Progress, WorkerPool
+from octprep.workers import Pool, Progress
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def sort_files(
     files: Sequence[ScanFile],
     changed_ns: Mapping[str, int],
     known: Mapping[str, KnownFile],
-    pool: WorkerPool,
+    pool: Pool,
     progress: Progress,
 ) -> SortedFiles:
     """Which files are still as they are known. changed_ns: of each file, by path.

@@ -19,11 +19,11 @@ from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, SourceListing
 from octprep.source.reading import hash_files
-from octprep.workers import Progress, WorkerPool, no_progress
+from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
-    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: WorkerPool, progress: Progress
+    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: Pool, progress: Progress
 ) -> list[str]:
     """The paths of the source files whose content is not the one that a finished folder was built from, sorted.
 
@@ -49,8 +49,9 @@ def changed_sources(
         changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
 
     if unreadable := [file for file in candidates if file.path in reasons]:
-        with tempfile.TemporaryDirectory() as folder:
-            cached = cache_scans(src, Path(folder), unreadable, source.changed_ns, config, pool, progress)
+        with tempfile.TemporaryDirectory() as folder, WorkerPool(pool.workers) as local:
+            # On this machine, as a cluster does not see the folder.
+            cached = cache_scans(src, Path(folder), unreadable, source.changed_ns, config, local, progress)
         changed += [item.scan.path for item in cached.scans]
         changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
     if not changed:
@@ -65,7 +66,7 @@ def repair_shards(
     source: SourceListing,
     manifest: Manifest,
     damaged: Collection[str],
-    pool: WorkerPool,
+    pool: Pool,
 ) -> bool:
     """Build the named shards of a finished folder again, from their scans alone; whether that gave the same shards.
 

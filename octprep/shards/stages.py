@@ -13,7 +13,7 @@ from octprep.shards import cache, prepared, writer
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile
-from octprep.workers import Progress, WorkerPool
+from octprep.workers import Pool, Progress
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def cache_scans(
     files: Sequence[ScanFile],
     changed_ns: Mapping[str, int],
     config: BuildConfig,
-    pool: WorkerPool,
+    pool: Pool,
     progress: Progress,
     *,
     finished: Path | None = None,
@@ -59,8 +59,9 @@ def cache_scans(
     progress("preparing scans", 0, len(files))
     progress("preparing scans", len(results), len(files))
     tasks = cache.batch_tasks(src, folder, split.unknown, changed_ns, config.recipe, config.encoding)
+    by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
-        batch = cache.read_receipt(folder, name)
+        batch = cache.read_receipt(by_name[name])
         results += batch
         progress("preparing scans", len(batch), len(files))
     return CachedSource(folder, tuple(sorted(results, key=lambda file: file.path)))
@@ -72,7 +73,7 @@ def write_shards(
     plans: Mapping[str, Sequence[ShardPlan]],
     class_names: tuple[str, ...],
     config: BuildConfig,
-    pool: WorkerPool,
+    pool: Pool,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
     """Write the planned shards, by split, to work/shards: those of each split in the order of their plans."""

@@ -16,14 +16,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from octprep import duplicates
-from octprep import workers as worker_pool
+from octprep import duplicates, preprocessing
 from octprep.arrays import Gray
+from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.format import images_csv
@@ -46,7 +47,7 @@ from octprep.verification.index_checks import check_index
 from octprep.verification.manifest_checks import check_settings
 from octprep.verification.shard_reading import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
-from octprep.workers import Progress, no_progress
+from octprep.workers import Pool, Progress, no_progress, open_pool
 
 __all__ = ["CHECKS", "SplitCount", "VerificationResult", "Violation", "verify"]
 
@@ -90,20 +91,31 @@ class VerificationResult:
         return (json.dumps(whole, indent=1) + "\n").encode()
 
 
-def verify(folder: Path | str, *, workers: int | None = None, progress: Progress = no_progress) -> VerificationResult:
+def verify(
+    folder: Path | str,
+    *,
+    workers: int | None = None,
+    cluster: Path | str | None = None,
+    cluster_wait: float = WAIT,
+    progress: Progress = no_progress,
+) -> VerificationResult:
     """Read every record of a finished folder and check the guarantees.
 
-    folder: what `octprep build` wrote; nothing is changed. workers: processes; None: one for each core.
+    folder: what `octprep build` wrote; nothing is changed. workers: processes; None: one for each core. cluster,
+    cluster_wait: as for `octprep.build`.
 
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
-    nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read.
+    nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read; SettingError if
+    workers is below 1, or the cluster cannot be used, and StoppedError if it is lost.
     """
-    folder = Path(folder)
+    folder = Path(folder) if cluster is None else Path(folder).absolute()
     manifest = Manifest.load(folder, allow_edited=True)
     violations = list(_check_manifest_bytes(folder, manifest))
     table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)
     pairs = _read_checked(folder / DUPLICATES_NAME, manifest.duplicates_sha256, DuplicatesFile.from_json, violations)
-    records, unread = _read_records(folder, manifest, _crops(table, manifest), workers, progress, violations)
+    needs = WorkerNeeds(partial(preprocessing.library_versions, manifest.recipe), files=(folder / MANIFEST_NAME,))
+    with open_pool(workers, cluster, cluster_wait, needs) as pool:
+        records, unread = _read_records(folder, manifest, _crops(table, manifest), pool, progress, violations)
     evidence = Evidence(manifest, records, table, pairs, frozenset(unread))
     violations += _check_unlisted_shards(folder, manifest)
     violations += check_leaks(records)
@@ -174,7 +186,7 @@ def _read_records(
     folder: Path,
     manifest: Manifest,
     crops: Mapping[str, Crop],
-    workers: int | None,
+    pool: Pool,
     progress: Progress,
     violations: list[Violation],
 ) -> tuple[dict[str, list[RecordSummary]], set[str]]:
@@ -184,7 +196,7 @@ def _read_records(
     records: dict[str, list[RecordSummary]] = {split: [] for split in manifest.splits}
     unread = set()
     progress("reading records", 0, total)
-    for contents in worker_pool.run_tasks(read_shard, tasks, workers):
+    for contents in pool.run(read_shard, tasks):
         records[contents.name.partition("/")[0]] += contents.records
         violations += [Violation(5, where, message) for where, message in contents.problems]
         if not contents.complete:

@@ -10,6 +10,7 @@ from octprep.duplicates import search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
 from octprep.shards import cache
+from octprep.source.listing import list_source
 from tests.worlds.archive import files_of
 from tests.worlds.builds import CONFIG, cache_of, damage
 
@@ -66,7 +67,9 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
-    files = cache.read_receipt(receipt.parent, "000000")
+    listing = list_source(source)
+    task = cache.batch_tasks(source, receipt.parent, listing.scan_files, listing.changed_ns, CONFIG.recipe, "raw")[0]
+    files = cache.read_receipt(dataclasses.replace(task, name="000000"))
     head = json.loads(receipt.read_bytes().splitlines()[0])
     key, to_row = cache.preparation_key(CONFIG.recipe, "raw"), cache.to_row
     assert head["key"] == key

@@ -5,16 +5,20 @@ import os
 import pytest
 
 from octprep.format.errors import Notice, SettingError
-from octprep.workers import WorkerPool, default_workers, run_tasks
+from octprep.workers import WorkerPool, default_workers
 
 
 def test_results_of_one_worker_are_in_the_order_of_the_tasks():
-    assert list(run_tasks(abs, [-1, 2, -3], 1)) == [1, 2, 3]
+    with WorkerPool(1) as pool:
+        assert list(pool.run(abs, [-1, 2, -3])) == [1, 2, 3]
 
 
 @pytest.mark.slow
 def test_results_of_several_workers_are_complete():
-    assert sorted(run_tasks(abs, list(range(-50, 0)), 2)) == list(range(1, 51))
+    with WorkerPool(2) as pool:
+        assert list(pool.run(abs, [])) == []
+        assert sorted(pool.run(abs, [-2, -1])) == [1, 2]
+        assert sorted(pool.run(abs, list(range(-50, 0)))) == list(range(1, 51))
 
 
 def test_the_number_of_workers_must_be_positive_and_is_by_default_that_of_the_cores():

@@ -88,6 +88,15 @@ def test_a_file_is_synchronised_before_it_is_renamed_and_its_folder_after(tmp_pa
     assert second == str(tmp_path) and named_after
 
 
+def test_a_file_can_be_saved_twice_at_once(tmp_path):
+    path = tmp_path / "a.json"
+    with saving(path) as first, saving(path) as second:  # as by two machines whose processes have the same id
+        first.write_text("same")
+        second.write_text("same")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "same"
+
+
 def test_partial_files_are_removed_and_no_others(tmp_path):
     for name in (".part-12-a.json", ".part-a.json", "part-12-b", "a.json"):
         (tmp_path / name).write_text("x")

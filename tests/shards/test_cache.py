@@ -35,7 +35,7 @@ def known(task):
 
 def test_a_receipt_gives_back_everything_that_was_prepared(task):
     assert cache.cache_batch(task) == "000000"
-    files = cache.read_receipt(task.folder, task.name)
+    files = cache.read_receipt(task)
     assert [(file.path, file.bytes, file.changed_ns) for file in files] == [
         (file.path, file.bytes, changed) for file, changed in zip(task.files, task.changed_ns, strict=True)
     ]
@@ -97,7 +97,7 @@ def test_of_a_damaged_batch_nothing_is_known(task, suffix, how):
 
 def test_damage_that_happens_after_the_check_stops_the_build_and_is_repaired_by_the_next(task):
     cache.cache_batch(task)
-    results = [file.result for file in cache.read_receipt(task.folder, task.name)]
+    results = [file.result for file in cache.read_receipt(task)]
     item = next(result for result in results if isinstance(result, CachedScan))
     pixels, receipt = task.folder / "000000.bin", task.folder / "000000.json"
     pixels.write_bytes(b"\0" + pixels.read_bytes()[1:])
@@ -105,6 +105,13 @@ def test_damage_that_happens_after_the_check_stops_the_build_and_is_repaired_by_
         cache.read_pixels(task.folder, item, RECIPE, "png")
     receipt.write_bytes(receipt.read_bytes()[:-1])
     with pytest.raises(StoppedError, match=r"000000\.json was damaged after it was written"):
-        cache.read_receipt(task.folder, task.name)
+        cache.read_receipt(task)
     cache.cache_batch(task)
     assert cache.read_pixels(task.folder, item, RECIPE, "png").shape == (32, 48)
+
+
+def test_a_receipt_that_another_build_has_replaced_is_not_read(task):
+    cache.cache_batch(task)
+    cache.cache_batch(dataclasses.replace(task, encoding="raw"))
+    with pytest.raises(StoppedError, match=r"000000\.json was damaged after it was written"):
+        cache.read_receipt(task)
