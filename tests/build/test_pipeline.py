@@ -18,6 +18,7 @@ from octprep.format.images_csv import UNDERSAMPLED
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, REPORT_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
+from octprep.shards.tfds import TFDS_NAMES
 from octprep.splits import split_file
 from octprep.splits.deviations import (
     describe_deviation,
@@ -136,7 +137,8 @@ def test_a_finished_folder_holds_shards_index_tables_report_and_manifest_and_not
     splits = Manifest.load(shards).splits
     names = {shard.name for split in splits.values() for shard in split}
     index = {f"index/{name}.idx" for name in names} | {f"index/{split}.csv" for split in splits}
-    assert set(files_of(shards)) == {*names, *index, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
+    tables = {IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, MANIFEST_NAME}
+    assert set(files_of(shards)) == {*names, *index, *tables, *TFDS_NAMES}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_image_of_the_test_folder_once(source, shards):
