@@ -17,19 +17,31 @@ if TYPE_CHECKING:
     from octprep.format.config import BuildConfig, Preprocessing
     from octprep.format.manifest import Manifest
     from octprep.inspection import inspect
+    from octprep.interchange import export
     from octprep.pipeline import build
     from octprep.shards.records import read_records
     from octprep.verification import verify
 
     __version__: str
 
-__all__ = ["BuildConfig", "Manifest", "Preprocessing", "__version__", "build", "inspect", "read_records", "verify"]
+__all__ = [
+    "BuildConfig",
+    "Manifest",
+    "Preprocessing",
+    "__version__",
+    "build",
+    "export",
+    "inspect",
+    "read_records",
+    "verify",
+]
 
 _MODULES = {
     "BuildConfig": "octprep.format.config",
     "Manifest": "octprep.format.manifest",
     "Preprocessing": "octprep.format.config",
     "build": "octprep.pipeline",
+    "export": "octprep.interchange",
     "inspect": "octprep.inspection",
     "read_records": "octprep.shards.records",
     "verify": "octprep.verification",

@@ -243,6 +243,29 @@ def index(folder: Folder) -> None:
     )
 
 
+@command(app, "octprep export shards --to webdataset --out tars")
+def export(
+    folder: Folder,
+    to: Annotated[
+        Literal["webdataset", "parquet"],
+        typer.Option(help="webdataset: tar files; parquet: as Hugging Face's datasets reads images and classes."),
+    ],
+    out: Annotated[Path, typer.Option(help="New or empty folder for the files.")],
+    repeats: Annotated[
+        bool,
+        typer.Option("--repeats", help="Write images that were repeated to balance the classes as often as stored."),
+    ] = False,
+    json_file: Json = None,
+    workers: Workers = None,
+) -> None:
+    """Write the images, with labels and patient ids, in a format of other libraries: each image once, as a PNG."""
+    from octprep import console, interchange
+
+    with console.progress_bars("rec") as progress:
+        result = interchange.export(folder, out, to, repeats=repeats, workers=workers, progress=progress)
+    console.say(console.export_summary(out, result), json_file=json_file, json=result.to_json)
+
+
 @command(app, "octprep report shards --src OCT2017")
 def report(
     folder: Folder,

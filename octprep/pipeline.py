@@ -12,7 +12,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -45,6 +45,7 @@ from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
 from octprep.shards.system_errors import explain_system_errors
+from octprep.shards.tfds import write_tfds_files
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.listing import list_source
@@ -199,6 +200,7 @@ def _build(job: _Job) -> BuildResult:
     manifest = _manifest(job, planned, shards, tables, counts)
     index = indexing.make_index(job.work / "shards", manifest, tables.rows)
     indexing.write_index(job.work, index)
+    write_tfds_files(job.work, manifest)
     prepared.write(job.work / PREPARED_NAME, cached.files, manifest, index, tables.rows)
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
@@ -233,6 +235,8 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
         report.write_report(job.out, job.src)
     table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
     index_written = _write_missing_index(job.out, existing.manifest, [*table.rows, *table.excluded])
+    with suppress(OSError):  # such as a disk that is read-only; all else of the folder is there
+        write_tfds_files(job.out, existing.manifest)
     return BuildResult(
         existing.manifest,
         built=bool(damaged),

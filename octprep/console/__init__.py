@@ -1,6 +1,7 @@
 """Everything that the commands of octprep print: results as plain text, progress bars and warnings."""
 
 from octprep.console.build import build_summary, duplicate_lines, leak_line
+from octprep.console.export import export_summary
 from octprep.console.inspection import inspection_summary
 from octprep.console.layout import quoted
 from octprep.console.output import progress_bars, say, warn
@@ -10,6 +11,7 @@ __all__ = [
     "build_summary",
     "certificate",
     "duplicate_lines",
+    "export_summary",
     "inspection_summary",
     "leak_line",
     "progress_bars",

@@ -29,6 +29,7 @@ from octprep.format.record_index import (
     table_name,
 )
 from octprep.shards import tfrecord
+from octprep.shards.tfds import write_tfds_files
 from octprep.shards.tfrecord import RecordError
 
 _FILE = re.compile(r"[A-Za-z0-9_]{1,64}(\.csv|/[0-9]{5}-of-[0-9]{5}\.tfrecord\.idx)")
@@ -37,6 +38,8 @@ _FEATURES = frozenset((IMAGE, LABEL, PATH, REPEAT))
 
 def index_folder(folder: Path) -> dict[str, bytes]:
     """Write the index of a finished folder again; returns its files by their names relative to the folder.
+
+    The files for TensorFlow Datasets (`octprep.shards.tfds`) are written again too.
 
     Raises ManifestError if the manifest, images.csv or a shard is missing or damaged; OutputError if the index cannot
     be written, or another process writes to the folder.
@@ -47,6 +50,7 @@ def index_folder(folder: Path) -> dict[str, bytes]:
         with locked(folder, "octprep build"):
             files = make_index(folder, manifest, [*table.rows, *table.excluded])
             write_index(folder, files)
+            write_tfds_files(folder, manifest)
     except OSError as error:
         raise OutputError(f"{folder / INDEX_NAME} cannot be written: {error.strerror or error}.") from None
     return files

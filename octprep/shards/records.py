@@ -32,6 +32,7 @@ from octprep.format.manifest import (
     SHA256,
     SOURCE_SIZE,
     Manifest,
+    Shard,
 )
 from octprep.shards import tfrecord
 from octprep.shards.tfrecord import RecordError
@@ -82,28 +83,31 @@ def read_records(folder: Path | str, split: str) -> Iterator[DecodedRecord]:
     manifest = Manifest.load(folder)
     if split not in manifest.splits:
         raise ManifestError(f"{folder} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
-    return _read_shards(folder, manifest, split)
+    return (record for shard in manifest.splits[split] for record in read_shard(folder, manifest, shard))
 
 
-def _read_shards(folder: Path, manifest: Manifest, split: str) -> Iterator[DecodedRecord]:
-    for shard in manifest.splits[split]:
-        count = 0
-        try:
-            for data in tfrecord.read(folder / shard.name):
-                try:
-                    record = decode_with_pixels(data, manifest)
-                except RecordError as error:
-                    raise RecordError(f"record {count} {error}") from None
-                count += 1
-                yield record
-            if count != shard.records:
-                raise RecordError(f"has {count:,} records where the manifest says {shard.records:,}")
-        except (OSError, RecordError) as error:
-            problem = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ManifestError(
-                f"{folder / shard.name}: {problem}. Copy the folder again, or repair it by the `octprep build` that "
-                "made it."
-            ) from None
+def read_shard(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[DecodedRecord]:
+    """The records of one shard of a finished folder, as `read_records` yields them. Raises ManifestError as that does.
+
+    manifest: of the folder. shard: one of the manifest.
+    """
+    count = 0
+    try:
+        for data in tfrecord.read(folder / shard.name):
+            try:
+                record = decode_with_pixels(data, manifest)
+            except RecordError as error:
+                raise RecordError(f"record {count} {error}") from None
+            count += 1
+            yield record
+        if count != shard.records:
+            raise RecordError(f"has {count:,} records where the manifest says {shard.records:,}")
+    except (OSError, RecordError) as error:
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ManifestError(
+            f"{folder / shard.name}: {problem}. Copy the folder again, or repair it by the `octprep build` that made "
+            "it."
+        ) from None
 
 
 def encode_pixels(pixels: Gray, encoding: str) -> bytes:

@@ -39,6 +39,7 @@ from octprep.format.manifest import (
     shard_problem,
 )
 from octprep.shards.indexing import move_index, remove_partial_index_files
+from octprep.shards.tfds import TFDS_NAMES
 
 _OLD_DUPLICATES_NAME = "joins.json"  # what format version 2 called duplicates.json; it holds patient ids
 _CONFIG_NAME = "config.json"  # in the work folder: the settings of an unfinished build
@@ -236,7 +237,7 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
             old.parent.rmdir()
     move_shards(out, work, shards)
     move_index(work, out)
-    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME):
+    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME, *TFDS_NAMES):
         (work / name).replace(out / name)
     sync(out)
     with suppress(OSError):  # it may not be readable

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from octprep.format.config import SOURCE_SPLITS
+from octprep.format.directory import atomic_directory
 from octprep.format.errors import SettingError
 from octprep.synthetic.anatomy import draw_appearance
 from octprep.synthetic.bscan import Phantom, draw_scan
 from octprep.synthetic.difficulty import DIFFICULTIES, Difficulty
-from octprep.synthetic.directory import atomic_directory
 from octprep.synthetic.disease import CLASSES, draw_disease
 from octprep.synthetic.faults import add_faults, add_fill, encode
 from octprep.synthetic.population import MIN_PATIENTS, TWO_CLASS_PATIENTS, Volume, population
@@ -79,7 +79,7 @@ def draw(
     if truth is not None:
         check_truth_file(truth, out)
     volumes = population(patients, seed, faults=faults)
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "octprep synthesize") as folder:
         for split in SOURCE_SPLITS:
             for label in CLASSES:
                 (folder / split / label).mkdir(parents=True)

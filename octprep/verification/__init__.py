@@ -43,7 +43,7 @@ from octprep.verification.checks import (
     check_repeats,
 )
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
-from octprep.verification.index_checks import check_index
+from octprep.verification.index_checks import check_index, check_tfds_files
 from octprep.verification.manifest_checks import check_settings
 from octprep.verification.shard_reading import Crop, ReadTask, RecordSummary, read_shard
 from octprep.verification.table_checks import check_table
@@ -133,6 +133,7 @@ def verify(
     violations += check_settings(evidence)
     index_violations, note = check_index(folder, manifest, table, violations)
     violations += index_violations
+    violations += check_tfds_files(folder, manifest)
     unread_tables = [name for name, content in ((IMAGES_NAME, table), (DUPLICATES_NAME, pairs)) if content is None]
     firsts = [record for of_split in records.values() for record in of_split if record.repeat == 0]
     return VerificationResult(

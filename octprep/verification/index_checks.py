@@ -1,8 +1,9 @@
-"""The index beside the shards: whether its files are those that `octprep index` writes."""
+"""The index beside the shards, and the files for TFDS: whether they are those that `octprep index` writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from octprep.format.errors import ManifestError
@@ -10,6 +11,7 @@ from octprep.format.images_csv import Table
 from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards.indexing import index_names, make_index
+from octprep.shards.tfds import tfds_files, tfds_problem
 from octprep.verification.checks import Violation
 
 _REMEDY = "`octprep index` writes it again"
@@ -44,6 +46,16 @@ def check_index(
         if name not in expected
     ]
     return found, ""
+
+
+def check_tfds_files(folder: Path, manifest: Manifest) -> Iterator[Violation]:
+    """Check 5: the files for TensorFlow Datasets that do not follow from the manifest. They may be missing."""
+    if not manifest.digest_ok:
+        return  # they cannot follow from a manifest that was edited
+    for name, content in tfds_files(manifest).items():
+        problem = tfds_problem(folder / name, content)
+        if problem and os.path.lexists(folder / name):
+            yield Violation(5, name, f"{problem}: {_REMEDY}")
 
 
 def _problem(folder: Path, name: str, expected: bytes) -> str:

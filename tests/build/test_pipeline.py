@@ -18,6 +18,7 @@ from octprep.format.images_csv import UNDERSAMPLED
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, PREPARED_NAME, REPORT_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
+from octprep.shards.tfds import TFDS_NAMES
 from octprep.splits import split_file
 from octprep.splits.deviations import (
     describe_deviation,
@@ -138,7 +139,7 @@ def test_a_finished_folder_holds_shards_index_tables_report_and_manifest_and_not
     index = {f"index/{name}.idx" for name in names} | {f"index/{split}.csv" for split in splits}
     tables = {IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME, MANIFEST_NAME}
     found = {path.relative_to(shards).as_posix() for path in shards.rglob("*") if path.is_file()}
-    assert found == {*names, *index, *tables}
+    assert found == {*names, *index, *tables, *TFDS_NAMES}
 
 
 def test_train_shards_are_balanced_and_test_holds_every_image_of_the_test_folder_once(source, shards):

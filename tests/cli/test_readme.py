@@ -1,5 +1,7 @@
 """The programs in README.md and docs/format.md run as they are printed, and read what octprep wrote."""
 
+import gc
+import itertools
 import re
 import shutil
 from collections import Counter
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 def program_of(document: str, heading: str) -> str:
     """The Python program below a heading."""
-    section = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    _, section = re.split(rf"\n##+ {heading}\n", (ROOT / document).read_text(encoding="utf-8"))
+    section = re.split(r"\n##+ ", section)[0]
     [program] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return program
 
@@ -42,10 +45,14 @@ def records(folder, monkeypatch):
 
 def run(program: str, collect: str) -> dict:
     """Run a program that ends in the body of a loop, to which a line is added; returns its variables."""
-    variables = {"__name__": "__main__", "collected": []}
+    variables = {"__name__": "__main__", "collected": [], "np": np}
     indent = re.findall(r"^ +", program, re.MULTILINE)[-1]
     exec(f"{program.rstrip()}\n{indent}{collect}\n", variables)
     return variables
+
+
+def each_once(records):
+    return as_counts((record.pixels, record.label) for record in records if not record.repeat)
 
 
 def as_counts(pairs):
@@ -143,6 +150,38 @@ def test_pytorch(raw_only, records):
 
 
 @pytest.mark.slow
+def test_pytorch_as_a_stream(folder, records, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    expected = as_counts((record.pixels, record.label) for record in records("train"))
+    program = program_of("docs/format.md", "PyTorch, as a stream")
+    if folder.name.startswith("png"):
+        stream = 'itertools.islice(octprep.read_records("shards", "train"), part, None, parts)'
+        assert stream in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+        for mapped, streamed in (
+            ("import octtrain\n", "import itertools, octprep\n"),
+            ("octtrain.MappedImages(folder, split)", "None"),
+            ("range(part, len(self.images), parts)", stream),
+            ("self.images[record]", "record.pixels[..., None].copy(), record.label"),
+        ):
+            assert mapped in program
+            program = program.replace(mapped, streamed)
+    variables = run(program, "collected.extend(zip(images.numpy(), labels))")
+    assert as_counts(variables["collected"]) == expected
+    assert variables["images"].shape[1:] == (1, 224, 224) and variables["images"].dtype == torch.uint8
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    for workers in (0, 2):
+        parts = []
+        for rank in range(3):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            loader = torch.utils.data.DataLoader(variables["Records"]("shards", "train"), None, num_workers=workers)
+            parts.append([(image.numpy(), label) for image, label in loader])
+        assert as_counts(itertools.chain(*parts)) == expected
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.slow
 def test_jax(raw_only, records):
     pytest.importorskip("grain", reason="Grain is not installed")
     train = records("train")
@@ -153,6 +192,55 @@ def test_jax(raw_only, records):
     assert counts <= expected and counts.total() == len(train) // 4 * 4
     assert variables["images"].shape == (4, 224, 224, 1) and variables["images"].dtype == np.uint8
     assert as_counts(variables["collected"][:8]) != as_counts((record.pixels, record.label) for record in train[:8])
+
+    assert "`[jax.process_index() :: jax.process_count()]`" in (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    parts = [
+        run(
+            program.replace('"train"))\n', f'"train"))[{process} :: 3]\n').replace(", drop_remainder=True", ""),
+            "collected.extend(zip(images, labels))",
+        )["collected"]
+        for process in range(3)
+    ]
+    assert as_counts(itertools.chain(*parts)) == expected
+
+
+# Other formats
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # WebDataset leaves the tars open
+def test_webdataset(raw_only, records):
+    pytest.importorskip("webdataset", reason="WebDataset is not installed")
+    octprep.export("shards", "tars", "webdataset", workers=1)
+    variables = run(program_of("docs/format.md", "WebDataset"), "collected.append((image, label))")
+    assert as_counts(variables["collected"]) == each_once(records("train"))
+    assert variables["image"].shape == (224, 224) and variables["image"].dtype == np.uint8
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of datasets and what it imports
+def test_hugging_face(raw_only, records, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    octprep.export("shards", "tables", "parquet", workers=1)
+    variables = run(
+        program_of("docs/format.md", "Hugging Face datasets"), "collected.append((np.asarray(image), label))"
+    )
+    assert as_counts(variables["collected"]) == each_once(records("train"))
+    assert variables["names"] == list(octprep.Manifest.load(Path("shards")).class_names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of TFDS and what it imports
+def test_tensorflow_datasets(folder, records):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    pytest.importorskip("tensorflow_datasets", reason="TensorFlow Datasets is not installed")
+    expected = records("test")
+    program = program_of("docs/format.md", "TensorFlow Datasets")
+    variables = run(program, "collected.extend(zip(images.numpy(), labels.numpy()))")
+    assert as_counts(variables["collected"]) == as_counts((record.pixels, record.label) for record in expected)
+    assert variables["images"].shape == (len(expected), 224, 224, 1)
+    assert variables["names"] == list(octprep.Manifest.load(Path("shards")).class_names)
 
 
 def test_every_linked_file_exists():

@@ -7,6 +7,7 @@ import shutil
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import Manifest
 from octprep.shards import tfrecord
+from octprep.shards.tfds import TFDS_NAMES
 from octprep.verification import verify
 from tests.worlds.archive import files_of
 
@@ -85,8 +86,10 @@ def edit_manifest(folder, change):
 
 
 def write_manifest(folder, raw):
-    """Write a manifest with the digest of its content; the index would be that of another dataset and is removed."""
+    """Write a manifest with the digest of its content; index and TFDS files would be another dataset's and go."""
     shutil.rmtree(folder / "index", ignore_errors=True)
+    for name in TFDS_NAMES:
+        (folder / name).unlink(missing_ok=True)
     fields = {key: value for key, value in raw.items() if key != "digest"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
