@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
 from octprep.source.files import Exclusion, Scan, ScanFile
-from octprep.source.reading import with_retries
+from octprep.source.reading import FileBatch
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
@@ -53,15 +52,20 @@ class CachedScan:
 
 
 @dataclass(frozen=True)
-class BatchTask:
+class BatchTask(FileBatch):
     """Some files to read and prepare."""
 
-    src: Path
     folder: Path  # of the cache
     name: str  # of the batch
-    files: tuple[ScanFile, ...]
     recipe: Preprocessing
     encoding: str  # raw or png
+
+    def read(self, scan_file: ScanFile) -> tuple[PreparedScan, bytes] | Exclusion:
+        """A prepared scan and its encoded pixels, or an Exclusion. Raises as `prepare_scan` does."""
+        prepared = prepare_scan(self.src, scan_file, self.recipe)
+        if isinstance(prepared, Exclusion):
+            return prepared
+        return prepared, encode_pixels(prepared.pixels, self.encoding)
 
 
 def batch_tasks(
@@ -69,7 +73,7 @@ def batch_tasks(
 ) -> list[BatchTask]:
     """The files of a source in batches of BATCH."""
     return [
-        BatchTask(src, folder, f"{index:06d}", tuple(files[start : start + BATCH]), recipe, encoding)
+        BatchTask(src, tuple(files[start : start + BATCH]), folder, f"{index:06d}", recipe, encoding)
         for index, start in enumerate(range(0, len(files), BATCH))
     ]
 
@@ -89,7 +93,7 @@ def cache_batch(task: BatchTask) -> str:
     crc = 0
     with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
         for scan_file in task.files:
-            prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
+            prepared = task.result(scan_file, task.read)
             if isinstance(prepared, Exclusion):
                 results.append(prepared)
                 continue
@@ -100,14 +104,6 @@ def cache_batch(task: BatchTask) -> str:
         size = file.tell()
     _write_receipt(receipt, key, results, size, crc)
     return task.name
-
-
-def _prepare(
-    recipe: Preprocessing, encoding: str, src: Path, scan_file: ScanFile
-) -> tuple[PreparedScan, bytes] | Exclusion:
-    """A prepared scan and its encoded pixels."""
-    prepared = prepare_scan(src, scan_file, recipe)
-    return prepared if isinstance(prepared, Exclusion) else (prepared, encode_pixels(prepared.pixels, encoding))
 
 
 def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -> CachedScan:

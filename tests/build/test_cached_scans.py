@@ -68,7 +68,7 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
     results = cache.read_receipt(receipt.parent, "000000")
     head = json.loads(receipt.read_bytes().splitlines()[0])
-    task = cache.BatchTask(source, receipt.parent, "000000", (), CONFIG.recipe, "raw")
+    task = cache.BatchTask(source, (), receipt.parent, "000000", CONFIG.recipe, "raw")
     key, to_row = cache._key(task), cache._to_row
 
     @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from octprep.inspection import inspect
 from octprep.pipeline import build
 from octprep.source.files import Scan
 from octprep.source.listing import list_source
-from octprep.source.reading import read_scans, with_retries
+from octprep.source.reading import DecodedBatch, read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
 from tests.worlds.tables import read_cells
@@ -127,20 +127,20 @@ def test_too_little_memory_is_not_a_corrupt_jpeg(tmp_path, flags, room):
         import resource, sys
         from pathlib import Path
         from octprep.source.listing import list_source
-        from octprep.source.reading import read_scans
+        from octprep.source.reading import DecodedBatch, read_scans
         src = Path(sys.argv[1])
         small, big = list_source(src).scan_files
-        read_scans((src, [small]))
+        read_scans(DecodedBatch(src, (small,)))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
-        read_scans((src, [big]))
+        read_scans(DecodedBatch(src, (big,)))
         """)
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(tmp_path), str(room)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "StoppedError: there is too little memory for" in done.stderr
     assert "CNV-1-2.jpeg" in done.stderr
-    assert isinstance(read_scans((tmp_path, [listed_file(tmp_path, "CNV/CNV-1-2.jpeg")]))[0], Scan)
+    assert isinstance(read_scans(DecodedBatch(tmp_path, (listed_file(tmp_path, "CNV/CNV-1-2.jpeg"),)))[0], Scan)
 
 
 def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):
@@ -237,7 +237,7 @@ def test_a_file_that_changed_after_listing_stops_the_work(source, change):
     change(source / ONE)
     begin = time.monotonic()
     with pytest.raises(StoppedError, match=f"{ONE} .*so it is not the file that was listed"):
-        read_scans((source, [scan_file]))
+        read_scans(DecodedBatch(source, (scan_file,)))
     assert time.monotonic() - begin < 60, "it waited for a pipe"
 
 

@@ -1,0 +1,164 @@
+"""A file that crashes the image decoder, or keeps it busy for ever, costs that image and not the build."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from octprep.format.manifest import Manifest
+from tests.worlds.builds import OPTIONS, octprep, receipts, workers_of
+from tests.worlds.tables import read_cells
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="crashes are recognised by POSIX signals"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+# A decoder with a mistake, in every process: what a file does to it stands at its end, where a JPEG may hold anything.
+DECODER = """
+import os, signal, time
+import simplejpeg
+from octprep import crashes
+
+crashes.DECODE_SECONDS = 2.0
+decode = simplejpeg.decode_jpeg
+
+def decode_jpeg(data, *arguments, **options):
+    name, _, number = data[-20:].rpartition(b"#")[2].decode("latin-1").partition(" ")
+    if name == "HANG":
+        time.sleep(1000)
+    elif name == "SPIN":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        while True:
+            pass
+    elif name == "EXIT":
+        os._exit(3)
+    elif name.startswith("SIG") and not os.path.exists(os.environ.get("MENDED", "/nowhere")):
+        os.kill(os.getpid(), getattr(signal, name))
+    return decode(data, *arguments, **options)
+
+simplejpeg.decode_jpeg = decode_jpeg
+"""
+CRASHES = {
+    "train/CNV/CNV-0-1.jpeg": ("SIGSEGV", "made the image decoder crash (SIGSEGV)"),
+    "train/CNV/CNV-0-2.jpeg": ("SIGABRT", "made the image decoder crash (SIGABRT)"),
+    "train/DME/DME-100-3.jpeg": ("HANG", "took the image decoder more than 2 s"),
+    "train/NORMAL/NORMAL-300-5.jpeg": ("SPIN", "took the image decoder more than 2 s"),
+    "test/NORMAL/NORMAL-350-1.jpeg": ("SIGBUS", "made the image decoder crash (SIGBUS)"),
+}
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of processes in which the decoder has a mistake."""
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "sitecustomize.py").write_text(DECODER)
+    paths = [str(tmp_path / "decoder"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture
+def hostile(large_source, tmp_path):
+    """Mark a file of a copy of the source with what it does to the decoder."""
+    subprocess.run(["cp", "-r", large_source, tmp_path / "src"], check=True)
+
+    def mark(path, what):
+        with (tmp_path / "src" / path).open("ab") as file:
+            file.write(f"#{what} ".encode())
+
+    return tmp_path / "src", mark
+
+
+def run(environment, *words):
+    """A finished process; none that it started may be left."""
+    process = subprocess.Popen(
+        octprep(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=300)
+    assert not left(process.pid)
+    return process.returncode, output, errors
+
+
+def left(group):
+    """Whether a process of a group is left after 10 seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def excluded(out):
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
+
+
+def test_files_that_crash_or_hang_the_decoder_cost_only_themselves_whatever_the_number_of_workers(
+    hostile, environment, tmp_path
+):
+    src, mark = hostile
+    for path, (what, _) in CRASHES.items():
+        mark(path, what)
+    digests = set()
+    for workers in (1, 2, 5):
+        out = tmp_path / f"out{workers}"
+        code, _, errors = run(environment, "build", src, out, "--workers", workers, *OPTIONS)
+        assert (code, errors) == (0, "")
+        assert excluded(out).items() >= {path: reason for path, (_, reason) in CRASHES.items()}.items()
+        assert {path.name for path in out.iterdir()} >= {"manifest.json"} and not receipts(out)
+        digests.add(Manifest.load(out).digest)
+    assert len(digests) == 1
+    # the same files are excluded again where their reasons are checked, and nothing is built
+    for path in src.rglob("*.jpeg"):
+        os.utime(path, (1, 1))
+    code, output, errors = run(environment, "build", src, out, "--workers", 2, *OPTIONS)
+    assert (code, errors) == (0, "")
+    assert Manifest.load(out).digest in digests
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_an_inspection_excludes_a_file_that_crashes_the_decoder(hostile, environment, options):
+    src, mark = hostile
+    mark("train/CNV/CNV-0-1.jpeg", "SIGSEGV")
+    code, output, errors = run(environment, "inspect", src, "--workers", 2, *options)
+    assert (code, errors) == (0, "")
+    assert "made the image decoder crash (SIGSEGV)" in output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("what", ["SIGKILL", "EXIT"])
+def test_a_worker_that_is_killed_or_exits_stops_the_build_and_the_next_run_resumes(
+    hostile, environment, large_shards, tmp_path, workers, what
+):
+    src, mark = hostile
+    mark("train/NORMAL/NORMAL-300-5.jpeg", what)
+    code, _, errors = run(environment, "build", src, tmp_path / "out", "--workers", workers, *OPTIONS)
+    assert code == 1
+    assert errors.startswith("octprep: a worker process was killed (usually out of memory). Run the same command again")
+    assert errors.count("\n") == 1
+    environment = {**environment, "PYTHONPATH": str(ROOT)}
+    assert run(environment, "build", src, tmp_path / "out", "--workers", workers, *OPTIONS)[0] == 0
+    assert not {path: reason for path, reason in excluded(tmp_path / "out").items() if "decoder" in reason}
+
+
+def test_a_crash_that_no_file_repeats_alone_stops_the_build_if_it_happens_again(hostile, environment, tmp_path):
+    src, mark = hostile
+    mark("train/CNV/CNV-0-1.jpeg", "SIGSEGV")
+    mended = tmp_path / "mended"
+    environment = {**environment, "MENDED": str(mended)}
+    process = subprocess.Popen(octprep("build", src, tmp_path / "out", "--workers", 2, *OPTIONS), env=environment)
+    while process.poll() is None and not workers_of(process.pid):
+        time.sleep(0.01)
+    first = set(workers_of(process.pid))
+    while process.poll() is None and first <= set(workers_of(process.pid)):
+        time.sleep(0.01)
+    mended.touch()  # the first worker has crashed; the file is fine from now on
+    assert process.wait(timeout=100) == 0
+    assert not {path: reason for path, reason in excluded(tmp_path / "out").items() if "decoder" in reason}
