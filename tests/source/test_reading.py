@@ -167,10 +167,10 @@ def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
     assert len(list((tmp_path / "out" / ".octprep-work" / "cache").glob("*.json"))) == 1
     monkeypatch.undo()
-    assert build(source, tmp_path / "out", CONFIG, workers=1).built
+    assert build(source, tmp_path / "out", CONFIG, workers=0).built
 
 
 def threads(_):
@@ -183,8 +183,8 @@ def test_opencv_has_one_thread_in_workers_and_its_setting_in_the_caller_stays(so
     try:
         with WorkerPool(2) as engine:
             assert list(engine.run(threads, [1, 2, 3])) == [1, 1, 1]
-        build(source, tmp_path / "out", CONFIG, workers=1)
-        inspect(source, quick=True, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
+        inspect(source, quick=True, workers=0)
         assert cv2.getNumThreads() == 3
     finally:
         cv2.setNumThreads(before)
@@ -253,13 +253,13 @@ def test_a_source_that_vanishes_stops_the_build_which_resumes_when_it_is_back(so
     names = sorted(source.rglob("*.jpeg"))
     out = tmp_path / "out"
     with pytest.raises(StoppedError, match=r"is gone, so it is not the file"):
-        build(source, out, CONFIG, workers=1, progress=vanish)
+        build(source, out, CONFIG, workers=0, progress=vanish)
     assert len(list((out / ".octprep-work" / "cache").glob("*.json"))) == 1
     assert not (out / "manifest.json").exists()
     for path in source.rglob("*.away"):
         path.rename(path.with_suffix(".jpeg"))
-    build(source, out, CONFIG, workers=1)
-    build(source, tmp_path / "undisturbed", CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
+    build(source, tmp_path / "undisturbed", CONFIG, workers=0)
     assert files_of(out) == files_of(tmp_path / "undisturbed")
 
 
@@ -267,5 +267,5 @@ def test_a_huge_file_is_excluded_without_being_read(tmp_path):
     src = write_folder(tmp_path, archive())
     with (src / "train" / "CNV" / "CNV-66-1.jpeg").open("wb") as file:
         file.truncate(50_000_000_000)  # takes no space on the disk
-    (exclusion,) = inspect(src, quick=True, workers=1).exclusions
+    (exclusion,) = inspect(src, quick=True, workers=0).exclusions
     assert exclusion.reason == "too large: 50,000,000,000 bytes, more than 64 MB"
