@@ -29,7 +29,7 @@ FIT_ARGS ?=
 export SRC OUT RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test test-fast lint format bench docs pictures clean
+.PHONY: help install pipeline test test-fast lint format bench faults docs pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench: $(READY) ## measure preprocessing against ground truth, denoisers, the ra
 	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/training.py
+
+faults: $(READY) ## kill 100 builds at random moments and damage 1,000 finished folders: all must be found and mended
+	$(BIN)/python tests/faults.py $(FAULTS)
 
 docs: $(READY) ## write docs/options.md from the settings
 	$(BIN)/python docs/options.py
