@@ -136,7 +136,7 @@ def build(
 
     config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
     follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
-    None: one for each core.
+    None: one for each core; 0: none, so that a file which makes the image decoder crash ends this process.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says

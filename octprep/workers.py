@@ -206,7 +206,7 @@ class WorkerPool:
 
 
 def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int | None) -> Iterator[Result]:
-    """`WorkerPool.run` with a pool for these tasks alone; raises SettingError if workers is below 1."""
+    """`WorkerPool.run` with a pool for these tasks alone; raises SettingError if workers is below 0."""
     with WorkerPool(min(default_workers() if workers is None else workers, max(1, len(tasks)))) as pool:
         yield from pool.run(work, tasks)
 

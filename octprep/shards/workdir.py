@@ -165,7 +165,10 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> Exis
     damage = find_damage(out, manifest)
     if not damage:
         with suppress(OSError):
-            os.utime(out / MANIFEST_NAME)  # so that a copied folder, which was hashed now, is not hashed again
+            if read_folder_file(out / MANIFEST_NAME) == manifest.to_bytes():
+                os.utime(out / MANIFEST_NAME)  # so that a copied folder, which was hashed now, is not hashed again
+            else:
+                manifest.save(out)  # it says the same in other bytes, such as with another line at its end
     return ExistingBuild(manifest, tuple(damage))
 
 

@@ -81,6 +81,14 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_with_overwrit
     assert files_of(out) == files_of(shards)
 
 
+def test_a_manifest_that_says_the_same_in_other_bytes_is_written_again_and_nothing_else(source, shards, out):
+    with (out / MANIFEST_NAME).open("ab") as file:
+        file.write(b"\n")
+    assert verify(out, workers=0).violations != ()
+    assert not build(source, out, CONFIG, workers=0).built
+    assert files_of(out) == files_of(shards)
+
+
 def test_a_finished_folder_may_be_a_copy(source, shards, tmp_path):
     out = shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile)  # with the times of now
     assert workdir.newest_source_ns(out) != workdir.newest_source_ns(shards)
