@@ -268,14 +268,15 @@ def _path_problem(out: Path) -> str | None:
 
 
 def _shard_problem(path: Path, shard: Shard, published_ns: int) -> str | None:
-    """What is wrong with a shard: by its size, and by its content if it was written to after the manifest."""
+    """What is wrong with a shard: by its size, and by its content if it was written or moved after the manifest."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    return shard_problem(path, shard) if status.st_size != shard.bytes or status.st_mtime_ns > published_ns else None
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)  # a file that is moved over another keeps the former
+    return shard_problem(path, shard) if status.st_size != shard.bytes or changed_ns > published_ns else None
 
 
 def _shards(out: Path) -> list[Path]:

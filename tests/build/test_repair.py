@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_damaged_shards_alone_are_built_again(source, shards, out, how, monkeypa
     kept = {path for path, inode in inodes.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(inodes) - 2
     assert not build(source, out, CONFIG, workers=0).built
+
+
+def test_another_file_of_the_same_size_and_time_in_the_place_of_a_shard_is_detected(source, shards, out):
+    path = out / Manifest.load(out).splits["train"][1].name
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    os.utime(other, (1, 1))
+    os.utime(out / MANIFEST_NAME)
+    time.sleep(0.02)
+    other.rename(path)
+    with pytest.warns(Notice, match="was damaged"):
+        assert build(source, out, CONFIG, workers=0).built
+    assert files_of(out) == files_of(shards)
 
 
 @pytest.mark.parametrize("balance", ["undersample", "none"])
