@@ -28,7 +28,7 @@ STAGES = {
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
     "images.csv": ("format.images_csv.encode", 1),
-    "duplicates.json": ("duplicates.file.collect", 1),
+    "duplicates.json": ("duplicates.duplicates_json.collect", 1),
     "report": ("report.render", 1),
     "publish": ("shards.workdir.move_shards", 1),
     "publish shards": ("shards.workdir.sync", 2),
