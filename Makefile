@@ -29,7 +29,7 @@ FIT_ARGS ?=
 export SRC OUT RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test test-fast lint format bench docs pictures clean
+.PHONY: help install pipeline test test-fast lint format bench faults fuzz docs pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,16 @@ bench: $(READY) ## measure preprocessing against ground truth, denoisers, the ra
 	$(BIN)/python benchmarks/denoisers.py
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/training.py
+
+faults: $(READY) ## kill 100 builds at random moments and damage 1,000 finished folders: all must be found and mended
+	$(BIN)/python tests/faults.py $(FAULTS)
+
+FUZZ := manifest images duplicates index shard record
+fuzz: $(READY) ## give random bytes to all that reads a folder of shards, for SECONDS in all; a failure leaves a file crash-...
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || uv pip install --quiet --python $(BIN)/python 'atheris>=3.0' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet 'atheris>=3.0'
+	@for target in $(FUZZ); do echo "$$target" && \
+	  $(BIN)/python tests/fuzz/run.py $$target --seconds $$(($(or $(SECONDS),600) / $(words $(FUZZ)))) || exit 1; done
 
 docs: $(READY) ## write docs/options.md from the settings
 	$(BIN)/python docs/options.py

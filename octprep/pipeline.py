@@ -143,9 +143,9 @@ def build(
 
     config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
     follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
-    None: one for each core. cluster: instead, the workers of a Dask cluster, by the address of its scheduler
-    (tcp://HOST:PORT) or its scheduler file; src and out must be on storage that they share. cluster_wait: seconds to
-    wait while it has no worker.
+    None: one for each core; 0: none, so that a file which makes the image decoder crash ends this process. cluster:
+    instead, the workers of a Dask cluster, by the address of its scheduler (tcp://HOST:PORT) or its scheduler file; src
+    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker.
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says

@@ -9,22 +9,30 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from octprep.cluster import WAIT, ClusterPool, WorkerNeeds
+from octprep.crashes import Divisible, allow_time_limit, crash_reason
 from octprep.format.errors import Notice, SettingError, StoppedError
+from octprep.terminal import interrupts
 
 Progress = Callable[[str, int, int], None]  # the stage, units done since the last call, units in all
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_KILLED = (
+    "a worker process was killed (usually out of memory). Run the same command again to resume, with fewer "
+    "--workers if memory is short."
+)
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -77,57 +85,123 @@ class WorkerPool:
     """
 
     def __init__(self, workers: int | None) -> None:
-        """workers: how many; None: one for each core. Raises SettingError if below 1."""
+        """workers: how many; None: one for each core; 0: none, this process does everything.
+
+        Raises SettingError if below 0.
+        """
         self.workers = default_workers() if workers is None else workers
-        if self.workers < 1:
-            raise SettingError(f"workers must be 1 or more; got {self.workers}")
+        if self.workers < 0:
+            raise SettingError(f"workers must be 1 or more, or 0 to start no process; got {self.workers}")
         self._executor: ProcessPoolExecutor | None = None
+        self._processes: Mapping[int, BaseProcess] = {}  # of the executor, by their ids
         self._keep_alive: Connection | None = None  # closing it ends the workers
+        self._begun: Connection | None = None  # gives the id of a worker and the number of the task that it begins
+        self._current: dict[int, int] = {}  # the last of these numbers of each worker
 
     def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt))
+
+    def _close(self, *, at_once: bool = False) -> None:
+        """End the workers, after the tasks under way unless that is to be at once."""
         executor, self._executor = self._executor, None
         if executor is None:
             return
-        assert self._keep_alive is not None
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        assert self._keep_alive is not None and self._begun is not None
+        if at_once:
             self._keep_alive.close()
         executor.shutdown(cancel_futures=True)
         self._keep_alive.close()
+        self._begun.close()
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of work(task) for every task, in the order of completion.
 
-        With one worker, or one task, everything runs in this process; so it does, with a warning, where the system
-        cannot start others. Raises StoppedError if a worker dies, and whatever `work` raises; tasks that have not begun
-        are dropped then. Results should be short: a worker that is killed while it sends a long one leaves the pool
-        waiting for the rest, while a short one is sent whole or not at all.
+        With one worker, or one task, everything runs in this process, unless the tasks are Divisible; so it does, with
+        a warning, where the system cannot start others. Raises StoppedError if a worker dies, and whatever `work`
+        raises; tasks that have not begun are dropped then. Results should be short: a worker that is killed while it
+        sends a long one leaves the pool waiting for the rest, while a short one is sent whole or not at all.
+
+        If a worker crashes with a Divisible task, its parts are tried one at a time. Those that crash again, first in a
+        process of their own, are left out of the task, and it is run again, as are all that were under way.
         """
-        executor = self._start(work, len(tasks)) if self.workers > 1 and len(tasks) > 1 else None
-        if executor is None:
-            yield from map(work, tasks)
-            return
-        try:
-            pending = iter(tasks)
-            running: set[Future[Result]] = set()
-            while True:
-                for task in pending:
-                    with _process_start(work):
-                        running.add(executor.submit(work, task))
-                    if len(running) >= 4 * self.workers:  # enough to keep all busy, few enough to stop soon
-                        break
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        except (BrokenProcessPool, BrokenPipeError):
-            raise StoppedError(
-                "a worker process was killed (usually out of memory). Run the same command again to resume, with fewer "
-                "--workers if memory is short."
-            ) from None
+        waiting = list(tasks)
+        tried: list[Task] = []  # tasks that crashed although none of their parts crashes alone
+        while waiting:
+            may_crash = isinstance(tasks[0], Divisible) and self.workers > 0
+            executor = self._start(work, len(waiting)) if may_crash or min(self.workers, len(tasks)) > 1 else None
+            if executor is None:
+                yield from map(work, waiting)
+                return
+            unfinished = dict(enumerate(waiting))
+            try:
+                for number, result in self._results(executor, work, unfinished):
+                    del unfinished[number]
+                    yield result
+                return
+            except (BrokenProcessPool, BrokenPipeError):
+                crashes = self._crashes()
+            for number, reason in crashes.items():
+                task = unfinished.get(number)
+                if not isinstance(task, Divisible) or any(task is other for other in tried):
+                    raise StoppedError(
+                        f"a worker process {reason}, which no single file does alone. Run the same command again to "
+                        "resume; if that happens again, the memory of this machine may be faulty."
+                    )
+                reasons = _crashing_parts(task)
+                if reasons:
+                    unfinished[number] = task.without(reasons)
+                else:
+                    tried.append(task)
+            waiting = list(unfinished.values())
+
+    def _results(
+        self, executor: ProcessPoolExecutor, work: Callable[[Task], Result], tasks: Mapping[int, Task]
+    ) -> Iterator[tuple[int, Result]]:
+        """The results of numbered tasks with their numbers. Raises BrokenProcessPool if a worker dies."""
+        self._current.clear()
+        pending = iter(list(tasks.items()))
+        running: dict[Future[Result], int] = {}
+        while True:
+            for number, task in pending:
+                with _process_start(work):
+                    running[executor.submit(_begin, number, work, task)] = number
+                if len(running) >= 4 * self.workers:  # enough to keep all busy, few enough to stop soon
+                    break
+            if not running:
+                return
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            self._receive_begun()
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                yield running.pop(future), future.result()
+
+    def _receive_begun(self) -> None:
+        """Learn which tasks the workers have begun."""
+        assert self._begun is not None
+        while self._begun.poll():
+            process_id, number = self._begun.recv()
+            self._current[process_id] = number
+
+    def _crashes(self) -> dict[int, str]:
+        """The numbers of the tasks whose workers crashed, and how, after that broke the pool, which is closed.
+
+        Raises StoppedError if a worker died otherwise.
+        """
+        self._receive_begun()
+        self._close()  # waits for the processes, of which the executor ends the others by SIGTERM
+        crashes = {}
+        for process_id, process in self._processes.items():
+            if process.exitcode in (None, 0, -signal.SIGTERM):
+                continue
+            number, reason = self._current.get(process_id), crash_reason(process.exitcode)
+            if number is None or reason is None:
+                raise StoppedError(_KILLED)
+            crashes[number] = reason
+        if not crashes:
+            raise StoppedError(_KILLED)
+        return crashes
 
     def _start(self, work: Callable[[Task], Result], tasks: int) -> ProcessPoolExecutor | None:
         """The worker processes, at first no more than tasks; None where the system cannot start them."""
@@ -138,15 +212,17 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         try:
             closed, self._keep_alive = context.Pipe(duplex=False)
+            self._begun, begun = context.Pipe(duplex=False)
             executor = ProcessPoolExecutor(
-                self.workers, mp_context=context, initializer=_init_worker, initargs=(closed,)
+                self.workers, mp_context=context, initializer=_init_worker, initargs=(closed, begun)
             )
             for _ in range(min(self.workers, tasks)):
                 with _process_start(work):
                     executor.submit(os.getpid)
         except (OSError, ImportError, NotImplementedError) as error:
-            if self._keep_alive is not None:
-                self._keep_alive.close()
+            for connection in (self._keep_alive, self._begun):
+                if connection is not None:
+                    connection.close()
             if executor is not None:
                 executor.shutdown(wait=False, cancel_futures=True)
             # Locks between processes are files in /dev/shm on Linux.
@@ -157,17 +233,42 @@ class WorkerPool:
                 Notice,
                 stacklevel=3,
             )
-            self.workers = 1
+            self.workers = 0
             return None
-        self._executor = executor
+        self._executor, self._processes, self._current = executor, executor._processes, {}
         return executor
+
+
+def _crashing_parts(task: Divisible) -> dict[int, str]:
+    """The parts of a task that make a process crash in which they are the first, and how.
+
+    Raises StoppedError if a process dies otherwise, or cannot be started.
+    """
+    parts = {index: index for index in range(task.part_count)}
+    reasons: dict[int, str] = {}
+    while parts:
+        first = min(parts)
+        with WorkerPool(1) as alone:
+            executor = alone._start(task.try_part, 1)
+            if executor is None:
+                raise StoppedError(_KILLED)
+            try:
+                for index, _ in alone._results(executor, task.try_part, parts):
+                    del parts[index]
+            except (BrokenProcessPool, BrokenPipeError):
+                crashes = alone._crashes()
+                if first in crashes:
+                    reasons[first] = crashes[first]
+                    del parts[first]
+    return reasons
 
 
 @contextmanager
 def _process_start(work: Callable[[Task], Result]) -> Iterator[None]:
     """Around the start of a process: it inherits no interruption, and does not run the program's main module.
 
-    Blocked signals are inherited, so a Ctrl-C in the terminal is delivered to this process alone, after the block.
+    Blocked signals are inherited, so a Ctrl-C in the terminal is delivered to this process alone, and raised after the
+    block: a process that has begun to start, and is told nothing more, would print a traceback.
     Workers import `work` by the name of its module, so unless that is the main module they do not need the latter;
     without a guard it would begin all of the work again in each of them.
     """
@@ -178,16 +279,20 @@ def _process_start(work: Callable[[Task], Result]) -> Iterator[None]:
     if work.__module__ != "__main__":
         sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        yield
+        with interrupts.deferred():  # another thread, such as that of a progress bar, may receive it
+            yield
     finally:
         sys.modules["__main__"] = main
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _init_worker(closed: Connection) -> None:
+def _init_worker(closed: Connection, begun: Connection) -> None:
     """Leave interruptions to the parent, and exit with it: a killed parent would leave its workers waiting."""
+    global _begun
+    _begun = begun
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    allow_time_limit()
     import cv2
 
     cv2.setNumThreads(1)  # one process a core makes better use of many cores
@@ -196,6 +301,16 @@ def _init_worker(closed: Connection) -> None:
     threading.Thread(target=_exit_with_parent, args=(parent.sentinel, closed), daemon=True).start()
 
 
+def _begin(number: int, work: Callable[[Task], Result], task: Task) -> Result:
+    """Tell the parent which task this worker begins, and do it."""
+    assert _begun is not None
+    _begun.send((os.getpid(), number))  # one write of some bytes, so those of several workers do not mix
+    return work(task)
+
+
 def _exit_with_parent(sentinel: int, closed: Connection) -> None:
     wait_for([sentinel, closed])
     os._exit(1)
+
+
+_begun: Connection | None = None  # of a worker process

@@ -45,9 +45,10 @@ def inspect(
 
     quick: only decode the scans, which finds damaged files, and compare names and bytes. Otherwise every scan is also
     preprocessed with the default settings, compared with the others on its pixels, and measured.
-    follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core. cluster,
-    cluster_wait: as for `octprep.build`. The result does not depend on them. seed: draws the pairs of scans whose
-    similarity is measured, and the folds of the shortcut test.
+    follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core, 0 none. cluster,
+    cluster_wait: as for `octprep.build`. The result does not depend on them, but a file that makes the image decoder
+    crash is only excluded in a process of its own. seed: draws the pairs of scans whose similarity is measured, and the
+    folds of the shortcut test.
 
     Raises SourceError if there is nothing to read, or, unless quick, no scan that can be read; StoppedError if a file
     that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 1, or for

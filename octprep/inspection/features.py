@@ -14,9 +14,8 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.prepare import prepare_scan
-from octprep.source import reading
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
-from octprep.source.reading import read_scan, with_retries
+from octprep.source.reading import DecodedBatch, FileBatch, read_scan, read_scans, with_retries
 from octprep.workers import Pool, Progress
 
 # The default settings, for which the thresholds of `octprep.duplicates` were measured.
@@ -24,7 +23,7 @@ RECIPE = Preprocessing()
 _DECODE_BATCH, _MEASURE_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
 
 Result = TypeVar("Result", "ScanFeatures", Scan)
-_Batch = tuple[Path, Sequence[ScanFile]]
+Batch = TypeVar("Batch", bound=FileBatch)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def decode_scans(
     src: Path, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
     """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
-    scans, exclusions = _read(reading.read_scans, Scan, _DECODE_BATCH, "reading scans", src, listing, pool, progress)
+    batches = [DecodedBatch(src, files) for files in _batches(listing, _DECODE_BATCH)]
+    scans, exclusions = _read(read_scans, Scan, batches, "reading scans", listing, pool, progress)
     return tuple(sorted(scans)), exclusions
 
 
@@ -56,9 +56,8 @@ def measure_scans(
     src: Path, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
     """Preprocess and measure every scan of a source: those that can be, and every other file; each sorted by path."""
-    scan_features, exclusions = _read(
-        _read_batch, ScanFeatures, _MEASURE_BATCH, "preparing scans", src, listing, pool, progress
-    )
+    batches = [_MeasuredBatch(src, files) for files in _batches(listing, _MEASURE_BATCH)]
+    scan_features, exclusions = _read(_measure_batch, ScanFeatures, batches, "preparing scans", listing, pool, progress)
     return tuple(sorted(scan_features, key=lambda item: item.scan.path)), exclusions
 
 
@@ -77,43 +76,50 @@ def _pixels_again(sha256: str, src: Path, scan_file: ScanFile) -> Gray:
     return preprocessing.preprocess(result[1], RECIPE).pixels
 
 
+def _batches(listing: SourceListing, size: int) -> list[tuple[ScanFile, ...]]:
+    """The scan files of a source in batches of a size."""
+    files = listing.scan_files
+    return [files[start : start + size] for start in range(0, len(files), size)]
+
+
 def _read(
-    read_batch: Callable[[_Batch], Sequence[Result | Exclusion]],
+    read_batch: Callable[[Batch], Sequence[Result | Exclusion]],
     result_type: type[Result],
-    batch: int,
+    batches: Sequence[Batch],
     stage: str,
-    src: Path,
     listing: SourceListing,
     pool: Pool,
     progress: Progress,
 ) -> tuple[tuple[Result, ...], tuple[Exclusion, ...]]:
     scan_files = listing.scan_files
-    tasks = [(src, scan_files[start : start + batch]) for start in range(0, len(scan_files), batch)]
     results: list[Result] = []
     exclusions = list(listing.exclusions)
     progress(stage, 0, len(scan_files))
-    for batch_results in pool.run(read_batch, tasks):
+    for batch_results in pool.run(read_batch, batches):
         results += [result for result in batch_results if isinstance(result, result_type)]
         exclusions += [result for result in batch_results if isinstance(result, Exclusion)]
         progress(stage, len(batch_results), len(scan_files))
     return tuple(results), tuple(sorted(exclusions))
 
 
-def _read_batch(task: _Batch) -> list[ScanFeatures | Exclusion]:
-    src, scan_files = task
-    return [with_retries(src, scan_file, _read_one) for scan_file in scan_files]
+class _MeasuredBatch(FileBatch):
+    """Files that are preprocessed and measured."""
+
+    def read(self, scan_file: ScanFile) -> ScanFeatures | Exclusion:
+        """The features of one scan, or an Exclusion. Raises as `prepare_scan` does."""
+        prepared = prepare_scan(self.src, scan_file, RECIPE)
+        if isinstance(prepared, Exclusion):
+            return prepared
+        return ScanFeatures(
+            scan=prepared.scan,
+            descriptor=prepared.descriptor,
+            fill_fraction=prepared.measurements.fill_fraction,
+            decoded_mean=prepared.decoded_mean,
+            decoded_std=prepared.decoded_std,
+            stored_mean=prepared.measurements.mean_intensity,
+            stored_std=prepared.measurements.std_intensity,
+        )
 
 
-def _read_one(src: Path, scan_file: ScanFile) -> ScanFeatures | Exclusion:
-    prepared = prepare_scan(src, scan_file, RECIPE)
-    if isinstance(prepared, Exclusion):
-        return prepared
-    return ScanFeatures(
-        scan=prepared.scan,
-        descriptor=prepared.descriptor,
-        fill_fraction=prepared.measurements.fill_fraction,
-        decoded_mean=prepared.decoded_mean,
-        decoded_std=prepared.decoded_std,
-        stored_mean=prepared.measurements.mean_intensity,
-        stored_std=prepared.measurements.std_intensity,
-    )
+def _measure_batch(batch: _MeasuredBatch) -> list[ScanFeatures | Exclusion]:
+    return [batch.result(scan_file, batch.read) for scan_file in batch.files]

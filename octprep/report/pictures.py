@@ -16,6 +16,7 @@ import numpy as np
 
 from octprep import preprocessing
 from octprep.arrays import Float64, Gray
+from octprep.crashes import is_crash
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import Manifest
@@ -96,7 +97,9 @@ def steps(
 
 
 def thumbnail(source: SourceImages, row: ExcludedRow, width: int) -> Picture:
-    """An excluded file, at most `width` wide."""
+    """An excluded file, at most `width` wide; without a picture if it would end this process."""
+    if is_crash(row.exclusion_reason):
+        return Picture(f"Source not shown: it {row.exclusion_reason}")
     sha256 = row.scan.sha256 if row.scan else ""
     return whole(source, row.path, sha256, f"{row.path}, excluded: {row.exclusion_reason}", width)
 

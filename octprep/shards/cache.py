@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
 from octprep.source.files import Exclusion, Scan, ScanFile
-from octprep.source.reading import with_retries
+from octprep.source.reading import FileBatch
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
@@ -68,16 +67,21 @@ class KnownFile:
 
 
 @dataclass(frozen=True)
-class BatchTask:
+class BatchTask(FileBatch):
     """Some files to read and prepare."""
 
-    src: Path
     folder: Path  # of the cache
     name: str  # of the batch
-    files: tuple[ScanFile, ...]
     changed_ns: tuple[int, ...]  # of each file
     recipe: Preprocessing
     encoding: str  # raw or png
+
+    def read(self, scan_file: ScanFile) -> tuple[PreparedScan, bytes] | Exclusion:
+        """A prepared scan and its encoded pixels, or an Exclusion. Raises as `prepare_scan` does."""
+        prepared = prepare_scan(self.src, scan_file, self.recipe)
+        if isinstance(prepared, Exclusion):
+            return prepared
+        return prepared, encode_pixels(prepared.pixels, self.encoding)
 
 
 def batch_tasks(
@@ -92,7 +96,7 @@ def batch_tasks(
     first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
     batches = [tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
     return [
-        BatchTask(src, folder, f"{index:06d}", batch, tuple(changed_ns[file.path] for file in batch), recipe, encoding)
+        BatchTask(src, batch, folder, f"{index:06d}", tuple(changed_ns[file.path] for file in batch), recipe, encoding)
         for index, batch in enumerate(batches, first)
     ]
 
@@ -109,7 +113,7 @@ def cache_batch(task: BatchTask) -> str:
     crc = 0
     with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
         for scan_file, changed_ns in zip(task.files, task.changed_ns, strict=True):
-            prepared = with_retries(task.src, scan_file, partial(_prepare, task.recipe, task.encoding))
+            prepared = task.result(scan_file, task.read)
             if isinstance(prepared, Exclusion):
                 known.append(KnownFile(prepared, scan_file.bytes, changed_ns))
                 continue
@@ -120,14 +124,6 @@ def cache_batch(task: BatchTask) -> str:
         size = file.tell()
     _write_receipt(receipt, preparation_key(task.recipe, task.encoding), known, size, crc)
     return task.name
-
-
-def _prepare(
-    recipe: Preprocessing, encoding: str, src: Path, scan_file: ScanFile
-) -> tuple[PreparedScan, bytes] | Exclusion:
-    """A prepared scan and its encoded pixels."""
-    prepared = prepare_scan(src, scan_file, recipe)
-    return prepared if isinstance(prepared, Exclusion) else (prepared, encode_pixels(prepared.pixels, encoding))
 
 
 def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -> CachedScan:

@@ -154,13 +154,14 @@ def _head(config: BuildConfig, manifest: Manifest) -> bytes:
 
 
 def _is_usable(path: Path, shard: Shard, published_ns: int) -> bool:
-    """Whether a shard is the one of the manifest, by its size and, if it was written to after it, by its content."""
+    """Whether a shard is the one of the manifest, by its size and, if written or moved after it, by its content."""
     try:
         status = path.lstat()
     except OSError:
         return False
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)  # a file that is moved over another keeps the former
     is_same_file = stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
-    return is_same_file and (status.st_mtime_ns <= published_ns or shard_problem(path, shard) is None)
+    return is_same_file and (changed_ns <= published_ns or shard_problem(path, shard) is None)
 
 
 def _as_listed(file: ScanFile, before: KnownFile, changed_ns: int) -> KnownFile:

@@ -167,7 +167,10 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> Exis
     damage = find_damage(out, manifest)
     if not damage:
         with suppress(OSError):
-            os.utime(out / MANIFEST_NAME)  # so that a copied folder, which was hashed now, is not hashed again
+            if read_folder_file(out / MANIFEST_NAME) == manifest.to_bytes():
+                os.utime(out / MANIFEST_NAME)  # so that a copied folder, which was hashed now, is not hashed again
+            else:
+                manifest.save(out)  # it says the same in other bytes, such as with another line at its end
     return ExistingBuild(manifest, tuple(damage))
 
 
@@ -268,14 +271,15 @@ def _path_problem(out: Path) -> str | None:
 
 
 def _shard_problem(path: Path, shard: Shard, published_ns: int) -> str | None:
-    """What is wrong with a shard: by its size, and by its content if it was written to after the manifest."""
+    """What is wrong with a shard: by its size, and by its content if it was written or moved after the manifest."""
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    return shard_problem(path, shard) if status.st_size != shard.bytes or status.st_mtime_ns > published_ns else None
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)  # a file that is moved over another keeps the former
+    return shard_problem(path, shard) if status.st_size != shard.bytes or changed_ns > published_ns else None
 
 
 def _shards(out: Path) -> list[Path]:

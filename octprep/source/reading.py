@@ -6,15 +6,19 @@ whole, as it was listed, and cannot be decoded is an exclusion.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from octprep import preprocessing
 from octprep.arrays import Gray
+from octprep.crashes import Divisible, time_limit
 from octprep.format.errors import OctError, StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
 from octprep.format.paths import path_to_text, text_to_path
@@ -50,18 +54,59 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
     if not scan_file.linked and not _is_at_its_path(src, path, status):
         raise _not_as_listed(path, "is in another place, behind a link")
     try:
-        gray = preprocessing.decode(data)
+        with time_limit():
+            gray = preprocessing.decode(data)
     except UnreadableImage as error:
         return Exclusion(scan_file.path, str(error))
     height, width = gray.shape
     return Scan(**vars(scan_file), sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
 
 
-def read_scans(task: tuple[Path, Sequence[ScanFile]]) -> list[Scan | Exclusion]:
-    """Read and decode some B-scans of a source, (src, files), and drop the pixels. Raises as `with_retries` does."""
-    src, scan_files = task
-    results = (with_retries(src, scan_file, read_scan) for scan_file in scan_files)
-    return [result if isinstance(result, Exclusion) else result[0] for result in results]
+@dataclass(frozen=True)
+class FileBatch(Divisible):
+    """Some files of a source that a worker reads one after the other."""
+
+    src: Path
+    files: tuple[ScanFile, ...]
+    crashes: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # path -> reason: files not to be decoded
+
+    @abstractmethod
+    def read(self, scan_file: ScanFile) -> object:
+        """What is kept of one file, or an Exclusion. Raises as `read_scan` does."""
+
+    @property
+    def part_count(self) -> int:
+        """How many files there are."""
+        return len(self.files)
+
+    def try_part(self, index: int) -> None:
+        """Read one file. Raises as `with_retries` does."""
+        self.result(self.files[index], self.read)
+
+    def without(self, reasons: Mapping[int, str]) -> Self:
+        """The batch that excludes some files without reading them. reasons: index of a file -> why."""
+        crashes = {self.files[index].path: reason for index, reason in reasons.items()}
+        return dataclasses.replace(self, crashes={**self.crashes, **crashes})
+
+    def result(self, scan_file: ScanFile, work: Callable[[ScanFile], Result]) -> Result | Exclusion:
+        """The result of work(scan_file), or an Exclusion for a file of `crashes`. Raises as `with_retries` does."""
+        if scan_file.path in self.crashes:
+            return Exclusion(scan_file.path, self.crashes[scan_file.path])
+        return with_retries(self.src, scan_file, lambda _, file: work(file))
+
+
+class DecodedBatch(FileBatch):
+    """Files that are decoded, and their pixels dropped."""
+
+    def read(self, scan_file: ScanFile) -> Scan | Exclusion:
+        """One file's Scan, or an Exclusion. Raises as `read_scan` does."""
+        result = read_scan(self.src, scan_file)
+        return result if isinstance(result, Exclusion) else result[0]
+
+
+def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
+    """Read and decode some B-scans of a source. Raises as `with_retries` does."""
+    return [batch.result(scan_file, batch.read) for scan_file in batch.files]
 
 
 def hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:

@@ -27,7 +27,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shards(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "shards"
-    build(source, out, CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
     return out
 
 
@@ -35,7 +35,7 @@ def shards(source, tmp_path_factory):
 def older_shards(source, tmp_path_factory):
     """The same source with another seed."""
     out = tmp_path_factory.mktemp("older") / "shards"
-    build(source, out, dataclasses.replace(CONFIG, seed=1), workers=1)
+    build(source, out, dataclasses.replace(CONFIG, seed=1), workers=0)
     return out
 
 

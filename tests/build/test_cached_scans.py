@@ -24,7 +24,7 @@ def receipt(source, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(search, "near_duplicate_pairs", stop)
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
     return cache_of(tmp_path / "out") / "000000.json"
 
 
@@ -45,14 +45,14 @@ def test_a_batch_whose_receipt_was_changed_is_cached_again(source, shards, tmp_p
     text = receipt.read_text()
     assert old in text
     receipt.write_text(text.replace(old, new, 1))
-    build(source, tmp_path / "out", CONFIG, workers=1)
+    build(source, tmp_path / "out", CONFIG, workers=0)
     assert files_of(tmp_path / "out") == files_of(shards)
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "a byte"])
 def test_a_batch_whose_pixels_were_damaged_is_cached_again(source, shards, tmp_path, receipt, how):
     damage(receipt.with_suffix(".bin"), how)
-    build(source, tmp_path / "out", CONFIG, workers=1)
+    build(source, tmp_path / "out", CONFIG, workers=0)
     assert files_of(tmp_path / "out") == files_of(shards)
 
 
@@ -61,9 +61,9 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 ):
     other = dataclasses.replace(CONFIG, seed=1)
     with pytest.raises(OutputError, match="unfinished build with other settings: seed 0 there, 1 now"):
-        build(source, tmp_path / "out", other, workers=1)
+        build(source, tmp_path / "out", other, workers=0)
     monkeypatch.setattr(preprocessing, "preprocess", None)  # no scan is prepared again
-    assert build(source, tmp_path / "out", other, workers=1, overwrite=True).built
+    assert build(source, tmp_path / "out", other, workers=0, overwrite=True).built
 
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
@@ -84,5 +84,5 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
         assert other_key != key, "with one more field it is another version"
         patch.setattr(cache, "to_row", lambda file: to_row(file) | {"eye": ""})
         cache._write_receipt(receipt, other_key, files, head["pixels_bytes"], head["pixels_crc"])
-    build(source, tmp_path / "out", CONFIG, workers=1)
+    build(source, tmp_path / "out", CONFIG, workers=0)
     assert files_of(tmp_path / "out") == files_of(shards)

@@ -80,7 +80,7 @@ for out, function, call in jobs:
     if not child:
         cache.BATCH = 8
         arm(function, call)
-        pipeline.build(src, Path(out), CONFIG, workers=1, overwrite=True)
+        pipeline.build(src, Path(out), CONFIG, workers=0, overwrite=True)
         os._exit(0)
     print(os.waitpid(child, 0)[1], flush=True)
 """
@@ -119,7 +119,7 @@ def test_a_build_killed_in_any_stage_is_resumed_to_the_same_bytes_and_leaves_no_
         assert workdir.find_damage(out, manifest) == []
     published = stage in ("clean up", "half cleaned up")
     assert published == ((out / MANIFEST_NAME).exists() and Manifest.load(out).config.seed == CONFIG.seed)
-    result = build(source, out, CONFIG, workers=1, overwrite=before == "older" and not published)
+    result = build(source, out, CONFIG, workers=0, overwrite=before == "older" and not published)
     assert result.built != published
     assert files_of(out) == files_of(shards)
 
@@ -131,5 +131,5 @@ def test_what_a_killed_build_has_done_is_not_done_again(source, shards, tmp_path
     assert list(out.glob("train/*.tfrecord"))
     monkeypatch.setattr(cache, "BATCH", 8)
     monkeypatch.setattr(preprocessing, "preprocess", None)  # no scan is prepared again
-    build(source, out, CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
     assert files_of(out) == files_of(shards)

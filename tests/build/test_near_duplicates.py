@@ -30,8 +30,8 @@ def test_a_duplicate_under_another_id_groups_two_patients_also_where_it_is_exclu
     for duplicate, original in (("CNV-0-90", "CNV-1-1"), ("CNV-2-90", "CNV-3-1")):
         shutil.copyfile(src / path_of(f"train/{original}"), src / path_of(f"train/{duplicate}"))
     config = BuildConfig(recipe=Preprocessing(height=32, width=32), split=strategy, seed=seed)
-    build(src, tmp_path / "out", config, workers=1)
-    assert verify(tmp_path / "out", workers=1).violations == ()
+    build(src, tmp_path / "out", config, workers=0)
+    assert verify(tmp_path / "out", workers=0).violations == ()
     rows = read_cells(tmp_path / "out")
     splits = {
         patient: {row["split"] for row in rows if row["patient"] == patient and row["split"]} for patient in "0123"
@@ -47,11 +47,11 @@ def test_planted_near_duplicates_are_found_kept_in_one_split_and_recorded(synthe
     assert len(planted) == 4
     assert {pair.second for pair in file.pairs if pair.reason == "near-identical"} >= planted
     assert sum(file.distances.between) > 0
-    assert verify(synthetic_shards, workers=1).violations == ()
+    assert verify(synthetic_shards, workers=0).violations == ()
 
 
 def test_workers_do_not_change_a_byte(synthetic_source, synthetic_shards, tmp_path):
-    build(synthetic_source, tmp_path / "out", BuildConfig(), workers=1)
+    build(synthetic_source, tmp_path / "out", BuildConfig(), workers=0)
     assert files_of(tmp_path / "out") == files_of(synthetic_shards)
 
 
@@ -66,7 +66,7 @@ def test_folders_with_near_duplicates_in_two_splits_leak_although_no_id_and_no_f
         build(src, tmp_path / "out", BuildConfig(split="as-given"), workers=2)
     config = BuildConfig(split="as-given", allow_leaks=True)
     assert build(src, tmp_path / "out", config, workers=2).manifest.leaks.near == (pair,)
-    assert any("near-identical" in violation.message for violation in verify(tmp_path / "out", workers=1).violations)
+    assert any("near-identical" in violation.message for violation in verify(tmp_path / "out", workers=0).violations)
 
 
 def test_near_duplicates_are_not_searched_for_where_that_is_off(synthetic_source, tmp_path):
@@ -74,7 +74,7 @@ def test_near_duplicates_are_not_searched_for_where_that_is_off(synthetic_source
     file = DuplicatesFile.from_json((tmp_path / "out" / DUPLICATES_NAME).read_bytes())
     assert file.distances is None
     assert not any(pair.reason == "near-identical" for pair in file.pairs)
-    assert verify(tmp_path / "out", workers=1).violations == ()
+    assert verify(tmp_path / "out", workers=0).violations == ()
 
 
 def test_verify_finds_a_duplicate_of_a_test_scan_in_train_by_its_pixels_alone(
@@ -90,7 +90,7 @@ def test_verify_finds_a_duplicate_of_a_test_scan_in_train_by_its_pixels_alone(
     flat = {key: values[0] if isinstance(values[0], bytes) else values for key, values in record.items()}
     train = folder / manifest.splits["train"][0].name
     train.write_bytes(train.read_bytes() + tfrecord.frame(tfrecord.encode(flat)))
-    [violation] = [violation for violation in verify(folder, workers=1).violations if violation.check == 1]
+    [violation] = [violation for violation in verify(folder, workers=0).violations if violation.check == 1]
     text = violation.where + violation.message
     assert "CNV-424242-1" in text and original.name in text and "near-identical" in text
 
@@ -99,7 +99,7 @@ def test_verify_names_an_edited_or_missing_duplicates_file(synthetic_shards, tmp
     folder = shutil.copytree(synthetic_shards, tmp_path / "shards")
 
     def messages():
-        violations = verify(folder, workers=1).violations
+        violations = verify(folder, workers=0).violations
         return [violation.message for violation in violations if violation.where == DUPLICATES_NAME]
 
     raw = json.loads((folder / DUPLICATES_NAME).read_text())
@@ -119,5 +119,5 @@ def test_no_two_patients_of_the_real_sample_are_grouped(tmp_path):
 def test_a_scan_that_is_nothing_but_fill_is_excluded(source, src, tmp_path):
     white = cv2.imencode(".jpeg", np.full((496, 512), 255, np.uint8))[1].tobytes()
     (src / "train" / "CNV" / "CNV-31337-1.jpeg").write_bytes(white)
-    build(src, tmp_path / "out", BuildConfig(recipe=Preprocessing(height=32, width=48)), workers=1)
+    build(src, tmp_path / "out", BuildConfig(recipe=Preprocessing(height=32, width=48)), workers=0)
     assert "nothing but fill: 100% of it is white or black" in (tmp_path / "out" / "images.csv").read_text()

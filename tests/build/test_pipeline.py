@@ -53,8 +53,8 @@ def records(folder, split):
 )
 def test_all_guarantees_hold_and_the_source_stays_as_it_was(source, tmp_path, config):
     before = files_of(source)
-    result = build(source, tmp_path / "out", config, workers=1)
-    verification = verify(tmp_path / "out", workers=1)
+    result = build(source, tmp_path / "out", config, workers=0)
+    verification = verify(tmp_path / "out", workers=0)
     assert verification.violations == ()
     assert verification.records == sum(map(result.manifest.records, result.manifest.splits)) > 0
     assert files_of(source) == before
@@ -84,14 +84,14 @@ def test_tensorflow_reads_every_record_and_would_have_written_the_same_bytes(sha
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
 def test_images_csv_of_an_earlier_build_makes_the_same_splits_again(source, tmp_path, balance):
     config = dataclasses.replace(CONFIG, balance=balance, seed=5)
-    first = build(source, tmp_path / "first", config, workers=1).manifest
+    first = build(source, tmp_path / "first", config, workers=0).manifest
     file = split_file.load(tmp_path / "first" / IMAGES_NAME)
     again = dataclasses.replace(config, split="file", split_file_sha256=file.sha256)
-    second = build(source, tmp_path / "second", again, split_file=file, workers=1).manifest
+    second = build(source, tmp_path / "second", again, split_file=file, workers=0).manifest
     assert second.splits == first.splits
     assert second.config.split_file_sha256 == file.sha256
-    assert verify(tmp_path / "second", workers=1).violations == ()
-    assert not build(source, tmp_path / "second", again, split_file=file, workers=1).built
+    assert verify(tmp_path / "second", workers=0).violations == ()
+    assert not build(source, tmp_path / "second", again, split_file=file, workers=0).built
 
 
 def test_a_split_file_and_a_config_must_belong_together(source, tmp_path):
@@ -123,7 +123,7 @@ def test_the_source_may_be_read_only(src, shards, tmp_path):
     for path in [src, *src.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        build(src, tmp_path / "out", CONFIG, workers=1)
+        build(src, tmp_path / "out", CONFIG, workers=0)
     finally:
         for path in [src, *src.rglob("*")]:
             path.chmod(0o755)
@@ -168,9 +168,9 @@ def test_records_hold_the_pixels_of_the_preprocessing_and_where_they_come_from(s
 
 def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(source, tmp_path):
     config = dataclasses.replace(CONFIG, split="as-given", allow_leaks=True)
-    manifest = build(source, tmp_path / "out", config, workers=1).manifest
+    manifest = build(source, tmp_path / "out", config, workers=0).manifest
     assert manifest.leaks.patients == ("50",)
-    violations = verify(tmp_path / "out", workers=1).violations
+    violations = verify(tmp_path / "out", workers=0).violations
     assert {violation.check for violation in violations} == {1}
     assert "patient 50 is in test and in train" in violations[0].message
 
@@ -186,7 +186,7 @@ def test_allowed_leaks_are_in_the_manifest_and_violate_guarantee_1(source, tmp_p
 )
 def test_the_summary_and_the_report_name_the_share_that_is_furthest_from_its_target(source, tmp_path, config):
     out = tmp_path / "out"
-    result = build(source, out, config, workers=1)
+    result = build(source, out, config, workers=0)
     [deviation] = result.deviations
     clause = describe_deviation(deviation)
     assert f"\nshares: {clause}\n" in build_summary(out, result)
@@ -200,7 +200,7 @@ def test_the_summary_and_the_report_name_the_share_that_is_furthest_from_its_tar
 
 
 def test_the_summary_names_splits_with_few_patients_and_the_next_commands(source, out):
-    result = build(source, out, CONFIG, workers=1)
+    result = build(source, out, CONFIG, workers=0)
     summary = build_summary(out, result)
     sentences = describe_few_patients(result.counts.patients_per_class)
     assert sentences
@@ -212,17 +212,17 @@ def test_the_summary_names_splits_with_few_patients_and_the_next_commands(source
 
 
 def test_other_settings_or_another_source_need_overwrite(source, src, shards, out):
-    assert not build(source, out, CONFIG, workers=1).built
+    assert not build(source, out, CONFIG, workers=0).built
     other = dataclasses.replace(CONFIG, seed=9)
     with pytest.raises(OutputError, match=r"finished, but with other settings: seed 0 there, 9 now.*--overwrite"):
-        build(source, out, other, workers=1)
+        build(source, out, other, workers=0)
     (src / "train" / "CNV" / "CNV-1-1.jpeg").unlink()
     with pytest.raises(OutputError, match="another list of source files"):
-        build(src, out, CONFIG, workers=1)
+        build(src, out, CONFIG, workers=0)
     assert files_of(out) == files_of(shards)
     (out / "my notes.txt").write_text("keep me")
-    assert build(source, out, other, workers=1, overwrite=True).built
-    assert verify(out, workers=1).violations == ()
+    assert build(source, out, other, workers=0, overwrite=True).built
+    assert verify(out, workers=0).violations == ()
     assert (out / "my notes.txt").exists()
 
 
@@ -244,7 +244,7 @@ def test_an_impossible_split_leaves_no_files_or_the_cache_if_scans_were_read(sou
     for path in (src / "train" / "DME").iterdir():  # possible by their names, not by their content
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="DME"):
-        build(src, tmp_path / "out", CONFIG, workers=1)
+        build(src, tmp_path / "out", CONFIG, workers=0)
     assert (cache_of(tmp_path / "out") / "000000.bin").stat().st_size
 
 
@@ -253,7 +253,7 @@ def test_a_source_without_a_readable_scan_is_an_error(tmp_path):
     for path in src.rglob("*.jpeg"):
         path.write_bytes(b"")
     with pytest.raises(SourceError, match="has no readable scan"):
-        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="by-patient"), workers=1)
+        build(src, tmp_path / "out", dataclasses.replace(CONFIG, split="by-patient"), workers=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -270,7 +270,7 @@ def test_the_last_comparison_is_of_just_the_scans_in_the_shards(source, tmp_path
         lambda scans, *arguments, **options: (compared.append(scans), find(scans, *arguments, **options))[1],
     )
     config = dataclasses.replace(CONFIG, balance=balance, max_per_patient=3)
-    manifest = build(source, tmp_path / "out", config, workers=1).manifest
+    manifest = build(source, tmp_path / "out", config, workers=0).manifest
     rows = images_csv.read_checked(tmp_path / "out", manifest).rows
     assert {scan.path for scan in compared[-1]} == {row.path for row in rows}
     assert len(compared[-1]) < len(compared[0])
@@ -281,7 +281,7 @@ def test_a_pair_found_only_among_the_scans_in_the_shards_groups_its_patients(sou
     results = iter([[]])  # of the first comparison, which is of all scans
     monkeypatch.setattr(search, "near_duplicate_pairs", lambda *_, **__: next(results, [pair]))
     config = dataclasses.replace(CONFIG, balance="undersample")
-    manifest = build(source, tmp_path / "out", config, workers=1).manifest
+    manifest = build(source, tmp_path / "out", config, workers=0).manifest
     table = images_csv.read_checked(tmp_path / "out", manifest)
     assert {row.patient_group for row in table.scans if row.path in (pair.first, pair.second)} == {"1"}
     assert {row.split for row in table.rows if row.path in (pair.first, pair.second)} == {"test"}

@@ -79,7 +79,7 @@ def test_an_interrupted_build_ends_with_one_sentence_and_can_be_resumed(
     assert output == ("", f"octprep: {reason}; {RESUME}")
     assert process.returncode == 128 + signals[0]
     assert bool(receipts(out)) == cached
-    build(large_source, out, CONFIG, workers=1)
+    build(large_source, out, CONFIG, workers=0)
     assert files_of(out) == files_of(large_shards)
 
 
@@ -115,7 +115,7 @@ def test_a_killed_build_is_resumed_with_the_batches_that_it_cached(large_source,
             large_source,
             out,
             CONFIG,
-            workers=1,
+            workers=0,
             progress=lambda *_: kept.append(batch.exists() and batch.stat().st_ino == inode),
         )
     assert kept[0] and kept[1], "a finished batch was cached again"
@@ -134,7 +134,7 @@ def test_a_killed_worker_ends_the_build_with_one_sentence_and_the_next_run_resum
     assert process.returncode == 1
     assert errors.startswith("octprep: a worker process was killed (usually out of memory).")
     assert errors.count("\n") == 1
-    assert build(large_source, out, CONFIG, workers=1).built
+    assert build(large_source, out, CONFIG, workers=0).built
     assert files_of(out) == files_of(large_shards)
 
 
@@ -237,7 +237,7 @@ def test_a_lack_of_memory_is_reported_and_the_cached_scans_are_kept(source, shar
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("octprep: memory ran out. What is done is kept")
     assert list(cache_of(out).glob("*.bin"))
-    build(source, out, CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
     assert files_of(out) == files_of(shards)
 
 
@@ -248,11 +248,11 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(large_source, tmp_path
         pytest.skip("mounting a small file system needs root")
     try:
         with pytest.raises(StoppedError, match=r"disk of --out .* is full"):
-            build(large_source, disk / "out", CONFIG, workers=1)
+            build(large_source, disk / "out", CONFIG, workers=0)
         assert not (disk / "out" / MANIFEST_NAME).exists()
         assert not list(disk.rglob("*.part-*"))
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
-        build(large_source, disk / "out", CONFIG, workers=1)
-        assert verify(disk / "out", workers=1).violations == ()
+        build(large_source, disk / "out", CONFIG, workers=0)
+        assert verify(disk / "out", workers=0).violations == ()
     finally:
         subprocess.run(["umount", disk], check=True)

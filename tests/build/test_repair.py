@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_damaged_shards_alone_are_built_again(source, shards, out, how, monkeypa
     with pytest.warns(
         Notice, match=rf"{out} was damaged: {damaged[0].name} .* and {damaged[1].name} .* is built again"
     ):
-        result = build(source, out, CONFIG, workers=1)
+        result = build(source, out, CONFIG, workers=0)
     assert result.built and result.manifest == manifest
     rows = images_csv.read_checked(out, manifest).rows
     assert len(prepared) == sum(bool({shard.name for shard in damaged} & set(row.shards)) for row in rows)
@@ -41,19 +42,32 @@ def test_damaged_shards_alone_are_built_again(source, shards, out, how, monkeypa
     assert files_of(out) == files_of(shards)
     kept = {path for path, inode in inodes.items() if path.stat().st_ino == inode}
     assert len(kept) >= len(inodes) - 2
-    assert not build(source, out, CONFIG, workers=1).built
+    assert not build(source, out, CONFIG, workers=0).built
+
+
+def test_another_file_of_the_same_size_and_time_in_the_place_of_a_shard_is_detected(source, shards, out):
+    path = out / Manifest.load(out).splits["train"][1].name
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    os.utime(other, (1, 1))
+    os.utime(out / MANIFEST_NAME)
+    time.sleep(0.02)
+    other.rename(path)
+    with pytest.warns(Notice, match="was damaged"):
+        assert build(source, out, CONFIG, workers=0).built
+    assert files_of(out) == files_of(shards)
 
 
 @pytest.mark.parametrize("balance", ["undersample", "none"])
 def test_a_shard_is_built_again_however_the_classes_are_balanced(source, tmp_path, balance):
     config = dataclasses.replace(CONFIG, balance=balance, encoding="png", shard_mb=0.01)
     out = tmp_path / "out"
-    manifest = build(source, out, config, workers=1).manifest
+    manifest = build(source, out, config, workers=0).manifest
     before = files_of(out)
     assert len(manifest.splits["train"]) > 1
     (out / manifest.splits["train"][0].name).unlink()
     with pytest.warns(Notice, match="was damaged"):
-        assert build(source, out, config, workers=1).built
+        assert build(source, out, config, workers=0).built
     assert files_of(out) == before
 
 
@@ -63,7 +77,7 @@ def test_a_shard_is_built_again_however_the_classes_are_balanced(source, tmp_pat
 def test_a_folder_with_a_damaged_table_is_built_again_to_the_same_dataset(source, shards, out, name, how):
     damage(out / name, how)
     with pytest.warns(Notice, match=f"{out} was damaged: {name} "):
-        assert build(source, out, CONFIG, workers=1).built
+        assert build(source, out, CONFIG, workers=0).built
     assert files_of(out) == files_of(shards)
 
 
@@ -71,20 +85,28 @@ def test_an_edited_manifest_is_written_again_and_an_unreadable_one_with_overwrit
     text = (out / MANIFEST_NAME).read_text()
     (out / MANIFEST_NAME).write_text(text.replace('"found": ', '"found": 1'))
     with pytest.warns(Notice, match=r"was damaged: manifest.json was changed"):
-        build(source, out, CONFIG, workers=1)
+        build(source, out, CONFIG, workers=0)
     assert files_of(out) == files_of(shards)
     for how in ("empty", "missing"):
         damage(out / MANIFEST_NAME, how)
         with pytest.raises(OutputError, match=r"se --overwrite"):
-            build(source, out, CONFIG, workers=1)
-    build(source, out, CONFIG, workers=1, overwrite=True)
+            build(source, out, CONFIG, workers=0)
+    build(source, out, CONFIG, workers=0, overwrite=True)
+    assert files_of(out) == files_of(shards)
+
+
+def test_a_manifest_that_says_the_same_in_other_bytes_is_written_again_and_nothing_else(source, shards, out):
+    with (out / MANIFEST_NAME).open("ab") as file:
+        file.write(b"\n")
+    assert verify(out, workers=0).violations != ()
+    assert not build(source, out, CONFIG, workers=0).built
     assert files_of(out) == files_of(shards)
 
 
 def test_a_finished_folder_may_be_a_copy(source, shards, tmp_path):
     out = shutil.copytree(shards, tmp_path / "out", copy_function=shutil.copyfile)  # with the times of now
     assert workdir.newest_source_ns(out) != workdir.newest_source_ns(shards)
-    assert not build(source, out, CONFIG, workers=1).built
+    assert not build(source, out, CONFIG, workers=0).built
     assert workdir.newest_source_ns(out) == workdir.newest_source_ns(shards)
 
 
@@ -100,24 +122,24 @@ def read_only(out):
 @pytest.mark.parametrize("has_flock", [True, False])
 def test_a_finished_folder_may_be_read_only(source, shards, read_only, has_flock, monkeypatch):
     monkeypatch.setattr(locks, "HAS_FLOCK", has_flock)
-    assert not build(source, read_only, CONFIG, workers=1).built
+    assert not build(source, read_only, CONFIG, workers=0).built
     assert files_of(read_only) == files_of(shards)
 
 
 def test_a_copied_source_is_the_same_for_a_folder_that_is_read_only(src, shards, read_only):
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
-    assert not build(src, read_only, CONFIG, workers=1).built
+    assert not build(src, read_only, CONFIG, workers=0).built
     assert files_of(read_only) == files_of(shards)
 
 
 def test_files_with_only_a_new_time_change_nothing_and_are_read_once(src, shards, out, monkeypatch):
     for path in src.rglob("*.jpeg"):
         os.utime(path, (1, 1))
-    assert not build(src, out, CONFIG, workers=1).built
+    assert not build(src, out, CONFIG, workers=0).built
     assert files_of(out) == files_of(shards)
     monkeypatch.setattr(repair, "hash_files", None)  # no file is read again
-    assert not build(src, out, CONFIG, workers=1).built
+    assert not build(src, out, CONFIG, workers=0).built
 
 
 @pytest.mark.parametrize("name", ["CNV-1-1.jpeg", "CNV-0-91.jpeg"], ids=["a scan", "a file that was no scan"])
@@ -129,7 +151,7 @@ def test_a_source_file_with_other_content_and_the_same_size_is_detected(src, out
     path.write_bytes(data + b"\0" * (status.st_size - len(data)))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a copy has them
     with pytest.warns(Notice) as notices:
-        result = build(src, out, CONFIG, workers=1)
+        result = build(src, out, CONFIG, workers=0)
     changed, other_dataset = (str(notice.message) for notice in notices)
     key = path.relative_to(src).as_posix()
     assert changed.startswith(f"1 source file changed since {out} was built: {key}.")
@@ -137,5 +159,5 @@ def test_a_source_file_with_other_content_and_the_same_size_is_detected(src, out
     assert result.built
     sha256 = {row.path: row.sha256 for row in images_csv.read_checked(out, result.manifest).scans}
     assert sha256[key] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert verify(out, workers=1).violations == ()
-    assert not build(src, out, CONFIG, workers=1).built
+    assert verify(out, workers=0).violations == ()
+    assert not build(src, out, CONFIG, workers=0).built

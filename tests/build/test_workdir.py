@@ -28,19 +28,19 @@ def test_a_folder_that_octprep_did_not_write_is_not_changed(source, tmp_path):
 def test_an_out_that_is_a_link_to_nowhere_is_an_error(source, tmp_path, target, message):
     (tmp_path / "out").symlink_to(target)
     with pytest.raises(OutputError, match=message):
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
 
 
 def test_an_empty_volume_can_be_built_in(source, shards, tmp_path):
     out = tmp_path / "volume"
     (out / "lost+found").mkdir(parents=True)
-    build(source, out, CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
     assert files_of(out) == files_of(shards)
 
 
 def test_a_folder_that_another_build_has_locked_is_an_error(source, shards):
     with locked(shards, "octprep build"), pytest.raises(OutputError, match="another octprep build is writing"):
-        build(source, shards, CONFIG, workers=1)
+        build(source, shards, CONFIG, workers=0)
 
 
 def test_every_file_is_on_the_disk_before_the_manifest_and_the_folder_after_it(source, tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_every_file_is_on_the_disk_before_the_manifest_and_the_folder_after_it(s
 
     monkeypatch.setattr(os, "fsync", logged_fsync)
     monkeypatch.setattr(Path, "replace", logged_replace)
-    manifest = build(source, out, CONFIG, workers=1).manifest
+    manifest = build(source, out, CONFIG, workers=0).manifest
     published = events.index(("named", (out / MANIFEST_NAME).stat().st_ino))
     before, after = events[:published], events[published:]
     for name in files_of(out):
@@ -83,7 +83,7 @@ def test_cached_scans_are_kept_whatever_ends_a_build(source, tmp_path, monkeypat
 
     monkeypatch.setattr(search, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError if error is MemoryError else (error, OutputError)):
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
     assert [path.name for path in cache_of(tmp_path / "out").glob("*.bin")] == ["000000.bin"]
 
 
@@ -93,4 +93,4 @@ def test_threads_that_cannot_be_started_are_reported_as_a_lack_of_memory(source,
 
     monkeypatch.setattr(search, "near_duplicate_pairs", fail)
     with pytest.raises(StoppedError, match="memory ran out"):
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)

@@ -22,8 +22,8 @@ def test_results_of_several_workers_are_complete():
 
 
 def test_the_number_of_workers_must_be_positive_and_is_by_default_that_of_the_cores():
-    with pytest.raises(SettingError, match="workers must be 1 or more; got 0"):
-        WorkerPool(0)
+    with pytest.raises(SettingError, match="workers must be 1 or more, or 0 to start no process; got -1"):
+        WorkerPool(-1)
     assert WorkerPool(None).workers == default_workers() >= 1
 
 

@@ -18,7 +18,7 @@ def source(tmp_path_factory):
     """Synthetic scans with the archive's faults, a content under two classes and hostile names, two folders deep."""
     src = tmp_path_factory.mktemp("inspected") / "src"
     root = src / HOSTILE_FOLDER
-    draw(root, patients=24, seed=6, workers=1)
+    draw(root, patients=24, seed=6, workers=0)
     original = sorted((root / "train" / "CNV").glob("CNV-*-1.jpeg"))[0]
     shutil.copy(original, root / "train" / "DME" / "DME-7777770-1.jpeg")
     other = sorted((root / "train" / "NORMAL").glob("NORMAL-*-1.jpeg"))[0]
@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="session")
 def inspection(source):
     before = files_of(source)
-    result = inspect(source, workers=1)
+    result = inspect(source, workers=0)
     page.render(source, result)
     assert files_of(source) == before
     return result

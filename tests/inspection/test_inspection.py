@@ -123,7 +123,7 @@ def test_a_clean_split_passes_every_check(tmp_path):
             for patient in range(3):
                 scan = tmp_path / "src" / folder / label / f"{label}-{first + 10 * class_index + patient}-1.jpeg"
                 write_scan(scan, key=scan.name)
-    inspection = inspect(tmp_path / "src", workers=1)
+    inspection = inspect(tmp_path / "src", workers=0)
     assert checks.headline(inspection) == "No leak between train and test was found"
     assert {check.state for check in checks.checks(inspection)[:5]} == {checks.YES}
     html = page.render(tmp_path / "src", inspection).decode()
@@ -154,12 +154,12 @@ def test_a_source_without_a_readable_scan_is_an_error(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(SourceError, match="has no readable scan; `octprep inspect --quick"):
-        inspect(tmp_path / "src", workers=1)
+        inspect(tmp_path / "src", workers=0)
 
 
 def test_a_file_that_changes_during_the_inspection_is_an_error(tmp_path):
     path = write_scan(tmp_path / "CNV" / "CNV-1-1.jpeg")
-    scan = inspect(tmp_path, workers=1).scans[0]
+    scan = inspect(tmp_path, workers=0).scans[0]
     path.write_bytes(cv2.imencode(".jpeg", draw_scan("other"))[1].tobytes())
     with pytest.raises(StoppedError, match=r"CNV-1-1.jpeg .* so it is not the file that was listed"):
         stored_pixels(tmp_path, scan)
@@ -167,7 +167,7 @@ def test_a_file_that_changes_during_the_inspection_is_an_error(tmp_path):
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real scans is missing")
 def test_the_real_sample_leaks_three_patients_and_merges_no_ids():
-    inspection = inspect(SAMPLE, workers=1)
+    inspection = inspect(SAMPLE, workers=0)
     assert [leak.patient for leak in inspection.findings.patient_leaks] == ["53018", "732516", "6294785"]
     assert inspection.findings.merged_ids == inspection.pixels.similarity.duplicates == ()
     assert checks.headline(inspection) == "Leaky as it is: 3 patients are in more than one folder"

@@ -46,7 +46,7 @@ def test_leaks_duplicates_and_unreadable_files_are_found(source, inspection):
 def test_a_duplicate_under_another_id_merges_the_ids(tmp_path):
     src = write_folder(tmp_path, archive())
     (src / "train" / "DME" / "DME-77-1.jpeg").write_bytes((src / "test" / "CNV" / "CNV-50-1.jpeg").read_bytes())
-    findings = inspect(src, quick=True, workers=1).findings
+    findings = inspect(src, quick=True, workers=0).findings
     assert [merged.patients for merged in findings.merged_ids] == [("50", "77")]
     assert len(findings.content_leaks) == len(findings.label_conflicts) == 1
 
@@ -88,7 +88,7 @@ def test_a_source_without_a_readable_scan_is_reported(tmp_path):
     path = tmp_path / "src" / "CNV" / "CNV-1-1.jpeg"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"nothing")
-    inspection = inspect(tmp_path / "src", quick=True, workers=1)
+    inspection = inspect(tmp_path / "src", quick=True, workers=0)
     assert (inspection.scans, len(inspection.exclusions), inspection.images) == ((), 1, {})
     assert "0 scans, 1 excluded" in console.inspection_summary(tmp_path / "src", inspection)
     assert json.loads(inspection.to_json())["scans"] == []

@@ -92,7 +92,7 @@ def test_without_scikit_learn_everything_else_is_reported(tmp_path, monkeypatch)
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    inspection = inspect(src, workers=1)
+    inspection = inspect(src, workers=0)
     printed = console.inspection_summary(src, inspection)
     reason = "scikit-learn is not installed; install it with: pip install 'octprep[audit]'"
     assert f"The shortcut test did not run: {reason}" in printed

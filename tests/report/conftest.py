@@ -30,7 +30,7 @@ def source(tmp_path_factory):
 def built(source, tmp_path_factory):
     """The finished folder of the source; tests only read it."""
     out = tmp_path_factory.mktemp("built") / "shards"
-    build(source, out, CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
     return out
 
 

@@ -185,7 +185,7 @@ def test_page_is_made_after_any_edit_of_any_cell(source, built, data):
 @pytest.mark.slow
 def test_leaky_build_is_called_leaky_and_the_patients_are_named(source, tmp_path):
     config = dataclasses.replace(CONFIG, split="as-given", allow_leaks=True, balance="none")
-    build(source, tmp_path / "out", config, workers=1)
+    build(source, tmp_path / "out", config, workers=0)
     page = Page(tmp_path / "out")
     assert re.search(r'<h1 class="bad">.*LEAKY; otherwise complete</h1>', page.html)
     assert "patient 50: in train and test" in page.text

@@ -168,7 +168,7 @@ def test_least_similar_pairs_are_shown_and_all_are_counted(built):
 
 @pytest.mark.slow
 def test_page_says_whether_near_identical_scans_were_searched_for(source, built, tmp_path):
-    build(source, tmp_path / "out", dataclasses.replace(CONFIG, near_duplicates=False), workers=1)
+    build(source, tmp_path / "out", dataclasses.replace(CONFIG, near_duplicates=False), workers=0)
     content = section(Page(tmp_path / "out").html, "duplicates")[0]
     assert "were not searched for: the folder was built with <code>--no-near-duplicates</code>." in content
     assert "correlation" not in content

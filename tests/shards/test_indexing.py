@@ -34,7 +34,7 @@ def made(request, tmp_path_factory):
     src = write_folder(folder / "src", archive())
     (src / "train" / "CNV" / "AAA.txt").write_text("a row of images.csv before those of images")
     config = BuildConfig(recipe=CONFIG.recipe, shard_mb=CONFIG.shard_mb, encoding=request.param)
-    build(src, folder / "out", config, workers=1)
+    build(src, folder / "out", config, workers=0)
     return src, folder / "out", config
 
 
@@ -131,7 +131,7 @@ def test_octprep_index_follows_no_links(made, out, tmp_path):
 
 def test_a_folder_without_an_index_is_whole(out):
     shutil.rmtree(out / "index")
-    result = verify(out, workers=1)
+    result = verify(out, workers=0)
     assert result.violations == ()
     assert "`octprep index`" in result.notes[0]
     assert len(list(octprep.read_records(out, "train")))
@@ -149,11 +149,11 @@ def test_a_build_that_finds_a_finished_folder_writes_its_index_again(made, out, 
     else:
         path = out / "index" / "val.csv"
         path.write_bytes(path.read_bytes().replace(Manifest.load(out).digest.encode(), b"0" * 64))
-    result = build(src, out, config, workers=1)
+    result = build(src, out, config, workers=0)
     assert (result.built, result.report_written, result.index_written) == (False, False, True)
     assert files_of(out) == files_of(folder)
     times = {path: path.stat().st_mtime_ns for path in out.glob("index/**/*")}
-    result = build(src, out, config, workers=1)
+    result = build(src, out, config, workers=0)
     assert (result.built, result.index_written) == (False, False)
     assert times == {path: path.stat().st_mtime_ns for path in out.glob("index/**/*")}
 
@@ -161,8 +161,8 @@ def test_a_build_that_finds_a_finished_folder_writes_its_index_again(made, out, 
 def test_a_build_with_other_settings_replaces_the_index(made, out):
     src, _, config = made
     other = BuildConfig(recipe=config.recipe, shard_mb=0.04, encoding=config.encoding)
-    build(src, out, other, workers=1, overwrite=True)
-    assert verify(out, workers=1).violations == () == verify(out, workers=1).notes
+    build(src, out, other, workers=0, overwrite=True)
+    assert verify(out, workers=0).violations == () == verify(out, workers=0).notes
     names = {shard.name for shards in Manifest.load(out).splits.values() for shard in shards}
     assert {f"index/{name}.idx" for name in names} == {name for name in index_of(out) if name.endswith(".idx")}
 
@@ -287,5 +287,5 @@ def test_an_index_that_cannot_be_written_is_an_error_but_not_of_a_finished_build
     with pytest.raises(OutputError, match="index cannot be written: Read-only file system"):
         index_folder(out)
     with pytest.warns(Notice, match=r"index could not be written \(Read-only file system\).*`octprep index"):
-        result = build(src, out, config, workers=1)
+        result = build(src, out, config, workers=0)
     assert (result.built, result.index_written) == (False, False)

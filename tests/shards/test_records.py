@@ -120,7 +120,7 @@ def test_other_bytes_than_pixels_are_an_error(image, encoding):
 def shards(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     config = BuildConfig(recipe=FLAT, encoding=request.param, shard_mb=0.05)
-    build(write_folder(folder / "source", archive()), folder / "shards", config, workers=1)
+    build(write_folder(folder / "source", archive()), folder / "shards", config, workers=0)
     return folder / "shards"
 
 

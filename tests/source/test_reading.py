@@ -20,7 +20,7 @@ from octprep.inspection import inspect
 from octprep.pipeline import build
 from octprep.source.files import Scan
 from octprep.source.listing import list_source
-from octprep.source.reading import read_scans, with_retries
+from octprep.source.reading import DecodedBatch, read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
 from tests.worlds.tables import read_cells
@@ -127,20 +127,20 @@ def test_too_little_memory_is_not_a_corrupt_jpeg(tmp_path, flags, room):
         import resource, sys
         from pathlib import Path
         from octprep.source.listing import list_source
-        from octprep.source.reading import read_scans
+        from octprep.source.reading import DecodedBatch, read_scans
         src = Path(sys.argv[1])
         small, big = list_source(src).scan_files
-        read_scans((src, [small]))
+        read_scans(DecodedBatch(src, (small,)))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
-        read_scans((src, [big]))
+        read_scans(DecodedBatch(src, (big,)))
         """)
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, str(tmp_path), str(room)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "StoppedError: there is too little memory for" in done.stderr
     assert "CNV-1-2.jpeg" in done.stderr
-    assert isinstance(read_scans((tmp_path, [listed_file(tmp_path, "CNV/CNV-1-2.jpeg")]))[0], Scan)
+    assert isinstance(read_scans(DecodedBatch(tmp_path, (listed_file(tmp_path, "CNV/CNV-1-2.jpeg"),)))[0], Scan)
 
 
 def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):
@@ -167,10 +167,10 @@ def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
-        build(source, tmp_path / "out", CONFIG, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
     assert len(list((tmp_path / "out" / ".octprep-work" / "cache").glob("*.json"))) == 1
     monkeypatch.undo()
-    assert build(source, tmp_path / "out", CONFIG, workers=1).built
+    assert build(source, tmp_path / "out", CONFIG, workers=0).built
 
 
 def threads(_):
@@ -183,8 +183,8 @@ def test_opencv_has_one_thread_in_workers_and_its_setting_in_the_caller_stays(so
     try:
         with WorkerPool(2) as engine:
             assert list(engine.run(threads, [1, 2, 3])) == [1, 1, 1]
-        build(source, tmp_path / "out", CONFIG, workers=1)
-        inspect(source, quick=True, workers=1)
+        build(source, tmp_path / "out", CONFIG, workers=0)
+        inspect(source, quick=True, workers=0)
         assert cv2.getNumThreads() == 3
     finally:
         cv2.setNumThreads(before)
@@ -237,7 +237,7 @@ def test_a_file_that_changed_after_listing_stops_the_work(source, change):
     change(source / ONE)
     begin = time.monotonic()
     with pytest.raises(StoppedError, match=f"{ONE} .*so it is not the file that was listed"):
-        read_scans((source, [scan_file]))
+        read_scans(DecodedBatch(source, (scan_file,)))
     assert time.monotonic() - begin < 60, "it waited for a pipe"
 
 
@@ -253,13 +253,13 @@ def test_a_source_that_vanishes_stops_the_build_which_resumes_when_it_is_back(so
     names = sorted(source.rglob("*.jpeg"))
     out = tmp_path / "out"
     with pytest.raises(StoppedError, match=r"is gone, so it is not the file"):
-        build(source, out, CONFIG, workers=1, progress=vanish)
+        build(source, out, CONFIG, workers=0, progress=vanish)
     assert len(list((out / ".octprep-work" / "cache").glob("*.json"))) == 1
     assert not (out / "manifest.json").exists()
     for path in source.rglob("*.away"):
         path.rename(path.with_suffix(".jpeg"))
-    build(source, out, CONFIG, workers=1)
-    build(source, tmp_path / "undisturbed", CONFIG, workers=1)
+    build(source, out, CONFIG, workers=0)
+    build(source, tmp_path / "undisturbed", CONFIG, workers=0)
     assert files_of(out) == files_of(tmp_path / "undisturbed")
 
 
@@ -267,5 +267,5 @@ def test_a_huge_file_is_excluded_without_being_read(tmp_path):
     src = write_folder(tmp_path, archive())
     with (src / "train" / "CNV" / "CNV-66-1.jpeg").open("wb") as file:
         file.truncate(50_000_000_000)  # takes no space on the disk
-    (exclusion,) = inspect(src, quick=True, workers=1).exclusions
+    (exclusion,) = inspect(src, quick=True, workers=0).exclusions
     assert exclusion.reason == "too large: 50,000,000,000 bytes, more than 64 MB"

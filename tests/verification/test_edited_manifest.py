@@ -143,7 +143,7 @@ def test_leaks_that_a_build_allowed_must_be_the_actual_ones(tmp_path):
     src = write_folder(tmp_path / "src", [*archive(), "train/CNV-50-7"])
     out = tmp_path / "out"
     recipe = Preprocessing(height=32, width=48)
-    build(src, out, BuildConfig(recipe=recipe, split="as-given", allow_leaks=True), workers=1)
+    build(src, out, BuildConfig(recipe=recipe, split="as-given", allow_leaks=True), workers=0)
     assert {check for check, _, _ in violations_of(out)} == {1}
     edit_manifest(out, lambda raw: raw["leaks"].update(patients=["51"]))
     assert {message for check, _, message in violations_of(out) if check == 5} == {

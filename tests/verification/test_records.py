@@ -94,7 +94,7 @@ def test_one_damaged_byte_is_one_violation_with_its_cause(shards):
     data = bytearray((shards / name).read_bytes())
     data[len(data) // 3] ^= 1
     (shards / name).write_bytes(data)
-    result = verify(shards, workers=1)
+    result = verify(shards, workers=0)
     [violation] = result.violations
     assert (violation.check, violation.where) == (5, name)
     assert "CRC; it has SHA-256" in violation.message
@@ -174,10 +174,10 @@ def test_equal_stored_pixels_in_two_splits_are_a_leak_without_a_search_for_near_
     src = write_folder(tmp_path / "src", archive())
     config = BuildConfig(recipe=Preprocessing(height=32, width=48), near_duplicates=False)
     out = tmp_path / "out"
-    build(src, out, config, workers=1)
+    build(src, out, config, workers=0)
     trained = read_records(out / first_shard(out, "train"))[0]
     edit_records(out, first_shard(out, "test"), lambda records: records[0].update(image=trained["image"]))
-    result = verify(out, workers=1)
+    result = verify(out, workers=0)
     [message] = [violation.message for violation in result.violations if violation.check == 1]
     assert "has the same stored pixels, in test, as" in message
     assert trained["path"][0].decode() in message

@@ -1,0 +1,170 @@
+"""A file that crashes the image decoder, or keeps it busy for ever, costs that image and not the build."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from octprep.format.manifest import Manifest
+from tests.worlds.builds import OPTIONS, octprep, receipts
+from tests.worlds.tables import read_cells
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="crashes are recognised by POSIX signals"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+# A decoder with a mistake, in every process: what a file does to it stands at its end, where a JPEG may hold anything.
+DECODER = """
+import os, signal, time
+from pathlib import Path
+import simplejpeg
+from octprep import crashes
+
+CRASHED = Path(__file__).parents[1] / "crashed"
+crashes.DECODE_SECONDS = 2.0
+seen = []
+decode = simplejpeg.decode_jpeg
+
+def decode_jpeg(data, *arguments, **options):
+    name, _, number = data[-20:].rpartition(b"#")[2].decode("latin-1").partition(" ")
+    if name == "HANG":
+        time.sleep(1000)
+    elif name == "EXIT":
+        os._exit(3)
+    elif name == "ONCE" and not CRASHED.exists():
+        CRASHED.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif name == "SECOND":
+        seen.append(data)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+    elif name.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, name))
+    return decode(data, *arguments, **options)
+
+simplejpeg.decode_jpeg = decode_jpeg
+"""
+CRASHES = {
+    "train/CNV/CNV-0-1.jpeg": ("SIGSEGV", "made the image decoder crash (SIGSEGV)"),
+    "train/CNV/CNV-0-2.jpeg": ("SIGABRT", "made the image decoder crash (SIGABRT)"),
+    "train/DME/DME-100-3.jpeg": ("HANG", "took the image decoder more than 2 s"),
+}
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of processes in which the decoder has a mistake."""
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "sitecustomize.py").write_text(DECODER)
+    paths = [str(tmp_path / "decoder"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture
+def hostile(src):
+    """A source, and a function that marks a file of it with what it does to the decoder."""
+    return src, partial(mark, src)
+
+
+def mark(src, path, what):
+    with (src / path).open("ab") as file:
+        file.write(f"#{what} ".encode())
+
+
+def run(environment, *words):
+    """A finished process; none that it started may be left."""
+    process = subprocess.Popen(
+        octprep(*words), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=300)
+    assert not left(process.pid)
+    return process.returncode, output, errors
+
+
+def left(group):
+    """Whether a process of a group is left after 10 seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def excluded(out):
+    return {row["path"]: row["exclusion_reason"] for row in read_cells(out) if row["exclusion_reason"]}
+
+
+def test_files_that_crash_or_hang_the_decoder_cost_only_themselves_whatever_the_number_of_workers(
+    large_source, environment, tmp_path
+):
+    src = shutil.copytree(large_source, tmp_path / "src")  # of several batches
+    for path, (what, _) in CRASHES.items():
+        mark(src, path, what)
+    digests = set()
+    for workers in (1, 2, 5):
+        out = tmp_path / f"out{workers}"
+        code, _, errors = run(environment, "build", src, out, "--workers", workers, *OPTIONS)
+        assert (code, errors) == (0, "")
+        assert excluded(out).items() >= {path: reason for path, (_, reason) in CRASHES.items()}.items()
+        assert {path.name for path in out.iterdir()} >= {"manifest.json"} and not receipts(out)
+        digests.add(Manifest.load(out).digest)
+    assert len(digests) == 1
+    # the same files are excluded again where their reasons are checked, and nothing is built
+    for path in src.rglob("*.jpeg"):
+        os.utime(path, (1, 1))
+    code, _, errors = run(environment, "build", src, out, "--workers", 2, *OPTIONS)
+    assert (code, errors) == (0, "")
+    assert Manifest.load(out).digest in digests
+
+
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_an_inspection_excludes_a_file_that_crashes_the_decoder(hostile, environment, options):
+    src, mark = hostile
+    mark("train/CNV/CNV-0-1.jpeg", "SIGSEGV")
+    code, output, errors = run(environment, "inspect", src, "--workers", 2, *options)
+    assert (code, errors) == (0, "")
+    assert "made the image decoder crash (SIGSEGV)" in output
+
+
+@pytest.mark.parametrize(("workers", "what"), [(1, "EXIT"), (2, "SIGKILL")])
+def test_a_worker_that_is_killed_or_exits_stops_the_build_and_the_next_run_resumes(
+    hostile, environment, tmp_path, workers, what
+):
+    src, mark = hostile
+    mark("train/NORMAL/NORMAL-300-1.jpeg", what)
+    code, _, errors = run(environment, "build", src, tmp_path / "out", "--workers", workers, *OPTIONS)
+    assert code == 1
+    assert errors.startswith("octprep: a worker process was killed (usually out of memory). Run the same command again")
+    assert errors.count("\n") == 1
+    environment = {**environment, "PYTHONPATH": str(ROOT)}
+    assert run(environment, "build", src, tmp_path / "out", "--workers", workers, *OPTIONS)[0] == 0
+    assert not {path: reason for path, reason in excluded(tmp_path / "out").items() if "decoder" in reason}
+
+
+def test_a_file_that_does_not_crash_again_alone_is_kept(hostile, environment, tmp_path):
+    src, mark = hostile
+    mark("train/CNV/CNV-0-1.jpeg", "ONCE")
+    code, _, errors = run(environment, "build", src, tmp_path / "out", "--workers", 2, *OPTIONS)
+    assert (code, errors) == (0, "")
+    assert (tmp_path / "crashed").exists()
+    assert "train/CNV/CNV-0-1.jpeg" not in excluded(tmp_path / "out")
+
+
+def test_a_crash_that_no_file_repeats_alone_ends_the_build_the_second_time(hostile, environment, tmp_path):
+    src, mark = hostile
+    mark("train/CNV/CNV-0-1.jpeg", "SECOND")
+    mark("train/CNV/CNV-0-2.jpeg", "SECOND")  # crashes if another such file was decoded by the same process
+    code, _, errors = run(environment, "build", src, tmp_path / "out", "--workers", 2, *OPTIONS)
+    assert code == 1
+    assert "made the image decoder crash (SIGSEGV), which no single file does alone. Run the same" in errors
