@@ -41,7 +41,9 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links in --src point to; without it a link is an error.")
 ]
-Workers = Annotated[int | None, typer.Option(help="Processes; by default one for each core.", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes; by default one for each core; 0: this one alone.", show_default=False)
+]
 Cluster = Annotated[
     str | None,
     typer.Option(

@@ -129,7 +129,7 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "0"], 2, "got height 0"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
         (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "0"], 2, "workers must be 1 or more"),
+        (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "-1"], 2, "workers must be 1 or more"),
         (
             ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
             2,

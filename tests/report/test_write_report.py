@@ -190,4 +190,4 @@ def test_page_that_cannot_be_written_is_an_error(shards):
     (shards / REPORT_NAME / "in the way").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"report\.html cannot be written: "):
         report.write_report(shards)
-    assert not list(shards.glob(".*"))
+    assert not list(shards.glob(".part*"))
