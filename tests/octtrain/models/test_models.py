@@ -52,6 +52,14 @@ def test_every_network_is_flat_and_ends_in_feature_map_pooling_and_one_dense_lay
     assert model.get_layer("mean").input is last_feature_map(model)
 
 
+@pytest.mark.parametrize("name", [one for one in ALL if one.values[0] != "efficientnet-lite0"])
+def test_moving_averages_follow_the_batches_within_some_dozen_steps(name):
+    model = build_model(name, (96, 80, 1), 3)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert 0 < layer.momentum <= 0.9
+
+
 @pytest.mark.parametrize("name", ["octnet-s", pytest.param("mobilenetv3-small", marks=pytest.mark.slow)])
 def test_logits_are_a_bias_and_a_sum_over_the_last_feature_map(name):
     model = build_model(name, (96, 80, 1), 3)
