@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from octprep.format.errors import ManifestError
-from octprep.format.manifest import IMAGES_NAME, Manifest, read_folder_file
+from octprep.format.manifest import IMAGES_NAME, REPAIR, Manifest, read_folder_file
 from octprep.format.measurements import ScanMeasurements
 from octprep.wording import cut
 
@@ -148,26 +148,25 @@ def read_checked(folder: Path, manifest: Manifest) -> Table:
     Raises ManifestError if it is missing, if its SHA-256 is not the manifest's, or if it is not what octprep writes.
     """
     path = folder / IMAGES_NAME
-    repair = "Copy the folder again, or repair it by the `octprep build` that made it."
     try:
         data = read_folder_file(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(
-            f"{path} cannot be read ({reason}), but it says which patients are in which split. {repair}"
+            f"{path} cannot be read ({reason}), but it says which patients are in which split. {REPAIR}"
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != manifest.images_sha256:
         raise ManifestError(
             f"{path} has SHA-256 {sha256[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
-            f"not what was built. {repair}"
+            f"not what was built. {REPAIR}"
         )
     try:
         table = decode(data)
         for problem in table.problems:
             raise ValueError(f"{problem.path}: {problem.message}")
     except ValueError as error:
-        raise ManifestError(f"{path} is not a table that octprep wrote ({error}). {repair}") from None
+        raise ManifestError(f"{path} is not a table that octprep wrote ({error}). {REPAIR}") from None
     return table
 
 

@@ -29,6 +29,8 @@ REPORT_NAME = "report.html"
 PREPARED_NAME = ".prepared.gz"  # for the next build alone (`octprep.shards.prepared`); it may be deleted
 WORK_NAME = ".octprep-work"  # a folder in the one that is built, as long as the build is not finished
 
+REPAIR = "Copy the folder again, or repair it by the `octprep build` that made it."  # a damaged one, in messages
+
 _MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -203,10 +205,7 @@ class Manifest:
             for shard in self.splits[split]:
                 problem = shard_problem(folder / shard.name, shard)
                 if problem:
-                    raise ManifestError(
-                        f"{folder / shard.name} {problem}, so {folder} is not what was built. "
-                        "Copy the folder again, or repair it by the `octprep build` that made it."
-                    )
+                    raise ManifestError(f"{folder / shard.name} {problem}, so {folder} is not what was built. {REPAIR}")
 
 
 def version_differences(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:

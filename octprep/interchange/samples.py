@@ -14,6 +14,7 @@ from octprep.format.manifest import (
     NUMBER,
     PATH,
     PATIENT,
+    REPAIR,
     REPEAT,
     ROW_OFFSET,
     SHA256,
@@ -68,6 +69,4 @@ def read_samples(folder: Path, manifest: Manifest, split: str, number: int, *, r
 def _check_digest(path: Path, shard: Shard) -> None:
     """Raise ManifestError if a shard whose records are sound is not the one that the manifest names."""
     if problem := shard_problem(path, shard):
-        raise ManifestError(
-            f"{path} {problem}. Copy the folder again, or repair it by the `octprep build` that made it."
-        )
+        raise ManifestError(f"{path} {problem}. {REPAIR}")

@@ -17,7 +17,7 @@ from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import atomic_write, remove_partial_files, sync
 from octprep.format.images_csv import Row
 from octprep.format.locks import locked
-from octprep.format.manifest import IMAGE, LABEL, PATH, REPEAT, Manifest, open_shard, read_folder_file
+from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, open_shard, read_folder_file
 from octprep.format.record_index import (
     INDEX_NAME,
     IndexedRecord,
@@ -181,4 +181,4 @@ def _index_record(data: mmap.mmap, frame: tuple[int, int], number: int, row_of: 
 
 
 def _damaged(path: Path, problem: str) -> ManifestError:
-    return ManifestError(f"{path}{problem}. Copy the folder again, or repair it by the `octprep build` that made it.")
+    return ManifestError(f"{path}{problem}. {REPAIR}")

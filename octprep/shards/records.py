@@ -27,6 +27,7 @@ from octprep.format.manifest import (
     NUMBER,
     PATH,
     PATIENT,
+    REPAIR,
     REPEAT,
     ROW_OFFSET,
     SHA256,
@@ -104,10 +105,7 @@ def read_shard(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[Decod
             raise RecordError(f"has {count:,} records where the manifest says {shard.records:,}")
     except (OSError, RecordError) as error:
         problem = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ManifestError(
-            f"{folder / shard.name}: {problem}. Copy the folder again, or repair it by the `octprep build` that made "
-            "it."
-        ) from None
+        raise ManifestError(f"{folder / shard.name}: {problem}. {REPAIR}") from None
 
 
 def encode_pixels(pixels: Gray, encoding: str) -> bytes:

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from octprep.format import images_csv, record_index
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
-from octprep.format.manifest import Manifest, open_shard
+from octprep.format.manifest import REPAIR, Manifest, open_shard
 from octprep.wording import listed
 from octtrain.data.ahead import ahead as in_thread
 from octtrain.data.order import Order
 
 Pixels = NDArray[np.uint8]
 
-_REPAIR = "Copy the folder again, or repair it by the `octprep build` that made it."
 _PIECE = 8_000_000  # bytes that reading ahead asks for at a time
 _MAPPED_BYTES = 128_000_000  # shards that are larger together are read, not mapped
 _SHARED_BYTES = 4_000_000  # images that are more together are gathered by several threads, on machines of many cores
@@ -311,4 +310,4 @@ def _close_all(descriptors: list[int]) -> None:
 
 
 def _damaged(path: Path, problem: str) -> ManifestError:
-    return ManifestError(f"{path} {problem}. {_REPAIR}")
+    return ManifestError(f"{path} {problem}. {REPAIR}")
