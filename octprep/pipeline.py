@@ -198,10 +198,10 @@ def _build(job: _Job) -> BuildResult:
     tables = _write_tables(job, cached, planned)
     counts = _counts(tables.rows)
     manifest = _manifest(job, planned, shards, tables, counts)
-    index = indexing.make_index(job.work / "shards", manifest, tables.rows)
-    indexing.write_index(job.work, index)
+    records = indexing.index_records(job.work / "shards", manifest, tables.rows)
+    indexing.write_index(job.work, indexing.encode_index(records, manifest))
     write_tfds_files(job.work, manifest)
-    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, index, tables.rows)
+    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, records, tables.rows)
     _write_report(job, manifest, tables)
     workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
     return BuildResult(

@@ -165,10 +165,11 @@ def read_receipts(folder: Path, key: str) -> dict[str, KnownFile]:
     """
     known: dict[str, KnownFile] = {}
     for receipt in sorted(folder.glob("[0-9]*.json")):
-        if _receipt_is_valid(receipt, receipt.with_suffix(".bin"), key):
-            known |= {file.path: file for file in map(from_row, json.loads(_checked_receipt(receipt)[1]))}
-        else:
+        rows = _valid_rows(receipt, receipt.with_suffix(".bin"), key)
+        if rows is None:
             receipt.unlink(missing_ok=True)
+        else:
+            known |= {file.path: file for file in map(from_row, json.loads(rows))}
     for pixels in folder.glob("[0-9]*.bin"):
         if not pixels.with_suffix(".json").exists():
             pixels.unlink(missing_ok=True)
@@ -211,19 +212,19 @@ def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()
 
 
-def _receipt_is_valid(receipt: Path, pixels: Path, key: str) -> bool:
-    """Whether a batch is complete: its receipt is as it was written, for this key, and so are its pixels."""
+def _valid_rows(receipt: Path, pixels: Path, key: str) -> bytes | None:
+    """The rows of a batch whose receipt is as it was written, for this key, and so are its pixels; None of another."""
     try:
-        head, _ = _checked_receipt(receipt)
+        head, rows = _checked_receipt(receipt)
         if head["key"] != key or pixels.stat().st_size != head["pixels_bytes"]:
-            return False
+            return None
         crc = 0
         with pixels.open("rb") as file:
             while piece := file.read(_PIECE):
                 crc = google_crc32c.extend(crc, piece)
-        return bool(crc == head["pixels_crc"])
+        return rows if crc == head["pixels_crc"] else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # absent, cut short, damaged or of another version: prepare the batch again
+        return None  # absent, cut short, damaged or of another version: prepare the batch again
 
 
 def _write_receipt(receipt: Path, key: str, known: Sequence[KnownFile], pixels_bytes: int, pixels_crc: int) -> None:

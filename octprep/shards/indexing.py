@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import atomic_write, remove_partial_files, sync
 from octprep.format.images_csv import Row
 from octprep.format.locks import locked
-from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, open_shard, read_folder_file
+from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, Shard, open_shard, read_folder_file
 from octprep.format.record_index import (
     INDEX_NAME,
     IndexedRecord,
@@ -59,30 +59,52 @@ def index_folder(folder: Path) -> dict[str, bytes]:
 def make_index(
     folder: Path, manifest: Manifest, rows: Iterable[Row], splits: Collection[str] | None = None
 ) -> dict[str, bytes]:
-    """The files of an index by their names relative to the folder of shards.
+    """The files of an index by their names relative to the folder of shards. The arguments are as for `index_records`.
+
+    Raises ManifestError as that does.
+    """
+    return encode_index(index_records(folder, manifest, rows, splits), manifest)
+
+
+def index_records(
+    folder: Path, manifest: Manifest, rows: Iterable[Row], splits: Collection[str] | None = None
+) -> dict[str, list[IndexedRecord]]:
+    """The records of an index, by split, in the order of the shards.
 
     folder: that holds the shards. rows: all of images.csv, in any order. splits: those to index; None: all.
 
     Raises ManifestError, naming the shard, if a shard cannot be read, or is not as the manifest and images.csv say.
     """
     row_of = {row.path: number for number, row in enumerate(sorted(rows, key=lambda row: row.path))}
-    files: dict[str, bytes] = {}
+    by_split: dict[str, list[IndexedRecord]] = {}
     for split in manifest.splits if splits is None else splits:
-        records: list[IndexedRecord] = []
+        records = by_split[split] = []
         for number, shard in enumerate(manifest.splits[split]):
             try:
-                members = _index_shard(folder / shard.name, number, row_of)
+                records += _index_shard(folder / shard.name, number, row_of)
             except (OSError, RecordError) as error:
                 problem = error.strerror if isinstance(error, OSError) and error.strerror else error
                 raise _damaged(folder / shard.name, f": {problem}") from None
-            files[dali_name(shard)] = encode_dali(members)
-            records += members
         try:
             check(records, manifest, split)
         except ValueError as error:
             raise _damaged(folder / split, f" {error}") from None
-        files[table_name(split)] = encode(records, manifest.digest)
+    return by_split
+
+
+def encode_index(records: Mapping[str, Sequence[IndexedRecord]], manifest: Manifest) -> dict[str, bytes]:
+    """The files of an index by their names relative to the folder of shards. records: by split, as `index_records`."""
+    files: dict[str, bytes] = {}
+    for split, members in records.items():
+        files |= _dali_files(members, manifest.splits[split])
+        files[table_name(split)] = encode(members, manifest.digest)
     return files
+
+
+def _dali_files(records: Iterable[IndexedRecord], shards: Sequence[Shard]) -> dict[str, bytes]:
+    """The index for DALI of each shard of a split, by name. records: of the split, in the order of the shards."""
+    by_shard = {number: tuple(members) for number, members in groupby(records, key=lambda record: record.shard)}
+    return {dali_name(shard): encode_dali(by_shard.get(number, ())) for number, shard in enumerate(shards)}
 
 
 def write_index(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -132,12 +154,8 @@ def index_is_current(folder: Path, manifest: Manifest) -> bool:
     """Whether all files of the index are there and were written for the dataset of the manifest; reads no shard."""
     try:
         for split, shards in manifest.splits.items():
-            by_shard = {
-                number: tuple(members)
-                for number, members in groupby(read(folder, manifest, split), key=lambda record: record.shard)
-            }
-            for number, shard in enumerate(shards):
-                if read_folder_file(folder / dali_name(shard)) != encode_dali(by_shard.get(number, ())):
+            for name, content in _dali_files(read(folder, manifest, split), shards).items():
+                if read_folder_file(folder / name) != content:
                     return False
     except (ManifestError, OSError, ValueError):
         return False

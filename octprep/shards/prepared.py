@@ -13,41 +13,41 @@ import gzip
 import hashlib
 import json
 import os
-import stat
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from octprep.format import record_index
 from octprep.format.config import BuildConfig
 from octprep.format.errors import ManifestError
 from octprep.format.files import NotReadable, open_regular, saving
 from octprep.format.images_csv import Row
-from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shard, shard_problem
+from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest
+from octprep.format.record_index import IndexedRecord
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
+from octprep.shards.workdir import published_shard_problem
 from octprep.source.files import Exclusion, ScanFile
 from octprep.source.reading import hash_files
 from octprep.workers import Pool, Progress
 
 
 @dataclass(frozen=True)
-class SortedFiles:
+class FoundFiles:
     """The files of a source, by whether they must be prepared."""
 
     known: tuple[KnownFile, ...]  # as they are listed now
     unknown: tuple[ScanFile, ...]
 
 
-def sort_files(
+def find_known(
     src: Path,
     files: Sequence[ScanFile],
     changed_ns: Mapping[str, int],
     known: Mapping[str, KnownFile],
     pool: Pool,
     progress: Progress,
-) -> SortedFiles:
+) -> FoundFiles:
     """Which files are still as they are known. changed_ns: of each file, by path.
 
     A file with the same size and time of change is taken for the same; one of the same size alone, as in a copy of the
@@ -80,7 +80,7 @@ def sort_files(
                     same.append((file, before))
                 else:
                     unknown.append(file)
-    return SortedFiles(
+    return FoundFiles(
         tuple(_as_listed(file, before, changed_ns[file.path]) for file, before in same),
         tuple(sorted(unknown, key=lambda file: file.path)),
     )
@@ -96,9 +96,12 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
         manifest = Manifest.load(folder)
         published_ns = (folder / MANIFEST_NAME).stat().st_mtime_ns
         shards = [shard for shards in manifest.splits.values() for shard in shards]
-        usable = {shard.name for shard in shards if _is_usable(folder / shard.name, shard, published_ns)}
         to_folder = os.path.relpath(folder, cache_folder)
-        places = {name: f"{to_folder}/{name}" for name in usable}
+        places = {
+            shard.name: f"{to_folder}/{shard.name}"
+            for shard in shards
+            if not published_shard_problem(folder / shard.name, shard, published_ns)
+        }
         known: dict[str, KnownFile] = {}
         with open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
             if file.readline() != _head(config, manifest):
@@ -120,17 +123,20 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
 
 
 def write(
-    path: Path, known: Iterable[KnownFile], manifest: Manifest, index: Mapping[str, bytes], rows: Iterable[Row]
+    path: Path,
+    known: Iterable[KnownFile],
+    manifest: Manifest,
+    records: Mapping[str, Sequence[IndexedRecord]],
+    rows: Iterable[Row],
 ) -> None:
     """Write PREPARED_NAME for a folder of shards to a path.
 
-    index: the files of the folder's index, by name. rows: of its images.csv. Scans whose pixels are in no shard are
-    left out.
+    records: of the folder's index, by split. rows: of its images.csv. Scans whose pixels are in no shard are left out.
     """
     paths = sorted(row.path for row in rows)
     places: dict[str, tuple[str, int]] = {}
     for split, shards in manifest.splits.items():
-        for record in record_index.decode(index[record_index.table_name(split)], manifest.digest):
+        for record in records[split]:
             places.setdefault(paths[record.row], (shards[record.shard].name, record.image_offset))
     digest = hashlib.sha256()
     with saving(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
@@ -151,17 +157,6 @@ def _head(config: BuildConfig, manifest: Manifest) -> bytes:
     """The first line: what preparing a file depends on, and the dataset."""
     key = cache.preparation_key(config.recipe, config.encoding)
     return json.dumps({"key": key, "digest": manifest.digest}).encode() + b"\n"
-
-
-def _is_usable(path: Path, shard: Shard, published_ns: int) -> bool:
-    """Whether a shard is the one of the manifest, by its size and, if written or moved after it, by its content."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)  # a file that is moved over another keeps the former
-    is_same_file = stat.S_ISREG(status.st_mode) and status.st_size == shard.bytes
-    return is_same_file and (changed_ns <= published_ns or shard_problem(path, shard) is None)
 
 
 def _as_listed(file: ScanFile, before: KnownFile, changed_ns: int) -> KnownFile:

@@ -54,11 +54,11 @@ def cache_scans(
     known = cache.read_receipts(folder, cache.preparation_key(config.recipe, config.encoding))
     if finished is not None:
         known = prepared.read(finished, folder, config) | known
-    split = prepared.sort_files(src, files, changed_ns, known, pool, progress)
-    results = list(split.known)
+    found = prepared.find_known(src, files, changed_ns, known, pool, progress)
+    results = list(found.known)
     progress("preparing scans", 0, len(files))
     progress("preparing scans", len(results), len(files))
-    tasks = cache.batch_tasks(src, folder, split.unknown, changed_ns, config.recipe, config.encoding)
+    tasks = cache.batch_tasks(src, folder, found.unknown, changed_ns, config.recipe, config.encoding)
     by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
         batch = cache.read_receipt(by_name[name])

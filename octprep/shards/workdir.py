@@ -188,7 +188,7 @@ def find_damage(out: Path, manifest: Manifest) -> list[Damage]:
     published_ns = (out / MANIFEST_NAME).stat().st_mtime_ns
     for shards in manifest.splits.values():
         for shard in shards:
-            if problem := _shard_problem(out / shard.name, shard, published_ns):
+            if problem := published_shard_problem(out / shard.name, shard, published_ns):
                 damage.append(Damage(shard.name, problem, True))
     return damage
 
@@ -270,8 +270,11 @@ def _path_problem(out: Path) -> str | None:
         return "is a link that leads to itself" if error.errno == errno.ELOOP else None  # others show when it is made
 
 
-def _shard_problem(path: Path, shard: Shard, published_ns: int) -> str | None:
-    """What is wrong with a shard: by its size, and by its content if it was written or moved after the manifest."""
+def published_shard_problem(path: Path, shard: Shard, published_ns: int) -> str | None:
+    """What is wrong with a shard: by its size, and by its content if it was written or moved after the manifest.
+
+    published_ns: when the manifest was written, ns since 1970. Raises OSError.
+    """
     try:
         status = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
