@@ -65,7 +65,7 @@ def open_pool(
     """A WorkerPool, or with `cluster` the workers of a Dask cluster.
 
     cluster: the address of its scheduler, or its scheduler file. wait: seconds to wait while no worker is there. needs:
-    what is checked on each of its workers before it does a task. Raises SettingError if workers is below 1 or given
+    what is checked on each of its workers before it does a task. Raises SettingError if workers is below 0 or given
     with a cluster.
     """
     if cluster is None:
@@ -235,7 +235,7 @@ class WorkerPool:
             )
             self.workers = 0
             return None
-        self._executor, self._processes, self._current = executor, executor._processes, {}
+        self._executor, self._processes = executor, executor._processes
         return executor
 
 
@@ -267,8 +267,8 @@ def _crashing_parts(task: Divisible) -> dict[int, str]:
 def _process_start(work: Callable[[Task], Result]) -> Iterator[None]:
     """Around the start of a process: it inherits no interruption, and does not run the program's main module.
 
-    Blocked signals are inherited, so a Ctrl-C in the terminal is delivered to this process alone, and raised after the
-    block: a process that has begun to start, and is told nothing more, would print a traceback.
+    Blocked signals are inherited, so a Ctrl-C in the terminal is delivered to this process alone. It is raised after
+    the block: a new process prints a traceback if this one ends before it has sent it what to do.
     Workers import `work` by the name of its module, so unless that is the main module they do not need the latter;
     without a guard it would begin all of the work again in each of them.
     """

@@ -51,7 +51,7 @@ def inspect(
     folds of the shortcut test.
 
     Raises SourceError if there is nothing to read, or, unless quick, no scan that can be read; StoppedError if a file
-    that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 1, or for
+    that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 0, or for
     a cluster that cannot be used.
     """
     if seed < 0:

@@ -106,7 +106,7 @@ def verify(
 
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
     nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read; SettingError if
-    workers is below 1, or the cluster cannot be used, and StoppedError if it is lost.
+    workers is below 0, or the cluster cannot be used, and StoppedError if it is lost.
     """
     folder = Path(folder) if cluster is None else Path(folder).absolute()
     manifest = Manifest.load(folder, allow_edited=True)

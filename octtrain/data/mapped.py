@@ -180,7 +180,7 @@ class MappedImages:
         threads = _gathering_threads() if rows.size > _SHARED_BYTES else 1
         if threads == 1:
             work(numbers, rows)
-        else:  # threads made anew, as those of a pool would be missing after a fork
+        else:  # new threads in each call: a forked process has none of its parent's
             parts = [len(numbers) * i // threads for i in range(threads + 1)]
             with ThreadPoolExecutor(threads, "gather") as pool:
                 [*pool.map(lambda start, end: work(numbers[start:end], rows[start:end]), parts, parts[1:])]

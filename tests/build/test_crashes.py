@@ -1,4 +1,4 @@
-"""A file that crashes the image decoder, or keeps it busy for ever, costs that image and not the build."""
+"""A file on which the image decoder crashes or hangs is excluded, and the build goes on."""
 
 import os
 import shutil
