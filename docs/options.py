@@ -7,6 +7,7 @@ from typing import get_args
 
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.options import Setting, settings
+from octtrain.calibration.config import CalibrationConfig
 from octtrain.config import FitConfig
 from octtrain.experiments.bench.config import BenchConfig
 from octtrain.experiments.crossval.config import CrossvalConfig
@@ -48,6 +49,12 @@ weights = "imagenet"
 An option on the command line replaces the file's value. Paths are relative to the current folder, as on the command
 line. An unknown key is an error. Every run folder holds a complete file, config.toml, with all settings of the run and
 their descriptions; `octtrain fit SHARDS --config runs/NAME/config.toml` trains with the same settings again.
+
+## octtrain calibrate
+
+What the thresholds must keep (`octtrain.calibration.config.CalibrationConfig`; see calibration.md):
+
+{_table(CalibrationConfig)}
 
 ## octtrain crossval
 

@@ -1,6 +1,7 @@
 """Train, evaluate and use models on the shards that octprep builds.
 
     run = octtrain.fit("shards", epochs=12)
+    octtrain.calibrate(run)
     report = octtrain.evaluate(run)
     for result in octtrain.load_run(run.folder).predict(["scan.jpeg"]):
         print(result.path, result)
@@ -19,18 +20,30 @@ if TYPE_CHECKING:
     from octtrain.config import FitConfig
     from octtrain.data.batches import training_batches
     from octtrain.data.mapped import MappedImages
+    from octtrain.evaluation.calibrate import calibrate
     from octtrain.evaluation.evaluate import evaluate
     from octtrain.experiments.crossval.experiment import crossval
     from octtrain.prediction.classify import load_run, predict
     from octtrain.training.fit import fit
 
-__all__ = ["FitConfig", "MappedImages", "crossval", "evaluate", "fit", "load_run", "predict", "training_batches"]
+__all__ = [
+    "FitConfig",
+    "MappedImages",
+    "calibrate",
+    "crossval",
+    "evaluate",
+    "fit",
+    "load_run",
+    "predict",
+    "training_batches",
+]
 
 _WITHOUT_KERAS = ("FitConfig", "MappedImages")
 
 _MODULES = {
     "FitConfig": "octtrain.config",
     "MappedImages": "octtrain.data.mapped",
+    "calibrate": "octtrain.evaluation.calibrate",
     "crossval": "octtrain.experiments.crossval.experiment",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",

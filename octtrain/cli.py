@@ -22,6 +22,7 @@ from octprep import terminal
 from octprep.format.files import STDOUT
 from octprep.format.options import make
 from octprep.terminal.commands import Json, command, verbosity, version_option
+from octtrain.calibration.config import CalibrationConfig
 from octtrain.config import FitConfig, Hyperparameters, merge_settings
 from octtrain.experiments.bench.config import BenchConfig
 from octtrain.experiments.crossval.config import NOT_OPTIONS, CrossvalConfig
@@ -163,6 +164,47 @@ def evaluate(
     )
 
 
+@command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)
+def calibrate(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Split to choose on; by default the one that the epoch was selected on, val. Not test.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The shards that the run was trained on, if they were moved.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    **settings: Any,
+) -> None:
+    """Choose temperature, referral threshold, abstention and limits on val, and freeze them in the run."""
+    interrupts.advise("nothing was written")
+    config = make(CalibrationConfig, settings)
+    with importing_keras():
+        from octtrain.evaluation import calibrate as calibration
+        from octtrain.runs.locations import latest_run
+
+    if run is None:
+        run = latest_run()
+        terminal.warn(f"the latest run: {run}")
+    calibration.calibrate(run, split, shards, config=config, log=log)
+
+
 @command(app, "octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")
 def predict(
     inputs: Annotated[
@@ -184,6 +226,15 @@ def predict(
             rich_help_panel="Output",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Withhold the verdict on scans that are unlike those of the training; needs a run that was "
+            "calibrated.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
 ) -> None:
     """Classify B-scans as they come from the device; files that cannot be read are excluded with a reason."""
     interrupts.advise("no file was classified yet")
@@ -194,7 +245,7 @@ def predict(
     runs, images, is_latest = choose_runs(inputs)
     if is_latest:
         terminal.warn(f"the latest run: {runs[0]}")
-    classify.predict(runs, images, csv, log=log, warn=terminal.warn)
+    classify.predict(runs, images, csv, strict=strict, log=log, warn=terminal.warn)
 
 
 @command(

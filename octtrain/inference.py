@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +23,38 @@ def predict_probabilities(
     Raises ManifestError if the model is not made for such images or so
     many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
     """
-    input_shape, output_shape = tuple(model.input_shape), tuple(model.output_shape)
-    if input_shape[1:] != images.shape[1:] or output_shape[1:] != (classes,):
+    _require_shapes(model.input_shape, model.output_shape, images, classes)
+    return _require_numbers(_run(model, images, batch_size), "probabilities")
+
+
+def predict_with_features(
+    model: keras.Model, images: NDArray[np.uint8], classes: int, batch_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The probabilities, (n, classes), and the features, (n, features), of a model that gives both.
+
+    Arguments and errors as `predict_probabilities`.
+    """
+    _require_shapes(model.input_shape, model.output_shape[0], images, classes)
+    probabilities, features = _run(model, images, batch_size)
+    return _require_numbers(probabilities, "probabilities"), _require_numbers(features, "features")
+
+
+def _require_shapes(
+    input_shape: Sequence[int | None], output_shape: Sequence[int | None], images: NDArray[np.uint8], classes: int
+) -> None:
+    if tuple(input_shape[1:]) != images.shape[1:] or tuple(output_shape[1:]) != (classes,):
         raise ManifestError(
-            f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
-            f"{images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's own model back."
+            f"the model takes images of shape {tuple(input_shape[1:])} and gives {tuple(output_shape[1:])} numbers, "
+            f"but its run says {images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's "
+            "own model back."
         )
+
+
+def _run(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> Any:
+    """What a model gives for images, which are filled up to a batch: one array, or several."""
     batch = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
     try:
-        probabilities = np.asarray(model.predict_on_batch(batch), dtype=np.float32)[: len(images)]
+        outputs = model.predict_on_batch(batch)
     except Exception as error:  # every backend has its own type for this
         if not _is_out_of_memory(error):
             raise
@@ -36,12 +62,18 @@ def predict_probabilities(
             f"there is not enough memory to run the model on {batch_size} images at a time; end other programs that "
             "use this machine's memory or its GPU, then run the same command again."
         ) from None
-    if not np.isfinite(probabilities).all():
+    first = slice(len(images))
+    return [np.asarray(part)[first] for part in outputs] if isinstance(outputs, list) else np.asarray(outputs)[first]
+
+
+def _require_numbers(values: Any, what: str) -> NDArray[np.float32]:
+    numbers = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(numbers).all():
         raise ManifestError(
-            "the model's probabilities are not numbers (nan): its training diverged or its file was damaged. Train "
-            "again with a lower --lr."
+            f"the model's {what} are not numbers (nan): its training diverged or its file was damaged. Train again "
+            "with a lower --lr."
         )
-    return probabilities
+    return numbers
 
 
 def _is_out_of_memory(error: Exception) -> bool:

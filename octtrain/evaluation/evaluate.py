@@ -18,8 +18,12 @@ from octprep.format.paths import path_to_text
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
 from octtrain import json_output
+from octtrain.calibration.features import predict_with_distances, with_features
+from octtrain.calibration.frozen import load_calibration
+from octtrain.calibration.unfamiliar import Distances, TrainingScans
 from octtrain.data.passes import one_pass
 from octtrain.evaluation import metrics
+from octtrain.evaluation.calibrated import apply_calibration
 from octtrain.evaluation.metrics import Report, compute_metrics, format_report
 from octtrain.evaluation.results import SplitPredictions, as_json, prepare_folder, write_results
 from octtrain.evaluation.target import require_unexposed, resolve_target
@@ -44,8 +48,9 @@ def evaluate(
 
     run: what `octtrain.fit` returned, or its folder. Of several runs the mean of their probabilities is evaluated: a
     patient counts as exposed if one of the members was exposed to them, and the files are evaluate-SPLIT-ensemble.json,
-    which names the members, and so on.  split: test, val, a fold, or another split of the dataset.  shards: where the
-    run's own dataset is now, if it was moved.  dataset: another dataset of the same classes and preprocessing to
+    which names the members, and so on. A single run that was calibrated is evaluated with its frozen calibration.
+    split: test, val, a fold, or another split of the dataset.  shards: where the run's own dataset is now, if it was
+    moved.  dataset: another dataset of the same classes and preprocessing to
     evaluate on instead; the first eight digits of its digest are then in the files' names.  out: the folder for these
     files, made if need be; by default that of the run, or of the first.  json_file: a copy of the metrics; Path("-") is
     standard output.  allow_leaks: evaluate although the model was exposed to patients or images of the split; what is
@@ -73,7 +78,12 @@ def evaluate(
     folder = prepare_folder(target, _path(out))
     class_names = target.manifest.class_names
     target.manifest.check_files(target.shards, (split,))
-    predictions = predict_split(load_ensemble(runs), target.manifest, target.shards, split, target.rows)
+    calibration = load_calibration(runs, log)
+    scans = calibration.scans if calibration else None
+    predictions = predict_split(load_ensemble(runs), target.manifest, target.shards, split, target.rows, scans)
+    calibrated = None
+    if calibration:
+        predictions, calibrated = apply_calibration(calibration, predictions, target.rows)
     report = compute_metrics(predictions.truth, predictions.probabilities, class_names)
     caveats = [
         *target.caveats,
@@ -81,6 +91,8 @@ def evaluate(
     ]
     patients = len(set(predictions.patients))
     content = as_json(target, report, caveats, patients)
+    if calibrated:
+        content["calibration"] = calibrated.as_json()
 
     failure = None
     try:  # before anything is printed, which may end at a closed pipe
@@ -99,6 +111,8 @@ def evaluate(
         log(line)
     log("")
     log(format_report(report))
+    if calibrated:
+        log("\n".join(["", *calibrated.lines()]))
     if failure:
         raise failure
     if json_file and json_file != STDOUT:
@@ -111,20 +125,33 @@ def evaluate(
 
 
 def predict_split(
-    model: keras.Model, manifest: Manifest, shards: Path, split: str, rows: Sequence[ImageRow] | None = None
+    model: keras.Model,
+    manifest: Manifest,
+    shards: Path,
+    split: str,
+    rows: Sequence[ImageRow] | None = None,
+    scans: TrainingScans | None = None,
 ) -> SplitPredictions:
     """Run a model over every image of a split, once and in order.
 
-    rows: the images in the shards' images.csv, if they were read already. Raises ManifestError for damaged shards or a
-    damaged model, StoppedError if there is too little memory, MissingPackage as `evaluate`.
+    rows: the images in the shards' images.csv, if they were read already.  scans: to measure distances from.
+
+    Raises ManifestError for damaged shards or a damaged model, StoppedError if there is too little memory,
+    MissingPackage as `evaluate`.
     """
     paths: list[str] = []
     patients: list[str] = []
-    truth, probabilities = [], []
+    truth, probabilities, distances = [], [], []
     classes = len(manifest.class_names)
+    network = with_features(model)[0] if scans else None
     batch_size = min(BATCH, max(1, manifest.records(split)))
     for batch in one_pass(shards, (split,), batch_size=batch_size, manifest=manifest, rows=rows):
-        probabilities.append(predict_probabilities(model, batch.pixels, classes, batch_size))
+        if scans is None:
+            probabilities.append(predict_probabilities(model, batch.pixels, classes, batch_size))
+        else:
+            given, distance = predict_with_distances(network, scans, batch.pixels, classes, batch_size)
+            probabilities.append(given)
+            distances.append(distance)
         truth.append(batch.labels)
         patients += batch.patients
         paths += batch.paths
@@ -134,7 +161,8 @@ def predict_split(
             f"{split} of {shards} has labels from {labels.min()} to {labels.max()}, but its manifest names {classes} "
             "classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that made it."
         )
-    return SplitPredictions(paths, patients, labels, np.concatenate(probabilities))
+    joined = Distances.joined(distances) if distances else None
+    return SplitPredictions(paths, patients, labels, np.concatenate(probabilities), joined)
 
 
 def patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from octprep.format.errors import OutputError
 from octprep.format.files import atomic_write
 from octprep.format.paths import path_to_text
 from octprep.wording import listed
+from octtrain.calibration.unfamiliar import Distances
 from octtrain.evaluation.metrics import Report
 from octtrain.evaluation.target import EvaluationTarget
 from octtrain.json_output import encode
@@ -31,6 +32,7 @@ class SplitPredictions:
     patients: list[str]
     truth: NDArray[np.int64]  # (n,) index into the class names
     probabilities: NDArray[np.float32]  # (n, classes), 0..1
+    distances: Distances | None = None  # from the training's scans, where they were asked for
 
 
 def result_paths(target: EvaluationTarget, folder: Path) -> tuple[Path, Path]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from octprep.format.errors import (
     ManifestError,
     Notice,
     OctError,
+    SettingError,
     SourceError,
     StoppedError,
     UnreadableImage,
@@ -30,6 +32,8 @@ from octprep.format.manifest import version_differences
 from octprep.format.paths import path_to_text
 from octprep.terminal import discard_stdout, interrupts, printable
 from octprep.wording import listed, number
+from octtrain.calibration.features import predict_with_distances, with_features
+from octtrain.calibration.frozen import Calibration, load_calibration
 from octtrain.inference import predict_probabilities
 from octtrain.prediction import predictions_csv
 from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
@@ -38,6 +42,10 @@ from octtrain.runs.ensemble import Runs, load_ensemble, load_runs
 from octtrain.runs.run import MODEL_NAME, Run
 
 BATCH = 32  # images
+MARKS = ("referral", "uncertain", "unfamiliar")  # columns of a calibrated run, after the probabilities
+MARK_WORDS = {"referral": "refer", "uncertain": "uncertain", "unfamiliar": "unfamiliar"}  # on a file's line
+YES, NO = "yes", "no"  # what they hold; nothing where the calibration has no threshold
+WITHHELD = "the scan is unlike those of the training, so the verdict is withheld"  # the reason with `strict`
 STATE_COLUMNS = ("exclusion_reason", "bytes", "modified_ns", "model")  # after a probability for each class
 
 
@@ -49,6 +57,12 @@ class Prediction:
     label: str  # the most probable class
     true_label: str | None  # where the file's name or folder states a class that the model knows
     probabilities: NDArray[np.float32]  # (classes,), 0..1, in the order of the run's class names
+    marks: Mapping[str, str] = field(default_factory=dict)  # of a calibrated run: column of MARKS -> yes, no, or ""
+
+    @property
+    def marked(self) -> list[str]:
+        """The columns of MARKS that hold yes."""
+        return [name for name, cell in self.marks.items() if cell == YES]
 
 
 Result = Prediction | Exclusion
@@ -60,6 +74,7 @@ class LoadedRun:
     """A trained model, or an ensemble, with everything needed to classify files. Made by `load_run`."""
 
     runs: tuple[Run, ...]  # of the model, or of the members of the ensemble
+    calibration: Calibration | None = None  # that is applied, where the run was calibrated
 
     @property
     def run(self) -> Run:
@@ -76,21 +91,29 @@ class LoadedRun:
         """(n, height, width, 1) uint8 in 0..255, preprocessed, to (n, classes) float32 probabilities."""
         return load_ensemble(self.runs)
 
-    def predict(self, paths: Path | str | Iterable[Path | str], csv_file: Path | str | None = None) -> list[Result]:
+    @cached_property
+    def _model_with_features(self) -> keras.Model:
+        return with_features(self.model)[0]
+
+    def predict(
+        self, paths: Path | str | Iterable[Path | str], csv_file: Path | str | None = None, *, strict: bool = False
+    ) -> list[Result]:
         """Classify files, and all files in folders at any depth.
 
         csv_file: for all probabilities and exclusions; grows with every batch, and is continued if it already holds
-        predictions of this model: rows of files that have not changed since are kept.
+        predictions of this model: rows of files that have not changed since are kept.  strict: exclude scans that are
+        unlike those of the training, of a run that was calibrated.
 
         Returns for each file, sorted by path within each folder, a Prediction (`label`, `probabilities` (classes,)
-        float32 in 0..1, `true_label`) or an Exclusion with the reason why it could not be classified.
+        float32 in 0..1, `true_label`, and `marks` of a calibrated run) or an Exclusion with the reason why it could not
+        be classified.
 
         Raises SourceError if a path does not exist or there is no file; OutputError if the CSV cannot be used;
         ManifestError if the model is damaged; StoppedError if the CSV can no longer be written or memory is short.
         """
         inputs = [paths] if isinstance(paths, Path | str) else list(paths)
         results, _ = self._predict(
-            [Path(path) for path in inputs], Path(csv_file) if csv_file else None, _discard, _discard
+            [Path(path) for path in inputs], Path(csv_file) if csv_file else None, strict, _discard, _discard
         )
         return results
 
@@ -98,20 +121,28 @@ class LoadedRun:
         """A file's pixels as the model takes them, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
         return prepare_image(Path(path), self.run.manifest.recipe)
 
-    def _predict(self, inputs: Sequence[Path], csv_file: Path | None, log: Log, warn: Log) -> tuple[list[Result], int]:
+    def _predict(
+        self, inputs: Sequence[Path], csv_file: Path | None, strict: bool, log: Log, warn: Log
+    ) -> tuple[list[Result], int]:
         """All results, and how many of them were in the CSV already."""
+        if strict and not self.calibration:
+            raise SettingError(
+                "--strict needs the limits of a single run that was calibrated; run `octtrain calibrate RUN` first, or "
+                "omit --strict"
+            )
         names = self.class_names
+        marks = MARKS if self.calibration else ()
         if csv_file:
             predictions_csv.check(csv_file)
         files = find_files(inputs, csv_file)
         _ = self.model  # loaded before the CSV is made
-        header = ["path", "prediction", *names, *STATE_COLUMNS]
+        header = ["path", "prediction", *names, *marks, *STATE_COLUMNS]
         with (
             nullcontext()
             if csv_file is None
-            else predictions_csv.open_growing(csv_file, header, _model_id(self.runs)) as table
+            else predictions_csv.open_growing(csv_file, header, self._id(strict)) as table
         ):
-            results = _earlier_results(table, files, names) if table else {}
+            results = _earlier_results(table, files, names, marks) if table else {}
             earlier = len(results)
             if table and earlier:
                 log(f"{_text(table.path)} already holds {earlier:,} of the {len(files):,} files; their rows are kept")
@@ -121,9 +152,10 @@ class LoadedRun:
             for start in range(0, len(remaining), BATCH):
                 batch = remaining[start : start + BATCH]
                 states = [_file_state(path_of(file)) for file in batch]  # before they are read
-                batch_results = list(self._classify(batch, batch_size))
+                batch_results = list(self._classify(batch, batch_size, strict))
                 if table:
-                    table.add([_row(result, names, state) for result, state in zip(batch_results, states, strict=True)])
+                    pairs = zip(batch_results, states, strict=True)
+                    table.add([_row(result, names, marks, state) for result, state in pairs])
                 results |= {result.path: result for result in batch_results}
                 _advise(table, len(results), len(files))
                 try:
@@ -134,20 +166,48 @@ class LoadedRun:
                     discard_stdout()  # the reader of the output has gone; the CSV is written all the same
         return [results[path_of(file)] for file in files], earlier
 
-    def _classify(self, batch: Sequence[Path | Exclusion], batch_size: int) -> Iterator[Result]:
+    def _classify(self, batch: Sequence[Path | Exclusion], batch_size: int, strict: bool) -> Iterator[Result]:
         """The results of some files, in their order. batch_size: images that the model is run on."""
-        names = self.class_names
-        images = [file if isinstance(file, Exclusion) else self.prepare_image(file) for file in batch]
-        pixels = [image for image in images if not isinstance(image, Exclusion)]
-        rows: Iterator[NDArray[np.float32]] = iter(())
-        if pixels:
-            rows = iter(predict_probabilities(self.model, np.stack(pixels)[..., None], len(names), batch_size))
-        for file, image in zip(batch, images, strict=True):
-            if isinstance(image, Exclusion):
-                yield image
+        names, recipe = self.class_names, self.run.manifest.recipe
+        scans = [file if isinstance(file, Exclusion) else prepare_scan(file, recipe) for file in batch]
+        prepared = [scan for scan in scans if not isinstance(scan, Exclusion)]
+        rows = iter(self._probabilities_and_marks(prepared, batch_size) if prepared else ())
+        for file, scan in zip(batch, scans, strict=True):
+            if isinstance(scan, Exclusion):
+                yield scan
+                continue
+            path, (probabilities, marks) = path_of(file), next(rows)
+            if strict and marks["unfamiliar"] == YES:
+                yield Exclusion(path, WITHHELD)
             else:
-                path, probabilities = path_of(file), next(rows)
-                yield Prediction(path, names[int(probabilities.argmax())], label_from_path(path, names), probabilities)
+                label = names[int(probabilities.argmax())]
+                yield Prediction(path, label, label_from_path(path, names), probabilities, marks)
+
+    def _probabilities_and_marks(
+        self, scans: Sequence[preprocessing.PreprocessedImage], batch_size: int
+    ) -> list[tuple[NDArray[np.float32], dict[str, str]]]:
+        """For each scan its probabilities, (classes,), and what it is marked with; {} without a calibration."""
+        images, classes = np.stack([scan.pixels for scan in scans])[..., None], len(self.class_names)
+        if self.calibration is None:
+            return [(row, {}) for row in predict_probabilities(self.model, images, classes, batch_size)]
+        raw, distances = predict_with_distances(
+            self._model_with_features, self.calibration.scans, images, classes, batch_size
+        )
+        probabilities = self.calibration.probabilities(raw)
+        crop_confidence = np.array([scan.measurements.crop_confidence for scan in scans]).round(4)  # as in images.csv
+        marks = self.calibration.marks(probabilities, distances, crop_confidence)
+        refer, uncertain, unfamiliar = (
+            _cells(flags, len(scans)) for flags in (marks.refer, marks.uncertain, marks.is_unfamiliar)
+        )
+        cells = zip(refer, uncertain, unfamiliar, strict=True)
+        return [(row, dict(zip(MARKS, each, strict=True))) for row, each in zip(probabilities, cells, strict=True)]
+
+    def _id(self, strict: bool) -> str:
+        """What gave a row of the CSV: the model, its calibration, and whether verdicts were withheld."""
+        parts = [_model_id(self.runs)]
+        if self.calibration:
+            parts += [self.calibration.sha256[:16], *(["strict"] if strict else [])]
+        return "/".join(parts)
 
 
 def load_run(folder: Runs, *, warn: Log | None = None) -> LoadedRun:
@@ -167,7 +227,7 @@ def load_run(folder: Runs, *, warn: Log | None = None) -> LoadedRun:
             warn(f"WARNING: {line}")
         else:
             warnings.warn(line, Notice, stacklevel=2)
-    return LoadedRun(runs)
+    return LoadedRun(runs, load_calibration(runs, warn or _discard))
 
 
 def predict(
@@ -175,6 +235,7 @@ def predict(
     paths: Sequence[Path],
     csv_file: Path | None = None,
     *,
+    strict: bool = False,
     log: Log = print,
     warn: Log = print,
 ) -> list[Result]:
@@ -186,7 +247,7 @@ def predict(
     other files are done, StoppedError if some could not be read.
     """
     loaded = load_run(run, warn=warn)
-    results, earlier = loaded._predict(paths, csv_file, log, warn)
+    results, earlier = loaded._predict(paths, csv_file, strict, log, warn)
     try:
         for line in _summary(results, loaded, csv_file, earlier):
             log(line)
@@ -231,9 +292,15 @@ def check_preprocessing(run: Run) -> list[str]:
 
 def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
     """A file's pixels as in training, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
+    scan = prepare_scan(path, recipe)
+    return scan if isinstance(scan, Exclusion) else scan.pixels
+
+
+def prepare_scan(path: Path, recipe: Preprocessing) -> preprocessing.PreprocessedImage | Exclusion:
+    """A file preprocessed as in training, or an Exclusion with the reason."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
+            return preprocessing.preprocess(preprocessing.read_image(path), recipe)
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:
@@ -260,7 +327,8 @@ def _print(results: Iterable[Result], log: Log, warn: Log) -> None:
         if isinstance(result, Exclusion):
             warn(f"excluded {_text(result.path)}: {result.reason}")
         else:
-            log(f"{_text(result.path)}  {result.label}  {result.probabilities.max():.3f}")
+            marked = "".join(f"  {MARK_WORDS[name]}" for name in result.marked)
+            log(f"{_text(result.path)}  {result.label}  {result.probabilities.max():.3f}{marked}")
 
 
 def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None, earlier: int) -> Iterator[str]:
@@ -277,6 +345,8 @@ def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None
             f"{number(unknown.total(), 'file')} named after, or in a folder of, a class that the model does not know "
             f"({classes}); if that is their class, no prediction for them can be right"
         )
+    if loaded.calibration:
+        yield _calibrated_summary(results, loaded.calibration)
     counts = f"{len(predictions):,} classified, {len(results) - len(predictions):,} excluded"
     if csv_file:
         kept_rows = f", {earlier:,} of them from before" if earlier else ""
@@ -290,8 +360,21 @@ def _summary(results: Sequence[Result], loaded: LoadedRun, csv_file: Path | None
         yield "next: --csv FILE keeps the probabilities of all classes and the reasons of exclusions"
 
 
+def _calibrated_summary(results: Sequence[Result], calibration: Calibration) -> str:
+    """How many scans are marked with what; those whose verdict is withheld are unfamiliar too."""
+    counts = Counter(name for result in results if isinstance(result, Prediction) for name in result.marked)
+    counts["unfamiliar"] += sum(isinstance(result, Exclusion) and result.reason == WITHHELD for result in results)
+    frozen = calibration.frozen
+    parts = [
+        f"{counts['referral']:,} to refer" if frozen.referral_threshold is not None else "no referral threshold",
+        f"{counts['uncertain']:,} uncertain" if frozen.abstention_threshold is not None else "no abstention threshold",
+        f"{counts['unfamiliar']:,} unfamiliar",
+    ]
+    return f"calibration {calibration.sha256[:12]}: {', '.join(parts)}"
+
+
 def _earlier_results(
-    table: PredictionsCsv, files: Sequence[Path | Exclusion], names: Sequence[str]
+    table: PredictionsCsv, files: Sequence[Path | Exclusion], names: Sequence[str], marks: Sequence[str]
 ) -> dict[Path, Result]:
     """The results that a CSV already holds; rows of files that changed or could not be read are removed from it."""
     results: dict[Path, Result] = {}
@@ -300,7 +383,7 @@ def _earlier_results(
         row = table.earlier.get(_text(path_of(file)))
         if row is None:
             continue
-        result = _result(path_of(file), row, names)
+        result = _result(path_of(file), row, names, marks)
         is_unread = isinstance(result, Exclusion) and result.is_unread
         if result is None or is_unread or row[-3:-1] != _file_state(path_of(file)):
             outdated.append(row[0])
@@ -310,24 +393,34 @@ def _earlier_results(
     return results
 
 
-def _row(result: Result, names: Sequence[str], state: list[str]) -> Row:
-    """A result as a row of the CSV, without its last cell, the model."""
+def _row(result: Result, names: Sequence[str], marks: Sequence[str], state: list[str]) -> Row:
+    """A result as a row of the CSV, without its last cell, the model. marks: the columns that the file has of MARKS."""
     if isinstance(result, Exclusion):
-        return [_text(result.path), "", *[""] * len(names), result.reason, *state]
+        withheld = {"unfamiliar": YES} if result.reason == WITHHELD else {}
+        empty = [""] * len(names)
+        return [_text(result.path), "", *empty, *(withheld.get(name, "") for name in marks), result.reason, *state]
     cells = [f"{probability:.6f}" for probability in result.probabilities]
-    return [_text(result.path), result.label, *cells, "", *state]
+    return [_text(result.path), result.label, *cells, *(result.marks[name] for name in marks), "", *state]
 
 
-def _result(path: Path, row: Row, names: Sequence[str]) -> Result | None:
+def _result(path: Path, row: Row, names: Sequence[str], marks: Sequence[str]) -> Result | None:
     """The result that `_row` made a row of, or None for any other row."""
     _, label, *cells, reason, _, _, _ = row
     if reason:
         return Exclusion(path, reason)
+    marked = cells[len(names) :]
+    if label not in names or any(cell not in (YES, NO, "") for cell in marked):
+        return None
     try:
-        probabilities = np.array(cells, np.float32)
+        probabilities = np.array(cells[: len(names)], np.float32)
     except ValueError:
         return None
-    return Prediction(path, label, label_from_path(path, names), probabilities) if label in names else None
+    return Prediction(path, label, label_from_path(path, names), probabilities, dict(zip(marks, marked, strict=True)))
+
+
+def _cells(flags: NDArray[np.bool_] | None, count: int) -> list[str]:
+    """The cells of a column of MARKS."""
+    return [""] * count if flags is None else [YES if flag else NO for flag in flags]
 
 
 def _file_state(path: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""Temperature, thresholds and limits of a model: chosen on val, kept beside the model, and applied."""

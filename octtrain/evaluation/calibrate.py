@@ -1,0 +1,267 @@
+"""Calibrate a run on val: choose temperature and thresholds before the test is seen, and freeze them in the run."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from octprep.format.errors import SettingError
+from octprep.format.images_csv import ImageRow
+from octprep.format.paths import path_to_text
+from octprep.format.seeding import seeded_hash
+from octprep.terminal import interrupts
+from octprep.wording import listed, number
+from octtrain.calibration.abstention import choose_abstention
+from octtrain.calibration.config import CalibrationConfig
+from octtrain.calibration.features import with_features
+from octtrain.calibration.frozen import (
+    CALIBRATION_NAME,
+    FEATURES_NAME,
+    Calibration,
+    Frozen,
+    load,
+    model_sha256,
+    save,
+    urgent_score,
+)
+from octtrain.calibration.operating_points import choose_threshold
+from octtrain.calibration.patients import CONFIDENCE, lower_bound, number_of_patient, patients_needed
+from octtrain.calibration.pixel_statistics import pixel_statistics
+from octtrain.calibration.temperature import fit_temperature, scale
+from octtrain.calibration.unfamiliar import FAMILIAR, MAX_IMAGES, Limits, TrainingScans
+from octtrain.data.passes import one_pass
+from octtrain.evaluation.calibrated import (
+    CalibratedResults,
+    apply_calibration,
+    crop_confidences,
+    describe_answers,
+    describe_referral,
+)
+from octtrain.evaluation.evaluate import BATCH, predict_split
+from octtrain.evaluation.metrics import URGENT
+from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
+from octtrain.inference import predict_with_features
+from octtrain.runs.locations import lock_run
+from octtrain.runs.run import Run
+
+PATIENTS_OF_LIMITS = round(1 / (1 - FAMILIAR)) - 1  # the fewest of which FAMILIAR can be more than all
+
+
+def calibrate(
+    run: Run | Path | str,
+    split: str | None = None,
+    shards: Path | str | None = None,
+    *,
+    config: CalibrationConfig | None = None,
+    log: Callable[[str], None] = print,
+) -> Calibration:
+    """Choose temperature, thresholds and limits on val; write calibration.json and features.npz into the run.
+
+    `octtrain.evaluate` and `octtrain.load_run` use them from then on, as long as the run's model is the same.
+
+    run: what `octtrain.fit` returned, or its folder.  split: by default the one that the epoch was selected on, val.
+    shards: where the run's dataset is now, if it was moved.  log: takes lines of text.
+
+    Raises SettingError if the split is the test split or was trained on; otherwise what `octtrain.evaluate` raises.
+    """
+    config = config or CalibrationConfig()
+    run = run if isinstance(run, Run) else Run.load(Path(run))
+    split = split or run.provenance.selected_on[0]
+    require_calibration_split(run, split)
+    target = resolve_target((run,), split, Path(shards) if shards else None)
+    require_unexposed(target)
+    trained_on = run.provenance.trained_on
+    target.manifest.check_files(target.shards, (split, *trained_on))
+    with lock_run(run.folder, what="octtrain calibrate"):
+        digest = model_sha256(run)
+        model = run.load_model()
+        network, kind = with_features(model)
+        scans = fit_training_scans(network, target, trained_on, config.seed)
+        predictions = predict_split(model, target.manifest, target.shards, split, target.rows, scans)
+        data = scans.as_bytes()
+        frozen, notes = choose(
+            predictions,
+            target,
+            config,
+            model_sha256=digest,
+            features_sha256=hashlib.sha256(data).hexdigest(),
+            features=kind,
+        )
+        _, results = apply_calibration(Calibration(frozen, scans, ""), predictions, target.rows)
+        save(run.folder, frozen, data, _chosen_on(results, predictions, notes))
+        interrupts.advise("the calibration was written")
+        calibration = load(run)
+        assert calibration
+    for line in _summary(run, calibration, results, predictions, notes):
+        log(line)
+    return calibration
+
+
+def require_calibration_split(run: Run, split: str) -> None:
+    """Raise SettingError for a split that thresholds must not be chosen on: test, and what was trained on."""
+    held_out = ("test", f"fold{run.config.test_fold}") if run.config.test_fold is not None else ("test",)
+    selected_on = run.provenance.selected_on[0]
+    if split in held_out:
+        raise SettingError(
+            f"a run is not calibrated on {split}: thresholds must be fixed before the test is seen. Omit --split, to "
+            f"use {selected_on}"
+        )
+    if split in run.provenance.trained_on:
+        raise SettingError(
+            f"a run is not calibrated on {split}: its model was trained on it, and is too certain there. Omit --split, "
+            f"to use {selected_on}"
+        )
+
+
+def fit_training_scans(
+    network: keras.Model, target: EvaluationTarget, splits: Sequence[str], seed: int
+) -> TrainingScans:
+    """What the images of a training are like, of at most MAX_IMAGES. network: of `with_features`."""
+    class_names = target.manifest.class_names
+    chosen = sample_images([row for row in target.rows if row.split in splits], class_names, seed)
+    batch_size = min(BATCH, len(chosen))
+    features, statistics, labels = [], [], []
+    for pixels, label in _images(target, splits, chosen, batch_size):
+        features.append(predict_with_features(network, pixels, len(class_names), batch_size)[1])
+        statistics.append(pixel_statistics(pixels[..., 0]))
+        labels.append(label)
+    return TrainingScans.fit(np.concatenate(features), np.concatenate(labels), np.concatenate(statistics))
+
+
+def sample_images(rows: Sequence[ImageRow], class_names: Sequence[str], seed: int) -> set[str]:
+    """The paths of at most MAX_IMAGES images, as many of each class. They depend on all paths and the seed alone."""
+    limit = MAX_IMAGES // len(class_names)
+    paths = [sorted(row.path for row in rows if row.label == name) for name in class_names]
+    return {path for of_class in paths for path in sorted(of_class, key=lambda p: seeded_hash(p, seed))[:limit]}
+
+
+def choose(
+    predictions: SplitPredictions,
+    target: EvaluationTarget,
+    config: CalibrationConfig,
+    **digests: str,
+) -> tuple[Frozen, dict[str, str]]:
+    """All numbers that are frozen, and for each that could not be chosen a note that says why.
+
+    predictions: with distances.  digests: model_sha256, features_sha256 and features of the result.
+    """
+    class_names = target.manifest.class_names
+    truth, patient = predictions.truth, number_of_patient(predictions.patients)
+    notes: dict[str, str] = {}
+    temperature = fit_temperature(truth, predictions.probabilities)
+    if temperature is None:
+        notes["temperature"] = (
+            "it stays at 1: the likelihood is the greater the more certain the probabilities are made, or the less, as "
+            "where nothing is misclassified"
+        )
+    probabilities = scale(predictions.probabilities, temperature or 1.0)
+    referral, urgent = None, URGENT if set(URGENT) < set(class_names) else ()
+    if urgent:
+        is_urgent = np.isin(truth, [class_names.index(name) for name in urgent])
+        score = urgent_score(probabilities, class_names, urgent)
+        referral = choose_threshold(score, is_urgent, patient, config.sensitivity)
+        patients = len(np.unique(patient[is_urgent]))
+        if referral is None:
+            notes["referral"] = (
+                f"{number(patients, 'patient')} with {' or '.join(urgent)} cannot assure a sensitivity of "
+                f"{config.sensitivity:g}, even if all of their scans are referred: that assures "
+                f"{lower_bound(patients, patients):.3f} with {CONFIDENCE:.0%} confidence, and {config.sensitivity:g} "
+                f"needs {patients_needed(config.sensitivity):,} patients"
+            )
+    else:
+        notes["referral"] = f"the classes do not include {listed(URGENT)} and another, so there is no referral"
+    abstention = choose_abstention(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, patient, config.error
+    )
+    if abstention.reason:
+        notes["abstention"] = abstention.reason
+    assert predictions.distances is not None
+    frozen = Frozen(
+        dataset=target.manifest.digest,
+        split=target.split,
+        class_names=class_names,
+        urgent=urgent,
+        confidence=CONFIDENCE,
+        temperature=temperature or 1.0,
+        sensitivity=config.sensitivity,
+        referral_threshold=referral,
+        error=config.error,
+        abstention_threshold=abstention.threshold,
+        limits=Limits.fit(predictions.distances, crop_confidences(predictions.paths, target.rows), patient),
+        **digests,
+    )
+    return frozen, notes
+
+
+def _images(
+    target: EvaluationTarget, splits: Sequence[str], paths: set[str], batch_size: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """The pixels, (n, height, width, 1), and labels of some images, each once though its records may be repeated."""
+    left = set(paths)
+    for batch in one_pass(target.shards, splits, batch_size=batch_size, manifest=target.manifest, rows=target.rows):
+        chosen = []
+        for i, path in enumerate(batch.paths):
+            if path in left:
+                left.remove(path)
+                chosen.append(i)
+        if chosen:
+            yield batch.pixels[chosen], batch.labels[chosen]
+
+
+def _chosen_on(results: CalibratedResults, predictions: SplitPredictions, notes: Mapping[str, str]) -> dict[str, Any]:
+    """How the frozen numbers do on the split that they were chosen on, for json.dumps."""
+    content = results.as_json()
+    del content["sha256"], content["chosen_on"]
+    return {
+        "images": len(predictions.paths),
+        "patients": len(set(predictions.patients)),
+        "notes": dict(notes),
+        **content,
+    }
+
+
+def _summary(
+    run: Run,
+    calibration: Calibration,
+    results: CalibratedResults,
+    predictions: SplitPredictions,
+    notes: Mapping[str, str],
+) -> Iterator[str]:
+    frozen, patients = calibration.frozen, len(set(predictions.patients))
+    folder = path_to_text(run.folder.as_posix())
+    yield (
+        f"{folder} on {frozen.split}: {number(len(predictions.paths), 'image')} of {number(patients, 'patient')}; "
+        f"bounds of {frozen.confidence:.0%} confidence, with patients as the unit"
+    )
+    yield f"temperature  {notes.get('temperature') or f'{frozen.temperature:.3f}'}"
+    yield f"  before     {results.before}"
+    yield f"  after      {results.after}"
+    if results.referral:
+        yield f"referral     {describe_referral(results.referral, frozen.referral_threshold)}"
+    else:
+        yield f"referral     no threshold: {notes['referral']}"
+    if results.answers:
+        yield f"abstention   {describe_answers(results.answers, frozen.abstention_threshold)}"
+    else:
+        yield f"abstention   no threshold: {notes['abstention']}"
+    yield (
+        f"unfamiliar   {results.unfamiliar} of the images, of {results.unfamiliar_patients} of the patients, by "
+        f"{frozen.features}, pixels and crop confidence"
+    )
+    if patients < PATIENTS_OF_LIMITS:
+        yield (
+            f"  each limit is the largest value of {number(patients, 'patient')}, which one new patient in "
+            f"{patients + 1:,} is expected to exceed; with {PATIENTS_OF_LIMITS:,} or more it would be one in "
+            f"{PATIENTS_OF_LIMITS + 1:,}"
+        )
+    yield ""
+    yield f"wrote {folder}/{CALIBRATION_NAME} (SHA-256 {calibration.sha256[:12]}) and {FEATURES_NAME}"
+    yield f"next: `octtrain evaluate {shlex.quote(folder)}` applies this to the test split"
