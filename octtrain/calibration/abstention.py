@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octtrain.calibration.patients import CONFIDENCE, patients_needed, shares, upper_bound
+from octtrain.calibration.patients import CONFIDENCE, means_of_patients, patients_needed, upper_bound
 
 CURVE_POINTS = 100  # of the risk-coverage curve, at most
 
@@ -103,7 +103,7 @@ def answer_rates(
 ) -> AnswerRates:
     """Share answered and error of a threshold. Arguments as `choose_abstention`."""
     answered = confidence_of >= threshold
-    wrong = shares(~correct[answered], patient[answered])
+    wrong = means_of_patients(~correct[answered], patient[answered])
     return AnswerRates(
         answered=(int(answered.sum()), len(answered)),
         wrong=int((answered & ~correct).sum()),

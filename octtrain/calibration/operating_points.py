@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octtrain.calibration.patients import CONFIDENCE, lower_bound, shares
+from octtrain.calibration.patients import CONFIDENCE, lower_bound, means_of_patients
 
 _DECIMALS = 6  # of a threshold, which is rounded down, so that no rounding of a probability crosses it
 
@@ -82,7 +82,10 @@ def referral_rates(
 ) -> ReferralRates:
     """Sensitivity and specificity of a threshold. Arguments as `choose_threshold`."""
     referred = score >= threshold
-    found, kept = shares(referred[urgent], patient[urgent]), shares(~referred[~urgent], patient[~urgent])
+    found, kept = (
+        means_of_patients(referred[urgent], patient[urgent]),
+        means_of_patients(~referred[~urgent], patient[~urgent]),
+    )
     return ReferralRates(
         sensitivity=_mean(found),
         sensitivity_lower=_lower(found),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,13 @@ def number_of_patient(patients: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(np.array(patients, object).astype(str), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def shares(hit: NDArray[np.bool_], patient: NDArray[np.int64]) -> NDArray[np.float64]:
-    """For each patient with at least one scan, the share of their scans that are hits: (patients,) 0..1.
+def means_of_patients(values: NDArray[Any], patient: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean for each patient with at least one scan, (patients,); of hits, the share of the scans that are hits.
 
-    hit, patient: (n,); the second is the patient's number, from 0.
+    values: (n,) numbers, or whether a scan is a hit.  patient: (n,) number from 0.
     """
     scans = np.bincount(patient)
-    return np.asarray((np.bincount(patient, weights=hit, minlength=len(scans)) / np.maximum(scans, 1))[scans > 0])
+    return np.asarray((np.bincount(patient, weights=values) / np.maximum(scans, 1))[scans > 0])
 
 
 def lower_bound(total: float, patients: int, confidence: float = CONFIDENCE) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from octtrain.calibration.patients import means_of_patients, number_of_patient
+
 BINS = 15  # of the expected calibration error (Guo et al. 2017), here with equal counts
 _MIN_PROBABILITY = 1e-30  # whose logarithm stands for all smaller ones
 
@@ -34,6 +36,7 @@ class Reliability:
     """How reliable probabilities are."""
 
     nll: float  # negative log-likelihood: mean of -log(probability of the true class), from 0
+    nll_of_patients: float  # the mean over patients of the mean over their images
     brier: float  # mean over images of the sum over classes of squared errors (Brier 1950), 0..2
     ece: float  # mean distance of confidence and accuracy in bins of equal counts, 0..1
     bins: tuple[ReliabilityBin, ...]  # from the least confident to the most
@@ -43,7 +46,9 @@ class Reliability:
         return asdict(self) | {"bins": [asdict(part) for part in self.bins]}
 
     def __str__(self) -> str:
-        return f"ECE {self.ece:.4f}, Brier {self.brier:.4f}, NLL {self.nll:.4f}"
+        return (
+            f"ECE {self.ece:.4f}, Brier {self.brier:.4f}, NLL {self.nll:.4f} (of patients {self.nll_of_patients:.4f})"
+        )
 
 
 def measure_reliability(truth: Labels, probabilities: Probabilities, patients: Sequence[str]) -> Reliability:
@@ -51,16 +56,20 @@ def measure_reliability(truth: Labels, probabilities: Probabilities, patients: S
     bins = reliability_bins(truth, probabilities, patients)
     return Reliability(
         nll=nll(truth, probabilities),
+        nll_of_patients=nll(truth, probabilities, number_of_patient(patients)),
         brier=brier(truth, probabilities),
         ece=sum(part.count * abs(part.accuracy - part.confidence) for part in bins) / len(truth),
         bins=bins,
     )
 
 
-def nll(truth: Labels, probabilities: Probabilities) -> float:
-    """Mean of -log(probability of the true class), the natural logarithm."""
+def nll(truth: Labels, probabilities: Probabilities, patient: Labels | None = None) -> float:
+    """Mean of -log(probability of the true class), the natural logarithm; over images, or with numbers of patients over
+    patients of the mean over their images.
+    """
     of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
-    return float(-np.log(np.maximum(of_truth, _MIN_PROBABILITY)).mean())
+    losses = -np.log(np.maximum(of_truth, _MIN_PROBABILITY))
+    return float(losses.mean() if patient is None else means_of_patients(losses, patient).mean())
 
 
 def brier(truth: Labels, probabilities: Probabilities) -> float:

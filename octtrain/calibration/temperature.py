@@ -30,18 +30,22 @@ def scale(probabilities: Probabilities, temperature: float) -> NDArray[np.floati
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), probabilities.dtype)
 
 
-def fit_temperature(truth: Labels, probabilities: Probabilities) -> float | None:
+def fit_temperature(truth: Labels, probabilities: Probabilities, patient: Labels) -> float | None:
     """The temperature of the least NLL, MIN_TEMPERATURE..MAX_TEMPERATURE; None if it lies at one of these ends.
 
+    Each patient counts the same: otherwise a few patients with a hundred scans each would decide.
+
     That it lies at the lower end says that nearly no image is misclassified: ever more certain probabilities would be
-    better still, and no temperature is known.  truth: (n,) class index.  probabilities: (n, classes), 0..1.
+    better still, and no temperature is known.
+
+    truth: (n,) class index.  probabilities: (n, classes), 0..1.  patient: (n,) number from 0.
     """
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
     exact = probabilities.astype(np.float64)
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     found = minimize_scalar(
-        lambda logarithm: nll(truth, scale(exact, math.exp(logarithm))), bounds=(low, high), method="bounded",
+        lambda logarithm: nll(truth, scale(exact, math.exp(logarithm)), patient), bounds=(low, high), method="bounded",
         options={"xatol": 1e-5},
     )  # fmt: skip
     is_inside = low + 0.01 < found.x < high - 0.01

@@ -156,7 +156,7 @@ def choose(
     class_names = target.manifest.class_names
     truth, patient = predictions.truth, number_of_patient(predictions.patients)
     notes: dict[str, str] = {}
-    temperature = fit_temperature(truth, predictions.probabilities)
+    temperature = fit_temperature(truth, predictions.probabilities, patient)
     if temperature is None:
         notes["temperature"] = (
             "it stays at 1: the likelihood is the greater the more certain the probabilities are made, or the less, as "
