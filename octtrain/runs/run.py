@@ -6,6 +6,7 @@ manifest.json   a copy of the shards' manifest: class names, recipe, digest of t
 exposure.csv    patient, patient group, SHA-256 and split of every image that the model was trained or selected on
 history.csv     one row per finished epoch; an epoch counts once its row is here
 model.keras     the best epoch's model: raw pixels to probabilities; octtrain.json in it is its provenance
+calibration.json, features.npz   what `octtrain calibrate` chose for that model (see `octtrain.calibration.frozen`)
 checkpoints/    weights and optimizer of the last finished epoch, and the checksums of the files that belong to it
 logs/           for TensorBoard, where it is installed
 """
