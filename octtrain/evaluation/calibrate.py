@@ -34,7 +34,7 @@ from octtrain.calibration.frozen import (
 from octtrain.calibration.operating_points import choose_threshold
 from octtrain.calibration.patients import CONFIDENCE, lower_bound, number_of_patient, patients_needed
 from octtrain.calibration.pixel_statistics import pixel_statistics
-from octtrain.calibration.temperature import fit_temperature, scale
+from octtrain.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, scale
 from octtrain.calibration.unfamiliar import FAMILIAR, MAX_IMAGES, Limits, TrainingScans
 from octtrain.data.passes import one_pass
 from octtrain.evaluation.calibrated import (
@@ -159,7 +159,7 @@ def choose(
     temperature = fit_temperature(truth, predictions.probabilities, patient)
     if temperature is None:
         notes["temperature"] = (
-            "it stays at 1: the likelihood is the greater the more certain the probabilities are made, or the less, as "
+            f"it stays at 1: between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g} none has the greatest likelihood, as "
             "where nothing is misclassified"
         )
     probabilities = scale(predictions.probabilities, temperature or 1.0)

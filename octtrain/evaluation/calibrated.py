@@ -18,6 +18,7 @@ from octtrain.calibration.patients import number_of_patient
 from octtrain.calibration.reliability import Reliability, measure_reliability
 from octtrain.evaluation.metrics import Proportion
 from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.target import EvaluationTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,14 @@ def apply_calibration(
         calibrated.probabilities, predictions.distances, crop_confidences(predictions.paths, rows)
     )
     return calibrated, _results(calibration, measure_reliability(truth, raw, patients), calibrated, marks)
+
+
+def calibration_caveats(calibration: Calibration, target: EvaluationTarget) -> list[str]:
+    """A sentence if a calibration is applied to the scans that it was chosen on."""
+    frozen = calibration.frozen
+    if (target.manifest.digest, target.split) != (frozen.dataset, frozen.split):
+        return []
+    return [f"the calibration was chosen on {frozen.split}, so its results here are a little too good"]
 
 
 def crop_confidences(paths: Sequence[str], rows: Sequence[ImageRow]) -> NDArray[np.float64]:

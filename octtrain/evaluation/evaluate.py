@@ -23,7 +23,7 @@ from octtrain.calibration.frozen import load_calibration
 from octtrain.calibration.unfamiliar import Distances, TrainingScans
 from octtrain.data.passes import one_pass
 from octtrain.evaluation import metrics
-from octtrain.evaluation.calibrated import apply_calibration
+from octtrain.evaluation.calibrated import apply_calibration, calibration_caveats
 from octtrain.evaluation.metrics import Report, compute_metrics, format_report
 from octtrain.evaluation.results import SplitPredictions, as_json, prepare_folder, write_results
 from octtrain.evaluation.target import require_unexposed, resolve_target
@@ -88,6 +88,7 @@ def evaluate(
     caveats = [
         *target.caveats,
         *metrics.caveats(report, patients_per_class(predictions, class_names), split),
+        *(calibration_caveats(calibration, target) if calibration else []),
     ]
     patients = len(set(predictions.patients))
     content = as_json(target, report, caveats, patients)

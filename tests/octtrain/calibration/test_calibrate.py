@@ -124,6 +124,8 @@ def test_evaluation_applies_it_and_shows_before_and_after(world, tmp_path):
     assert block["before"]["brier"] == pytest.approx(brier(tmp_path / "without" / "predictions-test.csv"), abs=1e-5)
     assert block["after"]["brier"] == pytest.approx(brier(tmp_path / "with" / "predictions-test.csv"), abs=1e-5)
     assert sum("calibration" in line for line in lines) == 1
+    evaluate(folder / "run", "val", out=tmp_path / "val", log=lines.append)
+    assert "the calibration was chosen on val, so its results here are a little too good" in lines
 
 
 def rows_of(path):

@@ -69,10 +69,19 @@ def test_the_threshold_is_the_largest_that_assures_the_sensitivity():
     threshold = choose_threshold(score, urgent, patient, 0.9)
     chosen = referral_rates(score, urgent, patient, threshold)
     assert chosen.sensitivity_lower >= 0.9
-    higher = score[urgent & (score > threshold + 1e-6)].min() + 1e-9
-    assert referral_rates(score, urgent, patient, higher).sensitivity_lower < 0.9
+    assert referral_rates(score, urgent, patient, threshold + 2e-6).sensitivity_lower < 0.9
     assert chosen.urgent_scans[1] == chosen.other_scans[1] == 200
     assert chosen.specificity == pytest.approx(np.mean(score[200:] < threshold))
+
+
+def test_a_patient_with_many_scans_counts_as_one():
+    score = np.append(np.full(99, 0.5), np.full(1000, 0.1))
+    patient = np.append(np.arange(99), np.full(1000, 99))
+    assert choose_threshold(score, np.ones(1099, bool), patient, 0.95) == 0.5  # 99 of 100 patients assure 0.953
+    assert choose_threshold(score, np.ones(1099, bool), patient, 0.96) == 0.1
+    correct = patient < 99
+    assert answer_rates(score, correct, patient, 0).error == 0.01
+    assert choose_abstention(score, correct, patient, 0.05).threshold == 0
 
 
 def test_too_few_patients_assure_nothing_however_many_scans_they_have():
