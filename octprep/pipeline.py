@@ -10,12 +10,13 @@ import dataclasses
 import hashlib
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from octprep import preprocessing, report
@@ -27,7 +28,7 @@ from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OutputError, SettingError, SourceError
 from octprep.format.files import atomic_write
-from octprep.format.images_csv import ExcludedRow, ImageRow, Row
+from octprep.format.images_csv import ExcludedRow, Row
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -121,9 +122,21 @@ class _Planned:
 class _Tables:
     """The tables of a finished folder."""
 
-    rows: tuple[Row, ...]  # of images.csv
     images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
+    counts: BuildCounts
+    paths: Sequence[str]  # of the rows of images.csv
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is kept of a dataset once it is in the work folder: little, as there may be millions of scans."""
+
+    manifest: Manifest
+    images: bytes  # images.csv
+    duplicates: bytes  # duplicates.json
+    counts: BuildCounts
+    deviations: tuple[ClassDeviation, ...]
 
 
 def build(
@@ -181,37 +194,36 @@ def _build(job: _Job) -> BuildResult:
     preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
     _dry_run_split(job.source, job.config, job.split_file)
     workdir.begin(job.work, job.config)
+    written = _write_dataset(job)
+    _write_report(job, written)
+    workdir.publish(job.out, job.work, [*chain(*written.manifest.splits.values())], written.manifest)
+    return BuildResult(
+        written.manifest,
+        built=True,
+        report_written=True,
+        index_written=True,
+        counts=written.counts,
+        deviations=written.deviations,
+    )
+
+
+def _write_dataset(job: _Job) -> _Written:
+    """Write the shards, the tables and the index to the work folder."""
     cached = cache_scans(
-        job.src,
-        job.work / "cache",
-        job.source.scan_files,
-        job.source.changed_ns,
-        job.config,
-        job.pool,
-        job.progress,
-        finished=job.out,
+        job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress, finished=job.out
     )
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
     tables = _write_tables(job, cached, planned)
-    counts = _counts(tables.rows)
-    manifest = _manifest(job, planned, shards, tables, counts)
-    records = indexing.index_records(job.work / "shards", manifest, tables.rows)
-    indexing.write_index(job.work, indexing.encode_index(records, manifest))
+    manifest = _manifest(job, planned, shards, tables)
+    places = prepared.ImagePlaces(tables.paths)
+    indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.paths, places.add))
     write_tfds_files(job.work, manifest)
-    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, records, tables.rows)
-    _write_report(job, manifest, tables)
-    workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
-    return BuildResult(
-        manifest,
-        built=True,
-        report_written=True,
-        index_written=True,
-        counts=counts,
-        deviations=tuple(class_deviations.deviations_from_splits(planned.splits, job.config)),
-    )
+    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
+    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -234,7 +246,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     if report_missing:
         report.write_report(job.out, job.src)
     table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
-    index_written = _write_missing_index(job.out, existing.manifest, [*table.rows, *table.excluded])
+    index_written = _write_missing_index(job.out, existing.manifest, table.paths)
     with suppress(OSError):  # such as a disk that is read-only; all else of the folder is there
         write_tfds_files(job.out, existing.manifest)
     return BuildResult(
@@ -247,11 +259,11 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     )
 
 
-def _write_missing_index(out: Path, manifest: Manifest, rows: Sequence[Row]) -> bool:
+def _write_missing_index(out: Path, manifest: Manifest, paths: Sequence[str]) -> bool:
     """Write the index of a finished folder if it is missing or not that of its shards; whether it was written."""
     if indexing.index_is_current(out, manifest):
         return False
-    files = indexing.make_index(out, manifest, rows)
+    files = indexing.make_index(out, manifest, paths)
     try:
         indexing.write_index(out, files)
     except OSError as error:  # such as a disk that is read-only; all else of the folder is there
@@ -261,19 +273,46 @@ def _write_missing_index(out: Path, manifest: Manifest, rows: Sequence[Row]) -> 
     return True
 
 
-def _counts(rows: Sequence[Row]) -> BuildCounts:
-    patients: dict[str, set[str]] = defaultdict(set)
-    images = [row for row in rows if isinstance(row, ImageRow)]
-    for row in images:
-        patients[row.split].add(row.patient)
-    reasons = Counter(reason_kind(row.exclusion_reason) for row in rows if isinstance(row, ExcludedRow))
-    return BuildCounts(
-        files=len(rows),
-        images=Counter(row.split for row in images),
-        patients={split: len(ids) for split, ids in patients.items()},
-        patients_per_class=class_deviations.patients_from_rows(images),
-        excluded=dict(reasons.most_common()),
-    )
+class _RowCounter:
+    """Counts rows of images.csv as they pass."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._images: Counter[str] = Counter()  # by split
+        self._patients: dict[str, set[str]] = defaultdict(set)  # by split
+        self._groups: dict[tuple[str, str], set[str]] = defaultdict(set)  # by split and class
+        self._reasons: Counter[str] = Counter()
+
+    def count(self, row: Row) -> Row:
+        """Count a row, and give it back."""
+        self.paths.append(row.path)
+        if isinstance(row, ExcludedRow):
+            self._reasons[reason_kind(row.exclusion_reason)] += 1
+        else:
+            self._images[row.split] += 1
+            self._patients[row.split].add(row.patient)
+            self._groups[row.split, row.label].add(row.patient_group)
+        return row
+
+    def result(self) -> BuildCounts:
+        """What was counted."""
+        per_class: dict[str, dict[str, int]] = defaultdict(dict)
+        for (split, label), groups in self._groups.items():
+            per_class[split][label] = len(groups)
+        return BuildCounts(
+            files=len(self.paths),
+            images=self._images,
+            patients={split: len(ids) for split, ids in self._patients.items()},
+            patients_per_class=dict(per_class),
+            excluded=dict(self._reasons.most_common()),
+        )
+
+
+def _counts(rows: Iterable[Row]) -> BuildCounts:
+    counter = _RowCounter()
+    for row in rows:
+        counter.count(row)
+    return counter.result()
 
 
 def _require_disjoint_paths(src: Path, out: Path) -> None:
@@ -293,7 +332,7 @@ def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: Split
     if split_file is not None:
         split_file.check(source.scan_files)
     scans = [
-        Scan(**vars(file), sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
+        Scan.of(file, sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
         for file in source.scan_files
     ]
     split_scans(scans, config, split_file=split_file)
@@ -372,20 +411,19 @@ def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables
     """Write images.csv and duplicates.json to the work folder."""
     exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
-    images = images_csv.encode(rows)
+    counter = _RowCounter()
+    images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
     descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
-    workdir.keep_newest_source_ns(job.work, max(job.source.changed_ns.values()))
-    return _Tables(tuple(rows), images, duplicates)
+    workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
+    return _Tables(images, duplicates, counter.result(), counter.paths)
 
 
-def _manifest(
-    job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables, counts: BuildCounts
-) -> Manifest:
-    excluded = sum(counts.excluded.values())
+def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+    excluded = sum(tables.counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
         config=job.config,
@@ -403,11 +441,11 @@ def _manifest(
     )
 
 
-def _write_report(job: _Job, manifest: Manifest, tables: _Tables) -> None:
+def _write_report(job: _Job, written: _Written) -> None:
     """Write the report to the work folder."""
     job.progress("writing the report", 0, 1)
     source = report.SourceImages(job.src)
-    page = report.render(job.work / "shards", manifest, tables.images, tables.duplicates, source)
+    page = report.render(job.work / "shards", written.manifest, written.images, written.duplicates, source)
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
 

@@ -32,8 +32,8 @@ def changed_sources(
     images.csv must be undamaged. Raises StoppedError for a file that cannot be read.
     """
     newest = workdir.newest_source_ns(out)
-    is_known = newest in source.changed_ns.values()
-    candidates = [file for file in source.scan_files if not is_known or source.changed_ns[file.path] > newest]
+    is_known = any(file.changed_ns == newest for file in source.scan_files)
+    candidates = [file for file in source.scan_files if not is_known or file.changed_ns > newest]
     if not candidates:
         return []
     table = images_csv.decode(read_folder_file(out / IMAGES_NAME))
@@ -51,11 +51,11 @@ def changed_sources(
     if unreadable := [file for file in candidates if file.path in reasons]:
         with tempfile.TemporaryDirectory() as folder, WorkerPool(pool.workers) as local:
             # On this machine, as a cluster does not see the folder.
-            cached = cache_scans(src, Path(folder), unreadable, source.changed_ns, config, local, progress)
+            cached = cache_scans(src, Path(folder), unreadable, config, local, progress)
         changed += [item.scan.path for item in cached.scans]
         changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
     if not changed:
-        workdir.keep_newest_source_ns(out, max(source.changed_ns.values()))
+        workdir.keep_newest_source_ns(out, source.newest_ns)
     return sorted(changed)
 
 
@@ -76,7 +76,7 @@ def repair_shards(
     paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
     work.mkdir(exist_ok=True)
     files = [file for file in source.scan_files if file.path in paths]
-    cached = cache_scans(src, work / "repair", files, source.changed_ns, manifest.config, pool, no_progress)
+    cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
     if {item.scan.path for item in cached.scans} != paths:
         return False
     written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)

@@ -38,7 +38,6 @@ def cache_scans(
     src: Path,
     folder: Path,
     files: Sequence[ScanFile],
-    changed_ns: Mapping[str, int],
     config: BuildConfig,
     pool: Pool,
     progress: Progress,
@@ -47,18 +46,18 @@ def cache_scans(
 ) -> CachedSource:
     """Read, decode and preprocess every file once, and keep the result in a folder, which is made if it is missing.
 
-    changed_ns: of each file, by path. finished: a folder of shards; of the files that it was built from, only those
+    finished: a folder of shards; of the files that it was built from, only those
     that have changed are prepared again, as of those that are cached already.
     """
     folder.mkdir(exist_ok=True)
     known = cache.read_receipts(folder, cache.preparation_key(config.recipe, config.encoding))
     if finished is not None:
         known = prepared.read(finished, folder, config) | known
-    found = prepared.find_known(src, files, changed_ns, known, pool, progress)
+    found = prepared.find_known(src, files, known, pool, progress)
     results = list(found.known)
     progress("preparing scans", 0, len(files))
     progress("preparing scans", len(results), len(files))
-    tasks = cache.batch_tasks(src, folder, found.unknown, changed_ns, config.recipe, config.encoding)
+    tasks = cache.batch_tasks(src, folder, found.unknown, config.recipe, config.encoding)
     by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
         batch = cache.read_receipt(by_name[name])
