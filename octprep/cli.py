@@ -320,7 +320,9 @@ def synthesize(
     ] = "easy",
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object for each scan."),
+        typer.Option(
+            metavar="FILE", help="Write where layers, fill and lesions truly are: one JSON object for each scan."
+        ),
     ] = None,
     workers: Workers = None,
 ) -> None:
