@@ -29,7 +29,6 @@ class Map:
     values: Float64  # (rows, columns) of the source scan; positive: for the class
     inside: NDArray[np.bool_]  # whether the pixel lies in the crop
     limit: float  # the absolute value at both ends of the scale
-    unit: str
 
 
 def draw(source: NDArray[np.uint8], maps: Sequence[Map], header: Sequence[str], footer: Sequence[str]) -> bytes:
@@ -53,7 +52,7 @@ def draw(source: NDArray[np.uint8], maps: Sequence[Map], header: Sequence[str], 
         if one:
             bar = min(width, 300)
             page.paste(Image.fromarray(_scale(bar)), (left, top + height + 6))
-            labels = (f"-{one.limit:.2g}", "0", f"+{one.limit:.2g} {one.unit}")
+            labels = (f"-{one.limit:.2g}", "0", f"+{one.limit:.2g}")
             for text, x, anchor in zip(labels, (0, bar // 2, bar), ("lt", "mt", "rt"), strict=True):
                 pen.text((left + x, top + height + _BAR + 10), text, _INK, font, anchor=anchor)
     for k, line in enumerate(footer):

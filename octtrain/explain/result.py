@@ -136,14 +136,18 @@ def draw_scan(scan: ExplainedScan) -> bytes:
 def _maps(scan: ExplainedScan) -> Iterator[drawing.Map]:
     shape = scan.stored.pixels.shape
     if scan.places is not None:
-        yield _map(f"evidence for {scan.class_name}", scan.places, scan, "of the logit, a place")
+        yield _map(f"evidence for {scan.class_name}: what each place adds to the logit", scan.places, scan)
     if scan.patches is not None and scan.fallen is not None:
-        yield _map(f"occlusion: fall of the logit of {scan.class_name}", scan.patches.spread(scan.fallen, *shape), scan)
+        yield _map(
+            f"occlusion: by how much the logit of {scan.class_name} falls",
+            scan.patches.spread(scan.fallen, *shape),
+            scan,
+        )
 
 
-def _map(title: str, values: Float64, scan: ExplainedScan, unit: str = "of the logit") -> drawing.Map:
+def _map(title: str, values: Float64, scan: ExplainedScan) -> drawing.Map:
     at, inside = at_source(values, scan.stored.geometry, scan.stored.pixels.shape, scan.source.shape)
-    return drawing.Map(title=title, values=at, inside=inside, limit=float(np.abs(values).max()), unit=unit)
+    return drawing.Map(title=title, values=at, inside=inside, limit=float(np.abs(values).max()))
 
 
 def _header(scan: ExplainedScan) -> Iterator[str]:
