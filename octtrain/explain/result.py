@@ -14,6 +14,7 @@ from octprep.format.paths import path_to_text
 from octprep.preprocessing import PreprocessedImage
 from octtrain.explain import drawing
 from octtrain.explain.explainer import Explainer, Explanation
+from octtrain.explain.field import ReceptiveField
 from octtrain.explain.occlusion import Patches, occlusion, rank_correlation
 from octtrain.explain.source import at_source, over_stored
 from octtrain.prediction.inputs import label_from_path
@@ -32,9 +33,18 @@ class ExplainedScan:
     class_names: tuple[str, ...]
     label: int  # of the class that is explained
     explanation: Explanation
-    field_size: tuple[float, float] | None  # that a place sees: height and width in source pixels
+    field: ReceptiveField | None  # of the middle place
     patches: Patches | None
     fallen: Float64 | None  # occlusion: how much the logit falls under each patch
+
+    @property
+    def field_size(self) -> tuple[float, float] | None:
+        """The height and width that a place sees, in source pixels."""
+        if self.field is None:
+            return None
+        scale = self.stored.geometry.affine
+        height, width = self.field.size
+        return round(height * scale[4], 1), round(width * scale[0], 1)
 
     @property
     def class_name(self) -> str:
@@ -110,10 +120,6 @@ def explain_scan(
     """Run a model on a scan. class_name: that is explained; None for the most probable one."""
     explanation = explainer.explain(stored.pixels)
     label = int(explanation.probabilities.argmax()) if class_name is None else class_names.index(class_name)
-    size = None
-    if explainer.field is not None:
-        height, width = explainer.field.size
-        size = round(height * stored.geometry.affine[4], 1), round(width * stored.geometry.affine[0], 1)
     return ExplainedScan(
         path=path,
         picture=picture,
@@ -122,7 +128,7 @@ def explain_scan(
         class_names=class_names,
         label=label,
         explanation=explanation,
-        field_size=size,
+        field=explainer.field,
         patches=patches,
         fallen=occlusion(explainer.logits, stored.pixels, label, patches) if patches else None,
     )
@@ -160,13 +166,13 @@ def _header(scan: ExplainedScan) -> Iterator[str]:
     yield f"{line} (probability)" + (f"; named as {stated}" if stated else "")
     if scan.places is not None and scan.explanation.evidence is not None:
         bias, total = float(scan.explanation.evidence.bias[scan.label]), float(scan.places.sum())
-        yield f"logit of {scan.class_name}: {total + bias:.2f} = bias {bias:.2f} + evidence {total:.2f}"
+        yield f"logit of {scan.class_name}: {total + bias:.2f} = evidence {total:.2f} + bias {bias:.2f}"
 
 
 def _footer(scan: ExplainedScan) -> Iterator[str]:
     yield f"red: for {scan.class_name}, blue: against it, gray: outside the crop"
-    if scan.places is not None and scan.field_size is not None:
+    if scan.places is not None and scan.field is not None and scan.field_size is not None:
         rows, columns = scan.places.shape
-        height, width = scan.field_size
-        line = f"{rows}x{columns} places, each of which sees {height:.0f}x{width:.0f} source pixels"
+        seen = "the whole crop" if scan.field.is_whole_image else "{:.0f}x{:.0f} source pixels".format(*scan.field_size)
+        line = f"{rows}x{columns} places, of which the middle one sees {seen}"
         yield line + ("" if scan.correlation is None else f"; rank correlation of the maps {scan.correlation:.2f}")

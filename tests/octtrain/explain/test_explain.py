@@ -1,5 +1,6 @@
 """The command `octtrain explain`: a picture for every scan, all numbers as JSON, and errors that say what to do."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,12 +13,15 @@ pytest.importorskip("keras")
 from PIL import Image
 
 from octprep import preprocessing
+from octprep.format.config import Preprocessing
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octtrain.explain.explain import explain, picture_names
 from octtrain.prediction.classify import load_run
+from octtrain.runs.run import Run
 from tests.worlds.layers import layered
 from tests.worlds.networks import tiny_run
 from tests.worlds.runs import program, quiet, scan_file
+from tests.worlds.shards import untrained_run
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +70,10 @@ def test_the_numbers_are_those_of_the_model_and_sum_to_its_logits(run, scans, tm
 def test_a_picture_shows_the_scan_as_it_is_and_colours_only_its_crop(run, tmp_path):
     file = tmp_path / "scan.jpeg"
     cv2.imwrite(str(file), layered(60, 30, width=512)[0])
-    (result,) = explain(run, [file], tmp_path, class_name="DRUSEN", with_occlusion=False, log=quiet)
+    manifest = Run.load(run).manifest
+    config = dataclasses.replace(manifest.config, recipe=Preprocessing(height=32, width=32))
+    untrained_run(tmp_path / "run", dataclasses.replace(manifest, config=config), run.parent / "shards")
+    (result,) = explain(tmp_path / "run", [file], tmp_path, class_name="DRUSEN", with_occlusion=False, log=quiet)
     assert (result.class_name, result.fallen) == ("DRUSEN", None)
     picture = np.asarray(Image.open(io.BytesIO((tmp_path / "scan-evidence.png").read_bytes())))
     rows, columns = result.source.shape
