@@ -44,6 +44,7 @@ from octtrain.prediction.inputs import Exclusion  # noqa: E402
 from octtrain.runs.run import Run  # noqa: E402
 
 RESAMPLES, SEED = 2000, 0
+TRAINED = "trained weights"
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def report(title: str, measures: Sequence[tuple[str, Measured]]) -> None:
         print(line(kind, of_kind))
         for label in sorted({one.label for one in of_kind}):
             print(line(f"{kind}, {label}", [one for one in of_kind if one.label == label]))
-        print(line(f"{kind}, classified rightly", [one for one in of_kind if one.is_right]))
+        if title == TRAINED:
+            print(line(f"{kind}, classified rightly", [one for one in of_kind if one.is_right]))
     correlations = [one.correlation for name, one in measures if name == "evidence" and one.correlation is not None]
     if correlations:
         print(f"  rank correlation of the two maps: median {np.median(correlations):.2f}")
@@ -190,7 +192,7 @@ def main() -> None:
         f"{explainer.map_shape} places, of which the middle one sees {explainer.field.size}"
     )
     patches = Patches.over(*run.image_shape[:2]) if options.occlusion else None
-    report("trained weights", list(measure(run, explainer, options.scans, rows, patches)))
+    report(TRAINED, list(measure(run, explainer, options.scans, rows, patches)))
     for seed in range(options.shuffles):
         measures = list(measure(run, Explainer(shuffled(model, seed)), options.scans, rows, None))
         report(f"shuffled weights, seed {seed}", measures)

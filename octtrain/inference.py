@@ -20,19 +20,29 @@ def predict_probabilities(
     Raises ManifestError if the model is not made for such images or so
     many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
     """
+    require_shapes(model, images.shape[1:], classes)
+    probabilities = run_batch(model, images, batch_size)[0]
+    require_finite(probabilities)
+    return probabilities
+
+
+def require_shapes(model: keras.Model, image_shape: tuple[int, ...], classes: int) -> None:
+    """Raise ManifestError if a model is not made for images of a shape, (height, width, 1), and so many classes."""
     input_shape, output_shape = tuple(model.input_shape), tuple(model.output_shape)
-    if input_shape[1:] != images.shape[1:] or output_shape[1:] != (classes,):
+    if input_shape[1:] != image_shape or output_shape[1:] != (classes,):
         raise ManifestError(
             f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
-            f"{images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's own model back."
+            f"{image_shape} and {classes} classes, so it is not this run's model. Put the run's own model back."
         )
-    probabilities = run_batch(model, images, batch_size)[0]
+
+
+def require_finite(probabilities: NDArray[np.float32]) -> None:
+    """Raise ManifestError if a model's probabilities are not numbers."""
     if not np.isfinite(probabilities).all():
         raise ManifestError(
             "the model's probabilities are not numbers (nan): its training diverged or its file was damaged. Train "
             "again with a lower --lr."
         )
-    return probabilities
 
 
 def run_batch(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> list[NDArray[np.float32]]:

@@ -18,6 +18,7 @@ from octtrain.explain.explainer import Explainer
 from octtrain.explain.field import TOLERANCE
 from octtrain.explain.occlusion import Patches
 from octtrain.explain.result import ExplainedScan, draw_scan, explain_scan
+from octtrain.inference import require_shapes
 from octtrain.prediction.classify import check_preprocessing, prepare_scan
 from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, path_of
 from octtrain.runs.run import Run
@@ -62,7 +63,9 @@ def explain(
     _prepare_folder(out)
     for line in check_preprocessing(run):
         warn(f"WARNING: {line}")
-    explainer = Explainer(run.load_model())
+    model = run.load_model()
+    require_shapes(model, run.image_shape, len(class_names))
+    explainer = Explainer(model)
     if explainer.head is None and patches is None:
         raise SettingError(
             f"{_NO_EVIDENCE.format(run=run.folder)}; run it without --no-occlusion for an occlusion map."

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octtrain.explain.evidence import evidence, find_head
 from octtrain.explain.field import ReceptiveField, measure_field
-from octtrain.inference import predict_probabilities, run_batch
+from octtrain.inference import require_finite, run_batch
 from octtrain.models import logits_model
 
 Float64 = NDArray[np.float64]
@@ -42,21 +42,20 @@ class Explainer:
         self.model = model
         self.logits = logits_model(model)
         self.head = find_head(model)
-        outputs = [self.logits.outputs[0], *([self.head.feature_map] if self.head else [])]
+        outputs = [model.outputs[0], self.logits.outputs[0], *([self.head.feature_map] if self.head else [])]
         self._outputs = keras.Model(model.inputs[0], outputs)
 
     def explain(self, pixels: NDArray[np.uint8]) -> Explanation:
         """What the model makes of a stored image, (height, width) uint8 in 0..255.
 
-        Raises what `predict_probabilities` raises.
+        Raises ManifestError if the probabilities are not numbers, StoppedError if the memory is too small.
         """
-        batch = pixels[None, ..., None]
-        (probabilities,) = predict_probabilities(self.model, batch, self.model.output_shape[-1], 1)
-        logits, *feature_maps = run_batch(self._outputs, batch, 1)
+        probabilities, logits, *feature_maps = run_batch(self._outputs, pixels[None, ..., None], 1)
+        require_finite(probabilities)
         found = None
         if self.head:
             found = Evidence(places=evidence(feature_maps[0], self.head)[0], bias=self.head.bias)
-        return Explanation(probabilities=probabilities, logits=logits[0].astype(np.float64), evidence=found)
+        return Explanation(probabilities=probabilities[0], logits=logits[0].astype(np.float64), evidence=found)
 
     @cached_property
     def map_shape(self) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """The evidence at the places of the last feature map and the bias sum to the logit."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -46,18 +47,24 @@ def test_evidence_and_bias_sum_to_the_logit(name):
     assert spread > 0.1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-@pytest.mark.parametrize("name", MODELS)
-def test_evidence_and_bias_sum_to_the_logit_on_jax(name):
+@pytest.fixture(scope="module")
+def on_jax():
+    """Name -> what `sum_error` gives on JAX, in a process of its own, as the backend of a process cannot be changed."""
     code = (
-        "import keras; from tests.octtrain.explain.test_evidence import sum_error; "
-        f"assert keras.config.backend() == 'jax'; print(*sum_error({name!r}))"
+        "import json, keras; from tests.octtrain.explain.test_evidence import MODELS, sum_error; "
+        "assert keras.config.backend() == 'jax'; print(json.dumps({name: sum_error(name) for name in MODELS}))"
     )
     env = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr
-    error, spread = map(float, done.stdout.split())
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.parametrize("name", MODELS)
+def test_evidence_and_bias_sum_to_the_logit_on_jax(name, on_jax):
+    error, spread = on_jax[name]
     assert error < 1e-4
     assert spread > 0.1
 
