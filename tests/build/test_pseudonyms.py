@@ -12,12 +12,14 @@ import zlib
 import pytest
 
 import octprep
+from octprep.console import certificate, verification_summary
 from octprep.format.config import BuildConfig
 from octprep.format.errors import LeakError, Notice, OutputError, SettingError, SourceError
 from octprep.format.images_csv import decode
 from octprep.format.manifest import PREPARED_NAME, Manifest
 from octprep.pipeline import build
 from octprep.report import write_report
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits.split_file import SplitFile
 from tests.worlds.archive import files_of, write_folder, write_scan
 from tests.worlds.builds import damage
@@ -91,7 +93,10 @@ def test_a_folder_that_held_ids_holds_none_after_it_is_built_with_pseudonyms(wor
 
 
 def test_what_verify_checks_holds_and_counts_are_those_without_pseudonyms(world, tmp_path):
-    assert octprep.verify(world / "shards").violations == ()
+    verified = octprep.verify(world / "shards")
+    assert verified.violations == ()
+    key = f"patient ids are pseudonyms of the key {Pseudonyms.load(world / 'key').fingerprint}"
+    assert key in certificate(verified) and key in verification_summary(world / "shards", verified)
     plain = build(world / "source", tmp_path / "shards", CONFIG, workers=1).manifest
     hidden = Manifest.load(world / "shards")
     assert {key: hidden.source[key] for key in ("found", "kept", "excluded")} == {
@@ -210,6 +215,6 @@ def test_a_leak_is_reported_by_the_ids_that_the_user_knows(world, tmp_path):
 
 def test_the_report_of_such_shards_cannot_be_written_from_the_source_later(world, tmp_path):
     shutil.copytree(world / "shards", tmp_path / "shards")
-    with pytest.raises(SourceError, match="built with pseudonyms.*--without-source"):
+    with pytest.raises(SourceError, match=r"built with pseudonyms.*--without-source"):
         write_report(tmp_path / "shards", world / "source")
     write_report(tmp_path / "shards", without_source=True)
