@@ -92,6 +92,22 @@ def test_a_folder_that_held_ids_holds_none_after_it_is_built_with_pseudonyms(wor
     assert files_of(tmp_path / "shards") == files_of(world / "shards")
 
 
+def test_a_build_that_was_interrupted_without_pseudonyms_leaves_no_ids_when_it_is_resumed_with_them(world, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(stage, done, total):
+        if stage == "writing the report":  # when all else is in the work folder
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        build(world / "source", tmp_path / "shards", CONFIG, workers=1, progress=stop)
+    assert holds_ids(tmp_path / "shards")
+    build(world / "source", tmp_path / "shards", CONFIG, workers=1, pseudonyms=world / "key")
+    assert holds_ids(tmp_path / "shards") == set()
+    assert files_of(tmp_path / "shards") == files_of(world / "shards")
+
+
 def test_what_verify_checks_holds_and_counts_are_those_without_pseudonyms(world, tmp_path):
     verified = octprep.verify(world / "shards")
     assert verified.violations == ()

@@ -129,7 +129,10 @@ def test_exposed_patients_are_an_error_with_some_of_their_ids_or_marked(trained,
         LeakError, match=r"selected on, 24 of the 30 patients .*: patients 0, 1, 10, 11, 12 and 19 more"
     ) as caught:
         evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
-    with monkeypatch.context() as patch, pytest.raises(LeakError, match=r"and 24 images of test\. Evaluate on"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(LeakError, match=r"24 of the 30 patients and 0 images of test\. Evaluate on"),
+    ):
         patch.setattr(verbosity, "quiet", True)  # as --quiet does
         evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
     assert caught.value.exit_code == 1
