@@ -50,6 +50,7 @@ from octprep.shards.tfds import write_tfds_files
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.listing import list_source
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
@@ -94,8 +95,11 @@ class _Job:
     out: Path
     work: Path  # the work folder, locked
     source: SourceListing
+    pseudonyms: Pseudonyms
+    published: SourceListing  # as the finished folder describes it: under pseudonyms, if there are any
     config: BuildConfig
-    split_file: SplitFile | None
+    split_file: SplitFile | None  # as `published`
+    dry_run_split: Callable[[], None]
     pool: Pool
     progress: Progress
 
@@ -150,6 +154,7 @@ def build(
     cluster_wait: float = WAIT,
     overwrite: bool = False,
     follow_links: bool = False,
+    pseudonyms: Path | str | None = None,
     progress: Progress = no_progress,
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
@@ -158,7 +163,9 @@ def build(
     follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
     None: one for each core; 0: none, so that a file which makes the image decoder crash ends this process. cluster:
     instead, the workers of a Dask cluster, by the address of its scheduler (tcp://HOST:PORT) or its scheduler file; src
-    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker.
+    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker. pseudonyms: a key
+    file; patient ids, and the paths that hold them, are replaced by keyed hashes in all that is published
+    (`octprep.source.pseudonyms`).
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
@@ -167,20 +174,30 @@ def build(
     cached yet, nothing is left behind.
     """
     src, out, config = Path(src), Path(out), config or BuildConfig()
+    names = Pseudonyms() if pseudonyms is None else Pseudonyms.load(Path(pseudonyms))
+    _require_key_outside(pseudonyms, src, out)
     if cluster is not None:
         src, out = src.absolute(), out.absolute()
     source = list_source(src, follow_links=follow_links, keep_out=[out])
     with explain_system_errors(out):
         _require_disjoint_paths(src, out)
         config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
+        dry_run = partial(_dry_run_split, source, config, split_file)
+        if split_file is not None and names:
+            _check_split_file(source, config, split_file)
+            split_file = split_file.under(names, source)
+            config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
+        published = names.listing(source)
         with ExitStack() as stack:
             work = stack.enter_context(workdir.locked_workdir(out))
             versions = partial(preprocessing.library_versions, config.recipe)
             first = tuple(src / text_to_path(file.path) for file in source.scan_files[:1])
             needs = WorkerNeeds(versions, (src, out), first, writes_to=out)
             pool = stack.enter_context(open_pool(workers, cluster, cluster_wait, needs))
-            job = _Job(src, out, work, source, config, split_file, pool, progress)
-            existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)
+            job = _Job(src, out, work, source, names, published, config, split_file, dry_run, pool, progress)
+            existing = workdir.existing_build(
+                out, config, published.listing_sha256, names.fingerprint, overwrite=overwrite
+            )
             if existing and (kept := _keep_existing(job, existing)):
                 return kept
             result = _build(job)
@@ -192,7 +209,7 @@ def build(
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
     preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
-    _dry_run_split(job.source, job.config, job.split_file)
+    job.dry_run_split()
     workdir.begin(job.work, job.config)
     written = _write_dataset(job)
     _write_report(job, written)
@@ -211,7 +228,7 @@ def _write_dataset(job: _Job) -> _Written:
     """Write the shards, the tables and the index to the work folder."""
     cached = cache_scans(
         job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress, finished=job.out
-    )
+    ).under(job.pseudonyms, job.source)
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
@@ -221,7 +238,8 @@ def _write_dataset(job: _Job) -> _Written:
     places = prepared.ImagePlaces(tables.paths)
     indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.paths, places.add))
     write_tfds_files(job.work, manifest)
-    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
+    if not job.pseudonyms:  # it holds the paths in the source
+        prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
     deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
     return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations)
 
@@ -231,20 +249,20 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     if not all(damage.is_shard for damage in existing.damage):
         _notice_rebuild(job.out, existing, [])
         return None
-    changed = repair.changed_sources(job.src, job.out, job.source, job.config, job.pool, job.progress)
+    changed = repair.changed_sources(job.src, job.out, job.source, job.pseudonyms, job.config, job.pool, job.progress)
     if existing.damage or changed:
         _notice_rebuild(job.out, existing, changed)
     if changed:
         return None
     damaged = {damage.name for damage in existing.damage}
     if damaged and not repair.repair_shards(
-        job.src, job.out, job.work, job.source, existing.manifest, damaged, job.pool
+        job.src, job.out, job.work, job.source, job.pseudonyms, existing.manifest, damaged, job.pool
     ):
         return None
     workdir.clean_up(job.out)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
-        report.write_report(job.out, job.src)
+        report.write_report(job.out, job.src, names=_names_in_source(job))
     table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
     index_written = _write_missing_index(job.out, existing.manifest, table.paths)
     with suppress(OSError):  # such as a disk that is read-only; all else of the folder is there
@@ -325,17 +343,29 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
+def _require_key_outside(pseudonyms: Path | str | None, src: Path, out: Path) -> None:
+    """Raise SettingError if the key would lie in the folder that is published, or among the scans."""
+    for folder in (src, out):
+        if pseudonyms is not None and Path(pseudonyms).resolve().is_relative_to(folder.resolve()):
+            raise SettingError(f"--pseudonyms {pseudonyms} lies in {folder}; keep the key elsewhere.")
+
+
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
-    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
-        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
-    if split_file is not None:
-        split_file.check(source.scan_files)
+    _check_split_file(source, config, split_file)
     scans = [
         Scan.of(file, sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
         for file in source.scan_files
     ]
     split_scans(scans, config, split_file=split_file)
+
+
+def _check_split_file(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
+    """Raise SettingError if the config is of another split file, SourceError if that names what is not there."""
+    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
+        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
+    if split_file is not None:
+        split_file.check(source.scan_files)
 
 
 def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
@@ -409,7 +439,9 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
-    exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
+    exclusions = sorted(
+        [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
+    )
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))
@@ -430,10 +462,11 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
         splits=shards,
         leaks=planned.splits.leaks,
         source={
-            "listing": job.source.listing_sha256,
+            "listing": job.published.listing_sha256,
             "found": job.source.file_count,
             "kept": job.source.file_count - excluded,
             "excluded": excluded,
+            **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
@@ -444,10 +477,17 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
 def _write_report(job: _Job, written: _Written) -> None:
     """Write the report to the work folder."""
     job.progress("writing the report", 0, 1)
-    source = report.SourceImages(job.src)
+    source = report.SourceImages(job.src, _names_in_source(job))
     page = report.render(job.work / "shards", written.manifest, written.images, written.duplicates, source)
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
+
+
+def _names_in_source(job: _Job) -> dict[str, str]:
+    """Path as it is published -> path in the source, of every scan; empty without pseudonyms."""
+    if not job.pseudonyms:
+        return {}
+    return {new: path for path, new in job.pseudonyms.new_paths(job.source).items()}
 
 
 def _notice_rebuild(out: Path, existing: ExistingBuild, changed: Sequence[str]) -> None:

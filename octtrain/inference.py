@@ -20,15 +20,40 @@ def predict_probabilities(
     Raises ManifestError if the model is not made for such images or so
     many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
     """
+    require_shapes(model, images.shape[1:], classes)
+    probabilities = run_batch(model, images, batch_size)[0]
+    require_finite(probabilities)
+    return probabilities
+
+
+def require_shapes(model: keras.Model, image_shape: tuple[int, ...], classes: int) -> None:
+    """Raise ManifestError if a model is not made for images of a shape, (height, width, 1), and so many classes."""
     input_shape, output_shape = tuple(model.input_shape), tuple(model.output_shape)
-    if input_shape[1:] != images.shape[1:] or output_shape[1:] != (classes,):
+    if input_shape[1:] != image_shape or output_shape[1:] != (classes,):
         raise ManifestError(
             f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
-            f"{images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's own model back."
+            f"{image_shape} and {classes} classes, so it is not this run's model. Put the run's own model back."
         )
+
+
+def require_finite(probabilities: NDArray[np.float32]) -> None:
+    """Raise ManifestError if a model's probabilities are not numbers."""
+    if not np.isfinite(probabilities).all():
+        raise ManifestError(
+            "the model's probabilities are not numbers (nan): its training diverged or its file was damaged. Train "
+            "again with a lower --lr."
+        )
+
+
+def run_batch(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> list[NDArray[np.float32]]:
+    """Every output of a model: (n, ...) float32 each.
+
+    images: (n, height, width, 1) uint8 in 0..255, at most `batch_size`, to which black ones are added. Raises
+    StoppedError if the memory is too small.
+    """
     batch = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
     try:
-        probabilities = np.asarray(model.predict_on_batch(batch), dtype=np.float32)[: len(images)]
+        outputs = model.predict_on_batch(batch)
     except Exception as error:  # every backend has its own type for this
         if not _is_out_of_memory(error):
             raise
@@ -36,12 +61,8 @@ def predict_probabilities(
             f"there is not enough memory to run the model on {batch_size} images at a time; end other programs that "
             "use this machine's memory or its GPU, then run the same command again."
         ) from None
-    if not np.isfinite(probabilities).all():
-        raise ManifestError(
-            "the model's probabilities are not numbers (nan): its training diverged or its file was damaged. Train "
-            "again with a lower --lr."
-        )
-    return probabilities
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [np.asarray(output, dtype=np.float32)[: len(images)] for output in outputs]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

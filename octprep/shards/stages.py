@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,8 @@ from octprep.format.manifest import Shard
 from octprep.shards import cache, prepared, writer
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
-from octprep.source.files import Exclusion, ScanFile
+from octprep.source.files import Exclusion, ScanFile, SourceListing
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.workers import Pool, Progress
 
 
@@ -22,6 +24,23 @@ class CachedSource:
 
     folder: Path  # of the cache, relative to which the stored pixels of the scans are
     files: tuple[KnownFile, ...]  # sorted by path
+
+    def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> CachedSource:
+        """The same under pseudonyms. listing: of the source, without them."""
+        if not pseudonyms:
+            return self
+        new_paths = pseudonyms.new_paths(listing)
+        files = []
+        for file in self.files:
+            result = file.result
+            if isinstance(result, Exclusion):
+                result = pseudonyms.unreadable(result, new_paths)
+            else:
+                patient = pseudonyms.patient(result.scan.patient)
+                scan = dataclasses.replace(result.scan, path=new_paths[file.path], patient=patient)
+                result = dataclasses.replace(result, scan=scan)
+            files.append(dataclasses.replace(file, result=result))
+        return CachedSource(self.folder, tuple(sorted(files, key=lambda file: file.path)))
 
     @cached_property
     def scans(self) -> tuple[CachedScan, ...]:

@@ -231,9 +231,18 @@ def check_preprocessing(run: Run) -> list[str]:
 
 def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
     """A file's pixels as in training, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
+    prepared = prepare_scan(path, recipe)
+    return prepared if isinstance(prepared, Exclusion) else prepared[1].pixels
+
+
+def prepare_scan(
+    path: Path, recipe: Preprocessing
+) -> tuple[NDArray[np.uint8], preprocessing.PreprocessedImage] | Exclusion:
+    """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.preprocess(preprocessing.read_image(path), recipe).pixels
+            source = preprocessing.read_image(path)
+            return source, preprocessing.preprocess(source, recipe)
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:
