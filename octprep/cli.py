@@ -85,6 +85,15 @@ def build(
             rich_help_panel="Splits",
         ),
     ] = None,
+    pseudonyms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYFILE",
+            help="Replace patient ids by keyed hashes in all that is written. A file of 32 random bytes or more, which "
+            "you keep: the same key gives the same pseudonyms.",
+            show_default=False,
+        ),
+    ] = None,
     follow_links: FollowLinks = False,
     workers: Workers = None,
     cluster: Cluster = None,
@@ -126,6 +135,7 @@ def build(
             cluster_wait=cluster_wait,
             overwrite=overwrite,
             follow_links=follow_links,
+            pseudonyms=pseudonyms,
             progress=progress,
         )
     console.say(console.build_summary(out, result))
@@ -320,7 +330,9 @@ def synthesize(
     ] = "easy",
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write where layers and fill truly are: one JSON object for each scan."),
+        typer.Option(
+            metavar="FILE", help="Write where layers, fill and lesions truly are: one JSON object for each scan."
+        ),
     ] = None,
     workers: Workers = None,
 ) -> None:

@@ -10,12 +10,13 @@ import dataclasses
 import hashlib
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from octprep import preprocessing, report
@@ -27,7 +28,7 @@ from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OutputError, SettingError, SourceError
 from octprep.format.files import atomic_write
-from octprep.format.images_csv import ExcludedRow, ImageRow, Row
+from octprep.format.images_csv import ExcludedRow, Row
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -49,6 +50,7 @@ from octprep.shards.tfds import write_tfds_files
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.listing import list_source
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
@@ -93,8 +95,11 @@ class _Job:
     out: Path
     work: Path  # the work folder, locked
     source: SourceListing
+    pseudonyms: Pseudonyms
+    published: SourceListing  # as the finished folder describes it: under pseudonyms, if there are any
     config: BuildConfig
-    split_file: SplitFile | None
+    split_file: SplitFile | None  # as `published`
+    dry_run_split: Callable[[], None]
     pool: Pool
     progress: Progress
 
@@ -121,9 +126,21 @@ class _Planned:
 class _Tables:
     """The tables of a finished folder."""
 
-    rows: tuple[Row, ...]  # of images.csv
     images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
+    counts: BuildCounts
+    paths: Sequence[str]  # of the rows of images.csv
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is kept of a dataset once it is in the work folder: little, as there may be millions of scans."""
+
+    manifest: Manifest
+    images: bytes  # images.csv
+    duplicates: bytes  # duplicates.json
+    counts: BuildCounts
+    deviations: tuple[ClassDeviation, ...]
 
 
 def build(
@@ -137,6 +154,7 @@ def build(
     cluster_wait: float = WAIT,
     overwrite: bool = False,
     follow_links: bool = False,
+    pseudonyms: Path | str | None = None,
     progress: Progress = no_progress,
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
@@ -145,7 +163,9 @@ def build(
     follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
     None: one for each core; 0: none, so that a file which makes the image decoder crash ends this process. cluster:
     instead, the workers of a Dask cluster, by the address of its scheduler (tcp://HOST:PORT) or its scheduler file; src
-    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker.
+    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker. pseudonyms: a key
+    file; patient ids, and the paths that hold them, are replaced by keyed hashes in all that is published
+    (`octprep.source.pseudonyms`).
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
@@ -154,20 +174,30 @@ def build(
     cached yet, nothing is left behind.
     """
     src, out, config = Path(src), Path(out), config or BuildConfig()
+    names = Pseudonyms() if pseudonyms is None else Pseudonyms.load(Path(pseudonyms))
+    _require_key_outside(pseudonyms, src, out)
     if cluster is not None:
         src, out = src.absolute(), out.absolute()
     source = list_source(src, follow_links=follow_links, keep_out=[out])
     with explain_system_errors(out):
         _require_disjoint_paths(src, out)
         config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
+        dry_run = partial(_dry_run_split, source, config, split_file)
+        if split_file is not None and names:
+            _check_split_file(source, config, split_file)
+            split_file = split_file.under(names, source)
+            config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
+        published = names.listing(source)
         with ExitStack() as stack:
             work = stack.enter_context(workdir.locked_workdir(out))
             versions = partial(preprocessing.library_versions, config.recipe)
             first = tuple(src / text_to_path(file.path) for file in source.scan_files[:1])
             needs = WorkerNeeds(versions, (src, out), first, writes_to=out)
             pool = stack.enter_context(open_pool(workers, cluster, cluster_wait, needs))
-            job = _Job(src, out, work, source, config, split_file, pool, progress)
-            existing = workdir.existing_build(out, config, source.listing_sha256, overwrite=overwrite)
+            job = _Job(src, out, work, source, names, published, config, split_file, dry_run, pool, progress)
+            existing = workdir.existing_build(
+                out, config, published.listing_sha256, names.fingerprint, overwrite=overwrite
+            )
             if existing and (kept := _keep_existing(job, existing)):
                 return kept
             result = _build(job)
@@ -179,39 +209,39 @@ def build(
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
     preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
-    _dry_run_split(job.source, job.config, job.split_file)
+    job.dry_run_split()
     workdir.begin(job.work, job.config)
-    cached = cache_scans(
-        job.src,
-        job.work / "cache",
-        job.source.scan_files,
-        job.source.changed_ns,
-        job.config,
-        job.pool,
-        job.progress,
-        finished=job.out,
+    written = _write_dataset(job)
+    _write_report(job, written)
+    workdir.publish(job.out, job.work, [*chain(*written.manifest.splits.values())], written.manifest)
+    return BuildResult(
+        written.manifest,
+        built=True,
+        report_written=True,
+        index_written=True,
+        counts=written.counts,
+        deviations=written.deviations,
     )
+
+
+def _write_dataset(job: _Job) -> _Written:
+    """Write the shards, the tables and the index to the work folder."""
+    cached = cache_scans(
+        job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress, finished=job.out
+    ).under(job.pseudonyms, job.source)
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
     tables = _write_tables(job, cached, planned)
-    counts = _counts(tables.rows)
-    manifest = _manifest(job, planned, shards, tables, counts)
-    records = indexing.index_records(job.work / "shards", manifest, tables.rows)
-    indexing.write_index(job.work, indexing.encode_index(records, manifest))
+    manifest = _manifest(job, planned, shards, tables)
+    places = prepared.ImagePlaces(tables.paths)
+    indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.paths, places.add))
     write_tfds_files(job.work, manifest)
-    prepared.write(job.work / PREPARED_NAME, cached.files, manifest, records, tables.rows)
-    _write_report(job, manifest, tables)
-    workdir.publish(job.out, job.work, [shard for split_shards in shards.values() for shard in split_shards], manifest)
-    return BuildResult(
-        manifest,
-        built=True,
-        report_written=True,
-        index_written=True,
-        counts=counts,
-        deviations=tuple(class_deviations.deviations_from_splits(planned.splits, job.config)),
-    )
+    if not job.pseudonyms:  # it holds the paths in the source
+        prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
+    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -219,22 +249,22 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     if not all(damage.is_shard for damage in existing.damage):
         _notice_rebuild(job.out, existing, [])
         return None
-    changed = repair.changed_sources(job.src, job.out, job.source, job.config, job.pool, job.progress)
+    changed = repair.changed_sources(job.src, job.out, job.source, job.pseudonyms, job.config, job.pool, job.progress)
     if existing.damage or changed:
         _notice_rebuild(job.out, existing, changed)
     if changed:
         return None
     damaged = {damage.name for damage in existing.damage}
     if damaged and not repair.repair_shards(
-        job.src, job.out, job.work, job.source, existing.manifest, damaged, job.pool
+        job.src, job.out, job.work, job.source, job.pseudonyms, existing.manifest, damaged, job.pool
     ):
         return None
     workdir.clean_up(job.out)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
-        report.write_report(job.out, job.src)
+        report.write_report(job.out, job.src, names=_names_in_source(job))
     table = images_csv.decode(read_folder_file(job.out / IMAGES_NAME))
-    index_written = _write_missing_index(job.out, existing.manifest, [*table.rows, *table.excluded])
+    index_written = _write_missing_index(job.out, existing.manifest, table.paths)
     with suppress(OSError):  # such as a disk that is read-only; all else of the folder is there
         write_tfds_files(job.out, existing.manifest)
     return BuildResult(
@@ -247,11 +277,11 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     )
 
 
-def _write_missing_index(out: Path, manifest: Manifest, rows: Sequence[Row]) -> bool:
+def _write_missing_index(out: Path, manifest: Manifest, paths: Sequence[str]) -> bool:
     """Write the index of a finished folder if it is missing or not that of its shards; whether it was written."""
     if indexing.index_is_current(out, manifest):
         return False
-    files = indexing.make_index(out, manifest, rows)
+    files = indexing.make_index(out, manifest, paths)
     try:
         indexing.write_index(out, files)
     except OSError as error:  # such as a disk that is read-only; all else of the folder is there
@@ -261,19 +291,46 @@ def _write_missing_index(out: Path, manifest: Manifest, rows: Sequence[Row]) -> 
     return True
 
 
-def _counts(rows: Sequence[Row]) -> BuildCounts:
-    patients: dict[str, set[str]] = defaultdict(set)
-    images = [row for row in rows if isinstance(row, ImageRow)]
-    for row in images:
-        patients[row.split].add(row.patient)
-    reasons = Counter(reason_kind(row.exclusion_reason) for row in rows if isinstance(row, ExcludedRow))
-    return BuildCounts(
-        files=len(rows),
-        images=Counter(row.split for row in images),
-        patients={split: len(ids) for split, ids in patients.items()},
-        patients_per_class=class_deviations.patients_from_rows(images),
-        excluded=dict(reasons.most_common()),
-    )
+class _RowCounter:
+    """Counts rows of images.csv as they pass."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._images: Counter[str] = Counter()  # by split
+        self._patients: dict[str, set[str]] = defaultdict(set)  # by split
+        self._groups: dict[tuple[str, str], set[str]] = defaultdict(set)  # by split and class
+        self._reasons: Counter[str] = Counter()
+
+    def count(self, row: Row) -> Row:
+        """Count a row, and give it back."""
+        self.paths.append(row.path)
+        if isinstance(row, ExcludedRow):
+            self._reasons[reason_kind(row.exclusion_reason)] += 1
+        else:
+            self._images[row.split] += 1
+            self._patients[row.split].add(row.patient)
+            self._groups[row.split, row.label].add(row.patient_group)
+        return row
+
+    def result(self) -> BuildCounts:
+        """What was counted."""
+        per_class: dict[str, dict[str, int]] = defaultdict(dict)
+        for (split, label), groups in self._groups.items():
+            per_class[split][label] = len(groups)
+        return BuildCounts(
+            files=len(self.paths),
+            images=self._images,
+            patients={split: len(ids) for split, ids in self._patients.items()},
+            patients_per_class=dict(per_class),
+            excluded=dict(self._reasons.most_common()),
+        )
+
+
+def _counts(rows: Iterable[Row]) -> BuildCounts:
+    counter = _RowCounter()
+    for row in rows:
+        counter.count(row)
+    return counter.result()
 
 
 def _require_disjoint_paths(src: Path, out: Path) -> None:
@@ -286,17 +343,29 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
+def _require_key_outside(pseudonyms: Path | str | None, src: Path, out: Path) -> None:
+    """Raise SettingError if the key would lie in the folder that is published, or among the scans."""
+    for folder in (src, out):
+        if pseudonyms is not None and Path(pseudonyms).resolve().is_relative_to(folder.resolve()):
+            raise SettingError(f"--pseudonyms {pseudonyms} lies in {folder}; keep the key elsewhere.")
+
+
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
+    _check_split_file(source, config, split_file)
+    scans = [
+        Scan.of(file, sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
+        for file in source.scan_files
+    ]
+    split_scans(scans, config, split_file=split_file)
+
+
+def _check_split_file(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
+    """Raise SettingError if the config is of another split file, SourceError if that names what is not there."""
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file.check(source.scan_files)
-    scans = [
-        Scan(**vars(file), sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
-        for file in source.scan_files
-    ]
-    split_scans(scans, config, split_file=split_file)
 
 
 def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
@@ -370,32 +439,34 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
-    exclusions = sorted([*job.source.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled])
+    exclusions = sorted(
+        [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
+    )
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
-    images = images_csv.encode(rows)
+    counter = _RowCounter()
+    images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
     descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
-    workdir.keep_newest_source_ns(job.work, max(job.source.changed_ns.values()))
-    return _Tables(tuple(rows), images, duplicates)
+    workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
+    return _Tables(images, duplicates, counter.result(), counter.paths)
 
 
-def _manifest(
-    job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables, counts: BuildCounts
-) -> Manifest:
-    excluded = sum(counts.excluded.values())
+def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+    excluded = sum(tables.counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
         config=job.config,
         splits=shards,
         leaks=planned.splits.leaks,
         source={
-            "listing": job.source.listing_sha256,
+            "listing": job.published.listing_sha256,
             "found": job.source.file_count,
             "kept": job.source.file_count - excluded,
             "excluded": excluded,
+            **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
@@ -403,13 +474,20 @@ def _manifest(
     )
 
 
-def _write_report(job: _Job, manifest: Manifest, tables: _Tables) -> None:
+def _write_report(job: _Job, written: _Written) -> None:
     """Write the report to the work folder."""
     job.progress("writing the report", 0, 1)
-    source = report.SourceImages(job.src)
-    page = report.render(job.work / "shards", manifest, tables.images, tables.duplicates, source)
+    source = report.SourceImages(job.src, _names_in_source(job))
+    page = report.render(job.work / "shards", written.manifest, written.images, written.duplicates, source)
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
+
+
+def _names_in_source(job: _Job) -> dict[str, str]:
+    """Path as it is published -> path in the source, of every scan; empty without pseudonyms."""
+    if not job.pseudonyms:
+        return {}
+    return {new: path for path, new in job.pseudonyms.new_paths(job.source).items()}
 
 
 def _notice_rebuild(out: Path, existing: ExistingBuild, changed: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from octprep import terminal
+from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
 from octprep.terminal.commands import Json, command, verbosity, version_option
@@ -248,6 +249,79 @@ def predict(
     classify.predict(runs, images, csv, strict=strict, log=log, warn=terminal.warn)
 
 
+@command(app, "octtrain explain runs/shards-octnet-s-1 scans/ --out evidence")
+def explain(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] IMAGE...|DIR",
+            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is used.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the pictures, a PNG for each scan, named after it.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ],
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Class to explain; by default the most probable one."),
+    ] = None,
+    occlusion: Annotated[
+        bool,
+        typer.Option(
+            "--occlusion/--no-occlusion",
+            help="Also cover parts of the scan in turn, which takes a hundred times longer.",
+        ),
+    ] = True,
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Side of the gray patch, stored pixels; by default a seventh of the image.",
+            show_default=False,
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="From one place of the patch to the next; by default half of its side.",
+            show_default=False,
+        ),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Draw on B-scans where the model finds evidence for a class, with an occlusion map as a check."""
+    interrupts.advise("no picture was written yet")
+    with importing_keras():
+        from octtrain.explain import explain as explaining
+        from octtrain.prediction.inputs import choose_runs
+
+    runs, images, is_latest = choose_runs(inputs)
+    if len(runs) > 1:
+        raise SettingError(f"explain takes one run, and {len(runs)} are named; explain the members one by one.")
+    if is_latest:
+        terminal.warn(f"the latest run: {runs[0]}")
+    explaining.explain(
+        runs[0],
+        images,
+        out,
+        class_name=class_name,
+        with_occlusion=occlusion,
+        patch=patch,
+        stride=stride,
+        json_file=json_file,
+        log=log_for(json_file),
+        warn=terminal.warn,
+    )
+
+
 @command(
     app,
     "octtrain crossval shards --seeds 3 --epochs 20",
@@ -358,7 +432,16 @@ def importing_keras() -> Iterator[None]:
             prepare_keras()
             yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("tensorflow", "keras", "jax", "jaxlib", "torch", "scipy", "h5py"):
+        if (error.name or "").split(".")[0] in (
+            "tensorflow",
+            "keras",
+            "jax",
+            "jaxlib",
+            "torch",
+            "scipy",
+            "h5py",
+            "PIL",
+        ):
             raise MissingPackage(
                 f'{error.name} is not installed; install what training needs by `pip install "octprep[train]"`, or on '
                 'JAX by `pip install "octprep[jax]"`.'

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +20,10 @@ def predict_probabilities(
     Raises ManifestError if the model is not made for such images or so
     many classes, or its output is not finite; StoppedError if the memory, of the machine or of its GPU, is too small.
     """
-    _require_shapes(model.input_shape, model.output_shape, images, classes)
-    return _require_numbers(_run(model, images, batch_size), "probabilities")
+    require_shapes(model, images.shape[1:], classes)
+    probabilities = run_batch(model, images, batch_size)[0]
+    require_finite(probabilities)
+    return probabilities
 
 
 def predict_with_features(
@@ -34,24 +33,42 @@ def predict_with_features(
 
     Arguments and errors as `predict_probabilities`.
     """
-    _require_shapes(model.input_shape, model.output_shape[0], images, classes)
-    probabilities, features = _run(model, images, batch_size)
-    return _require_numbers(probabilities, "probabilities"), _require_numbers(features, "features")
+    require_shapes(model, images.shape[1:], classes)
+    probabilities, features = run_batch(model, images, batch_size)
+    require_finite(probabilities)
+    require_finite(features, "features")
+    return probabilities, features
 
 
-def _require_shapes(
-    input_shape: Sequence[int | None], output_shape: Sequence[int | None], images: NDArray[np.uint8], classes: int
-) -> None:
-    if tuple(input_shape[1:]) != images.shape[1:] or tuple(output_shape[1:]) != (classes,):
+def require_shapes(model: keras.Model, image_shape: tuple[int, ...], classes: int) -> None:
+    """Raise ManifestError if a model is not made for images of a shape, (height, width, 1), and so many classes.
+
+    Of a model with several outputs, the probabilities are the first.
+    """
+    outputs = model.output_shape
+    input_shape, output_shape = tuple(model.input_shape), tuple(outputs[0] if isinstance(outputs, list) else outputs)
+    if input_shape[1:] != image_shape or output_shape[1:] != (classes,):
         raise ManifestError(
-            f"the model takes images of shape {tuple(input_shape[1:])} and gives {tuple(output_shape[1:])} numbers, "
-            f"but its run says {images.shape[1:]} and {classes} classes, so it is not this run's model. Put the run's "
-            "own model back."
+            f"the model takes images of shape {input_shape[1:]} and gives {output_shape[1:]} numbers, but its run says "
+            f"{image_shape} and {classes} classes, so it is not this run's model. Put the run's own model back."
         )
 
 
-def _run(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> Any:
-    """What a model gives for images, which are filled up to a batch: one array, or several."""
+def require_finite(values: NDArray[np.float32], what: str = "probabilities") -> None:
+    """Raise ManifestError if a model's probabilities, or what else it gives, are not numbers."""
+    if not np.isfinite(values).all():
+        raise ManifestError(
+            f"the model's {what} are not numbers (nan): its training diverged or its file was damaged. Train again "
+            "with a lower --lr."
+        )
+
+
+def run_batch(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> list[NDArray[np.float32]]:
+    """Every output of a model: (n, ...) float32 each.
+
+    images: (n, height, width, 1) uint8 in 0..255, at most `batch_size`, to which black ones are added. Raises
+    StoppedError if the memory is too small.
+    """
     batch = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
     try:
         outputs = model.predict_on_batch(batch)
@@ -62,18 +79,8 @@ def _run(model: keras.Model, images: NDArray[np.uint8], batch_size: int) -> Any:
             f"there is not enough memory to run the model on {batch_size} images at a time; end other programs that "
             "use this machine's memory or its GPU, then run the same command again."
         ) from None
-    first = slice(len(images))
-    return [np.asarray(part)[first] for part in outputs] if isinstance(outputs, list) else np.asarray(outputs)[first]
-
-
-def _require_numbers(values: Any, what: str) -> NDArray[np.float32]:
-    numbers = np.asarray(values, dtype=np.float32)
-    if not np.isfinite(numbers).all():
-        raise ManifestError(
-            f"the model's {what} are not numbers (nan): its training diverged or its file was damaged. Train again "
-            "with a lower --lr."
-        )
-    return numbers
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [np.asarray(output, dtype=np.float32)[: len(images)] for output in outputs]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -28,8 +28,13 @@ def certificate(result: VerificationResult) -> str:
         apart = f"patients, file contents and near-identical scans{but}"
     return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
-        f"disjoint across splits, re-derived from {result.records:,} records."
+        f"disjoint across splits, re-derived from {result.records:,} records{_pseudonyms(result)}."
     )
+
+
+def _pseudonyms(result: VerificationResult) -> str:
+    key = result.manifest.pseudonym_key
+    return f"; patient ids are pseudonyms of the key {key}" if key else ""
 
 
 def verification_summary(folder: Path, result: VerificationResult) -> str:
@@ -60,7 +65,9 @@ def verification_summary(folder: Path, result: VerificationResult) -> str:
         verdict = f"{number(len(result.violations), 'violation')} in {number(result.records, 'record')}"
     else:
         digest = result.manifest.digest
-        verdict = f"{number(result.records, 'record')}, all guarantees hold; dataset digest {digest}"
+        verdict = (
+            f"{number(result.records, 'record')}, all guarantees hold; dataset digest {digest}{_pseudonyms(result)}"
+        )
     lines.append(f"{shown_path(folder)}: {verdict}")
     return printable("\n".join(lines))
 

@@ -32,8 +32,10 @@ def content_keys(scan: Scan) -> tuple[str, ...]:
 
 def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
     """Sets of at least two scans with the same content, whatever their names; each and all sorted by path."""
+    scans = list(scans)
+    repeated = repeated_contents(scans)
     set_of: dict[str, list[Scan]] = {}  # by content key
-    for scan in sorted(scans):
+    for scan in sorted(scan for scan in scans if not repeated.isdisjoint(_contents(scan))):
         keys = content_keys(scan)
         same, *more_sets = [set_of[key] for key in keys if key in set_of] or [[]]
         for members in more_sets:
@@ -44,6 +46,20 @@ def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
         set_of |= dict.fromkeys(keys, same)
     distinct = {id(same): same for same in set_of.values() if len(same) > 1}
     return sorted(sorted(same) for same in distinct.values())
+
+
+def repeated_contents(scans: Iterable[Scan]) -> set[str]:
+    """The SHA-256, in hex, of the files and stored pixels that several of the scans have."""
+    seen: set[str] = set()
+    repeated: set[str] = set()
+    for scan in scans:
+        for content in _contents(scan):
+            (repeated if content in seen else seen).add(content)
+    return repeated
+
+
+def _contents(scan: Scan) -> tuple[str, ...]:
+    return (scan.sha256, scan.pixels_sha256) if scan.pixels_sha256 else (scan.sha256,)
 
 
 def exact_duplicate_pairs(scans: Iterable[Scan]) -> list[DuplicatePair]:

@@ -10,8 +10,10 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -46,6 +48,8 @@ _WHOLE = {
 }  # fmt: skip
 _SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that could not be read as a scan
 _REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in ("source_split", "note"))  # of a scan
+_REPEATED = ("class", "patient", "source_split", "note", "patient_group", "split", "shard")  # the same in many rows
+_OTHER_COLUMNS = f"its columns are not {', '.join(COLUMNS)}"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -107,6 +111,11 @@ class Table:
     count: int = 0  # rows of the file
 
     @property
+    def paths(self) -> list[str]:
+        """Of every row that is sound."""
+        return [row.path for rows in (self.rows, self.excluded) for row in rows]
+
+    @property
     def scans(self) -> Iterator[ScanRow]:
         """Every row that describes a scan, kept or excluded."""
         yield from self.rows
@@ -115,11 +124,18 @@ class Table:
 
 def encode(rows: Iterable[Row]) -> bytes:
     """The bytes of images.csv: UTF-8, a header, and the rows sorted by path."""
-    text = io.StringIO()
+    return encode_sorted(sorted(rows, key=lambda row: row.path))
+
+
+def encode_sorted(rows: Iterable[Row]) -> bytes:
+    """The bytes of images.csv of rows that are sorted by path; one after the other is asked for and forgotten."""
+    data = io.BytesIO()
+    text = io.TextIOWrapper(data, "utf-8", newline="")  # a StringIO needs four bytes for each character
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_cells(row) for row in sorted(rows, key=lambda row: row.path))
-    return text.getvalue().encode()
+    writer.writerows(_cells(row) for row in rows)
+    text.flush()
+    return data.getvalue()
 
 
 def decode(data: bytes) -> Table:
@@ -130,16 +146,17 @@ def decode(data: bytes) -> Table:
     images: list[ImageRow] = []
     excluded: list[ExcludedRow] = []
     problems: list[RowProblem] = []
-    lines = _read(data)
-    for line in lines:
-        row = _decode_row(dict(zip(COLUMNS, line, strict=True)))
+    count = 0
+    for cells in _read(data):
+        count += 1
+        row = _decode_row(cells)
         if isinstance(row, ImageRow):
             images.append(row)
         elif isinstance(row, ExcludedRow):
             excluded.append(row)
         else:
             problems += row
-    return Table(tuple(images), tuple(excluded), tuple(problems), len(lines))
+    return Table(tuple(images), tuple(excluded), tuple(problems), count)
 
 
 def read_checked(folder: Path, manifest: Manifest) -> Table:
@@ -206,18 +223,23 @@ def _scan_cells(row: ScanRow) -> dict[str, object]:
     }
 
 
-def _read(data: bytes) -> Sequence[Sequence[str]]:
-    """The rows below the header, as text. Raises ValueError as `decode` does."""
+def _read(data: bytes) -> Iterator[dict[str, str]]:
+    """The rows below the header: text by column. Raises ValueError as `decode` does."""
     if b"\0" in data:
         raise ValueError("it holds a null byte")
-    reader = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
     try:
-        header, *lines = list(reader) or [[]]
+        if tuple(next(reader, ())) != COLUMNS:
+            raise ValueError(_OTHER_COLUMNS)
+        for line in reader:
+            if len(line) != len(COLUMNS):
+                raise ValueError(_OTHER_COLUMNS)
+            cells = dict(zip(COLUMNS, line, strict=True))
+            for column in _REPEATED:  # one text for all rows that have it
+                cells[column] = sys.intern(cells[column])
+            yield cells
     except csv.Error as error:
         raise ValueError(str(error)) from None
-    if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-    return lines
 
 
 def _decode_row(cells: dict[str, str]) -> Row | list[RowProblem]:
@@ -243,9 +265,14 @@ def _decode_row(cells: dict[str, str]) -> Row | list[RowProblem]:
         ImageRow,
         cells,
         split=cells["split"],
-        shards=tuple(cells["shard"].split(" ")),
+        shards=_names(cells["shard"]),
         record_count=int(cells["record_count"]),
     )
+
+
+@lru_cache(maxsize=1 << 14)
+def _names(cell: str) -> tuple[str, ...]:
+    return tuple(cell.split(" "))
 
 
 def _make_scan(kind: Callable[..., AnyScan], cells: dict[str, str], **more: object) -> AnyScan:

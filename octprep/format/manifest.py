@@ -34,6 +34,7 @@ REPAIR = "Copy the folder again, or repair it by the `octprep build` that made i
 _MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 # The libraries that decide pixels, by their names in the manifest, and what they are called.
@@ -92,7 +93,8 @@ class Manifest:
     config: BuildConfig
     splits: Mapping[str, tuple[Shard, ...]]
     leaks: Leaks
-    source: Mapping[str, Any]  # listing: SHA-256 over paths and sizes; found, kept, excluded: numbers of files
+    # listing: SHA-256 over paths and sizes; found, kept, excluded: numbers of files; with pseudonyms also pseudonym_key
+    source: Mapping[str, Any]
     images_sha256: str  # of images.csv, hex
     duplicates_sha256: str  # of duplicates.json, hex
     libraries: Mapping[str, str]  # name -> version of what made the pixels
@@ -109,6 +111,11 @@ class Manifest:
     def recipe(self) -> Preprocessing:
         """What was done to every image."""
         return self.config.recipe
+
+    @property
+    def pseudonym_key(self) -> str:
+        """The fingerprint of the key of the patient ids' pseudonyms; "" if the ids are those of the file names."""
+        return str(self.source.get("pseudonym_key", ""))
 
     @property
     def digest(self) -> str:
@@ -302,6 +309,9 @@ def _check_values(manifest: Manifest) -> None:
     digests["source.listing"] = manifest.source["listing"]
     digests["config.split_file_sha256"] = manifest.config.split_file_sha256 or "0" * 64
     digests |= {f"leaks.contents[{index}]": content for index, content in enumerate(manifest.leaks.contents)}
+    key = manifest.source.get("pseudonym_key", "0" * 16)
+    if not isinstance(key, str) or not _FINGERPRINT.fullmatch(key):
+        raise ValueError(f"source.pseudonym_key is not 16 hexadecimal digits: {shown(key)}")
     numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "excluded")}
     for split, shards in manifest.splits.items():
         if not _SPLIT.fullmatch(split):

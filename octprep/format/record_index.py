@@ -55,8 +55,17 @@ def dali_name(shard: Shard) -> str:
 
 def encode(records: Iterable[IndexedRecord], digest: str) -> bytes:
     """The bytes of a split's table. digest: of the manifest, hex."""
-    lines = [",".join(IndexedRecord._fields), *(",".join(map(str, record)) for record in records)]
-    body = ("\n".join(lines) + "\n").encode()
+    return encode_table([encode_lines(records)], digest)
+
+
+def encode_lines(records: Iterable[IndexedRecord]) -> bytes:
+    """The lines of some records in a table."""
+    return "".join(",".join(map(str, record)) + "\n" for record in records).encode()
+
+
+def encode_table(lines: Iterable[bytes], digest: str) -> bytes:
+    """The bytes of a split's table of the lines of all its records, in their order. digest: of the manifest, hex."""
+    body = b"".join([",".join(IndexedRecord._fields).encode() + b"\n", *lines])
     return _first_line(digest, hashlib.sha256(body).hexdigest()) + body
 
 
@@ -93,26 +102,31 @@ def check(records: Sequence[IndexedRecord], manifest: Manifest, split: str) -> N
     and there must be as many of each class as the manifest counts. So no byte outside the shards is ever addressed. The
     message is a sentence about the table without its subject.
     """
-    recipe, raw = manifest.recipe, manifest.config.encoding == "raw"
     by_shard = {number: list(members) for number, members in groupby(records, key=lambda record: record.shard)}
     shards = manifest.splits[split]
     if list(by_shard) != [number for number, shard in enumerate(shards) if shard.records]:
         raise ValueError("does not hold the shards of the manifest in their order")
     for number, members in by_shard.items():
-        shard, end = shards[number], 0
-        for record in members:
-            first, last = record.image_offset, record.image_offset + record.image_bytes
-            start, end = end, record.record_offset + record.record_bytes
-            if record.record_offset != start or not start + _FRAME[0] <= first < last <= end - _FRAME[1]:
-                raise ValueError(f"has offsets that no record of {shard.name} has: {', '.join(map(str, record))}")
-            if raw and record.image_bytes != recipe.height * recipe.width:
-                raise ValueError(f"has an image of {record.image_bytes:,} bytes, not {recipe.height}x{recipe.width}")
-            if not (0 <= record.repeat < MAX_INTEGER and 0 <= record.row < MAX_INTEGER):
-                raise ValueError("has a repeat or a row out of range")
-        counts = Counter(record.label for record in members)
-        expected = {label: count for label, count in enumerate(shard.per_class) if count}
-        if end != shard.bytes or counts != expected:
-            raise ValueError(f"has other records than {shard.name} has by the manifest")
+        check_shard(members, manifest, shards[number])
+
+
+def check_shard(records: Iterable[IndexedRecord], manifest: Manifest, shard: Shard) -> None:
+    """Raise ValueError, as `check` does, for the records of one shard of the manifest."""
+    recipe, raw = manifest.recipe, manifest.config.encoding == "raw"
+    end, counts = 0, Counter[int]()
+    for record in records:
+        first, last = record.image_offset, record.image_offset + record.image_bytes
+        start, end = end, record.record_offset + record.record_bytes
+        if record.record_offset != start or not start + _FRAME[0] <= first < last <= end - _FRAME[1]:
+            raise ValueError(f"has offsets that no record of {shard.name} has: {', '.join(map(str, record))}")
+        if raw and record.image_bytes != recipe.height * recipe.width:
+            raise ValueError(f"has an image of {record.image_bytes:,} bytes, not {recipe.height}x{recipe.width}")
+        if not (0 <= record.repeat < MAX_INTEGER and 0 <= record.row < MAX_INTEGER):
+            raise ValueError("has a repeat or a row out of range")
+        counts[record.label] += 1
+    expected = {label: count for label, count in enumerate(shard.per_class) if count}
+    if end != shard.bytes or counts != expected:
+        raise ValueError(f"has other records than {shard.name} has by the manifest")
 
 
 def read(folder: Path, manifest: Manifest, split: str) -> list[IndexedRecord]:

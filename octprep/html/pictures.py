@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,13 @@ class Picture:
 class SourceImages:
     """The source folder whose files a page shows, or its absence."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """folder: of the source; None: every picture says that the page was made without it."""
+    def __init__(self, folder: Path | None, names: Mapping[str, str] | None = None) -> None:
+        """folder: of the source; None: every picture says that the page was made without it.
+
+        names: path as the page has it -> path in the source, where they differ.
+        """
         self.folder = folder
+        self.names = names or {}
         self.matched: set[str] = set()  # paths read so far whose SHA-256 is the expected one
         self.mismatched: set[str] = set()  # paths with another SHA-256, or that cannot be read
 
@@ -69,7 +74,7 @@ class SourceImages:
         if self.folder is None:
             return _NO_SOURCE
         try:
-            relative = Path(text_to_path(path))
+            relative = Path(text_to_path(self.names.get(path, path)))
             file = (self.folder / relative).resolve(strict=True)
             outside = not allow_outside and not file.is_relative_to(self.folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:

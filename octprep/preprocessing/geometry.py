@@ -64,6 +64,19 @@ class Geometry:
             source_row = source_row + np.interp(x, first + np.arange(applied.size), applied)
         return source_column, source_row
 
+    def stored_position(self, column: ArrayLike, row: ArrayLike) -> tuple[Float64, Float64]:
+        """(column, row) in the stored image of source positions: the inverse of `source_position`.
+
+        column, row: arrays of one shape, or numbers. A position outside the crop is continued beyond the stored pixels.
+        """
+        a, _, c, _, e, f = self.affine
+        x = (np.asarray(column, np.float64) - c) / a
+        source_row = np.asarray(row, np.float64)
+        if self.rpe_curve:
+            first, applied = self._applied_offsets()
+            source_row = source_row - np.interp(x, first + np.arange(applied.size), applied)
+        return x, (source_row - f) / e
+
     def _applied_offsets(self) -> tuple[int, Float64]:
         """The first stored column that is not in a bar, and the offsets of it and those that follow."""
         _, _, left, right = self.crop

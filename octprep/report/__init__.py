@@ -6,7 +6,7 @@ build` leaves and the one that `octprep report DIR --src SRC` writes are the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +35,18 @@ class WrittenReport:
     missing: tuple[str, ...] = ()  # in words, which of images.csv and duplicates.json could not be read, and why
 
 
-def write_report(folder: Path, src: Path | None = None, *, without_source: bool = False) -> WrittenReport:
+def write_report(
+    folder: Path,
+    src: Path | None = None,
+    *,
+    without_source: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> WrittenReport:
     """Write the report of a finished folder again.
 
     src: the folder that the shards were built from; without it, the page shows only what the shards hold, and a page
-    that shows the source is replaced only with without_source. Raises ManifestError if the folder is not finished,
+    that shows the source is replaced only with without_source. names: path in images.csv -> path in the source, of
+    shards built with pseudonyms. Raises ManifestError if the folder is not finished,
     SourceError if src is not its source, OutputError if the page cannot be written or is left alone.
     """
     manifest = Manifest.load(folder)
@@ -51,7 +58,12 @@ def write_report(folder: Path, src: Path | None = None, *, without_source: bool 
         )
     if src is not None and (problem := directory_problem(src)):
         raise SourceError(f"--src {src} {problem}; give the folder that {folder} was built from.")
-    source = SourceImages(src)
+    if src is not None and manifest.pseudonym_key and names is None:
+        raise SourceError(
+            f"{folder} was built with pseudonyms, so it does not say which file of --src {src} is which. Give "
+            "--without-source, or delete the report and run the `octprep build` that made it, which writes it again."
+        )
+    source = SourceImages(src, names)
     missing: list[str] = []
     table = _read(folder / IMAGES_NAME, images_csv.decode, missing)
     pairs = _read(folder / DUPLICATES_NAME, DuplicatesFile.from_json, missing)

@@ -13,7 +13,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import struct
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ import google_crc32c
 
 from octprep import preprocessing
 from octprep.arrays import Gray
+from octprep.duplicates.descriptors import DESCRIPTOR_BYTES
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
@@ -31,39 +34,82 @@ from octprep.format.measurements import ScanMeasurements
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
-from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.files import Exclusion, Scan, ScanFile, field_values
 from octprep.source.reading import FileBatch
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CachedScan:
     """One prepared scan, and where its encoded pixels are in the cache."""
 
     scan: Scan
-    geometry: Geometry
-    measurements: ScanMeasurements
-    descriptor: bytes  # of the stored pixels, for the search for near-duplicates
+    details: bytes  # the three properties below, packed: there may be millions of scans
     cache_file: str  # the file with its pixels, relative to the cache's folder: of a batch, or a shard
     offset: int  # in that file, bytes
     length: int  # bytes
     crc: int  # CRC-32C of the bytes
 
+    @property
+    def geometry(self) -> Geometry:
+        """Which part of the source the stored pixels show."""
+        return _unpack(self.details)[0]
 
-@dataclass(frozen=True)
+    @property
+    def measurements(self) -> ScanMeasurements:
+        """What the preparation measured."""
+        return _unpack(self.details)[1]
+
+    @property
+    def descriptor(self) -> bytes:
+        """Of the stored pixels, for the search for near-duplicates."""
+        return self.details[-DESCRIPTOR_BYTES:]
+
+
+def _pack(geometry: Geometry, measured: ScanMeasurements, descriptor: bytes) -> bytes:
+    """What `_unpack` reads, and then the descriptor."""
+    note = measured.note.encode()
+    numbers = (getattr(measured, name) for name in _MEASURED)
+    head = _DETAILS.pack(*geometry.affine, *geometry.crop, *numbers, len(note), len(geometry.rpe_curve))
+    return b"".join((head, note, struct.pack(f"<{len(geometry.rpe_curve)}d", *geometry.rpe_curve), descriptor))
+
+
+def _unpack(details: bytes) -> tuple[Geometry, ScanMeasurements]:
+    """The geometry and the measurements that `_pack` packed. Raises struct.error for bytes that are too short."""
+    values = _DETAILS.unpack_from(details)
+    crop, (note_bytes, columns) = values[6:10], values[-2:]
+    curve = struct.unpack_from(f"<{columns}d", details, _DETAILS.size + note_bytes)
+    note = details[_DETAILS.size : _DETAILS.size + note_bytes].decode()
+    measured = dict(zip(_MEASURED, values[10:-2], strict=True))
+    return Geometry(values[:6], crop, curve), ScanMeasurements(crop=crop, note=note, **measured)
+
+
+# The affine, the crop, what was measured, the bytes of the note and the columns of the curve, which follow.
+_DETAILS = struct.Struct("<6d4i5dIi")
+_MEASURED = ("fill_fraction", "crop_confidence", "mean_intensity", "std_intensity", "sharpness")
+
+
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """What was found in a file when it was prepared, and how to tell whether it is still the same."""
 
     result: CachedScan | Exclusion
     bytes: int  # size of the file
-    changed_ns: int  # last change of its content or status, ns since 1970; see `SourceListing.changed_ns`
+    changed_ns: int  # last change of its content or status, ns since 1970; see `ScanFile.changed_ns`
 
     @property
     def path(self) -> str:
         """Of the file, relative to the source, as text."""
         return self.result.path if isinstance(self.result, Exclusion) else self.result.scan.path
+
+    def as_listed(self, file: ScanFile) -> KnownFile:
+        """The same, with what the path and the listing of the file say of it now."""
+        result = self.result
+        if isinstance(result, CachedScan):
+            result = dataclasses.replace(result, scan=dataclasses.replace(result.scan, **field_values(file)))
+        return KnownFile(result, file.bytes, file.changed_ns)
 
 
 @dataclass(frozen=True)
@@ -72,7 +118,6 @@ class BatchTask(FileBatch):
 
     folder: Path  # of the cache
     name: str  # of the batch
-    changed_ns: tuple[int, ...]  # of each file
     recipe: Preprocessing
     encoding: str  # raw or png
 
@@ -88,16 +133,14 @@ def batch_tasks(
     src: Path,
     folder: Path,
     files: Sequence[ScanFile],
-    changed_ns: Mapping[str, int],
     recipe: Preprocessing,
     encoding: str,
 ) -> list[BatchTask]:
-    """Files in batches of BATCH, under names that no batch in the cache's folder has. changed_ns: by path."""
+    """Files in batches of BATCH, under names that no batch in the cache's folder has."""
     first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
     batches = [tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
     return [
-        BatchTask(src, batch, folder, f"{index:06d}", tuple(changed_ns[file.path] for file in batch), recipe, encoding)
-        for index, batch in enumerate(batches, first)
+        BatchTask(src, batch, folder, f"{index:06d}", recipe, encoding) for index, batch in enumerate(batches, first)
     ]
 
 
@@ -112,13 +155,14 @@ def cache_batch(task: BatchTask) -> str:
     known: list[KnownFile] = []
     crc = 0
     with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
-        for scan_file, changed_ns in zip(task.files, task.changed_ns, strict=True):
+        for scan_file in task.files:
             prepared = task.result(scan_file, task.read)
             if isinstance(prepared, Exclusion):
-                known.append(KnownFile(prepared, scan_file.bytes, changed_ns))
+                known.append(KnownFile(prepared, scan_file.bytes, scan_file.changed_ns))
                 continue
             scan, data = prepared
-            known.append(KnownFile(_cached(scan, data, pixels.name, file.tell()), scan_file.bytes, changed_ns))
+            cached = _cached(scan, data, pixels.name, file.tell())
+            known.append(KnownFile(cached, scan_file.bytes, scan_file.changed_ns))
             file.write(data)
             crc = google_crc32c.extend(crc, data)
         size = file.tell()
@@ -129,9 +173,7 @@ def cache_batch(task: BatchTask) -> str:
 def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -> CachedScan:
     return CachedScan(
         scan=prepared.scan,
-        geometry=prepared.geometry,
-        measurements=prepared.measurements,
-        descriptor=prepared.descriptor,
+        details=_pack(prepared.geometry, prepared.measurements, prepared.descriptor),
         cache_file=cache_file,
         offset=offset,
         length=len(data),
@@ -152,7 +194,7 @@ def read_receipt(task: BatchTask) -> list[KnownFile]:
         is_of_task = [file.path for file in known] == [file.path for file in task.files]
         if head["key"] != preparation_key(task.recipe, task.encoding) or not is_of_task:
             raise ValueError("is of another task")
-        return known
+        return [file.as_listed(listed) for file, listed in zip(known, task.files, strict=True)]
     except (ValueError, KeyError, TypeError):
         path.unlink(missing_ok=True)
         raise _damaged(path) from None
@@ -208,7 +250,7 @@ def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
     versions = {"octprep": version("octprep"), **preprocessing.library_versions(recipe)}
     types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
-    layout = [field.name for kind in types for field in dataclasses.fields(kind)]
+    layout = [_DETAILS.format, *(field.name for kind in types for field in dataclasses.fields(kind))]
     return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()
 
 
@@ -247,14 +289,12 @@ def _sha256(key: str, rows: bytes) -> str:
 
 
 def to_row(known: KnownFile) -> dict[str, Any]:
-    """What `from_row` reads; dataclasses.asdict, which copies every value, is twenty times slower."""
-    result = known.result
-    if isinstance(result, Exclusion):
-        return {**vars(known), "result": vars(result)}
-    measurements = {name: getattr(result.measurements, name) for name in _MEASUREMENTS}  # has slots, so no vars()
-    nested = {"scan": vars(result.scan), "geometry": vars(result.geometry), "measurements": measurements}
-    descriptor = base64.b64encode(result.descriptor).decode()
-    return {**vars(known), "result": vars(result) | nested | {"descriptor": descriptor}}
+    """What `from_row` reads."""
+    result = _values(known.result)
+    if isinstance(known.result, CachedScan):
+        details = base64.b64encode(known.result.details).decode()
+        result |= {"scan": field_values(known.result.scan), "details": details}
+    return _values(known) | {"result": result}
 
 
 def from_row(row: dict[str, Any]) -> KnownFile:
@@ -265,15 +305,15 @@ def from_row(row: dict[str, Any]) -> KnownFile:
 def _result(row: dict[str, Any]) -> CachedScan | Exclusion:
     if "reason" in row:
         return Exclusion(**row)
-    geometry = {name: tuple(value) for name, value in row["geometry"].items()}
-    measurements = row["measurements"] | {"crop": tuple(row["measurements"]["crop"])}
+    scan = row["scan"]
+    scan |= {name: sys.intern(scan[name]) for name in ("label", "patient", "source_split")}
     values = {
-        "scan": Scan(**row["scan"]),
-        "geometry": Geometry(**geometry),
-        "measurements": ScanMeasurements(**measurements),
-        "descriptor": base64.b64decode(row["descriptor"]),
+        "scan": Scan(**scan),
+        "details": base64.b64decode(row["details"]),
+        "cache_file": sys.intern(row["cache_file"]),
     }
     return CachedScan(**(row | values))
 
 
-_MEASUREMENTS = tuple(field.name for field in dataclasses.fields(ScanMeasurements))
+def _values(instance: KnownFile | CachedScan | Exclusion) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in instance.__slots__}

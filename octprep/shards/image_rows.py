@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from octprep.format.images_csv import ExcludedRow, ImageRow, Row, ScanRow
@@ -13,40 +13,48 @@ from octprep.source.files import Exclusion
 
 
 def image_rows(
-    cached: Iterable[CachedScan],
+    cached: Sequence[CachedScan],
     group_of: Mapping[str, str],
     plans: Mapping[str, Sequence[ShardPlan]],
     exclusions: Iterable[Exclusion],
-) -> list[Row]:
-    """A row for every file that was found under the source.
+) -> Iterator[Row]:
+    """A row for every file that was found under the source, sorted by path; each is made only when it is asked for.
 
-    group_of: path of a cached scan -> key of its patient group. plans: the shards of every split. A cached scan that is
-    in none of them must be among the exclusions.
+    cached: sorted by path. group_of: path of a cached scan -> key of its patient group. plans: the shards of every
+    split. A cached scan that is in none of them must be among the exclusions.
     """
-    record_counts: dict[str, Counter[str]] = defaultdict(Counter)  # path -> shard -> records
-    for split_plans in plans.values():
-        for plan in split_plans:
-            for scan, _ in plan.items:
-                record_counts[scan.path][plan.name] += 1
-    scans = {item.scan.path: item for item in cached}
+    places = _places(plans)
     reasons = {exclusion.path: exclusion.reason for exclusion in exclusions}
-    rows: list[Row] = []
-    for path, item in scans.items():
-        columns = _scan_columns(item, group_of[path])
-        if path in reasons:
-            rows.append(ExcludedRow(path=path, exclusion_reason=reasons[path], scan=ScanRow(**columns)))
-            continue
-        shards = record_counts[path]
-        rows.append(
-            ImageRow(
-                **columns,
-                split=next(iter(shards)).partition("/")[0],
-                shards=tuple(sorted(shards)),
-                record_count=shards.total(),
-            )
-        )
-    rows += [ExcludedRow(path=path, exclusion_reason=reason) for path, reason in reasons.items() if path not in scans]
-    return rows
+    of_scans = (_scan_row(item, group_of, places, reasons) for item in cached)
+    others = reasons.keys() - {item.scan.path for item in cached}
+    of_others = (ExcludedRow(path=path, exclusion_reason=reasons[path]) for path in sorted(others))
+    return heapq.merge(of_scans, of_others, key=lambda row: row.path)
+
+
+def _places(plans: Mapping[str, Sequence[ShardPlan]]) -> dict[str, tuple[tuple[str, ...], int]]:
+    """Path -> the names of the shards that hold a scan, sorted, and the number of its records."""
+    places: dict[str, tuple[tuple[str, ...], int]] = {}
+    unique: dict[tuple[tuple[str, ...], int], tuple[tuple[str, ...], int]] = {}
+    for plan in (plan for split_plans in plans.values() for plan in split_plans):
+        for scan, _ in plan.items:
+            names, count = places.get(scan.path, ((), 0))
+            place = (names if plan.name in names else tuple(sorted((*names, plan.name)))), count + 1
+            places[scan.path] = unique.setdefault(place, place)
+    return places
+
+
+def _scan_row(
+    item: CachedScan,
+    group_of: Mapping[str, str],
+    places: Mapping[str, tuple[tuple[str, ...], int]],
+    reasons: Mapping[str, str],
+) -> Row:
+    path = item.scan.path
+    columns = _scan_columns(item, group_of[path])
+    if path in reasons:
+        return ExcludedRow(path=path, exclusion_reason=reasons[path], scan=ScanRow(**columns))
+    shards, record_count = places[path]
+    return ImageRow(**columns, split=shards[0].partition("/")[0], shards=shards, record_count=record_count)
 
 
 def _scan_columns(item: CachedScan, group_key: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -15,16 +15,16 @@ from pathlib import Path
 from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import atomic_write, remove_partial_files, sync
-from octprep.format.images_csv import Row
 from octprep.format.locks import locked
 from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, Shard, open_shard, read_folder_file
 from octprep.format.record_index import (
     INDEX_NAME,
     IndexedRecord,
-    check,
+    check_shard,
     dali_name,
-    encode,
     encode_dali,
+    encode_lines,
+    encode_table,
     read,
     table_name,
 )
@@ -48,7 +48,7 @@ def index_folder(folder: Path) -> dict[str, bytes]:
     table = images_csv.read_checked(folder, manifest)
     try:
         with locked(folder, "octprep build"):
-            files = make_index(folder, manifest, [*table.rows, *table.excluded])
+            files = make_index(folder, manifest, table.paths)
             write_index(folder, files)
             write_tfds_files(folder, manifest)
     except OSError as error:
@@ -57,47 +57,36 @@ def index_folder(folder: Path) -> dict[str, bytes]:
 
 
 def make_index(
-    folder: Path, manifest: Manifest, rows: Iterable[Row], splits: Collection[str] | None = None
+    folder: Path,
+    manifest: Manifest,
+    paths: Iterable[str],
+    visit: Callable[[Shard, Sequence[IndexedRecord]], None] = lambda shard, records: None,
 ) -> dict[str, bytes]:
-    """The files of an index by their names relative to the folder of shards. The arguments are as for `index_records`.
+    """The files of an index by their names relative to the folder of shards.
 
-    Raises ManifestError as that does.
-    """
-    return encode_index(index_records(folder, manifest, rows, splits), manifest)
-
-
-def index_records(
-    folder: Path, manifest: Manifest, rows: Iterable[Row], splits: Collection[str] | None = None
-) -> dict[str, list[IndexedRecord]]:
-    """The records of an index, by split, in the order of the shards.
-
-    folder: that holds the shards. rows: all of images.csv, in any order. splits: those to index; None: all.
+    folder: that holds the shards. paths: of all rows of images.csv, in any order. visit: called with each shard and its
+    records, which are then forgotten.
 
     Raises ManifestError, naming the shard, if a shard cannot be read, or is not as the manifest and images.csv say.
     """
-    row_of = {row.path: number for number, row in enumerate(sorted(rows, key=lambda row: row.path))}
-    by_split: dict[str, list[IndexedRecord]] = {}
-    for split in manifest.splits if splits is None else splits:
-        records = by_split[split] = []
-        for number, shard in enumerate(manifest.splits[split]):
+    row_of = {path: number for number, path in enumerate(sorted(paths))}
+    files: dict[str, bytes] = {}
+    for split, shards in manifest.splits.items():
+        lines: list[bytes] = []
+        for number, shard in enumerate(shards):
             try:
-                records += _index_shard(folder / shard.name, number, row_of)
+                records = _index_shard(folder / shard.name, number, row_of)
             except (OSError, RecordError) as error:
                 problem = error.strerror if isinstance(error, OSError) and error.strerror else error
                 raise _damaged(folder / shard.name, f": {problem}") from None
-        try:
-            check(records, manifest, split)
-        except ValueError as error:
-            raise _damaged(folder / split, f" {error}") from None
-    return by_split
-
-
-def encode_index(records: Mapping[str, Sequence[IndexedRecord]], manifest: Manifest) -> dict[str, bytes]:
-    """The files of an index by their names relative to the folder of shards. records: by split, as `index_records`."""
-    files: dict[str, bytes] = {}
-    for split, members in records.items():
-        files |= _dali_files(members, manifest.splits[split])
-        files[table_name(split)] = encode(members, manifest.digest)
+            try:
+                check_shard(records, manifest, shard)
+            except ValueError as error:
+                raise _damaged(folder / split, f" {error}") from None
+            visit(shard, records)
+            lines.append(encode_lines(records))
+            files[dali_name(shard)] = encode_dali(records)
+        files[table_name(split)] = encode_table(lines, manifest.digest)
     return files
 
 

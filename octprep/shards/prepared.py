@@ -8,12 +8,13 @@ other program reads it, and it may be deleted: the next build then prepares ever
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import hashlib
 import json
 import os
 import zlib
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,7 @@ from pathlib import Path
 from octprep.format.config import BuildConfig
 from octprep.format.errors import ManifestError
 from octprep.format.files import NotReadable, open_regular, saving
-from octprep.format.images_csv import Row
-from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest
+from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shard
 from octprep.format.record_index import IndexedRecord
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
@@ -43,12 +43,11 @@ class FoundFiles:
 def find_known(
     src: Path,
     files: Sequence[ScanFile],
-    changed_ns: Mapping[str, int],
     known: Mapping[str, KnownFile],
     pool: Pool,
     progress: Progress,
 ) -> FoundFiles:
-    """Which files are still as they are known. changed_ns: of each file, by path.
+    """Which files are still as they are known.
 
     A file with the same size and time of change is taken for the same; one of the same size alone, as in a copy of the
     source, if its content has the same SHA-256. Raises StoppedError for a file that cannot be read.
@@ -60,7 +59,7 @@ def find_known(
         before = known.get(file.path)
         if before is None or before.bytes != file.bytes:
             unknown.append(file)
-        elif before.changed_ns == changed_ns[file.path]:
+        elif before.changed_ns == file.changed_ns:
             same.append((file, before))
         elif isinstance(before.result, Exclusion):
             unknown.append(file)
@@ -81,7 +80,7 @@ def find_known(
                 else:
                     unknown.append(file)
     return FoundFiles(
-        tuple(_as_listed(file, before, changed_ns[file.path]) for file, before in same),
+        tuple(before.as_listed(file) for file, before in same),
         tuple(sorted(unknown, key=lambda file: file.path)),
     )
 
@@ -122,31 +121,42 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
         return {}
 
 
-def write(
-    path: Path,
-    known: Iterable[KnownFile],
-    manifest: Manifest,
-    records: Mapping[str, Sequence[IndexedRecord]],
-    rows: Iterable[Row],
-) -> None:
+class ImagePlaces:
+    """Where the image of each row of images.csv is in a folder of shards, of several places the first."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        """paths: of all rows, in any order."""
+        self._paths = sorted(paths)
+        self._shards = [""] * len(self._paths)
+        self._offsets = array("q", bytes(8 * len(self._paths)))
+
+    def add(self, shard: Shard, records: Iterable[IndexedRecord]) -> None:
+        """Add the places in a shard. records: of the shard's index."""
+        for record in records:
+            if not self._shards[record.row]:
+                self._shards[record.row], self._offsets[record.row] = shard.name, record.image_offset
+
+    def find(self, path: str) -> tuple[str, int]:
+        """The shard that holds a row's image, or "" if none does, and the byte of its file at which it begins."""
+        row = bisect_left(self._paths, path)
+        return self._shards[row], self._offsets[row]
+
+
+def write(path: Path, known: Iterable[KnownFile], manifest: Manifest, places: ImagePlaces) -> None:
     """Write PREPARED_NAME for a folder of shards to a path.
 
-    records: of the folder's index, by split. rows: of its images.csv. Scans whose pixels are in no shard are left out.
+    Scans whose pixels are in no shard are left out.
     """
-    paths = sorted(row.path for row in rows)
-    places: dict[str, tuple[str, int]] = {}
-    for split, shards in manifest.splits.items():
-        for record in records[split]:
-            places.setdefault(paths[record.row], (shards[record.shard].name, record.image_offset))
     digest = hashlib.sha256()
     with saving(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
         file.write(_head(manifest.config, manifest))
         for found in known:
             row = cache.to_row(found)
             if isinstance(found.result, CachedScan):
-                if found.path not in places:
+                shard, offset = places.find(found.path)
+                if not shard:
                     continue
-                row["result"]["cache_file"], row["result"]["offset"] = places[found.path]
+                row["result"] |= {"cache_file": shard, "offset": offset}
             line = json.dumps(row).encode() + b"\n"
             digest.update(line)
             file.write(line)
@@ -157,12 +167,3 @@ def _head(config: BuildConfig, manifest: Manifest) -> bytes:
     """The first line: what preparing a file depends on, and the dataset."""
     key = cache.preparation_key(config.recipe, config.encoding)
     return json.dumps({"key": key, "digest": manifest.digest}).encode() + b"\n"
-
-
-def _as_listed(file: ScanFile, before: KnownFile, changed_ns: int) -> KnownFile:
-    """What is known of a file, with what its path and the listing say of it now."""
-    result = before.result
-    if isinstance(result, CachedScan) and not vars(file).items() <= vars(result.scan).items():
-        scan = dataclasses.replace(result.scan, **vars(file))
-        result = dataclasses.replace(result, scan=scan)
-    return KnownFile(result, file.bytes, changed_ns)

@@ -18,12 +18,19 @@ from octprep.shards import cache, workdir
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, SourceListing
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.source.reading import hash_files
 from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
-    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: Pool, progress: Progress
+    src: Path,
+    out: Path,
+    source: SourceListing,
+    pseudonyms: Pseudonyms,
+    config: BuildConfig,
+    pool: Pool,
+    progress: Progress,
 ) -> list[str]:
     """The paths of the source files whose content is not the one that a finished folder was built from, sorted.
 
@@ -32,30 +39,35 @@ def changed_sources(
     images.csv must be undamaged. Raises StoppedError for a file that cannot be read.
     """
     newest = workdir.newest_source_ns(out)
-    is_known = newest in source.changed_ns.values()
-    candidates = [file for file in source.scan_files if not is_known or source.changed_ns[file.path] > newest]
+    is_known = any(file.changed_ns == newest for file in source.scan_files)
+    candidates = [file for file in source.scan_files if not is_known or file.changed_ns > newest]
     if not candidates:
         return []
     table = images_csv.decode(read_folder_file(out / IMAGES_NAME))
     sha256 = {row.path: row.sha256 for row in table.scans}
     reasons = {row.path: row.exclusion_reason for row in table.excluded if row.scan is None}  # unreadable when built
-    changed = [file.path for file in candidates if file.path not in sha256 and file.path not in reasons]
+    stored = pseudonyms.new_paths(source)
+    changed = [file.path for file in candidates if stored[file.path] not in sha256.keys() | reasons.keys()]
 
-    hashed = [file for file in candidates if file.path in sha256]
+    hashed = [file for file in candidates if stored[file.path] in sha256]
     progress("reading changed files", 0, len(hashed))
     batches = [hashed[start : start + cache.BATCH] for start in range(0, len(hashed), cache.BATCH)]
     for paths, digests in pool.run(hash_files, [(src, batch) for batch in batches]):
         progress("reading changed files", len(paths), len(hashed))
-        changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[path]]
+        changed += [path for path, digest in zip(paths, digests, strict=True) if digest != sha256[stored[path]]]
 
-    if unreadable := [file for file in candidates if file.path in reasons]:
+    if unreadable := [file for file in candidates if stored[file.path] in reasons]:
         with tempfile.TemporaryDirectory() as folder, WorkerPool(pool.workers) as local:
             # On this machine, as a cluster does not see the folder.
-            cached = cache_scans(src, Path(folder), unreadable, source.changed_ns, config, local, progress)
+            cached = cache_scans(src, Path(folder), unreadable, config, local, progress)
         changed += [item.scan.path for item in cached.scans]
-        changed += [file.path for file in cached.unreadable if file.reason != reasons[file.path]]
+        changed += [
+            file.path
+            for file in cached.unreadable
+            if pseudonyms.unreadable(file, stored).reason != reasons[stored[file.path]]
+        ]
     if not changed:
-        workdir.keep_newest_source_ns(out, max(source.changed_ns.values()))
+        workdir.keep_newest_source_ns(out, source.newest_ns)
     return sorted(changed)
 
 
@@ -64,6 +76,7 @@ def repair_shards(
     out: Path,
     work: Path,
     source: SourceListing,
+    pseudonyms: Pseudonyms,
     manifest: Manifest,
     damaged: Collection[str],
     pool: Pool,
@@ -75,8 +88,10 @@ def repair_shards(
     plans = _plans_of(out, manifest, damaged)
     paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
     work.mkdir(exist_ok=True)
-    files = [file for file in source.scan_files if file.path in paths]
-    cached = cache_scans(src, work / "repair", files, source.changed_ns, manifest.config, pool, no_progress)
+    stored = pseudonyms.new_paths(source)
+    files = [file for file in source.scan_files if stored[file.path] in paths]
+    cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
+    cached = cached.under(pseudonyms, source)
     if {item.scan.path for item in cached.scans} != paths:
         return False
     written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,8 @@ from octprep.format.manifest import Shard
 from octprep.shards import cache, prepared, writer
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
-from octprep.source.files import Exclusion, ScanFile
+from octprep.source.files import Exclusion, ScanFile, SourceListing
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.workers import Pool, Progress
 
 
@@ -22,6 +24,23 @@ class CachedSource:
 
     folder: Path  # of the cache, relative to which the stored pixels of the scans are
     files: tuple[KnownFile, ...]  # sorted by path
+
+    def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> CachedSource:
+        """The same under pseudonyms. listing: of the source, without them."""
+        if not pseudonyms:
+            return self
+        new_paths = pseudonyms.new_paths(listing)
+        files = []
+        for file in self.files:
+            result = file.result
+            if isinstance(result, Exclusion):
+                result = pseudonyms.unreadable(result, new_paths)
+            else:
+                patient = pseudonyms.patient(result.scan.patient)
+                scan = dataclasses.replace(result.scan, path=new_paths[file.path], patient=patient)
+                result = dataclasses.replace(result, scan=scan)
+            files.append(dataclasses.replace(file, result=result))
+        return CachedSource(self.folder, tuple(sorted(files, key=lambda file: file.path)))
 
     @cached_property
     def scans(self) -> tuple[CachedScan, ...]:
@@ -38,7 +57,6 @@ def cache_scans(
     src: Path,
     folder: Path,
     files: Sequence[ScanFile],
-    changed_ns: Mapping[str, int],
     config: BuildConfig,
     pool: Pool,
     progress: Progress,
@@ -47,18 +65,18 @@ def cache_scans(
 ) -> CachedSource:
     """Read, decode and preprocess every file once, and keep the result in a folder, which is made if it is missing.
 
-    changed_ns: of each file, by path. finished: a folder of shards; of the files that it was built from, only those
+    finished: a folder of shards; of the files that it was built from, only those
     that have changed are prepared again, as of those that are cached already.
     """
     folder.mkdir(exist_ok=True)
     known = cache.read_receipts(folder, cache.preparation_key(config.recipe, config.encoding))
     if finished is not None:
         known = prepared.read(finished, folder, config) | known
-    found = prepared.find_known(src, files, changed_ns, known, pool, progress)
+    found = prepared.find_known(src, files, known, pool, progress)
     results = list(found.known)
     progress("preparing scans", 0, len(files))
     progress("preparing scans", len(results), len(files))
-    tasks = cache.batch_tasks(src, folder, found.unknown, changed_ns, config.recipe, config.encoding)
+    tasks = cache.batch_tasks(src, folder, found.unknown, config.recipe, config.encoding)
     by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
         batch = cache.read_receipt(by_name[name])

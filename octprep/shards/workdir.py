@@ -117,15 +117,17 @@ def begin(work: Path, config: BuildConfig) -> None:
     atomic_write(work / _CONFIG_NAME, json.dumps(dataclasses.asdict(config), indent=1).encode())
 
 
-def existing_build(out: Path, config: BuildConfig, listing_sha256: str, *, overwrite: bool) -> ExistingBuild | None:
+def existing_build(
+    out: Path, config: BuildConfig, listing_sha256: str, pseudonym_key: str, *, overwrite: bool
+) -> ExistingBuild | None:
     """The finished build of an output folder, and what is damaged in it; None if everything is to be built.
 
     The tables are hashed, and every shard that was written to after the manifest; of the other shards only the sizes
     are checked. Raises OutputError if octprep did not write the folder, or if its build, finished or not, has other
-    settings or another source and overwrite is not given.
+    settings, another source or pseudonyms of another key (by its fingerprint, "" for none) and overwrite is not given.
     """
     if (out / MANIFEST_NAME).exists():
-        return None if overwrite else _finished_build(out, config, listing_sha256)
+        return None if overwrite else _finished_build(out, config, listing_sha256, pseudonym_key)
     if (out / WORK_NAME).is_dir():
         begun = _saved_config(out)
         if begun is not None and not overwrite and (changes := config_differences(begun, config)):
@@ -148,7 +150,7 @@ def existing_build(out: Path, config: BuildConfig, listing_sha256: str, *, overw
     return None
 
 
-def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> ExistingBuild:
+def _finished_build(out: Path, config: BuildConfig, listing_sha256: str, pseudonym_key: str) -> ExistingBuild:
     """The build that a manifest describes. Raises OutputError if it has other settings or another source."""
     try:
         manifest = Manifest.load(out, allow_edited=True)
@@ -157,6 +159,12 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> Exis
             f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
         ) from None
     changes = config_differences(manifest.config, config)
+    if manifest.pseudonym_key != pseudonym_key:
+        there, now = (
+            f"pseudonyms of the key {key}" if key else "no pseudonyms"
+            for key in (manifest.pseudonym_key, pseudonym_key)
+        )
+        changes = f"{there} there, {now} now"
     if not changes and manifest.source["listing"] != listing_sha256:
         changes = "another list of source files"
     if changes:
@@ -240,8 +248,10 @@ def publish(out: Path, work: Path, shards: Sequence[Shard], manifest: Manifest) 
             old.parent.rmdir()
     move_shards(out, work, shards)
     move_index(work, out)
-    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME, *TFDS_NAMES):
+    for name in (IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, *TFDS_NAMES):
         (work / name).replace(out / name)
+    if not manifest.pseudonym_key:  # it holds the paths in the source
+        (work / PREPARED_NAME).replace(out / PREPARED_NAME)
     sync(out)
     with suppress(OSError):  # it may not be readable
         sync(out.absolute().parent)

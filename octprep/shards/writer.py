@@ -72,7 +72,8 @@ def _record(task: ShardTask, item: CachedScan, repeat: int) -> Record:
 def _key(task: ShardTask) -> str:
     digest = hashlib.sha256(f"{version('octprep')} {FORMAT_VERSION} {task.class_names} {task.recipe}\n".encode())
     for item, repeat in task.items:
-        digest.update(f"{item.scan} {item.geometry} {item.length} {item.crc} {repeat}\n".encode())
+        digest.update(f"{item.scan} {item.length} {item.crc} {repeat}\n".encode())
+        digest.update(item.details)
     return digest.hexdigest()
 
 

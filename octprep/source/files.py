@@ -6,10 +6,13 @@ path below the source as text (`octprep.format.paths.path_to_text`), so any name
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.names import parse_scan_name
@@ -17,7 +20,7 @@ from octprep.format.names import parse_scan_name
 MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Exclusion:
     """A file that is not used, and why."""
 
@@ -25,7 +28,7 @@ class Exclusion:
     reason: str
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class ScanFile:
     """A file that is a B-scan by its name and folder; its content has not been read yet."""
 
@@ -35,11 +38,13 @@ class ScanFile:
     image_number: int  # of the image within the patient
     source_split: str  # train, val or test, or "" where the source has only class folders
     bytes: int
-    modified_ns: int = field(default=-1, kw_only=True, compare=False)  # ns since 1970, when listed; -1: not known
-    linked: bool = field(default=False, kw_only=True, compare=False)  # a followed link, or behind one
+    # When listed; ns since 1970, -1: not known. The last change of its content, and of its content or status.
+    modified_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
+    changed_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
+    linked: bool = field(default=False, kw_only=True, compare=False, repr=False)  # a followed link, or behind one
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Scan(ScanFile):
     """A B-scan that was read and decoded."""
 
@@ -47,6 +52,11 @@ class Scan(ScanFile):
     height: int  # pixels
     width: int  # pixels
     pixels_sha256: str = ""  # of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
+
+    @classmethod
+    def of(cls, file: ScanFile, *, sha256: str, height: int, width: int) -> Scan:
+        """The scan in a file: see the fields."""
+        return cls(**field_values(file), sha256=sha256, height=height, width=width)
 
 
 @dataclass(frozen=True)
@@ -57,16 +67,20 @@ class SourceListing:
     scan_files: tuple[ScanFile, ...]
     exclusions: tuple[Exclusion, ...]
     listing_sha256: str  # over all paths and sizes, hex
-    changed_ns: Mapping[str, int]  # path of a scan file -> last change of its content or status, since 1970
 
     @property
     def file_count(self) -> int:
         """How many files there are, scans and others."""
         return len(self.scan_files) + len(self.exclusions)
 
+    @property
+    def newest_ns(self) -> int:
+        """The last change of any scan file, ns since 1970."""
+        return max(file.changed_ns for file in self.scan_files)
+
 
 def parse_scan_path(
-    path: str, size: int, root: str, *, modified_ns: int = -1, linked: bool = False
+    path: str, size: int, root: str, *, modified_ns: int = -1, changed_ns: int = -1, linked: bool = False
 ) -> ScanFile | Exclusion:
     """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is not a B-scan.
 
@@ -90,7 +104,17 @@ def parse_scan_path(
         return Exclusion(path, "name is not CLASS-patientID-number.jpeg")
     if name.label != folders[-1].strip().upper():
         return Exclusion(path, f"name and folder disagree: {name.label} in {folders[-1]}")
-    return ScanFile(path, name.label, name.patient, name.number, split, size, modified_ns=modified_ns, linked=linked)
+    return ScanFile(
+        path,
+        sys.intern(name.label),
+        sys.intern(name.patient),
+        name.number,
+        sys.intern(split),
+        size,
+        modified_ns=modified_ns,
+        changed_ns=changed_ns,
+        linked=linked,
+    )
 
 
 def count_by_split_and_class(scans: Iterable[ScanFile]) -> dict[str, dict[str, int]]:
@@ -108,4 +132,13 @@ def reason_kind(reason: str) -> str:
 
 def portable_fields(scan: Scan) -> dict[str, object]:
     """A scan's fields by name, for other programs: without those that depend on the disk that it lies on."""
-    return {name: value for name, value in vars(scan).items() if name not in ("modified_ns", "linked")}
+    return {name: value for name, value in field_values(scan).items() if name not in _OF_THE_DISK}
+
+
+def field_values(scan: ScanFile) -> dict[str, Any]:
+    """A scan's fields by name: as dataclasses.asdict, which is slower as it copies what can be copied."""
+    return {name: getattr(scan, name) for name in _FIELDS[type(scan)]}
+
+
+_OF_THE_DISK = ("modified_ns", "changed_ns", "linked")
+_FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in (ScanFile, Scan)}

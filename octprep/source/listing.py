@@ -58,7 +58,9 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
     scan_files: list[ScanFile] = []
     exclusions = list(walk.special_files)
     for file in walk.files:
-        match parse_scan_path(file.key, file.bytes, root, modified_ns=file.modified_ns, linked=file.linked):
+        match parse_scan_path(
+            file.key, file.bytes, root, modified_ns=file.modified_ns, changed_ns=file.changed_ns, linked=file.linked
+        ):
             case ScanFile() as scan_file:
                 scan_files.append(scan_file)
             case Exclusion() as exclusion:
@@ -69,13 +71,8 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
         real_paths = {file.key: file.real_path for file in walk.files}
         scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
         exclusions += repeated
-    changed_ns = {file.key: file.changed_ns for file in walk.files}
     return SourceListing(
-        root,
-        tuple(sorted(scan_files)),
-        tuple(sorted(exclusions)),
-        _listing_sha256(walk.files, exclusions),
-        {scan_file.path: changed_ns[scan_file.path] for scan_file in scan_files},
+        root, tuple(sorted(scan_files)), tuple(sorted(exclusions)), _listing_sha256(walk.files, exclusions)
     )
 
 

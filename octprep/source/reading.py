@@ -59,7 +59,7 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
     except UnreadableImage as error:
         return Exclusion(scan_file.path, str(error))
     height, width = gray.shape
-    return Scan(**vars(scan_file), sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from octprep.source.files import Exclusion
 _MAX_LINK_DEPTH = 4  # links to folders, one behind the other, that are followed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RegularFile:
     """A regular file below the source."""
 
@@ -29,7 +29,7 @@ class RegularFile:
     real_path: str  # with all links resolved
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UnreadEntry:
     """A link that was not followed, or a folder or file that cannot be read."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from octprep.duplicates.exact import DuplicatePair
+from octprep.duplicates.exact import DuplicatePair, repeated_contents
 from octprep.format.manifest import Leaks
 from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup, group_patients, numeric_order
@@ -22,12 +22,15 @@ def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] =
     pixels: dict[str, set[int]] = defaultdict(set)  # SHA-256 of the stored pixels -> indices of splits
     split_of: dict[str, int] = {}
     file_of: dict[str, str] = {}  # SHA-256 of the stored pixels -> of the first file that has them
+    splits = list(splits)
+    repeated = repeated_contents(scan for members in splits for scan in members)
     for index, members in enumerate(splits):
         for scan in members:
             split_of[scan.path] = index
             patients[scan.patient].add(index)
-            files[scan.sha256].add(index)
-            if scan.pixels_sha256:
+            if scan.sha256 in repeated:
+                files[scan.sha256].add(index)
+            if scan.pixels_sha256 in repeated:
                 pixels[scan.pixels_sha256].add(index)
                 file_of.setdefault(scan.pixels_sha256, scan.sha256)
     contents = _in_several(files) | {file_of[digest] for digest in _in_several(pixels)}

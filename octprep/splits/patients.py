@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from octprep.duplicates.exact import DuplicatePair, content_keys
+from octprep.duplicates.exact import DuplicatePair, content_keys, repeated_contents
 from octprep.source.files import Scan
 
 
@@ -28,9 +28,17 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
     near: near-duplicate pairs; those of scans that are not among `scans` are ignored. The same id under several classes
     counts as one patient; the archive does not say whether it is, so this is an assumption.
     """
-    ordered = sorted(scans)
-    patients = {scan.path: f"patient {scan.patient}" for scan in ordered}
-    links = [(patients[scan.path], content) for scan in ordered for content in content_keys(scan)]
+    ordered = sorted(scans, key=lambda scan: scan.path)
+    node_of = {patient: f"patient {patient}" for patient in {scan.patient for scan in ordered}}
+    patients = {scan.path: node_of[scan.patient] for scan in ordered}
+    repeated = repeated_contents(ordered)
+    links = [(node, node) for node in node_of.values()]
+    links += [
+        (patients[scan.path], content)
+        for scan in ordered
+        if not repeated.isdisjoint((scan.sha256, scan.pixels_sha256))
+        for content in content_keys(scan)
+    ]
     links += [
         (patients[pair.first], patients[pair.second])
         for pair in near

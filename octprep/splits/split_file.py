@@ -11,7 +11,8 @@ from pathlib import Path
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
-from octprep.source.files import ScanFile
+from octprep.source.files import ScanFile, SourceListing
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.wording import listed, number
 
 _MAX_EXAMPLES = 5  # names that an error lists
@@ -35,6 +36,12 @@ class SplitFile:
     def split_of(self, scan: ScanFile) -> str | None:
         """The split of a scan, or None if the file does not name it."""
         return self.splits.get(scan.path if self.key == "path" else scan.patient)
+
+    def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> SplitFile:
+        """The same under pseudonyms. listing: of the source, without them; `check` must have passed."""
+        new_paths = pseudonyms.new_paths(listing)
+        new = new_paths.__getitem__ if self.key == "path" else pseudonyms.patient
+        return SplitFile(self.key, {new(name): split for name, split in self.splits.items()})
 
     def check(self, files: Sequence[ScanFile]) -> None:
         """Raise SourceError if the file names a path or patient that the source does not have."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Gray
 from octprep.synthetic.anatomy import (
@@ -34,6 +35,7 @@ class Phantom:
     rpe: Float32  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
     bruch: Float32  # (width,) row of Bruch's membrane
     fill: Gray  # (HEIGHT, width), 1 where white or black covers the scan, 0 elsewhere
+    lesion: Gray  # (HEIGHT, width), 1 where the disease changed the layers or is a cyst, 0 elsewhere; see `_changed`
     label: str
 
 
@@ -42,7 +44,9 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
     across = np.linspace(0, 1, COLUMNS, dtype=np.float32)
     x = appearance.left + appearance.field * across
     retina = healthy(appearance, position, x)
+    before = retina.thickness.copy()
     light = apply_disease(retina, disease, position, x)
+    is_changed = _changed(before, retina.thickness)
     retina.thickness[:] *= appearance.axial_scale
     retina.bruch[:] += (appearance.axial_scale - 1) * (retina.bruch - appearance.bruch_row)
     _keep_in_frame(retina)
@@ -51,13 +55,40 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
     _texture_choroid(image, retina.bruch, light, appearance, position)
     if disease.label == "CNV":
         _texture_membrane(image, edges, appearance, position)
-    _fill_cysts(image, edges, disease, appearance, position)
+    lesion = _between(edges, is_changed)
+    lesion |= _fill_cysts(image, edges, disease, appearance, position)
     _cast_shadows(image, edges[0], appearance, position, across)
     if appearance.mirrored:
-        image, edges = image[:, ::-1], edges[:, ::-1]
+        image, edges, lesion = image[:, ::-1], edges[:, ::-1], lesion[:, ::-1]
     pixels = _expose(np.ascontiguousarray(image), appearance, rng)
     ilm, rpe, bruch = (_widened(edges[k], appearance.width) for k in (0, -2, -1))
-    return Phantom(pixels=pixels, ilm=ilm, rpe=rpe, bruch=bruch, fill=np.zeros_like(pixels), label=disease.label)
+    wide = cv2.resize(np.ascontiguousarray(lesion), pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return Phantom(
+        pixels=pixels,
+        ilm=ilm,
+        rpe=rpe,
+        bruch=bruch,
+        fill=np.zeros_like(pixels),
+        lesion=np.asarray(wide, np.uint8),
+        label=disease.label,
+    )
+
+
+def _changed(before: Float32, after: Float32) -> NDArray[np.bool_]:
+    """Where a disease made a layer thicker or thinner: by more than two rows, and a quarter of the most of that layer.
+
+    before, after: (layers, COLUMNS) rows, as is what is returned.
+    """
+    change = np.abs(after - before)
+    return np.asarray(change > np.maximum(2, 0.25 * change.max(axis=1, keepdims=True)))
+
+
+def _between(edges: Float32, is_changed: NDArray[np.bool_]) -> Gray:
+    """1 from the uppermost changed layer of each column to the end of its lowest, 0 elsewhere: (HEIGHT, COLUMNS)."""
+    top = np.where(is_changed, edges[:-1], HEIGHT).min(axis=0)
+    bottom = np.where(is_changed, edges[1:], 0).max(axis=0)
+    rows = np.arange(HEIGHT)[:, None]
+    return np.asarray((rows >= top) & (rows < bottom), np.uint8)
 
 
 def _keep_in_frame(retina: Retina) -> None:
@@ -136,10 +167,8 @@ def _texture_membrane(image: Float32, edges: Float32, appearance: PatientAppeara
 
 def _fill_cysts(
     image: Float32, edges: Float32, disease: Disease, appearance: PatientAppearance, position: float
-) -> None:
-    """Dark cysts with thin walls between them, as high as their layer has room for."""
-    if not disease.cysts:
-        return
+) -> Gray:
+    """Dark cysts with thin walls between them, as high as their layer has room for; returns 1 in them, 0 elsewhere."""
     mask = np.zeros(image.shape, np.uint8)
     for number, cyst in enumerate(disease.cysts):
         centre, width, height = cyst.at(position)
@@ -151,7 +180,9 @@ def _fill_cysts(
         # A sub-pixel ellipse: OpenCV takes coordinates in 1/16.
         size = (round(16 * max(width / appearance.field * COLUMNS, 1.5)), round(16 * max(half, 1.5)))
         cv2.ellipse(mask, (16 * column, round(16 * row)), size, 0, 0, 360, [255], -1, cv2.LINE_AA, 4)
-    image += (mask * np.float32(1 / 255)) * (disease.cyst_light - image)
+    if disease.cysts:
+        image += (mask * np.float32(1 / 255)) * (disease.cyst_light - image)
+    return np.asarray(mask > 127, np.uint8)
 
 
 def _cast_shadows(image: Float32, ilm: Float32, appearance: PatientAppearance, position: float, x: Float32) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from octprep.arrays import Gray
 from octprep.format.errors import OutputError
 from octprep.format.files import open_output
 from octprep.synthetic.bscan import Phantom
@@ -32,8 +33,6 @@ def check_truth_file(truth: Path, out: Path) -> None:
 
 def truth_line(path: str, phantom: Phantom) -> str:
     """The JSON object of one scan, with its line end; `octprep.synthetic.draw` names its keys."""
-    flat = phantom.fill.ravel()
-    changes = np.flatnonzero(np.diff(flat, prepend=0, append=0))  # the pixels where fill begins and ends, alternately
     rows, columns = phantom.pixels.shape
     lines = {"ilm": phantom.ilm, "rpe": phantom.rpe, "bruch": phantom.bruch}
     truth = {
@@ -42,9 +41,16 @@ def truth_line(path: str, phantom: Phantom) -> str:
         "rows": rows,
         "columns": columns,
         **{name: [round(float(row), 1) for row in line] for name, line in lines.items()},
-        "fill": changes.tolist(),
+        "fill": _runs(phantom.fill),
+        "lesion": _runs(phantom.lesion),
     }
     return json.dumps(truth) + "\n"
+
+
+def _runs(mask: Gray) -> list[int]:
+    """The pixels, counted row by row, where a mask of 0 and 1 begins and ends, alternately."""
+    changes: list[int] = np.flatnonzero(np.diff(mask.ravel(), prepend=0, append=0)).tolist()
+    return changes
 
 
 def merge_truth_files(folder: Path, truth: Path) -> None:

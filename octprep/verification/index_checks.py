@@ -32,7 +32,7 @@ def check_index(
     if table is None or table.problems or unsound:
         return [], "the index was not checked, as the shards or images.csv are not those of the manifest"
     try:
-        expected = make_index(folder, manifest, [*table.rows, *table.excluded])
+        expected = make_index(folder, manifest, table.paths)
     except ManifestError:  # a record that images.csv does not have, which is a violation of guarantee 2
         return [], "the index was not checked, as images.csv does not have all records"
     found = [

@@ -10,13 +10,14 @@ from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, SourceError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
+from octprep.terminal.commands import verbosity
 from octprep.wording import listed, number
 from octtrain.runs import exposure
 from octtrain.runs.ensemble import describe_runs, task_differences
 from octtrain.runs.exposure import TrainingImage
 from octtrain.runs.run import Run
 
-MAX_NAMED = 20  # patients in one message
+MAX_NAMED = 5  # patients in one message; none with --quiet, whose output is often kept in logs
 LEAKS_BETWEEN_SPLITS = "LEAKY: patients in two splits of this dataset, so these results are too good"
 
 
@@ -131,7 +132,8 @@ def require_unexposed(target: EvaluationTarget) -> None:
     if not target.exposed:
         return
     ids = target.exposed.patients
-    patients = f": {'patient' if len(ids) == 1 else 'patients'} {listed(ids, MAX_NAMED)}" if ids else ""
+    named = bool(ids) and not verbosity.quiet
+    patients = f": {'patient' if len(ids) == 1 else 'patients'} {listed(ids, MAX_NAMED)}" if named else ""
     folders = describe_runs(target.runs)
     model = f"the model in {folders}" if len(target.runs) == 1 else f"a model in {folders}"
     condition = "" if target.is_own_dataset else ", or if the ids refer to different patients"

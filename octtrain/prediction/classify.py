@@ -170,7 +170,7 @@ class LoadedRun:
         """The results of some files, in their order. batch_size: images that the model is run on."""
         names, recipe = self.class_names, self.run.manifest.recipe
         scans = [file if isinstance(file, Exclusion) else prepare_scan(file, recipe) for file in batch]
-        prepared = [scan for scan in scans if not isinstance(scan, Exclusion)]
+        prepared = [scan[1] for scan in scans if not isinstance(scan, Exclusion)]
         rows = iter(self._probabilities_and_marks(prepared, batch_size) if prepared else ())
         for file, scan in zip(batch, scans, strict=True):
             if isinstance(scan, Exclusion):
@@ -292,15 +292,18 @@ def check_preprocessing(run: Run) -> list[str]:
 
 def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
     """A file's pixels as in training, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
-    scan = prepare_scan(path, recipe)
-    return scan if isinstance(scan, Exclusion) else scan.pixels
+    prepared = prepare_scan(path, recipe)
+    return prepared if isinstance(prepared, Exclusion) else prepared[1].pixels
 
 
-def prepare_scan(path: Path, recipe: Preprocessing) -> preprocessing.PreprocessedImage | Exclusion:
-    """A file preprocessed as in training, or an Exclusion with the reason."""
+def prepare_scan(
+    path: Path, recipe: Preprocessing
+) -> tuple[NDArray[np.uint8], preprocessing.PreprocessedImage] | Exclusion:
+    """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
     try:
         with preprocessing.memory_errors():
-            return preprocessing.preprocess(preprocessing.read_image(path), recipe)
+            source = preprocessing.read_image(path)
+            return source, preprocessing.preprocess(source, recipe)
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:

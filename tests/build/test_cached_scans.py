@@ -32,7 +32,7 @@ def receipt(source, tmp_path, monkeypatch):
     ("old", "new"),
     [
         ('"patient": "50"', '"patient": "51"'),
-        ('"affine": [', '"affine": [0.5, '),
+        ('"details": "', '"details": "AAAA'),
         ('"crc": ', '"crd": '),
         ('"key": "', '"key": "0'),
         ('"pixels_crc": ', '"pixels_crc": 1'),
@@ -68,7 +68,7 @@ def test_scans_are_cached_again_under_other_settings_only_where_these_change_the
 
 def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, receipt, monkeypatch):
     listing = list_source(source)
-    task = cache.batch_tasks(source, receipt.parent, listing.scan_files, listing.changed_ns, CONFIG.recipe, "raw")[0]
+    task = cache.batch_tasks(source, receipt.parent, listing.scan_files, CONFIG.recipe, "raw")[0]
     files = cache.read_receipt(dataclasses.replace(task, name="000000"))
     head = json.loads(receipt.read_bytes().splitlines()[0])
     key, to_row = cache.preparation_key(CONFIG.recipe, "raw"), cache.to_row
@@ -82,6 +82,7 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
         patch.setattr(cache, "CachedScan", OtherScan)
         other_key = cache.preparation_key(CONFIG.recipe, "raw")
         assert other_key != key, "with one more field it is another version"
+    with monkeypatch.context() as patch:
         patch.setattr(cache, "to_row", lambda file: to_row(file) | {"eye": ""})
         cache._write_receipt(receipt, other_key, files, head["pixels_bytes"], head["pixels_crc"])
     build(source, tmp_path / "out", CONFIG, workers=0)

@@ -59,6 +59,7 @@ def world(jax_only, tmp_path_factory):
         "resident": f"fit shards --run resident {FIT} --feed resident",
         "evaluate": "evaluate mapped --json -",
         "predict": "predict mapped scan.jpeg",
+        "explain": "explain mapped scan.jpeg --out explained",
         "leakage": f"leakage shards {FIT} --epochs 1 --repeats 2 --folds 3",
         "fit bare": f"fit bare --run none {FIT}",
         "fit png": f"fit png --run none {FIT}",
@@ -101,6 +102,12 @@ def test_a_model_is_evaluated_and_used(world):
     assert all(abs(sum(float(row[name]) for name in CLASSES) - 1) < 1e-4 for row in rows)
     assert (results["predict"].code, results["predict"].err) == (0, "")
     assert results["predict"].out.startswith("scan.jpeg  ")
+
+
+def test_a_scan_is_explained(world):
+    folder, results = world
+    assert (results["explain"].code, results["explain"].err) == (0, "")
+    assert (folder / "explained" / "scan-evidence.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_leakage_experiment_runs(world):

@@ -35,6 +35,7 @@ def test_a_marker_is_found_at_its_source_position(resize, crop, size, extra):
         centre = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
         position = image.geometry.source_position(*centre)
         assert np.abs(np.subtract(position, (column, row))).max() < 0.5
+        np.testing.assert_allclose(image.geometry.stored_position(*position), centre, atol=1e-9)
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 90), (600, 1000)], ids=["shrunk", "enlarged"])

@@ -224,7 +224,7 @@ def test_records_that_are_not_in_the_table_cannot_be_indexed(made):
     manifest = Manifest.load(folder)
     table = images_csv.read_checked(folder, manifest)
     with pytest.raises(ManifestError, match=r"which images\.csv does not have"):
-        indexing.make_index(folder, manifest, table.rows[1:])
+        indexing.make_index(folder, manifest, table.paths[1:])
 
 
 def test_tables_are_written_in_one_way(made):

@@ -51,6 +51,28 @@ def test_every_scan_of_a_volume_shows_its_disease_and_no_other(label):
 
 
 @pytest.mark.parametrize("label", CLASSES)
+def test_the_lesion_lies_in_the_retina_and_holds_most_of_what_the_disease_changes(label):
+    for number in range(6):
+        appearance, disease, rng = draw_patient(label, number, width=512)
+        # without speckle, at the same exposure, and without the light that a lesion takes from what lies below it
+        quiet = {"speckle": 0.0, "noise": 0.0, "choroid_gain": 0.0, "vessels": (), "opacities": ()}
+        quiet = dataclasses.replace(appearance, **quiet)
+        scan = draw_scan(quiet, disease, 0.4, rng)
+        if label == "NORMAL":
+            assert not scan.lesion.any()
+            continue
+        rows, columns = np.nonzero(scan.lesion)
+        assert (rows >= scan.ilm[columns] - 2).all() and (rows <= scan.bruch[columns] + 2).all()
+        assert 0.005 < scan.lesion.mean() < 0.2
+        healthy = draw_scan(quiet, draw_disease("NORMAL", appearance, rng), 0.4, rng)
+        thickness = (scan.bruch - scan.ilm, healthy.bruch - healthy.ilm)
+        lift = scan.bruch - scan.rpe - (healthy.bruch - healthy.rpe)
+        change = np.abs(thickness[0] - thickness[1]) + np.abs(lift)
+        has_lesion = scan.lesion.any(axis=0)
+        assert change[has_lesion].sum() > 0.6 * change.sum()
+
+
+@pytest.mark.parametrize("label", CLASSES)
 def test_a_wider_scan_shows_the_same_anatomy(label):
     appearance, disease, rng = draw_patient(label, 1, width=512)
     narrow = draw_scan(appearance, disease, 0.3, rng)

@@ -181,7 +181,7 @@ def test_an_interrupted_drawing_leaves_no_files(error, workers, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_truth_file_holds_layers_and_fill_of_every_scan(tmp_path):
+def test_the_truth_file_holds_layers_fill_and_lesions_of_every_scan(tmp_path):
     draw(tmp_path / "out", patients=MIN_PATIENTS, seed=4, truth=tmp_path / "truth.jsonl", workers=2)
     lines = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     expected = list(synthetic.scans(MIN_PATIENTS, seed=4))
@@ -190,10 +190,11 @@ def test_the_truth_file_holds_layers_and_fill_of_every_scan(tmp_path):
         assert (tmp_path / "out" / path).is_file()
         for name in ("ilm", "rpe", "bruch"):
             np.testing.assert_allclose(row[name], getattr(scan, name), atol=0.051)
-        fill = np.zeros(scan.pixels.size, np.uint8)
-        for start, stop in zip(row["fill"][::2], row["fill"][1::2], strict=True):
-            fill[start:stop] = 1
-        np.testing.assert_array_equal(fill.reshape(row["rows"], row["columns"]), scan.fill)
+        for name in ("fill", "lesion"):
+            mask = np.zeros(scan.pixels.size, np.uint8)
+            for start, stop in zip(row[name][::2], row[name][1::2], strict=True):
+                mask[start:stop] = 1
+            np.testing.assert_array_equal(mask.reshape(row["rows"], row["columns"]), getattr(scan, name))
     assert not (tmp_path / "out" / ".truth").exists()
 
 

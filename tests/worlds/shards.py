@@ -158,7 +158,7 @@ def write_images(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> Manif
     (folder / "images.csv").write_bytes(content)
     manifest = dataclasses.replace(manifest, images_sha256=hashlib.sha256(content).hexdigest())
     manifest.save(folder)
-    indexing.write_index(folder, indexing.make_index(folder, manifest, rows))
+    indexing.write_index(folder, indexing.make_index(folder, manifest, [row.path for row in rows]))
     return manifest
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("tensorflow")
 from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.manifest import Manifest
+from octprep.terminal.commands import verbosity
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.runs.run import Run
 from tests.worlds.runs import metrics_of, quiet
@@ -121,12 +122,18 @@ def test_shards_of_another_task_are_an_error_with_the_difference(trained, tmp_pa
         evaluate(run.folder, dataset=tmp_path / "names", log=quiet)
 
 
-def test_exposed_patients_are_an_error_with_their_ids_or_marked(trained, tmp_path):
+def test_exposed_patients_are_an_error_with_some_of_their_ids_or_marked(trained, tmp_path, monkeypatch):
     run, *_ = trained
     other, _ = write_shards(tmp_path / "other", {"test": 30}, seed=1)  # of patients 0 to 29; train has 0 to 23
     with pytest.raises(
-        LeakError, match=r"selected on, 24 of the 30 patients .*: patients 0, 1, 10, .* and 4 more"
+        LeakError, match=r"selected on, 24 of the 30 patients .*: patients 0, 1, 10, 11, 12 and 19 more"
     ) as caught:
+        evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(LeakError, match=r"24 of the 30 patients and 0 images of test\. Evaluate on"),
+    ):
+        patch.setattr(verbosity, "quiet", True)  # as --quiet does
         evaluate(run.folder, dataset=tmp_path / "other", log=quiet)
     assert caught.value.exit_code == 1
     assert "--allow-leaks" in str(caught.value)
