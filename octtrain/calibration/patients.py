@@ -1,11 +1,11 @@
 """Confidence bounds of rates whose unit is the patient, because the scans of one patient are similar.
 
-Each patient has a share in 0..1, such as the share of their scans that are referred, and the rate is the mean of the
-shares, so every patient counts the same. The bound is that of Clopper and Pearson (1934), with as many trials as there
-are patients and the sum of the shares as successes, which need not be a whole number. That is the interval of Korn and
-Graubard (Survey Methodology 24:193, 1998) where further scans of a patient add nothing to the first. It is exact where
-each patient has one scan. A share varies less than a yes or no of the same mean, so otherwise it is conservative;
-`benchmarks/calibration.py` measures how much.
+A patient is a patient group of images.csv. Each has a share in 0..1, such as the share of their scans that are
+referred, and the rate is the mean of the shares, so every patient counts the same. The bound is that of Clopper and
+Pearson (1934), with as many trials as there are patients and the sum of the shares as successes, which need not be a
+whole number. That is the interval of Korn and Graubard (Survey Methodology 24:193, 1998) where further scans of a
+patient add nothing to the first. It is exact where each patient has one scan. A share varies less than a yes or no of
+the same mean, so otherwise it is conservative; `benchmarks/calibration.py` measures how much.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from octtrain.evaluation.calibrated import (
     crop_confidences,
     describe_answers,
     describe_referral,
+    groups_of,
 )
 from octtrain.evaluation.evaluate import BATCH, predict_split
 from octtrain.evaluation.metrics import URGENT
@@ -154,7 +155,7 @@ def choose(
     predictions: with distances.  digests: model_sha256, features_sha256 and features of the result.
     """
     class_names = target.manifest.class_names
-    truth, patient = predictions.truth, number_of_patient(predictions.patients)
+    truth, patient = predictions.truth, number_of_patient(groups_of(predictions.paths, target.rows))
     notes: dict[str, str] = {}
     temperature = fit_temperature(truth, predictions.probabilities, patient)
     if temperature is None:
@@ -222,7 +223,7 @@ def _chosen_on(results: CalibratedResults, predictions: SplitPredictions, notes:
     del content["sha256"], content["chosen_on"]
     return {
         "images": len(predictions.paths),
-        "patients": len(set(predictions.patients)),
+        "patients": results.unfamiliar_patients.total,
         "notes": dict(notes),
         **content,
     }
@@ -235,7 +236,7 @@ def _summary(
     predictions: SplitPredictions,
     notes: Mapping[str, str],
 ) -> Iterator[str]:
-    frozen, patients = calibration.frozen, len(set(predictions.patients))
+    frozen, patients = calibration.frozen, results.unfamiliar_patients.total
     folder = path_to_text(run.folder.as_posix())
     yield (
         f"{folder} on {frozen.split}: {number(len(predictions.paths), 'image')} of {number(patients, 'patient')}; "

@@ -79,12 +79,14 @@ def apply_calibration(
     predictions: with distances, of the model's own probabilities.  rows: the images in the dataset's images.csv.
     """
     assert predictions.distances is not None
-    raw, truth, patients = predictions.probabilities, predictions.truth, predictions.patients
+    raw, groups = predictions.probabilities, groups_of(predictions.paths, rows)
     calibrated = replace(predictions, probabilities=calibration.probabilities(raw))
     marks = calibration.marks(
         calibrated.probabilities, predictions.distances, crop_confidences(predictions.paths, rows)
     )
-    return calibrated, _results(calibration, measure_reliability(truth, raw, patients), calibrated, marks)
+    return calibrated, _results(
+        calibration, measure_reliability(predictions.truth, raw, groups), calibrated, groups, marks
+    )
 
 
 def calibration_caveats(calibration: Calibration, target: EvaluationTarget) -> list[str]:
@@ -93,6 +95,12 @@ def calibration_caveats(calibration: Calibration, target: EvaluationTarget) -> l
     if (target.manifest.digest, target.split) != (frozen.dataset, frozen.split):
         return []
     return [f"the calibration was chosen on {frozen.split}, so its results here are a little too good"]
+
+
+def groups_of(paths: Sequence[str], rows: Sequence[ImageRow]) -> list[str]:
+    """The patient group of each image, as images.csv says: ids that are linked by duplicates are one patient's."""
+    group = {row.path: row.patient_group for row in rows}
+    return [group[path] for path in paths]
 
 
 def crop_confidences(paths: Sequence[str], rows: Sequence[ImageRow]) -> NDArray[np.float64]:
@@ -119,11 +127,11 @@ def describe_answers(rates: AnswerRates, threshold: float | None) -> str:
 
 
 def _results(
-    calibration: Calibration, before: Reliability, calibrated: SplitPredictions, marks: Marks
+    calibration: Calibration, before: Reliability, calibrated: SplitPredictions, groups: Sequence[str], marks: Marks
 ) -> CalibratedResults:
     frozen = calibration.frozen
     truth, probabilities = calibrated.truth, calibrated.probabilities
-    patient = number_of_patient(calibrated.patients)
+    patient = number_of_patient(groups)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     referral = answers = None
     if frozen.referral_threshold is not None:
@@ -135,7 +143,7 @@ def _results(
     return CalibratedResults(
         calibration=calibration,
         before=before,
-        after=measure_reliability(truth, probabilities, calibrated.patients),
+        after=measure_reliability(truth, probabilities, groups),
         referral=referral,
         answers=answers,
         curve=risk_coverage(confidence, correct),

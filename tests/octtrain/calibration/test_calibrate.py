@@ -1,6 +1,7 @@
 """A run is calibrated on val, and evaluation and prediction use what was frozen: the whole way, on a small run."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -12,11 +13,13 @@ import keras
 import numpy as np
 
 from octprep.format.errors import ManifestError, SettingError
+from octtrain.calibration.config import CalibrationConfig
 from octtrain.calibration.features import LOGITS, POOLED, with_features
 from octtrain.calibration.frozen import CALIBRATION_NAME, FEATURES_NAME, load
 from octtrain.config import FitConfig
-from octtrain.evaluation.calibrate import calibrate
-from octtrain.evaluation.evaluate import evaluate
+from octtrain.evaluation.calibrate import calibrate, choose
+from octtrain.evaluation.evaluate import evaluate, predict_split
+from octtrain.evaluation.target import resolve_target
 from octtrain.inference import predict_probabilities, predict_with_features
 from octtrain.models import build_model
 from octtrain.prediction.classify import WITHHELD, Exclusion, load_run, predict
@@ -104,6 +107,19 @@ def test_a_run_is_not_calibrated_on_what_it_is_tested_or_trained_on(world):
         calibrate(world[0] / "run", "test", log=quiet)
     with pytest.raises(SettingError, match="not calibrated on train"):
         calibrate(world[0] / "run", "train", log=quiet)
+
+
+def test_linked_patient_ids_count_as_one_patient(world):
+    run = Run.load(world[0] / "run")
+    target = resolve_target((run,), "val")
+    scans = load(run).scans
+    predictions = predict_split(run.load_model(), target.manifest, target.shards, "val", target.rows, scans)
+    linked = [dataclasses.replace(row, patient_group=f"group {i % 10}") for i, row in enumerate(target.rows)]
+    digests = {name: "" for name in ("model_sha256", "features_sha256", "features")}
+    frozen, notes = choose(predictions, dataclasses.replace(target, rows=linked), CalibrationConfig(), **digests)
+    assert frozen.referral_threshold is frozen.abstention_threshold is None
+    assert notes["referral"].startswith("10 patients with CNV or DME cannot assure")
+    assert notes["abstention"].endswith("here are 10")
 
 
 def test_evaluation_applies_it_and_shows_before_and_after(world, tmp_path):
