@@ -115,7 +115,7 @@ def test_linked_patient_ids_count_as_one_patient(world):
     scans = load(run).scans
     predictions = predict_split(run.load_model(), target.manifest, target.shards, "val", target.rows, scans)
     linked = [dataclasses.replace(row, patient_group=f"group {i % 10}") for i, row in enumerate(target.rows)]
-    digests = {name: "" for name in ("model_sha256", "features_sha256", "features")}
+    digests = dict.fromkeys(("model_sha256", "features_sha256", "features"), "")
     frozen, notes = choose(predictions, dataclasses.replace(target, rows=linked), CalibrationConfig(), **digests)
     assert frozen.referral_threshold is frozen.abstention_threshold is None
     assert notes["referral"].startswith("10 patients with CNV or DME cannot assure")
