@@ -19,9 +19,10 @@ from octprep.terminal import interrupts
 from octprep.wording import listed, number
 from octtrain import json_output
 from octtrain.data.passes import one_pass
-from octtrain.evaluation import metrics
-from octtrain.evaluation.metrics import Report, compute_metrics, format_report
-from octtrain.evaluation.results import SplitPredictions, as_json, prepare_folder, write_results
+from octtrain.evaluation import report as reports
+from octtrain.evaluation.predictions import SplitPredictions, groups_of
+from octtrain.evaluation.report import Report, format_report, report_of
+from octtrain.evaluation.results import as_json, prepare_folder, write_results
 from octtrain.evaluation.target import require_unexposed, resolve_target
 from octtrain.inference import predict_probabilities
 from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
@@ -40,7 +41,9 @@ def evaluate(
     allow_leaks: bool = False,
     log: Callable[[str], None] = print,
 ) -> Report:
-    """Evaluate a run's best model on a split; print metrics, write evaluate-SPLIT.json and predictions-SPLIT.csv.
+    """Evaluate a run's best model on a split; print and write metrics with 95 % intervals.
+
+    Written are evaluate-SPLIT.json, predictions-SPLIT.csv (images) and patients-SPLIT.csv.
 
     run: what `octtrain.fit` returned, or its folder. Of several runs the mean of their probabilities is evaluated: a
     patient counts as exposed if one of the members was exposed to them, and the files are evaluate-SPLIT-ensemble.json,
@@ -51,7 +54,8 @@ def evaluate(
     standard output.  allow_leaks: evaluate although the model was exposed to patients or images of the split; what is
     printed and written is then marked LEAKY.  log: takes lines of text.
 
-    Returns the metrics: proportions with counts, AUC in 0..1, None for what is undefined.
+    Returns the metrics of images and, as `per_patient`, of patients, each with its interval; the value is None where
+    undefined.
 
     Raises SourceError if the folder is not a run or the shards do not exist; ManifestError if they are damaged, are
     another dataset than the one named, have no such split or an empty one, or differ from the run's in classes or
@@ -74,13 +78,12 @@ def evaluate(
     class_names = target.manifest.class_names
     target.manifest.check_files(target.shards, (split,))
     predictions = predict_split(load_ensemble(runs), target.manifest, target.shards, split, target.rows)
-    report = compute_metrics(predictions.truth, predictions.probabilities, class_names)
+    report = report_of(predictions, class_names)
     caveats = [
         *target.caveats,
-        *metrics.caveats(report, patients_per_class(predictions, class_names), split),
+        *reports.caveats(report, patients_per_class(predictions, class_names), split),
     ]
-    patients = len(set(predictions.patients))
-    content = as_json(target, report, caveats, patients)
+    content = as_json(target, report, caveats)
 
     failure = None
     try:  # before anything is printed, which may end at a closed pipe
@@ -93,7 +96,7 @@ def evaluate(
     origin = "" if target.is_own_dataset else f", not the run's own ({target.run_digest[:12]})"
     log(
         f"{describe_runs(runs)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
-        f"{number(len(predictions.paths), 'image')} of {number(patients, 'patient')}"
+        f"{number(len(predictions.paths), 'image')} of {number(report.patients, 'patient')}"
     )
     for line in filter(None, [target.leak_warning, *caveats]):
         log(line)
@@ -111,11 +114,11 @@ def evaluate(
 
 
 def predict_split(
-    model: keras.Model, manifest: Manifest, shards: Path, split: str, rows: Sequence[ImageRow] | None = None
+    model: keras.Model, manifest: Manifest, shards: Path, split: str, rows: Sequence[ImageRow]
 ) -> SplitPredictions:
     """Run a model over every image of a split, once and in order.
 
-    rows: the images in the shards' images.csv, if they were read already. Raises ManifestError for damaged shards or a
+    rows: the images in the shards' images.csv. Raises ManifestError for damaged shards or a
     damaged model, StoppedError if there is too little memory, MissingPackage as `evaluate`.
     """
     paths: list[str] = []
@@ -134,13 +137,13 @@ def predict_split(
             f"{split} of {shards} has labels from {labels.min()} to {labels.max()}, but its manifest names {classes} "
             "classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that made it."
         )
-    return SplitPredictions(paths, patients, labels, np.concatenate(probabilities))
+    return SplitPredictions(paths, patients, groups_of(paths, rows), labels, np.concatenate(probabilities))
 
 
 def patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:
-    """Class name -> number of patient ids."""
+    """Class name -> number of patient groups."""
     patients: dict[int, set[str]] = defaultdict(set)
-    for label, patient in zip(predictions.truth.tolist(), predictions.patients, strict=True):
+    for label, patient in zip(predictions.truth.tolist(), predictions.groups, strict=True):
         patients[label].add(patient)
     return {name: len(patients[label]) for label, name in enumerate(class_names)}
 
