@@ -19,6 +19,7 @@ from octtrain.evaluation.intervals import DESCRIPTION
 from octtrain.evaluation.patients import cases_of, patients_csv
 from octtrain.evaluation.predictions import SplitPredictions, predictions_csv
 from octtrain.evaluation.report import Report
+from octtrain.evaluation.slices import Slice
 from octtrain.evaluation.target import EvaluationTarget
 from octtrain.json_output import encode
 
@@ -59,7 +60,9 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     return folder
 
 
-def as_json(target: EvaluationTarget, report: Report, caveats: Sequence[str]) -> dict[str, Any]:
+def as_json(
+    target: EvaluationTarget, report: Report, caveats: Sequence[str], slices: Sequence[Slice]
+) -> dict[str, Any]:
     """The content of evaluate-SPLIT.json, for json.dumps."""
     return {
         "split": target.split,
@@ -70,7 +73,9 @@ def as_json(target: EvaluationTarget, report: Report, caveats: Sequence[str]) ->
         "exposed": {"patients": len(target.exposed.patients), "images": len(target.exposed.contents)},
         "caveats": list(caveats),
         "intervals": DESCRIPTION,
+        **_classes(target),
         **report.as_json(),
+        "slices": [part.as_json() for part in slices],
     }
 
 
@@ -79,7 +84,7 @@ def write_results(
 ) -> tuple[Path, Path, Path]:
     """Write all files and return their paths. Raises OutputError if that fails."""
     paths = json_path, images_path, patients_path = result_paths(target, folder)
-    class_names = target.manifest.class_names
+    class_names = target.class_names
     try:
         atomic_write(json_path, encode(content))
         atomic_write(images_path, predictions_csv(class_names, predictions))
@@ -90,6 +95,14 @@ def write_results(
             "folder by --out DIR, and run the command again."
         ) from None
     return paths
+
+
+def _classes(target: EvaluationTarget) -> dict[str, Any]:
+    """How classes were mapped, and the numbers of images of classes that the model does not know, if they were."""
+    if not target.class_map:
+        return {}
+    names = target.runs[0].manifest.class_names, target.manifest.class_names
+    return {"classes": target.class_map.as_json(*names), "left_out": dict(target.left_out)}
 
 
 def _run_names(target: EvaluationTarget) -> list[str]:
