@@ -193,6 +193,34 @@ def evaluate(
     )
 
 
+@command(app, "octtrain compare runs/shards-octnet-s-1 runs/shards-octnet-m-1")
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Folders of evaluated runs, of cross-validations or of results (--out), or files "
+            "predictions-SPLIT.csv; each is compared with the first.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            help="Results to compare, as in the names of their files: test, val, a fold, or such as test-1a2b3c4d of "
+            "another dataset. Of a cross-validation it is all folds.",
+            rich_help_panel="Data",
+        ),
+    ] = "test",
+    json_file: Json = None,
+) -> None:
+    """Compare evaluated runs on the same patients: all metrics, their differences, and 95 % intervals."""
+    from octtrain.evaluation import compare as comparison
+
+    comparison.compare(runs, split, json_file=json_file, log=log_for(json_file))
+
+
 @command(app, "octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")
 def predict(
     inputs: Annotated[

@@ -95,7 +95,7 @@ def evaluate(
         *target.caveats,
         *reports.caveats(report, patients_per_class(predictions, class_names), split),
     ]
-    content = as_json(target, report, caveats, slices)
+    content = as_json(target, predictions, report, caveats, slices)
 
     failure = None
     try:  # before anything is printed, which may end at a closed pipe

@@ -74,9 +74,7 @@ class Resampled:
         return low, high
 
     def difference_interval(self) -> Interval | None:
-        """The 95 % interval of a difference, which has no limits; it is (0, 0) where no resample differs."""
-        if self.value == 0 and not self.resamples.any() and not self.left_out.any():
-            return 0.0, 0.0
+        """The 95 % interval of a difference, which has no limits; None where the metric's would be."""
         error = self.standard_error
         if error is None:
             return None

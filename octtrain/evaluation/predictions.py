@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ def groups_of(paths: Sequence[str], rows: Iterable[ImageRow]) -> list[str]:
     """The patient group of each image. rows: the images in images.csv, of all splits."""
     group = {row.path: row.patient_group for row in rows}
     return [group[path] for path in paths]
+
+
+def images_sha256(paths: Iterable[str], rows: Iterable[ImageRow]) -> str:
+    """A digest of the names and contents of some images, in any order. rows: as of `groups_of`."""
+    content = {row.path: row.sha256 for row in rows}
+    lines = sorted(f"{content[path]} {path}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def predictions_csv(class_names: Sequence[str], predictions: SplitPredictions) -> bytes:

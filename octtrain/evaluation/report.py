@@ -142,8 +142,8 @@ def make_report(sample: Sample, class_names: Sequence[str], prevalence: Mapping[
     counts = confusion(sample.truth, sample.predicted, len(class_names))
     exact = exact_intervals(resampled, counts)
 
-    def estimate(*key: str, lowest: float = 0.0, highest: float = 1.0) -> Estimate:
-        return make_estimate(resampled[key], exact.get(key), lowest, highest)
+    def estimate(*key: str) -> Estimate:
+        return make_estimate(resampled[key], exact.get(key), *limits_of(key))
 
     def proportion(*key: str, count: int, total: int) -> Proportion:
         found = estimate(*key)
@@ -180,8 +180,8 @@ def make_report(sample: Sample, class_names: Sequence[str], prevalence: Mapping[
         balanced_accuracy=estimate("balanced_accuracy"),
         macro_f1=estimate("macro_f1"),
         macro_auc=estimate("macro_auc"),
-        mcc=estimate("mcc", lowest=-1.0),
-        weighted_error=estimate("weighted_error_percent", highest=MAX_ERROR) if has_costs else None,
+        mcc=estimate("mcc"),
+        weighted_error=estimate("weighted_error_percent") if has_costs else None,
         per_class={
             name: against_rest("per_class", name, cells=one_against_rest(counts, i))
             for i, name in enumerate(class_names)
@@ -189,6 +189,11 @@ def make_report(sample: Sample, class_names: Sequence[str], prevalence: Mapping[
         urgent=against_rest("urgent_referral", cells=sample.urgent.cells) if sample.urgent else None,
         at_prevalence=at_prevalence,
     )
+
+
+def limits_of(key: Key) -> Interval:
+    """The lowest and the highest value of a metric."""
+    return {"mcc": (-1.0, 1.0), "weighted_error_percent": (0.0, MAX_ERROR)}.get(key[0], (0.0, 1.0))
 
 
 def make_estimate(

@@ -17,7 +17,7 @@ from octprep.format.paths import path_to_text
 from octprep.wording import listed
 from octtrain.evaluation.intervals import DESCRIPTION
 from octtrain.evaluation.patients import cases_of, patients_csv
-from octtrain.evaluation.predictions import SplitPredictions, predictions_csv
+from octtrain.evaluation.predictions import SplitPredictions, images_sha256, predictions_csv
 from octtrain.evaluation.report import Report
 from octtrain.evaluation.slices import Slice
 from octtrain.evaluation.target import EvaluationTarget
@@ -61,7 +61,11 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
 
 
 def as_json(
-    target: EvaluationTarget, report: Report, caveats: Sequence[str], slices: Sequence[Slice]
+    target: EvaluationTarget,
+    predictions: SplitPredictions,
+    report: Report,
+    caveats: Sequence[str],
+    slices: Sequence[Slice],
 ) -> dict[str, Any]:
     """The content of evaluate-SPLIT.json, for json.dumps."""
     return {
@@ -69,6 +73,7 @@ def as_json(
         **({"run": _run_names(target)[0]} if len(target.runs) == 1 else {"runs": _run_names(target)}),
         "digest": target.manifest.digest,
         "trained_on": target.run_digest,
+        "images_sha256": images_sha256(predictions.paths, target.rows),
         "leak_warning": target.leak_warning,
         "exposed": {"patients": len(target.exposed.patients), "images": len(target.exposed.contents)},
         "caveats": list(caveats),

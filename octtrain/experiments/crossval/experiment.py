@@ -23,12 +23,11 @@ from octtrain.evaluation import report as reports
 from octtrain.evaluation.estimates import format_value
 from octtrain.evaluation.evaluate import patients_per_class, predict_split
 from octtrain.evaluation.intervals import DESCRIPTION
-from octtrain.evaluation.predictions import SplitPredictions, predictions_csv
+from octtrain.evaluation.predictions import SplitPredictions, images_sha256, predictions_csv
 from octtrain.evaluation.report import Report, format_report, report_of
+from octtrain.evaluation.trainings import CROSSVAL_PREDICTIONS, CROSSVAL_RESULT
 from octtrain.experiments.crossval.config import CrossvalConfig
 from octtrain.experiments.crossval.folder import (
-    PREDICTIONS_NAME,
-    RESULT_NAME,
     latest_crossval,
     read_stored,
     require_same,
@@ -56,6 +55,7 @@ class CrossvalResult:
 
     folder: Path
     digest: str  # of the dataset
+    images_sha256: str  # of the images that are predicted
     config: CrossvalConfig
     report: Report  # of the predictions out of fold, the mean over the seeds
     by_run: Mapping[str, float | None]  # run -> balanced accuracy on the fold it predicts
@@ -77,6 +77,7 @@ class CrossvalResult:
         """For json.dumps."""
         return {
             "digest": self.digest,
+            "images_sha256": self.images_sha256,
             "folds": list(self.by_fold),
             "seeds": list(self.by_seed),
             "settings": asdict(self.config.fit),
@@ -144,8 +145,8 @@ def crossval(
             result, predictions = _predict(plan, folder, runs, log)
         content = result.as_json()
         with _writing_to(folder):
-            atomic_write(folder / PREDICTIONS_NAME, predictions_csv(manifest.class_names, predictions))
-            atomic_write(folder / RESULT_NAME, json_output.encode(content))
+            atomic_write(folder / CROSSVAL_PREDICTIONS, predictions_csv(manifest.class_names, predictions))
+            atomic_write(folder / CROSSVAL_RESULT, json_output.encode(content))
     interrupts.advise("the results were written")
     if json_file:
         json_output.write(json_file, content)
@@ -244,6 +245,7 @@ def _predict(
     result = CrossvalResult(
         folder=folder,
         digest=plan.manifest.digest,
+        images_sha256=images_sha256(predictions.paths, plan.rows),
         config=plan.config,
         report=report,
         by_run={run_name(*key): balanced_accuracy_of(part) for key, part in members.items()},
@@ -288,7 +290,7 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
             lines.append(
                 f"over {count} {name}: {format_value(summary.mean)}, standard deviation {format_value(summary.std)}"
             )
-    written = [result.folder / RESULT_NAME, result.folder / PREDICTIONS_NAME]
+    written = [result.folder / CROSSVAL_RESULT, result.folder / CROSSVAL_PREDICTIONS]
     if json_file and json_file != STDOUT:
         written.append(json_file)
     lines += ["", "wrote " + " and ".join(map(str, written))]

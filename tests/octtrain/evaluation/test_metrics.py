@@ -10,6 +10,12 @@ from octtrain.evaluation.report import caveats, compute_metrics, format_report
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Fewer than users get, as what is tested here does not depend on their number."""
+    monkeypatch.setattr("octtrain.evaluation.intervals.RESAMPLES", 200)
+
+
 def random_predictions(seed=0, n=300, k=4, decimals=2):
     """Truth and probabilities better than chance, rounded so that many are tied."""
     rng = np.random.default_rng(seed)

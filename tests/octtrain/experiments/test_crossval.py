@@ -14,6 +14,7 @@ import numpy as np
 from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.manifest import Manifest
+from octtrain.evaluation.compare import compare, read_evaluated
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.experiments.crossval.config import CrossvalConfig
@@ -102,6 +103,15 @@ def test_the_results_are_those_of_the_runs(world):
     assert lines[-2] == f"wrote {folder}/cv/crossval.json and {folder}/cv/predictions-out-of-fold.csv"
     assert lines[-1].startswith(f"next: `octtrain evaluate {folder}/cv/fold0-seed0 {folder}/cv/fold0-seed1 ")
     assert sum(line.startswith("next: ") for line in lines) == 1
+
+
+def test_a_cross_validation_can_be_compared(world, tmp_path):
+    folder, result, _ = world
+    (comparison,) = compare([folder / "cv", folder / "cv"], json_file=tmp_path / "out.json", log=quiet)
+    found = {difference.key: difference for difference in comparison.images}
+    assert found["accuracy",].first.value == result.report.accuracy.value
+    assert comparison.trainings == (0, (0, 0), 6)  # three folds, two seeds
+    assert read_evaluated(folder / "cv", "test").ratio == 1  # each predicts one fold, and is trained on one
 
 
 def test_an_interrupted_cross_validation_goes_on_where_it_stopped(world, tmp_path):
