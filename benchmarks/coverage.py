@@ -3,8 +3,9 @@
 A world is a sample of patients with several scans each. A patient of one of two classes has an effect of their own on
 the score, shared by all their scans, and every scan has noise; the number of scans is geometric, so that a few patients
 have many. The truth is that of a very large sample. For every world the intervals are made as `octtrain evaluate` makes
-them, once with the patients as they are, once as if every image were of another patient. The percentiles of the same
-resamples of patients stand beside them. The last column is of the difference of two models on the same patients.
+them, once with the patients as they are, once as if every image were of another patient. Beside them stand the
+percentiles of the same resamples of patients, as they are and bias-corrected and accelerated (BCa; Efron, J. Am. Stat.
+Assoc. 82:171, 1987). The last column is of the difference of two models on the same patients.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +30,7 @@ METRICS: dict[str, Key] = {
     "AUC": ("per_class", "AMD", "auc"),
     "sensitivity": ("per_class", "AMD", "sensitivity"),
 }
-METHODS = ("by patient", "percentiles", "by image")
+COLUMNS = ("by patient", "percentiles", "BCa", "by image", "difference")
 POPULATION = 100_000  # patients whose metrics are the truth
 
 
@@ -109,10 +111,26 @@ def intervals(scans: Scans) -> Iterator[tuple[str, str, Interval | None]]:
     exact_by_image = exact_intervals(by_image, counts)
     for name, key in METRICS.items():
         yield name, "by patient", make_estimate(first[key], exact.get(key)).interval
-        low, high = np.nanquantile(first[key].resamples, (0.025, 0.975))
-        yield name, "percentiles", (float(low), float(high))
+        yield name, "percentiles", percentiles(first[key])
+        yield name, "BCa", percentiles(first[key], corrected=True)
         yield name, "by image", make_estimate(by_image[key], exact_by_image.get(key)).interval
         yield name, "difference", (second[key] - first[key]).difference_interval()
+
+
+def percentiles(metric: Resampled, *, corrected: bool = False) -> Interval:
+    """The percentiles of the resamples that make a 95 % interval, or those of BCa."""
+    levels = [0.025, 0.975]
+    if corrected:
+        normal = NormalDist()
+        below = np.mean(metric.resamples < metric.value) + np.mean(metric.resamples == metric.value) / 2
+        bias = normal.inv_cdf(float(np.clip(below, 1e-3, 1 - 1e-3)))
+        influence = np.nanmean(metric.left_out) - metric.left_out
+        scale = float(np.nansum(influence**2)) ** 1.5
+        skew = float(np.nansum(influence**3)) / (6 * scale) if scale else 0.0
+        shifted = [bias + normal.inv_cdf(level) for level in levels]
+        levels = [normal.cdf(bias + z / (1 - skew * z)) for z in shifted]
+    low, high = np.nanquantile(metric.resamples, levels)
+    return float(low), float(high)
 
 
 def coverage(world: World, worlds: int, seed: int = 0) -> dict[tuple[str, str], dict[str, float]]:
@@ -139,16 +157,15 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--only", choices=[*WORLDS], help="one kind of world")
     options = parser.parse_args()
-    columns = (*METHODS, "difference")
     for name, world in WORLDS.items():
         if options.only not in (None, name):
             continue
         truth = truth_of(world)
         found = coverage(world, options.worlds)
         print(f"\n{name}: the truth in so many % of {options.worlds:,} intervals (their mean width)")
-        print(f"{'':18}  {'truth':>5}" + "".join(f"{column:>16}" for column in columns))
+        print(f"{'':18}  {'truth':>5}" + "".join(f"{column:>16}" for column in COLUMNS))
         for metric in METRICS:
-            cells = [found[metric, column] for column in columns]
+            cells = [found[metric, column] for column in COLUMNS]
             texts = [f"{100 * cell['holds']:.1f} ({cell['width']:.3f})" for cell in cells]
             print(f"{metric:18}  {truth[metric][0]:.3f}" + "".join(f"{text:>16}" for text in texts), flush=True)
 

@@ -3,6 +3,8 @@
 import json
 import math
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from octprep.format.errors import ManifestError, SettingError, SourceError
 from octtrain.evaluation.compare import Evaluated, compare, compare_two
 from octtrain.evaluation.predictions import SplitPredictions, predictions_csv
 from octtrain.evaluation.report import report_of
-from tests.worlds.runs import quiet
+from tests.worlds.runs import ROOT, quiet
 
 CLASSES = ("AMD", "NORMAL")
 
@@ -62,6 +64,16 @@ def test_a_run_differs_from_itself_by_exactly_nothing(runs):
     (comparison,) = octtrain.compare([runs[0], runs[0]], log=quiet)
     for difference in (*comparison.images, *comparison.per_patient):
         assert (difference.value, difference.interval) == (0, (0, 0))
+
+
+def test_the_command_needs_no_keras(runs):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['keras', 'tensorflow', 'jax'])); "
+        f"from octtrain.cli import main; main(['compare', {str(runs[0])!r}, {str(runs[1])!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"{runs[1]} minus {runs[0]}" in done.stdout
+    assert "balanced accuracy" in done.stdout
 
 
 def test_differences_are_of_what_evaluate_reports(runs, tmp_path):

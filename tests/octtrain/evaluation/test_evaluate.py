@@ -220,6 +220,26 @@ def test_caveats_are_printed_and_in_the_file(untrained, tmp_path):
     assert set(stored["caveats"]) <= set(lines)
 
 
+def test_prevalence_and_slices_are_printed_and_in_the_file(untrained, tmp_path):
+    manifest = Manifest.load(untrained / "others")
+    shutil.copytree(untrained / "others", tmp_path / "others")
+    rows = images_csv.read_checked(untrained / "others", manifest).rows
+    rows = [dataclasses.replace(row, width=512 + 256 * (i % 2)) for i, row in enumerate(rows)]
+    write_images(tmp_path / "others", manifest, rows)
+    with pytest.raises(SettingError, match="names AMD, but the classes are CNV"):
+        evaluate(untrained / "run", dataset=tmp_path / "others", prevalence={"AMD": 0.1}, log=quiet)
+    lines = []
+    shares = {"CNV": 0.1, "DME": 0.1, "DRUSEN": 0.0}
+    out = tmp_path / "out"
+    evaluate(untrained / "run", dataset=tmp_path / "others", out=out, prevalence=shares, log=lines.append)
+    stored = json.loads(next(out.glob("*.json")).read_text())
+    for part in (stored, stored["per_patient"]):
+        assert part["at_prevalence"]["prevalence"] == pytest.approx({**shares, "NORMAL": 0.8})
+    slices = [(part["column"], part["values"], part["images"]) for part in stored["slices"]]
+    assert sorted(slices) == [("source width", "512", 3), ("source width", "768", 3)]
+    assert "80.0%" in "\n".join(lines)
+
+
 def test_shards_that_octprep_did_not_write_are_an_error(untrained, tmp_path):
     shutil.copytree(untrained / "others", tmp_path / "shards")
     manifest = Manifest.load(tmp_path / "shards")
