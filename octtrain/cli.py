@@ -198,7 +198,7 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN RUN...",
+            metavar="RUN",
             help="Folders of evaluated runs, of cross-validations or of results (--out), or files "
             "predictions-SPLIT.csv; each is compared with the first.",
             show_default=False,

@@ -293,8 +293,8 @@ def format_report(report: Report) -> str:
     if report.per_patient:
         cases = report.per_patient
         parts += [
-            f"PER PATIENT: {number(cases.accuracy.total, 'case')}, the images of a patient that are of one class, by "
-            f"their mean log-probability; referral of {number(cases.patients, 'patient')} by the worst image",
+            f"PER PATIENT: {number(cases.accuracy.total, 'case')} of {number(cases.patients, 'patient')}; a case is a "
+            "patient's images of one class (mean log-probability); referral is by a patient's worst image",
             format_tables(cases),
         ]
     return "\n\n".join([*parts, NOTE])
