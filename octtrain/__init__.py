@@ -19,18 +19,30 @@ if TYPE_CHECKING:
     from octtrain.config import FitConfig
     from octtrain.data.batches import training_batches
     from octtrain.data.mapped import MappedImages
+    from octtrain.evaluation.compare import compare
     from octtrain.evaluation.evaluate import evaluate
     from octtrain.experiments.crossval.experiment import crossval
     from octtrain.prediction.classify import load_run, predict
     from octtrain.training.fit import fit
 
-__all__ = ["FitConfig", "MappedImages", "crossval", "evaluate", "fit", "load_run", "predict", "training_batches"]
+__all__ = [
+    "FitConfig",
+    "MappedImages",
+    "compare",
+    "crossval",
+    "evaluate",
+    "fit",
+    "load_run",
+    "predict",
+    "training_batches",
+]
 
-_WITHOUT_KERAS = ("FitConfig", "MappedImages")
+_WITHOUT_KERAS = ("FitConfig", "MappedImages", "compare")
 
 _MODULES = {
     "FitConfig": "octtrain.config",
     "MappedImages": "octtrain.data.mapped",
+    "compare": "octtrain.evaluation.compare",
     "crossval": "octtrain.experiments.crossval.experiment",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",
