@@ -99,11 +99,11 @@ class Resampled:
         from scipy import stats  # type: ignore[import-untyped]  # takes long to import
 
         influence = self.left_out[~np.isnan(self.left_out)]
-        influence = influence - influence.mean()
-        n = len(influence)
-        second = float((influence**2).mean())
-        kurtosis = float((influence**4).mean()) / second**2 if second > 0 else 3.0
-        freedom = min(2 * n / max(kurtosis - 1, 1e-9), self.patients - 1)
+        influence = influence - influence.sum() / max(len(influence), 1)
+        second, fourth = float((influence**2).sum()), float((influence**4).sum())
+        # 2 n / (k - 1), where k = n * fourth / second**2
+        excess = fourth / second**2 - 1 / len(influence) if second > 0 else 0.0
+        freedom = min(2 / max(excess, 1e-9), self.patients - 1)
         return float(stats.t.ppf(1 - TAIL, max(freedom, 1)))
 
 

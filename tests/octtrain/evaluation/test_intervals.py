@@ -1,13 +1,17 @@
 """Intervals: of patients, not images; exact at the limits; no interval where nothing can be said."""
 
+import json
+
 import numpy as np
 import pytest
 
 from benchmarks.coverage import World, coverage, draw, metrics_of
+from octtrain import json_output
 from octtrain.evaluation.estimates import Estimate, Proportion, format_difference
 from octtrain.evaluation.intervals import RESAMPLES, Resampled, exact_bound, resample
 from octtrain.evaluation.metrics import Binary
-from octtrain.evaluation.report import compute_metrics
+from octtrain.evaluation.predictions import SplitPredictions
+from octtrain.evaluation.report import compute_metrics, format_report, report_of
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
@@ -110,6 +114,25 @@ def test_the_same_patients_have_the_same_resamples_whatever_fits_the_memory(monk
     assert sorted(whole.left_out) == [21 - i for i in (6, 5, 4, 3, 2, 1, 0)]
     difference = whole - parts
     assert (difference.value, difference.difference_interval()) == (0, None)  # it does not vary
+
+
+def test_no_data_is_too_small_for_a_report(monkeypatch):
+    """Every metric of a few images of a few patients is a number in its interval, or None; warnings are errors."""
+    monkeypatch.setattr("octtrain.evaluation.intervals.RESAMPLES", 50)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        n = int(rng.integers(1, 9))
+        groups = [str(i) for i in rng.integers(0, rng.integers(1, 5), n)]
+        probabilities = np.round(rng.dirichlet([0.3] * 4, n), int(rng.integers(0, 3))).astype(np.float32)
+        predictions = SplitPredictions(
+            [str(i) for i in range(n)], groups, groups, rng.integers(0, rng.integers(1, 5), n), probabilities
+        )
+        report = report_of(predictions, CLASSES, dict(zip(CLASSES, (0.5, 0.5, 0.0, 0.0), strict=True)))
+        for estimate in estimates(json.loads(json_output.encode(report.as_json()))):
+            if estimate["interval"]:
+                low, high = estimate["interval"]
+                assert low <= estimate["value"] <= high
+        assert "nan" not in format_report(report)
 
 
 def test_an_interval_stays_within_the_range_of_its_metric():
