@@ -198,13 +198,13 @@ def measure(run: LoadedRun, images: Iterable[Gray], labels: Sequence[str] | None
     )
 
 
-def least_probability(run: LoadedRun) -> float:
+def least_probability(run: LoadedRun, rows: Sequence[images_csv.ImageRow]) -> float:
     """The probability of the most probable class that 99 % of val's patients keep with all scans."""
     trained, calibration = run.run, run.calibration
     assert calibration
-    val = predict_split(run.model, trained.manifest, trained.shards, calibration.frozen.split)
+    val = predict_split(run.model, trained.manifest, trained.shards, calibration.frozen.split, rows)
     confidence = calibration.probabilities(val.probabilities).max(axis=1).astype(np.float64)
-    return -limit_of_patients(-confidence, number_of_patient(val.patients))
+    return -limit_of_patients(-confidence, number_of_patient(val.groups))
 
 
 def main() -> None:
@@ -216,7 +216,7 @@ def main() -> None:
     args = parser.parse_args()
     run = load_run(args.run, warn=print)
     rows = images_csv.read_checked(run.run.shards, run.run.manifest).rows
-    least = least_probability(run)
+    least = least_probability(run, rows)
     rng = np.random.default_rng(args.seed)
 
     def read(split: str, count: int) -> tuple[list[Gray], list[str]]:

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from octprep.crashes import Divisible
 from octprep.format.errors import Notice, OctError, SettingError, StoppedError
 from octprep.wording import number
 
@@ -72,10 +73,19 @@ class ClusterPool:
     there by themselves.
     """
 
-    def __init__(self, scheduler: str, wait: float, needs: WorkerNeeds, workers: int) -> None:
+    def __init__(
+        self,
+        scheduler: str,
+        wait: float,
+        needs: WorkerNeeds,
+        workers: int,
+        do_here: Callable[[Callable[[Any], Any], Divisible], Any],
+    ) -> None:
         """scheduler: tcp://HOST:PORT, tls://HOST:PORT or a scheduler file. wait: seconds, while it has no worker.
 
-        workers: threads for work that stays on this machine. Raises SettingError if wait is not positive.
+        workers: threads for work that stays on this machine. do_here: gives the result of work(task) for a task that
+        killed several workers, on this machine; it finds out which part of it did. Raises SettingError if wait is not
+        positive.
         """
         if not wait > 0:
             raise SettingError(f"cluster_wait must be a number of seconds above 0; got {wait}")
@@ -83,6 +93,7 @@ class ClusterPool:
         self._scheduler = scheduler
         self._wait = wait
         self._needs = needs
+        self._do_here = do_here
         self._client: Any = None
 
     def __enter__(self) -> ClusterPool:
@@ -112,8 +123,11 @@ class ClusterPool:
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of work(task) for every task, in the order of completion.
 
-        Raises StoppedError if the scheduler is lost, if no worker is left for longer than `wait`, or if a task has
-        killed one worker after the other; SettingError for a worker that does not have what it needs; and whatever
+        A Divisible task that has killed one worker after the other is done on this machine, without the parts that end
+        a process there too.
+
+        Raises StoppedError if the scheduler is lost, if no worker is left for longer than `wait`, or if another task
+        has killed one worker after the other; SettingError for a worker that does not have what it needs; and whatever
         `work` raises. Tasks that have not begun are dropped then.
         """
         if not tasks:
@@ -122,17 +136,16 @@ class ClusterPool:
         with self._explained(), _token(self._needs.writes_to) as token:
             check = self._check(token)
             pending = iter(tasks)
-            running: set[Future[Result | OctError]] = set()
+            running: dict[Future[Result | OctError], Task] = {}
             looked = last_seen = time.monotonic()
             threads = sum(self._client.nthreads().values())
             while True:
                 while len(running) < 4 * max(threads, 1) and (task := next(pending, None)) is not None:
-                    running.add(executor.submit(_run, check, work, task))
+                    running[executor.submit(_run, check, work, task)] = task
                 if not running:
                     return
-                done, running = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield self._result(future, check)
+                for future in wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
+                    yield self._result(future, check, work, running.pop(future))
                 now = time.monotonic()
                 if now >= looked + _LOOK:
                     looked = now
@@ -143,13 +156,17 @@ class ClusterPool:
                     if now > last_seen + self._wait:
                         raise self._no_workers()
 
-    def _result(self, future: Future[Result | OctError], check: _Check) -> Result:
-        """The result of a task. Raises what the task raised, or StoppedError if that was not its own error."""
+    def _result(
+        self, future: Future[Result | OctError], check: _Check, work: Callable[[Task], Result], task: Task
+    ) -> Result:
+        """The result of work(task). Raises what the task raised, or StoppedError if that was not its own error."""
         from distributed.scheduler import KilledWorker
 
         try:
             result = future.result()
         except KilledWorker as error:
+            if isinstance(task, Divisible):
+                return cast(Result, self._do_here(work, task))
             raise StoppedError(
                 f"{number(error.allowed_failures + 1, 'worker')} died one after the other with the same task, the last "
                 f"of them {error.last_worker.address} (usually out of memory). {_AGAIN}"

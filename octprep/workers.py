@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from octprep.cluster import WAIT, ClusterPool, WorkerNeeds
 from octprep.crashes import Divisible, allow_time_limit, crash_reason
@@ -74,7 +74,14 @@ def open_pool(
         raise SettingError(
             f"--workers {workers} is for this machine, and --cluster {cluster} has its own workers; give one of them."
         )
-    return ClusterPool(str(cluster), wait, needs or WorkerNeeds(), default_workers())
+    return ClusterPool(str(cluster), wait, needs or WorkerNeeds(), default_workers(), _do_alone)
+
+
+def _do_alone(work: Callable[[Any], Result], task: Divisible) -> Result:
+    """The result of work(task), done in one process of its own."""
+    with WorkerPool(1) as pool:
+        [result] = pool.run(work, [task])
+    return result
 
 
 class WorkerPool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from octtrain.data.batches import training_batches
     from octtrain.data.mapped import MappedImages
     from octtrain.evaluation.calibrate import calibrate
+    from octtrain.evaluation.compare import compare
     from octtrain.evaluation.evaluate import evaluate
     from octtrain.experiments.crossval.experiment import crossval
     from octtrain.prediction.classify import load_run, predict
@@ -30,6 +31,7 @@ __all__ = [
     "FitConfig",
     "MappedImages",
     "calibrate",
+    "compare",
     "crossval",
     "evaluate",
     "fit",
@@ -38,12 +40,13 @@ __all__ = [
     "training_batches",
 ]
 
-_WITHOUT_KERAS = ("FitConfig", "MappedImages")
+_WITHOUT_KERAS = ("FitConfig", "MappedImages", "compare")
 
 _MODULES = {
     "FitConfig": "octtrain.config",
     "MappedImages": "octtrain.data.mapped",
     "calibrate": "octtrain.evaluation.calibrate",
+    "compare": "octtrain.evaluation.compare",
     "crossval": "octtrain.experiments.crossval.experiment",
     "evaluate": "octtrain.evaluation.evaluate",
     "fit": "octtrain.training.fit",

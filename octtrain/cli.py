@@ -120,9 +120,32 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Other shards to evaluate on, of the same classes and preprocessing.",
+            help="Other shards to evaluate on, of the same preprocessing, and of the same classes unless --classes "
+            "says how they correspond.",
             show_default=False,
             rich_help_panel="Data",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=CLASS+CLASS,...",
+            help="For a dataset of other classes: classes to evaluate by, and which of the model or the dataset each "
+            "is made of, such as AMD=CNV+DRUSEN,NO=NORMAL. A class that is not named stays; images of classes that the "
+            "model does not know are left out and counted.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    prevalence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS=SHARE,...",
+            help="Also give precision, negative predictive value and accuracy where the classes are as frequent as "
+            "this, such as CNV=0.05,DME=0.05,DRUSEN=0.1 and the rest NORMAL. They follow from the sensitivities on "
+            "this split; the model's verdicts are not changed.",
+            show_default=False,
+            rich_help_panel="Output",
         ),
     ] = None,
     allow_leaks: Annotated[
@@ -146,6 +169,11 @@ def evaluate(
 ) -> None:
     """Evaluate a run's best model: sensitivity, specificity and AUC per class, urgent referral, weighted error."""
     interrupts.advise("nothing was written")
+    from octtrain.evaluation.class_map import parse_class_map
+    from octtrain.evaluation.prevalence import parse_prevalence
+
+    class_map = parse_class_map(classes) if classes is not None else None
+    shares = parse_prevalence(prevalence) if prevalence is not None else None
     with importing_keras():
         from octtrain.evaluation import evaluate as evaluation
         from octtrain.runs.locations import latest_run
@@ -161,6 +189,8 @@ def evaluate(
         out=out,
         json_file=json_file,
         allow_leaks=allow_leaks,
+        classes=class_map,
+        prevalence=shares,
         log=log_for(json_file),
     )
 
@@ -204,6 +234,34 @@ def calibrate(
         run = latest_run()
         terminal.warn(f"the latest run: {run}")
     calibration.calibrate(run, split, shards, config=config, log=log)
+
+
+@command(app, "octtrain compare runs/shards-octnet-s-1 runs/shards-octnet-m-1")
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Folders of evaluated runs, of cross-validations or of results (--out), or files "
+            "predictions-SPLIT.csv; each is compared with the first.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            help="Results to compare, as in the names of their files: test, val, a fold, or such as test-1a2b3c4d of "
+            "another dataset. Of a cross-validation it is all folds.",
+            rich_help_panel="Data",
+        ),
+    ] = "test",
+    json_file: Json = None,
+) -> None:
+    """Compare evaluated runs on the same patients: all metrics, their differences, and 95 % intervals."""
+    from octtrain.evaluation import compare as comparison
+
+    comparison.compare(runs, split, json_file=json_file, log=log_for(json_file))
 
 
 @command(app, "octtrain predict runs/shards-octnet-s-1 scans/ --csv predictions.csv")

@@ -43,11 +43,10 @@ from octtrain.evaluation.calibrated import (
     crop_confidences,
     describe_answers,
     describe_referral,
-    groups_of,
 )
 from octtrain.evaluation.evaluate import BATCH, predict_split
 from octtrain.evaluation.metrics import URGENT
-from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
 from octtrain.inference import predict_with_features
 from octtrain.runs.locations import lock_run
@@ -86,7 +85,7 @@ def calibrate(
         model = run.load_model()
         network, kind = with_features(model)
         scans = fit_training_scans(network, target, trained_on, config.seed)
-        predictions = predict_split(model, target.manifest, target.shards, split, target.rows, scans)
+        predictions = predict_split(model, target.manifest, target.shards, split, target.rows, scans=scans)
         data = scans.as_bytes()
         frozen, notes = choose(
             predictions,
@@ -96,7 +95,8 @@ def calibrate(
             features_sha256=hashlib.sha256(data).hexdigest(),
             features=kind,
         )
-        _, results = apply_calibration(Calibration(frozen, scans, ""), predictions, target.rows)
+        _, results = apply_calibration(Calibration(frozen, scans, ""), predictions, target)
+        assert results  # without a class map
         save(run.folder, frozen, data, _chosen_on(results, predictions, notes))
         interrupts.advise("the calibration was written")
         calibration = load(run)
@@ -155,7 +155,7 @@ def choose(
     predictions: with distances.  digests: model_sha256, features_sha256 and features of the result.
     """
     class_names = target.manifest.class_names
-    truth, patient = predictions.truth, number_of_patient(groups_of(predictions.paths, target.rows))
+    truth, patient = predictions.truth, number_of_patient(predictions.groups)
     notes: dict[str, str] = {}
     temperature = fit_temperature(truth, predictions.probabilities, patient)
     if temperature is None:

@@ -16,9 +16,23 @@ from octtrain.calibration.frozen import Calibration, Marks
 from octtrain.calibration.operating_points import ReferralRates, referral_rates
 from octtrain.calibration.patients import number_of_patient
 from octtrain.calibration.reliability import Reliability, measure_reliability
-from octtrain.evaluation.metrics import Proportion
-from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import EvaluationTarget
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A number of images or patients out of a total."""
+
+    count: int
+    total: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For json.dumps: the value, None if the total is 0, and both counts."""
+        return {"value": self.count / self.total if self.total else None, "count": self.count, "total": self.total}
+
+    def __str__(self) -> str:
+        return f"{_rate(self.count / self.total if self.total else None)} ({self.count:,}/{self.total:,})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +86,20 @@ class CalibratedResults:
 
 
 def apply_calibration(
-    calibration: Calibration, predictions: SplitPredictions, rows: Sequence[ImageRow]
-) -> tuple[SplitPredictions, CalibratedResults]:
+    calibration: Calibration, predictions: SplitPredictions, target: EvaluationTarget
+) -> tuple[SplitPredictions, CalibratedResults | None]:
     """The predictions after the temperature, and what the frozen thresholds do to them.
 
-    predictions: with distances, of the model's own probabilities.  rows: the images in the dataset's images.csv.
+    predictions: with distances, of the model's own probabilities and the dataset's classes. If the target maps classes,
+    the second is None: the thresholds were chosen for the classes of the model.
     """
     assert predictions.distances is not None
-    raw, groups = predictions.probabilities, groups_of(predictions.paths, rows)
+    raw, groups = predictions.probabilities, predictions.groups
     calibrated = replace(predictions, probabilities=calibration.probabilities(raw))
+    if target.class_map:
+        return calibrated, None
     marks = calibration.marks(
-        calibrated.probabilities, predictions.distances, crop_confidences(predictions.paths, rows)
+        calibrated.probabilities, predictions.distances, crop_confidences(predictions.paths, target.rows)
     )
     return calibrated, _results(
         calibration, measure_reliability(predictions.truth, raw, groups), calibrated, groups, marks
@@ -95,12 +112,6 @@ def calibration_caveats(calibration: Calibration, target: EvaluationTarget) -> l
     if (target.manifest.digest, target.split) != (frozen.dataset, frozen.split):
         return []
     return [f"the calibration was chosen on {frozen.split}, so its results here are a little too good"]
-
-
-def groups_of(paths: Sequence[str], rows: Sequence[ImageRow]) -> list[str]:
-    """The patient group of each image, as images.csv says: ids that are linked by duplicates are one patient's."""
-    group = {row.path: row.patient_group for row in rows}
-    return [group[path] for path in paths]
 
 
 def crop_confidences(paths: Sequence[str], rows: Sequence[ImageRow]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -22,11 +22,14 @@ from octtrain.calibration.features import predict_with_distances, with_features
 from octtrain.calibration.frozen import load_calibration
 from octtrain.calibration.unfamiliar import Distances, TrainingScans
 from octtrain.data.passes import one_pass
-from octtrain.evaluation import metrics
+from octtrain.evaluation import report as reports
 from octtrain.evaluation.calibrated import apply_calibration, calibration_caveats
-from octtrain.evaluation.metrics import Report, compute_metrics, format_report
-from octtrain.evaluation.results import SplitPredictions, as_json, prepare_folder, write_results
-from octtrain.evaluation.target import require_unexposed, resolve_target
+from octtrain.evaluation.predictions import SplitPredictions, groups_of
+from octtrain.evaluation.prevalence import complete_prevalence
+from octtrain.evaluation.report import Report, format_report, report_of
+from octtrain.evaluation.results import as_json, prepare_folder, write_results
+from octtrain.evaluation.slices import format_slices, slices_of
+from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
 from octtrain.inference import predict_probabilities
 from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
 
@@ -42,9 +45,13 @@ def evaluate(
     out: Path | str | None = None,
     json_file: Path | None = None,
     allow_leaks: bool = False,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    prevalence: Mapping[str, float] | None = None,
     log: Callable[[str], None] = print,
 ) -> Report:
-    """Evaluate a run's best model on a split; print metrics, write evaluate-SPLIT.json and predictions-SPLIT.csv.
+    """Evaluate a run's best model on a split; print and write metrics with 95 % intervals.
+
+    Written are evaluate-SPLIT.json, predictions-SPLIT.csv (images) and patients-SPLIT.csv.
 
     run: what `octtrain.fit` returned, or its folder. Of several runs the mean of their probabilities is evaluated: a
     patient counts as exposed if one of the members was exposed to them, and the files are evaluate-SPLIT-ensemble.json,
@@ -54,9 +61,13 @@ def evaluate(
     evaluate on instead; the first eight digits of its digest are then in the files' names.  out: the folder for these
     files, made if need be; by default that of the run, or of the first.  json_file: a copy of the metrics; Path("-") is
     standard output.  allow_leaks: evaluate although the model was exposed to patients or images of the split; what is
-    printed and written is then marked LEAKY.  log: takes lines of text.
+    printed and written is then marked LEAKY.  classes: for a dataset of other classes, shared class -> the classes of
+    the model or the dataset that it is made of; a class that is not named is shared under its own name.  prevalence:
+    class -> its share where the predictive values are to hold, 1 in all; one class may be omitted and has the rest.
+    log: takes lines of text.
 
-    Returns the metrics: proportions with counts, AUC in 0..1, None for what is undefined.
+    Returns the metrics of images and, as `per_patient`, of patients, each with its interval; the value is None where
+    undefined.
 
     Raises SourceError if the folder is not a run or the shards do not exist; ManifestError if they are damaged, are
     another dataset than the one named, have no such split or an empty one, or differ from the run's in classes or
@@ -70,28 +81,39 @@ def evaluate(
             "one of them"
         )
     runs = load_runs(run)
-    target = resolve_target(runs, split, _path(shards), _path(dataset))
+    target = resolve_target(runs, split, _path(shards), _path(dataset), classes)
+    shares = None if prevalence is None else complete_prevalence(prevalence, target.class_names)
     if not allow_leaks:
         require_unexposed(target)
     if json_file:
         json_output.check(json_file)
     folder = prepare_folder(target, _path(out))
-    class_names = target.manifest.class_names
+    class_names = target.class_names
     target.manifest.check_files(target.shards, (split,))
     calibration = load_calibration(runs, log)
-    scans = calibration.scans if calibration else None
-    predictions = predict_split(load_ensemble(runs), target.manifest, target.shards, split, target.rows, scans)
+    model_classes = len(runs[0].manifest.class_names)
+    predictions = predict_split(
+        load_ensemble(runs),
+        target.manifest,
+        target.shards,
+        split,
+        target.rows,
+        model_classes,
+        scans=calibration.scans if calibration else None,
+    )
     calibrated = None
     if calibration:
-        predictions, calibrated = apply_calibration(calibration, predictions, target.rows)
-    report = compute_metrics(predictions.truth, predictions.probabilities, class_names)
+        predictions, calibrated = apply_calibration(calibration, predictions, target)
+    if target.class_map:
+        predictions = target.class_map.apply(predictions)
+    report = report_of(predictions, class_names, shares)
+    slices = slices_of(predictions, target.rows, len(class_names))
     caveats = [
         *target.caveats,
-        *metrics.caveats(report, patients_per_class(predictions, class_names), split),
+        *reports.caveats(report, patients_per_class(predictions, class_names), split),
         *(calibration_caveats(calibration, target) if calibration else []),
     ]
-    patients = len(set(predictions.patients))
-    content = as_json(target, report, caveats, patients)
+    content = as_json(target, predictions, report, caveats, slices)
     if calibrated:
         content["calibration"] = calibrated.as_json()
 
@@ -106,12 +128,15 @@ def evaluate(
     origin = "" if target.is_own_dataset else f", not the run's own ({target.run_digest[:12]})"
     log(
         f"{describe_runs(runs)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
-        f"{number(len(predictions.paths), 'image')} of {number(patients, 'patient')}"
+        f"{number(len(predictions.paths), 'image')} of {number(report.patients, 'patient')}"
     )
-    for line in filter(None, [target.leak_warning, *caveats]):
+    for line in filter(None, [target.leak_warning, *_describe_classes(target), *caveats]):
         log(line)
     log("")
     log(format_report(report))
+    if text := format_slices(slices):
+        log("")
+        log(text)
     if calibrated:
         log("\n".join(["", *calibrated.lines()]))
     if failure:
@@ -130,12 +155,14 @@ def predict_split(
     manifest: Manifest,
     shards: Path,
     split: str,
-    rows: Sequence[ImageRow] | None = None,
+    rows: Sequence[ImageRow],
+    model_classes: int | None = None,
     scans: TrainingScans | None = None,
 ) -> SplitPredictions:
     """Run a model over every image of a split, once and in order.
 
-    rows: the images in the shards' images.csv, if they were read already.  scans: to measure distances from.
+    rows: the images in the shards' images.csv.  model_classes: if the model has another number than the dataset.
+    scans: to measure distances from.
 
     Raises ManifestError for damaged shards or a damaged model, StoppedError if there is too little memory,
     MissingPackage as `evaluate`.
@@ -148,9 +175,9 @@ def predict_split(
     batch_size = min(BATCH, max(1, manifest.records(split)))
     for batch in one_pass(shards, (split,), batch_size=batch_size, manifest=manifest, rows=rows):
         if scans is None:
-            probabilities.append(predict_probabilities(model, batch.pixels, classes, batch_size))
+            probabilities.append(predict_probabilities(model, batch.pixels, model_classes or classes, batch_size))
         else:
-            given, distance = predict_with_distances(network, scans, batch.pixels, classes, batch_size)
+            given, distance = predict_with_distances(network, scans, batch.pixels, model_classes or classes, batch_size)
             probabilities.append(given)
             distances.append(distance)
         truth.append(batch.labels)
@@ -163,15 +190,29 @@ def predict_split(
             "classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that made it."
         )
     joined = Distances.joined(distances) if distances else None
-    return SplitPredictions(paths, patients, labels, np.concatenate(probabilities), joined)
+    return SplitPredictions(paths, patients, groups_of(paths, rows), labels, np.concatenate(probabilities), joined)
 
 
 def patients_per_class(predictions: SplitPredictions, class_names: tuple[str, ...]) -> dict[str, int]:
-    """Class name -> number of patient ids."""
+    """Class name -> number of patient groups."""
     patients: dict[int, set[str]] = defaultdict(set)
-    for label, patient in zip(predictions.truth.tolist(), predictions.patients, strict=True):
+    for label, patient in zip(predictions.truth.tolist(), predictions.groups, strict=True):
         patients[label].add(patient)
     return {name: len(patients[label]) for label, name in enumerate(class_names)}
+
+
+def _describe_classes(target: EvaluationTarget) -> list[str]:
+    """How classes were mapped, and what was left out, as lines."""
+    if not target.class_map:
+        return []
+    parts = target.class_map.as_json(target.runs[0].manifest.class_names, target.manifest.class_names)
+    mapped = "; ".join(
+        f"{name}: {' + '.join(part['model'])} of the model, {' + '.join(part['dataset']) or 'nothing'} of the dataset"
+        for name, part in parts.items()
+    )
+    left_out = [f"{number(count, 'image')} of {name}" for name, count in sorted(target.left_out.items())]
+    lines = [f"classes: {mapped}"]
+    return [*lines, f"left out, as the model does not know the class: {listed(left_out)}"] if left_out else lines
 
 
 def _path(path: Path | str | None) -> Path | None:

@@ -1,7 +1,6 @@
-"""Metrics of predictions: sensitivity, specificity, AUC, balanced accuracy, MCC, urgent referral, weighted error.
+"""Metrics of predictions, of the data and of resamples of its patients.
 
-Classes are looked up by name, never by position. A metric that is undefined, such as the sensitivity for a class
-without images, is None and shown as "-".
+Classes are looked up by name, never by position. docs/evaluation.md says what each metric is.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octprep.wording import number
+from octtrain.evaluation.intervals import Resampled, Values, Weights, resample
 
 MIN_PATIENTS = 5  # of a class; fewer get a warning, in training and in results
 URGENT = ("CNV", "DME")  # classes that need urgent referral to a specialist (Kermany et al. 2018)
@@ -26,146 +25,218 @@ COSTS: Mapping[str, Mapping[str, int]] = {
     "DME": {"NORMAL": 4, "DRUSEN": 2, "CNV": 1, "DME": 0},
 }
 
+Key = tuple[str, ...]  # of a metric, its place in the JSON: ("mcc",), ("per_class", "CNV", "auc")
+Counts = NDArray[np.float64]  # (resamples, classes, classes): truth down, prediction across
+
 
 @dataclass(frozen=True)
-class Proportion:
-    """A number of images out of a total."""
+class Sample:
+    """Predictions to be evaluated, and which patient each is of."""
 
-    count: int
-    total: int
+    truth: NDArray[np.int64]  # (n,) index into the class names
+    probabilities: NDArray[np.floating[Any]]  # (n, classes), 0..1; the most probable class is the prediction
+    patients: NDArray[np.int64]  # (n,) index of the patient, from 0 without gaps
+    urgent: Binary | None  # CNV or DME against the rest; None where the classes are others
+    unit: str = "image"  # what the n are
 
     @property
-    def value(self) -> float | None:
-        """0..1, or None if the total is 0."""
-        return self.count / self.total if self.total else None
-
-    def __str__(self) -> str:
-        return f"{format_value(self.value)} ({self.count:,}/{self.total:,})"
-
-    def as_json(self) -> dict[str, Any]:
-        """For json.dumps: the value and both counts."""
-        return {"value": self.value, "count": self.count, "total": self.total}
+    def predicted(self) -> NDArray[np.int64]:
+        """(n,) index of the most probable class."""
+        labels: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassReport:
-    """One class, or several, against the rest. AUC 0..1, None where either is empty."""
+def sample_of_images(
+    truth: NDArray[np.int64],
+    probabilities: NDArray[np.floating[Any]],
+    class_names: Sequence[str],
+    patients: Sequence[str] | None = None,
+) -> Sample:
+    """The images as they are, each with its own prediction; referral is urgent if the prediction is CNV or DME.
 
-    sensitivity: Proportion
-    specificity: Proportion
-    auc: float | None
+    truth: (n,) index into class_names.  probabilities: (n, classes), 0..1.  patients: (n,) ids; None: each image is of
+    another patient.
+    """
+    members = np.arange(len(truth)) if patients is None else indices(patients)
+    urgent = urgent_classes(class_names)
+    referral = None
+    if urgent:
+        referral = Binary(
+            np.isin(truth, urgent),
+            np.isin(probabilities.argmax(axis=1), urgent),
+            probabilities[:, urgent].sum(axis=1, dtype=np.float64),
+            members,
+        )
+    return Sample(truth, probabilities, members, referral)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """All metrics of one split."""
+def urgent_classes(class_names: Sequence[str]) -> list[int]:
+    """The indices of the classes that need urgent referral; none where the classes are others."""
+    return [list(class_names).index(name) for name in URGENT] if set(URGENT) < set(class_names) else []
 
-    class_names: tuple[str, ...]
-    confusion: NDArray[np.int64]  # (classes, classes): truth down, prediction across
-    accuracy: Proportion
-    balanced_accuracy: float | None  # 0..1, mean sensitivity over the classes that occur
-    per_class: Mapping[str, ClassReport]
-    macro_auc: float | None  # 0..1, mean over the classes that have one
-    urgent: ClassReport | None  # CNV or DME against the rest; None where the classes are others
-    weighted_error: float | None  # percent, 0..400; None where the classes are others than the cost matrix's
 
-    def as_json(self) -> dict[str, Any]:
-        """For json.dumps."""
+def indices(names: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) index of each name among all that occur, from 0 without gaps."""
+    return np.unique(np.asarray(names, str), return_inverse=True)[1].astype(np.int64)
+
+
+class Binary:
+    """Yes-or-no predictions with scores, prepared so that their metrics in many resamples are quick.
+
+    truth, predicted: (n,) bool.  score: (n,), higher means more likely true.  patients: (n,) index of the patient.
+    """
+
+    METRICS = ("sensitivity", "specificity", "precision", "f1", "auc", "pr_auc")
+
+    def __init__(
+        self,
+        truth: NDArray[np.bool_],
+        predicted: NDArray[np.bool_],
+        score: NDArray[np.floating[Any]],
+        patients: NDArray[np.int64],
+    ) -> None:
+        self.counts = _by_patient(2 * truth + predicted, 4, patients)  # (patients, 4): TN, FP, FN, TP
+        order = np.argsort(-score, kind="stable")
+        score = -score[order]  # rising: the most likely first
+        positive = np.flatnonzero(truth[order])
+        self._is_ranked = 0 < len(positive) < len(truth)
+        self._members = patients[order]
+        self._positive_members = patients[order][positive]
+        # Of each positive: the images, and the positives, that score higher, and those that score at least as high.
+        self._higher = np.searchsorted(score, score[positive], "left")
+        self._as_high = np.searchsorted(score, score[positive], "right")
+        self._positives_higher = np.searchsorted(positive, self._higher)
+        self._positives_as_high = np.searchsorted(positive, self._as_high)
+
+    def __call__(self, weights: Weights) -> dict[str, Values]:
+        """Each of METRICS for some resamples: (resamples,), NaN where undefined."""
+        tn, fp, fn, tp = (weights @ self.counts).astype(np.float64).T
+        auc, pr_auc = self.areas(weights)
         return {
-            "images": self.accuracy.total,
-            "accuracy": self.accuracy.as_json(),
-            "balanced_accuracy": self.balanced_accuracy,
-            "macro_auc": self.macro_auc,
-            "weighted_error_percent": self.weighted_error,
-            "urgent_referral": _json(self.urgent) if self.urgent else None,
-            "per_class": {name: _json(report) for name, report in self.per_class.items()},
-            "confusion": {
-                "truth down, prediction across": list(self.class_names),
-                "counts": self.confusion.tolist(),
-            },
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "precision": tp / (tp + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "auc": auc,
+            "pr_auc": pr_auc,
+        }
+
+    def areas(self, weights: Weights) -> tuple[Values, Values]:
+        """Areas under the ROC curve (ties count half) and under the steps of the precision-recall curve.
+
+        The first is the Mann-Whitney statistic. The second is the mean over the positives of the precision among all
+        images that score at least as high.
+        """
+        if not self._is_ranked:
+            undefined = np.full(len(weights), np.nan)
+            return undefined, undefined
+        images = _cumulative(weights[:, self._members])
+        positive = weights[:, self._positive_members]
+        positives = _cumulative(positive)
+        higher = images[:, self._higher] - positives[:, self._positives_higher]  # negatives that score higher
+        true_positives, as_high = positives[:, self._positives_as_high], images[:, self._as_high]
+        wrong = (positive * (higher + as_high - true_positives)).sum(axis=1, dtype=np.float64) / 2
+        p = positives[:, -1].astype(np.float64)
+        n = images[:, -1] - p
+        average = (positive * true_positives / np.maximum(as_high, 1)).sum(axis=1, dtype=np.float64) / p
+        return 1 - wrong / (p * n), np.where(n > 0, average, np.nan)
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """(4,) numbers of true negatives, false positives, false negatives and true positives."""
+        cells: NDArray[np.int64] = self.counts.sum(axis=0, dtype=np.int64)
+        return cells
+
+    @property
+    def patients(self) -> dict[str, int]:
+        """For each of METRICS the number of patients that it is of, or those of its smaller side."""
+        tn, fp, fn, tp = self.counts.T
+        sides = {
+            "sensitivity": (fn + tp,),
+            "specificity": (tn + fp,),
+            "precision": (fp + tp,),
+            "f1": (fp + fn + tp,),
+        }
+        return {
+            key: min(int(np.count_nonzero(side)) for side in sides.get(key, (fn + tp, tn + fp))) for key in self.METRICS
         }
 
 
-def compute_metrics(truth: NDArray[np.int64], probabilities: NDArray[np.float32], class_names: Sequence[str]) -> Report:
-    """All metrics of predictions.
+def resampled_metrics(
+    sample: Sample, class_names: Sequence[str], prevalence: Mapping[str, float] | None = None
+) -> dict[Key, Resampled]:
+    """All metrics of a sample and of the resamples of its patients, the same resamples for the same patients.
 
-    truth: (n,) index into class_names.  probabilities: (n, classes), 0..1.  The prediction is the most probable class.
+    prevalence: class -> its share, 0..1, where the predictive values under "at_prevalence" hold.
     """
-    k = len(class_names)
-    counts = confusion(truth, probabilities.argmax(axis=1), k)
-    sensitivities = [Proportion(int(counts[i, i]), int(counts[i].sum())) for i in range(k)]
-    per_class = {
-        name: ClassReport(
-            sensitivity=sensitivities[i],
-            specificity=_specificity(counts, [i]),
-            auc=auc(truth == i, probabilities[:, i]),
-        )
-        for i, name in enumerate(class_names)
-    }
-    return Report(
-        class_names=tuple(class_names),
-        confusion=counts,
-        accuracy=Proportion(int(np.trace(counts)), int(counts.sum())),
-        balanced_accuracy=balanced_accuracy(counts),
-        per_class=per_class,
-        macro_auc=_mean(report.auc for report in per_class.values()),
-        urgent=_urgent(truth, probabilities, counts, class_names),
-        weighted_error=weighted_error(counts, class_names),
-    )
+    metrics = _Metrics(sample, class_names, prevalence)
+    return resample(metrics, len(metrics.counts), len(sample.truth), metrics.patients())
 
 
-def caveats(report: Report, patients: Mapping[str, int], split: str = "test") -> list[str]:
-    """Limits of a report, each with its numbers: classes with few patients or none, a model at chance.
+class _Metrics:
+    """All metrics of a sample, for many resamples of its patients."""
 
-    patients: class name -> number of patients.  split: its name in the sentences.
-    """
-    present = {name: count for name, count in patients.items() if count}
-    missing = [name for name in report.class_names if name not in present]
-    lines = []
-    if missing:
-        lines.append(
-            f"{split} has no image of {', '.join(missing)}: sensitivity for {'it' if len(missing) == 1 else 'them'} is "
-            f"unknown, and means are over {len(present)} of {len(report.class_names)} classes"
-        )
-    if len(present) == 1:
-        lines.append(
-            f"{split} has only one class, {next(iter(present))}, so it cannot show that the model distinguishes classes"
-        )
-    few = [f"{name} {count}" for name, count in present.items() if count < MIN_PATIENTS]
-    if few:
-        lines.append(f"few patients in {split} ({', '.join(few)}): results on them say little about other patients")
-    predicted = [name for name, count in zip(report.class_names, report.confusion.sum(axis=0), strict=True) if count]
-    if len(predicted) == 1:
-        lines.append(
-            f"the model classifies all {report.accuracy.total:,} images as {predicted[0]}, so it distinguishes nothing"
-        )
-    elif len(present) > 1 and (at_chance := _chance_caveat(report, present)):
-        lines.append(at_chance)
-    return lines
+    def __init__(self, sample: Sample, class_names: Sequence[str], prevalence: Mapping[str, float] | None) -> None:
+        self.names, k = tuple(class_names), len(class_names)
+        self.counts = _by_patient(sample.truth * k + sample.predicted, k * k, sample.patients)
+        self.parts: dict[Key, Binary] = {
+            ("per_class", name): Binary(
+                sample.truth == i, sample.predicted == i, sample.probabilities[:, i], sample.patients
+            )
+            for i, name in enumerate(class_names)
+        }
+        if sample.urgent:
+            self.parts["urgent_referral",] = sample.urgent
+        self.prevalence = None if prevalence is None else np.array([prevalence[name] for name in class_names])
+        self.costs = costs_of(class_names)
+        total = confusion(sample.truth, sample.predicted, k)
+        self.occurs = total.sum(axis=1) > 0
+        self.is_counted = self.occurs | (total.sum(axis=0) > 0)
+        self.is_ranked = self.occurs & (total.sum(axis=1) < total.sum())
+
+    def __call__(self, weights: Weights) -> dict[Key, Values]:
+        k = len(self.names)
+        counts = (weights @ self.counts).astype(np.float64).reshape(-1, k, k)
+        values: dict[Key, Values] = {
+            (*key, name): found for key, part in self.parts.items() for name, found in part(weights).items()
+        }
+
+        def mean(metric: str, chosen: NDArray[np.bool_]) -> Values:
+            columns = [values["per_class", name, metric] for name, use in zip(self.names, chosen, strict=True) if use]
+            return np.mean(columns, axis=0) if columns else np.full(len(weights), np.nan)
+
+        values["accuracy",] = accuracies(counts)
+        values["balanced_accuracy",] = mean("sensitivity", self.occurs)
+        values["macro_f1",] = mean("f1", self.is_counted)
+        values["macro_auc",] = mean("auc", self.is_ranked)
+        values["mcc",] = correlations(counts)
+        if self.costs is not None:
+            values["weighted_error_percent",] = weighted_errors(counts, self.costs)
+        if self.prevalence is not None:
+            values |= _at_prevalence(counts, self.prevalence, self.names)
+        return values
+
+    def patients(self) -> dict[Key, int]:
+        """The number of patients that each metric is of."""
+        found: dict[Key, int] = {
+            (*key, name): n for key, part in self.parts.items() for name, n in part.patients.items()
+        }
+        with np.errstate(divide="ignore", invalid="ignore"):
+            keys = self(np.ones((1, len(self.counts)), np.float32))
+        return {key: found.get(key, len(self.counts)) for key in keys}
 
 
-def _chance_caveat(report: Report, patients: Mapping[str, int]) -> str | None:
-    """The caveat of a balanced accuracy whose 95 % interval includes guessing, 1/k; None if it does not.
-
-    Every patient counts as one image, because images of one patient are similar, and each class's sensitivity p gets
-    two successes and two failures more (Agresti and Coull 1998), without which few patients that agree would seem
-    certain: standard error = sqrt(sum(p (1 - p) / (patients + 4))) / k.
-    """
-    assert report.balanced_accuracy is not None
-    variance = 0.0
-    for name, count in patients.items():
-        value = report.per_class[name].sensitivity.value
-        assert value is not None
-        value = (value * count + 2) / (count + 4)
-        variance += value * (1 - value) / (count + 4)
-    error = variance**0.5 / len(patients)
-    chance = 1 / len(patients)
-    if report.balanced_accuracy - 1.96 * error > chance:
-        return None
-    return (
-        f"balanced accuracy {report.balanced_accuracy:.3f} with an error of {1.96 * error:.3f} (95 %) from "
-        f"{number(sum(patients.values()), 'patient')} does not differ from guessing, {chance:.3f}"
-    )
+def _at_prevalence(counts: Counts, prevalence: NDArray[np.float64], names: Sequence[str]) -> dict[Key, Values]:
+    """Accuracy, precision and negative predictive value where each class has a given share, at these sensitivities."""
+    rates = prevalence[:, None] * counts / counts.sum(axis=2, keepdims=True)
+    rates = np.where(prevalence[:, None] > 0, rates, 0.0)  # a class that does not occur there may lack images here
+    values: dict[Key, Values] = {("at_prevalence", "accuracy"): np.trace(rates, axis1=1, axis2=2)}
+    for i, name in enumerate(names):
+        as_class, right = rates[:, :, i].sum(axis=1), rates[:, i, i]
+        missed = prevalence[i] - right
+        values["at_prevalence", "per_class", name, "precision"] = right / as_class
+        values["at_prevalence", "per_class", name, "npv"] = 1 - missed / (rates.sum(axis=(1, 2)) - as_class)
+    return values
 
 
 def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -174,9 +245,16 @@ def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: i
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
+def one_against_rest(counts: NDArray[np.int64], label: int) -> NDArray[np.int64]:
+    """(4,) numbers of true negatives, false positives, false negatives and true positives of one class."""
+    right, as_class, of_class = counts[label, label], counts[:, label].sum(), counts[label].sum()
+    return np.array([counts.sum() - as_class - of_class + right, as_class - right, of_class - right, right])
+
+
 def balanced_accuracy(counts: NDArray[np.int64]) -> float | None:
     """The mean sensitivity over the classes that occur, 0..1; None if there are no images."""
-    return _mean(int(row[i]) / int(row.sum()) if row.sum() else None for i, row in enumerate(counts))
+    occurs = counts.sum(axis=1) > 0
+    return float(balanced_accuracies(counts[None].astype(np.float64), occurs)[0]) if occurs.any() else None
 
 
 def mcc(counts: NDArray[np.int64]) -> float | None:
@@ -184,93 +262,71 @@ def mcc(counts: NDArray[np.int64]) -> float | None:
 
     None if all images are of one class, or all are predicted to be.
     """
-    n, correct = float(counts.sum()), float(np.trace(counts))
-    truth, predicted = counts.sum(axis=1).astype(np.float64), counts.sum(axis=0).astype(np.float64)
-    variances = (n * n - float(truth @ truth)) * (n * n - float(predicted @ predicted))
-    return (correct * n - float(truth @ predicted)) / variances**0.5 if variances > 0 else None
+    value = float(correlations(counts[None].astype(np.float64))[0])
+    return None if np.isnan(value) else value
+
+
+def weighted_error(counts: NDArray[np.int64], class_names: Sequence[str]) -> float | None:
+    """The weighted error of Kermany et al. in percent, 100 * sum(cost * count) / n; None for other classes."""
+    costs = costs_of(class_names)
+    if costs is None or not counts.sum():
+        return None
+    return float(weighted_errors(counts[None].astype(np.float64), costs)[0])
 
 
 def auc(positive: NDArray[np.bool_], score: NDArray[np.floating[Any]]) -> float | None:
     """Area under the ROC curve: the probability that a positive scores higher than a negative, ties counting half.
 
-    By ranks, as the Mann-Whitney statistic; None without positives or without negatives.
-
-    positive: (n,).  score: (n,), higher means more likely positive.
+    None without positives or without negatives.  positive: (n,).  score: (n,), higher means more likely positive.
     """
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
+    each = np.arange(len(score))
+    value = float(Binary(positive, positive, score, each).areas(np.ones((1, len(score)), np.float32))[0][0])
+    return None if np.isnan(value) else value
+
+
+def accuracies(counts: Counts) -> Values:
+    """The share of images that are classified right, of each resample."""
+    shares: Values = np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2))
+    return shares
+
+
+def balanced_accuracies(counts: Counts, occurs: NDArray[np.bool_]) -> Values:
+    """The mean sensitivity over the classes that occur, (classes,) bool; NaN where a resample lacks one of them."""
+    right: Values = np.diagonal(counts, axis1=1, axis2=2)[:, occurs] / counts.sum(axis=2)[:, occurs]
+    means: Values = right.mean(axis=1)
+    return means
+
+
+def correlations(counts: Counts) -> Values:
+    """Matthews' correlation of each resample; NaN where truth or prediction is one class."""
+    n, correct = counts.sum(axis=(1, 2)), np.trace(counts, axis1=1, axis2=2)
+    truth, predicted = counts.sum(axis=2), counts.sum(axis=1)
+    variances = (n * n - (truth**2).sum(axis=1)) * (n * n - (predicted**2).sum(axis=1))
+    covariance = correct * n - (truth * predicted).sum(axis=1)
+    return np.where(variances > 0, covariance / np.sqrt(np.where(variances > 0, variances, 1)), np.nan)
+
+
+def weighted_errors(counts: Counts, costs: NDArray[np.float64]) -> Values:
+    """The weighted error of each resample in percent."""
+    errors: Values = 100 * (costs * counts).sum(axis=(1, 2)) / counts.sum(axis=(1, 2))
+    return errors
+
+
+def costs_of(class_names: Sequence[str]) -> NDArray[np.float64] | None:
+    """(classes, classes) cost of each prediction; None for other classes than those of the published matrix."""
+    if set(class_names) != set(COSTS):
         return None
-    _, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
-    middle_ranks = np.cumsum(sizes) - (sizes - 1) / 2  # 1-based; equal scores share the mean of their ranks
-    rank_sum = float(middle_ranks[group][positive].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    return np.array([[COSTS[truth][predicted] for predicted in class_names] for truth in class_names], np.float64)
 
 
-def weighted_error(counts: NDArray[np.int64], class_names: Sequence[str]) -> float | None:
-    """The weighted error of Kermany et al. in percent, 100 * sum(cost * count) / n; None for other classes."""
-    if set(class_names) != set(COSTS) or not counts.sum():
-        return None
-    costs = np.array([[COSTS[truth][predicted] for predicted in class_names] for truth in class_names])
-    return float(100 * (costs * counts).sum() / counts.sum())
+def _by_patient(cells: NDArray[np.int64], number: int, patients: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(patients, number) images of each patient in each cell. cells: (n,) index."""
+    rows = int(patients.max()) + 1 if len(patients) else 0
+    return np.bincount(patients * number + cells, minlength=rows * number).reshape(rows, number).astype(np.float32)
 
 
-def format_value(value: float | None, digits: int = 3) -> str:
-    """A number rounded to some decimals; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def format_report(report: Report) -> str:
-    """A report as a table and lines of text."""
-    width = max(len("urgent referral"), *map(len, report.class_names))
-    lines = [f"{'':{width}}  {'sensitivity':>21}  {'specificity':>21}  {'AUC':>6}"]
-    rows = [*report.per_class.items(), *([("urgent referral", report.urgent)] if report.urgent else [])]
-    for name, metrics in rows:
-        auc_text = format_value(metrics.auc)
-        lines.append(f"{name:{width}}  {metrics.sensitivity!s:>21}  {metrics.specificity!s:>21}  {auc_text:>6}")
-    lines += ["", "truth down, prediction across"]
-    cell = max(7, *(len(name) + 2 for name in report.class_names))
-    lines.append(" " * width + "".join(f"{name:>{cell}}" for name in report.class_names))
-    for name, row in zip(report.class_names, report.confusion, strict=True):
-        lines.append(f"{name:{width}}" + "".join(f"{count:>{cell},}" for count in row))
-    lines += [
-        "",
-        f"accuracy           {report.accuracy}",
-        f"balanced accuracy  {format_value(report.balanced_accuracy)}",
-        f"macro AUC          {format_value(report.macro_auc)}",
-    ]
-    if report.weighted_error is not None:
-        lines.append(f"weighted error     {format_value(report.weighted_error, 1)} %")
-    return "\n".join(lines)
-
-
-def _urgent(
-    truth: NDArray[np.int64], probabilities: NDArray[np.float32], counts: NDArray[np.int64], class_names: Sequence[str]
-) -> ClassReport | None:
-    """CNV or DME against the rest: predicted by the most probable class, ranked by p(CNV) + p(DME)."""
-    if not set(URGENT) < set(class_names):
-        return None
-    urgent = [list(class_names).index(name) for name in URGENT]
-    return ClassReport(
-        sensitivity=Proportion(int(counts[np.ix_(urgent, urgent)].sum()), int(counts[urgent].sum())),
-        specificity=_specificity(counts, urgent),
-        auc=auc(np.isin(truth, urgent), probabilities[:, urgent].sum(axis=1, dtype=np.float64)),
-    )
-
-
-def _specificity(counts: NDArray[np.int64], positive: Sequence[int]) -> Proportion:
-    """Of the images of other classes than `positive`, those that are predicted to be of such a class."""
-    rest = [i for i in range(len(counts)) if i not in positive]
-    return Proportion(int(counts[np.ix_(rest, rest)].sum()), int(counts[rest].sum()))
-
-
-def _mean(values: Any) -> float | None:
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
-
-
-def _json(report: ClassReport) -> dict[str, Any]:
-    return {
-        "sensitivity": report.sensitivity.as_json(),
-        "specificity": report.specificity.as_json(),
-        "auc": report.auc,
-    }
+def _cumulative(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(rows, n + 1): the sum of the first 0, 1, ... n values of each row; exact, as they are whole and below 2**24."""
+    sums = np.zeros((values.shape[0], values.shape[1] + 1), np.float32)
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums

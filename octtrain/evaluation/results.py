@@ -1,43 +1,36 @@
-"""The files that an evaluation leaves: evaluate-SPLIT.json and predictions-SPLIT.csv, or -SPLIT-ensemble of several."""
+"""The files that an evaluation leaves: evaluate-SPLIT.json, predictions-SPLIT.csv and patients-SPLIT.csv.
+
+Those of several runs end in -SPLIT-ensemble.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from octprep.format.errors import OutputError
 from octprep.format.files import atomic_write
 from octprep.format.paths import path_to_text
 from octprep.wording import listed
-from octtrain.calibration.unfamiliar import Distances
-from octtrain.evaluation.metrics import Report
+from octtrain.evaluation.intervals import DESCRIPTION
+from octtrain.evaluation.patients import cases_of, patients_csv
+from octtrain.evaluation.predictions import SplitPredictions, images_sha256, predictions_csv
+from octtrain.evaluation.report import Report
+from octtrain.evaluation.slices import Slice
 from octtrain.evaluation.target import EvaluationTarget
 from octtrain.json_output import encode
 
 
-@dataclass(frozen=True)
-class SplitPredictions:
-    """A model's probabilities for every image of a split, in the order of the shards."""
-
-    paths: list[str]  # relative to the source folder
-    patients: list[str]
-    truth: NDArray[np.int64]  # (n,) index into the class names
-    probabilities: NDArray[np.float32]  # (n, classes), 0..1
-    distances: Distances | None = None  # from the training's scans, where they were asked for
-
-
-def result_paths(target: EvaluationTarget, folder: Path) -> tuple[Path, Path]:
-    """The JSON file with metrics and the CSV file with predictions."""
-    return folder / f"evaluate-{target.name}.json", folder / f"predictions-{target.name}.csv"
+def result_paths(target: EvaluationTarget, folder: Path) -> tuple[Path, Path, Path]:
+    """The JSON file with metrics and the CSV files with predictions, for images and for patients."""
+    return (
+        folder / f"evaluate-{target.name}.json",
+        folder / f"predictions-{target.name}.csv",
+        folder / f"patients-{target.name}.csv",
+    )
 
 
 def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
@@ -54,8 +47,8 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
             f"{destination} cannot be written to ({error.strerror or error}); name {'another' if out else 'a'} folder "
             "for the results by --out DIR."
         ) from None
-    json_path, csv_path = result_paths(target, folder)
-    for path in (json_path, csv_path):
+    json_path = result_paths(target, folder)[0]
+    for path in result_paths(target, folder):
         if path.is_dir():
             raise OutputError(f"{path} is a folder, but a result file must be written there; remove it or give --out.")
     if not out and len(target.runs) == 1:
@@ -67,47 +60,54 @@ def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     return folder
 
 
-def as_json(target: EvaluationTarget, report: Report, caveats: Sequence[str], patients: int) -> dict[str, Any]:
+def as_json(
+    target: EvaluationTarget,
+    predictions: SplitPredictions,
+    report: Report,
+    caveats: Sequence[str],
+    slices: Sequence[Slice],
+) -> dict[str, Any]:
     """The content of evaluate-SPLIT.json, for json.dumps."""
     return {
         "split": target.split,
         **({"run": _run_names(target)[0]} if len(target.runs) == 1 else {"runs": _run_names(target)}),
         "digest": target.manifest.digest,
         "trained_on": target.run_digest,
+        "images_sha256": images_sha256(predictions.paths, target.rows),
         "leak_warning": target.leak_warning,
         "exposed": {"patients": len(target.exposed.patients), "images": len(target.exposed.contents)},
         "caveats": list(caveats),
-        "patients": patients,
+        "intervals": DESCRIPTION,
+        **_classes(target),
         **report.as_json(),
+        "slices": [part.as_json() for part in slices],
     }
 
 
 def write_results(
     target: EvaluationTarget, folder: Path, predictions: SplitPredictions, content: dict[str, Any]
-) -> tuple[Path, Path]:
-    """Write both files and return their paths. Raises OutputError if that fails."""
-    json_path, csv_path = result_paths(target, folder)
+) -> tuple[Path, Path, Path]:
+    """Write all files and return their paths. Raises OutputError if that fails."""
+    paths = json_path, images_path, patients_path = result_paths(target, folder)
+    class_names = target.class_names
     try:
         atomic_write(json_path, encode(content))
-        atomic_write(csv_path, predictions_csv(target.manifest.class_names, predictions))
+        atomic_write(images_path, predictions_csv(class_names, predictions))
+        atomic_write(patients_path, patients_csv(class_names, cases_of(predictions, class_names)))
     except OSError as error:
         raise OutputError(
             f"the results cannot be written to {folder} ({error.strerror or error}); correct that, or name another "
             "folder by --out DIR, and run the command again."
         ) from None
-    return json_path, csv_path
+    return paths
 
 
-def predictions_csv(class_names: Sequence[str], predictions: SplitPredictions) -> bytes:
-    """The bytes of predictions-SPLIT.csv."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "patient", "truth", "prediction", *class_names])
-    rows = zip(predictions.paths, predictions.patients, predictions.truth, predictions.probabilities, strict=True)
-    for path, patient, truth, probabilities in rows:
-        cells = [f"{probability:.6f}" for probability in probabilities]
-        writer.writerow([path, patient, class_names[truth], class_names[int(probabilities.argmax())], *cells])
-    return out.getvalue().encode(errors="backslashreplace")
+def _classes(target: EvaluationTarget) -> dict[str, Any]:
+    """How classes were mapped, and the numbers of images of classes that the model does not know, if they were."""
+    if not target.class_map:
+        return {}
+    names = target.runs[0].manifest.class_names, target.manifest.class_names
+    return {"classes": target.class_map.as_json(*names), "left_out": dict(target.left_out)}
 
 
 def _run_names(target: EvaluationTarget) -> list[str]:

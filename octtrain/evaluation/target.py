@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
 from octprep.terminal.commands import verbosity
 from octprep.wording import listed, number
+from octtrain.evaluation.class_map import ClassMap, make_class_map
 from octtrain.runs import exposure
-from octtrain.runs.ensemble import describe_runs, task_differences
+from octtrain.runs.ensemble import CLASS_NAMES, describe_runs, task_differences
 from octtrain.runs.exposure import TrainingImage
 from octtrain.runs.run import Run
 
@@ -34,6 +36,13 @@ class EvaluationTarget:
     exposed: Leaks  # patients and file contents of the split that the model was exposed to
     leak_warning: str | None  # why the results are too good; None if they are not
     caveats: tuple[str, ...]  # further limits of the results
+    class_map: ClassMap | None = None  # where the model's classes, or the dataset's, are mapped onto shared ones
+    left_out: Mapping[str, int] = field(default_factory=dict)  # class that the model does not know -> images
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the results."""
+        return self.class_map.shared if self.class_map else self.manifest.class_names
 
     @property
     def run_digest(self) -> str:
@@ -47,19 +56,25 @@ class EvaluationTarget:
 
     @property
     def name(self) -> str:
-        """A part of file names: the split, for another dataset than the run's the start of its digest, `ensemble`."""
+        """A part of file names: the split, for another dataset than the run's the start of its digest, and so on."""
         split = self.split if self.is_own_dataset else f"{self.split}-{self.manifest.digest[:8]}"
+        split += "-mapped" if self.class_map else ""
         return split if len(self.runs) == 1 else f"{split}-ensemble"
 
 
 def resolve_target(
-    runs: Sequence[Run], split: str, shards: Path | None = None, dataset: Path | None = None
+    runs: Sequence[Run],
+    split: str,
+    shards: Path | None = None,
+    dataset: Path | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationTarget:
     """Find the dataset, check that the model can be used on it, and compare its patients with the exposure.
 
     runs: of the model, or the members of an ensemble, which was exposed to whatever one of them was.  shards: where the
     dataset of the run, or of the first member, is, by default where it was.  dataset: another one to evaluate on.
-    Raises SourceError and ManifestError as `evaluate` does.
+    classes: shared class -> those of the model or the dataset that it is made of; None: both have the same.
+    Raises SettingError, SourceError and ManifestError as `evaluate` does.
     """
     run = runs[0]
     folder = dataset or shards or run.shards
@@ -76,14 +91,27 @@ def resolve_target(
             f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {folder} to "
             "evaluate on this one instead."
         )
-    require_same_task(run, manifest, folder)
+    require_same_task(run, manifest, folder, has_class_map=classes is not None)
+    model_classes = run.manifest.class_names
+    class_map = None if classes is None else make_class_map(classes, model_classes, manifest.class_names)
     if split not in manifest.splits:
         raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits)}.")
     if not manifest.records(split):
         raise ManifestError(f"Split {split!r} of {folder} holds no images, so there is nothing to evaluate on.")
 
     rows = images_csv.read_checked(folder, manifest).rows
-    evaluated = exposure.images_of(rows, (split,))
+    known = {
+        label
+        for i, label in enumerate(manifest.class_names)
+        if class_map is None or class_map.of_dataset[i] is not None
+    }
+    left_out = Counter(row.label for row in rows if row.split == split and row.label not in known)
+    evaluated = exposure.images_of((row for row in rows if row.label in known), (split,))
+    if not evaluated:
+        raise ManifestError(
+            f"Split {split!r} of {folder} holds no image of a class that the model knows, but "
+            f"{listed(sorted(left_out))}. Say what these are by --classes."
+        )
     images: list[TrainingImage] = []
     caveats: list[str] = []
     for member in runs:
@@ -110,20 +138,31 @@ def resolve_target(
         exposed=exposed,
         leak_warning=leak_warning,
         caveats=tuple(dict.fromkeys(caveats)),
+        class_map=class_map,
+        left_out=left_out,
     )
 
 
-def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
-    """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with."""
+def require_same_task(run: Run, manifest: Manifest, shards: Path, *, has_class_map: bool = False) -> None:
+    """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with.
+
+    has_class_map: the class names may differ.
+    """
     differences = [
         f"{name} {expected} in the run, {actual} here"
         for name, expected, actual in task_differences(run.manifest, manifest)
+        if not (has_class_map and name == CLASS_NAMES)
     ]
     if differences:
         raise ManifestError(
             f"{shards} is another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
             f"({run.manifest.digest[:12]}), and the model cannot be used on it: {'; '.join(differences)}. Build it "
-            "with the settings of the run's dataset."
+            "with the settings of the run's dataset"
+            + (
+                ", or say which classes are the same by --classes."
+                if run.manifest.class_names != manifest.class_names
+                else "."
+            )
         )
 
 

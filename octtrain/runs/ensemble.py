@@ -15,6 +15,7 @@ from octprep.format.paths import path_to_text
 from octprep.wording import listed
 from octtrain.runs.run import Run
 
+CLASS_NAMES = "class names"  # the name of the difference
 Runs = Run | Path | str | Sequence[Run | Path | str]  # a run, its folder, or several of them
 
 
@@ -45,7 +46,7 @@ def load_runs(runs: Runs) -> tuple[Run, ...]:
 def task_differences(manifest: Manifest, other: Manifest) -> list[tuple[str, object, object]]:
     """How the class names and the preprocessing of two datasets differ: name, value of one, value of the other."""
     pairs: dict[str, tuple[object, object]] = {
-        "class names": (", ".join(manifest.class_names), ", ".join(other.class_names))
+        CLASS_NAMES: (", ".join(manifest.class_names), ", ".join(other.class_names))
     }
     pairs |= {
         field.name: (getattr(manifest.recipe, field.name), getattr(other.recipe, field.name))

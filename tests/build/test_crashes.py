@@ -12,6 +12,7 @@ import pytest
 
 from octprep.format.manifest import Manifest
 from tests.worlds.builds import OPTIONS, octprep, receipts
+from tests.worlds.clusters import local_cluster
 from tests.worlds.tables import read_cells
 
 pytestmark = [
@@ -168,3 +169,21 @@ def test_a_crash_that_no_file_repeats_alone_ends_the_build_the_second_time(hosti
     code, _, errors = run(environment, "build", src, tmp_path / "out", "--workers", 2, *OPTIONS)
     assert code == 1
     assert "made the image decoder crash (SIGSEGV), which no single file does alone. Run the same" in errors
+
+
+def test_a_file_that_crashes_the_workers_of_a_cluster_is_found_on_this_machine(hostile, environment, tmp_path):
+    pytest.importorskip("distributed")
+    src, mark = hostile
+    path = "train/CNV/CNV-0-1.jpeg"
+    mark(path, "SIGSEGV")
+    code, _, errors = run(environment, "build", src, tmp_path / "local", "--workers", 1, *OPTIONS)
+    assert (code, errors) == (0, "")
+    with local_cluster(tmp_path / "dask", workers=0) as cluster:
+        # Dask gives a task up when it has killed four workers.
+        cluster.add_workers(5, {"PYTHONPATH": environment["PYTHONPATH"]})
+        out = tmp_path / "out"
+        code, _, errors = run(environment, "build", src, out, "--cluster", cluster.file, *OPTIONS)
+        assert code == 0, errors
+        assert sum(worker.poll() is not None for worker in cluster.workers) == 4
+    assert excluded(out)[path] == "made the image decoder crash (SIGSEGV)"
+    assert Manifest.load(out).digest == Manifest.load(tmp_path / "local").digest

@@ -202,6 +202,7 @@ def test_results_are_written_without_a_home_folder_and_although_the_reader_has_g
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluate-test.json",
         "predictions-test.csv",
+        "patients-test.csv",
     }
 
 

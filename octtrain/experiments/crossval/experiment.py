@@ -19,14 +19,15 @@ from octprep.format.manifest import Manifest
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import json_output
-from octtrain.evaluation import metrics
+from octtrain.evaluation import report as reports
+from octtrain.evaluation.estimates import format_value
 from octtrain.evaluation.evaluate import patients_per_class, predict_split
-from octtrain.evaluation.metrics import Report, compute_metrics, format_report, format_value
-from octtrain.evaluation.results import SplitPredictions, predictions_csv
+from octtrain.evaluation.intervals import DESCRIPTION
+from octtrain.evaluation.predictions import SplitPredictions, images_sha256, predictions_csv
+from octtrain.evaluation.report import Report, format_report, report_of
+from octtrain.evaluation.trainings import CROSSVAL_PREDICTIONS, CROSSVAL_RESULT
 from octtrain.experiments.crossval.config import CrossvalConfig
 from octtrain.experiments.crossval.folder import (
-    PREDICTIONS_NAME,
-    RESULT_NAME,
     latest_crossval,
     read_stored,
     require_same,
@@ -54,9 +55,9 @@ class CrossvalResult:
 
     folder: Path
     digest: str  # of the dataset
+    images_sha256: str  # of the images that are predicted
     config: CrossvalConfig
     report: Report  # of the predictions out of fold, the mean over the seeds
-    patients: int
     by_run: Mapping[str, float | None]  # run -> balanced accuracy on the fold it predicts
     by_fold: Mapping[str, float | None]  # fold -> balanced accuracy of the mean over the seeds
     by_seed: Mapping[int, float | None]  # seed -> balanced accuracy of its predictions of all folds
@@ -76,11 +77,12 @@ class CrossvalResult:
         """For json.dumps."""
         return {
             "digest": self.digest,
+            "images_sha256": self.images_sha256,
             "folds": list(self.by_fold),
             "seeds": list(self.by_seed),
             "settings": asdict(self.config.fit),
             "caveats": list(self.caveats),
-            "patients": self.patients,
+            "intervals": DESCRIPTION,
             **self.report.as_json(),
             "balanced_accuracy_by_fold": {**self.by_fold},
             "balanced_accuracy_over_folds": asdict(self.over_folds),
@@ -143,8 +145,8 @@ def crossval(
             result, predictions = _predict(plan, folder, runs, log)
         content = result.as_json()
         with _writing_to(folder):
-            atomic_write(folder / PREDICTIONS_NAME, predictions_csv(manifest.class_names, predictions))
-            atomic_write(folder / RESULT_NAME, json_output.encode(content))
+            atomic_write(folder / CROSSVAL_PREDICTIONS, predictions_csv(manifest.class_names, predictions))
+            atomic_write(folder / CROSSVAL_RESULT, json_output.encode(content))
     interrupts.advise("the results were written")
     if json_file:
         json_output.write(json_file, content)
@@ -235,17 +237,17 @@ def _predict(
                 f"the models learnt from {run.sources_of_exposure}, whose training patients are unknown; they may "
                 "include patients that are predicted here"
             )
-        members[fold, seed] = predict_split(run.load_model(), plan.manifest, plan.shards, f"fold{fold}")
+        members[fold, seed] = predict_split(run.load_model(), plan.manifest, plan.shards, f"fold{fold}", plan.rows)
     by_fold = {fold: mean_over_seeds([members[fold, seed] for seed in plan.seeds]) for fold in plan.folds}
     require_each_once({f"fold{fold}": predictions for fold, predictions in by_fold.items()}, plan.rows)
     predictions = pooled(list(by_fold.values()))
-    report = compute_metrics(predictions.truth, predictions.probabilities, class_names)
+    report = report_of(predictions, class_names)
     result = CrossvalResult(
         folder=folder,
         digest=plan.manifest.digest,
+        images_sha256=images_sha256(predictions.paths, plan.rows),
         config=plan.config,
         report=report,
-        patients=len(set(predictions.patients)),
         by_run={run_name(*key): balanced_accuracy_of(part) for key, part in members.items()},
         by_fold={f"fold{fold}": balanced_accuracy_of(part) for fold, part in by_fold.items()},
         by_seed={
@@ -253,7 +255,7 @@ def _predict(
         },
         caveats=(
             *dict.fromkeys(caveats),
-            *metrics.caveats(report, patients_per_class(predictions, class_names), "the folds"),
+            *reports.caveats(report, patients_per_class(predictions, class_names), "the folds"),
         ),
     )
     return result, predictions
@@ -263,7 +265,7 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
     """The lines of the report."""
     total = len(fold_names(plan.manifest))
     lines = [
-        f"{number(result.report.accuracy.total, 'image')} of {number(result.patients, 'patient')} in "
+        f"{number(result.report.accuracy.total, 'image')} of {number(result.report.patients, 'patient')} in "
         f"{len(plan.folds)} of {number(total, 'fold')}, each predicted by {number(len(plan.seeds), 'model')} that had "
         f"not been exposed to its patient (dataset {result.digest[:12]})",
         *result.caveats,
@@ -277,7 +279,7 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
         values = [result.by_run[run_name(fold, seed)] for seed in plan.seeds]
         cells = [*values, result.by_fold[f"fold{fold}"]]
         lines.append(f"{f'fold{fold}':8}" + "".join(f"{format_value(value):>10}" for value in cells))
-    cells = [*result.by_seed.values(), result.report.balanced_accuracy]
+    cells = [*result.by_seed.values(), result.report.balanced_accuracy.value]
     lines.append(f"{'pooled':8}" + "".join(f"{format_value(value):>10}" for value in cells))
     lines.append("the last column is of the mean of the seeds' probabilities, the last line of all folds together")
     for name, count, summary in (
@@ -288,7 +290,7 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
             lines.append(
                 f"over {count} {name}: {format_value(summary.mean)}, standard deviation {format_value(summary.std)}"
             )
-    written = [result.folder / RESULT_NAME, result.folder / PREDICTIONS_NAME]
+    written = [result.folder / CROSSVAL_RESULT, result.folder / CROSSVAL_PREDICTIONS]
     if json_file and json_file != STDOUT:
         written.append(json_file)
     lines += ["", "wrote " + " and ".join(map(str, written))]

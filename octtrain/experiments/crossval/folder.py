@@ -20,8 +20,6 @@ from octtrain.runs.folder import changed_settings
 from octtrain.runs.locations import RUNS, is_vacant
 
 SETTINGS_NAME = "settings.json"  # not config.json, which makes a folder a run
-RESULT_NAME = "crossval.json"
-PREDICTIONS_NAME = "predictions-out-of-fold.csv"
 CROSSVAL_VERSION = 1
 MAX_BYTES = 1_000_000
 

@@ -14,7 +14,7 @@ from octprep.format.errors import LeakError, ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.wording import listed, number
 from octtrain.evaluation.metrics import balanced_accuracy, confusion
-from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import MAX_NAMED
 from octtrain.runs import exposure
 from octtrain.runs.exposure import Exposure
@@ -81,7 +81,9 @@ def mean_over_seeds(members: Sequence[SplitPredictions]) -> SplitPredictions:
     total = np.zeros(first.probabilities.shape, np.float64)
     for member in members:
         total += member.probabilities
-    return SplitPredictions(first.paths, first.patients, first.truth, (total / len(members)).astype(np.float32))
+    return SplitPredictions(
+        first.paths, first.patients, first.groups, first.truth, (total / len(members)).astype(np.float32)
+    )
 
 
 def pooled(parts: Sequence[SplitPredictions]) -> SplitPredictions:
@@ -89,6 +91,7 @@ def pooled(parts: Sequence[SplitPredictions]) -> SplitPredictions:
     return SplitPredictions(
         [path for part in parts for path in part.paths],
         [patient for part in parts for patient in part.patients],
+        [group for part in parts for group in part.groups],
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.probabilities for part in parts]),
     )

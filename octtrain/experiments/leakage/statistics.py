@@ -1,19 +1,12 @@
-"""The inflation over all repeats with its interval, and the result in words.
-
-The interval is Student's t over the repeats' differences d, with the variance corrected by Nadeau and Bengio, Machine
-Learning 52:239 (2003) because the repeats share training images, which a plain t ignores:
-
-    mean(d) +- t(0.975, repeats - 1) * sqrt((1 / repeats + test / train) * var(d))
-"""
+"""The inflation over all repeats with its interval (`octtrain.evaluation.trainings`), and the result in words."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats  # type: ignore[import-untyped]
+from octtrain.evaluation.trainings import interval_over_trainings
 
 INTERVAL = (
     "95 % interval: Student's t over the repeats, widened for the training images that they share (Nadeau and Bengio "
@@ -58,16 +51,14 @@ class Inflation:
 
 
 def inflation(repeats: Sequence[Repeat], metric: str) -> Inflation:
-    """Means of one metric of `Score`, and their difference with its interval (see the top of this module)."""
+    """Means of one metric of `Score`, and their difference with its interval."""
     by_image = [getattr(repeat.by_image, metric) for repeat in repeats]
     by_patient = [getattr(repeat.by_patient, metric) for repeat in repeats]
     differences = [image - patient for image, patient in zip(by_image, by_patient, strict=True)]
-    n = len(repeats)
-    mean = statistics.fmean(differences)
     ratio = statistics.fmean(repeat.test / repeat.train for repeat in repeats)
-    quantile = float(stats.t.ppf(0.975, n - 1))
-    margin = quantile * math.sqrt((1 / n + ratio) * statistics.variance(differences))
-    return Inflation(statistics.fmean(by_image), statistics.fmean(by_patient), mean, mean - margin, mean + margin)
+    return Inflation(
+        statistics.fmean(by_image), statistics.fmean(by_patient), *interval_over_trainings(differences, ratio)
+    )
 
 
 def format_table(balanced_accuracy: Inflation, mcc: Inflation) -> str:

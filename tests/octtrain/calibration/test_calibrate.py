@@ -113,13 +113,13 @@ def test_linked_patient_ids_count_as_one_patient(world):
     run = Run.load(world[0] / "run")
     target = resolve_target((run,), "val")
     scans = load(run).scans
-    predictions = predict_split(run.load_model(), target.manifest, target.shards, "val", target.rows, scans)
-    linked = [dataclasses.replace(row, patient_group=f"group {i % 10}") for i, row in enumerate(target.rows)]
+    predictions = predict_split(run.load_model(), target.manifest, target.shards, "val", target.rows, scans=scans)
+    linked = dataclasses.replace(predictions, groups=[f"group {i % 7}" for i in range(len(predictions.paths))])
     digests = dict.fromkeys(("model_sha256", "features_sha256", "features"), "")
-    frozen, notes = choose(predictions, dataclasses.replace(target, rows=linked), CalibrationConfig(), **digests)
+    frozen, notes = choose(linked, target, CalibrationConfig(), **digests)
     assert frozen.referral_threshold is frozen.abstention_threshold is None
-    assert notes["referral"].startswith("10 patients with CNV or DME cannot assure")
-    assert notes["abstention"].endswith("here are 10")
+    assert notes["referral"].startswith("7 patients with CNV or DME cannot assure")
+    assert notes["abstention"].endswith("here are 7")
 
 
 def test_evaluation_applies_it_and_shows_before_and_after(world, tmp_path):

@@ -38,12 +38,13 @@ def disk(tmp_path):
 def test_a_trained_model_is_accurate_and_its_results_are_complete(trained, shards):
     run, lines, _ = trained
     report = evaluate(run, log=quiet)
-    assert report.balanced_accuracy > 0.95
+    assert report.balanced_accuracy.value > 0.95
     assert report.accuracy.total == 24
     assert len(metrics_of(run.folder)) == 3
     assert sum(line.startswith("epoch") for line in lines) == 3
     stored = json.loads((run.folder / "evaluate-test.json").read_text())
-    assert stored["balanced_accuracy"] == report.balanced_accuracy
+    assert stored["balanced_accuracy"]["value"] == report.balanced_accuracy.value
+    assert (stored["per_patient"]["cases"], stored["per_patient"]["patients"]) == (24, 6)  # each id in four classes
     assert stored["leak_warning"] is None
     assert stored["digest"] == Manifest.load(shards).digest
     with (run.folder / "predictions-test.csv").open(newline="") as file:
@@ -70,12 +71,14 @@ def test_the_digest_decides_which_dataset_it_is(untrained, tmp_path):
     evaluate(tmp_path / "run", dataset=tmp_path / "shards", log=lines.append)
     assert f"dataset {others[:12]}, not the run's own ({own[:12]})" in lines[0]
     assert {path.name for path in (tmp_path / "run").glob("*-test*")} == {
-        f"evaluate-test-{others[:8]}.json", f"predictions-test-{others[:8]}.csv"
+        f"{name}-test-{others[:8]}.{kind}"
+        for name, kind in (("evaluate", "json"), ("predictions", "csv"), ("patients", "csv"))
     }  # fmt: skip
     lines.clear()
     evaluate(tmp_path / "run", dataset=untrained / "shards", log=lines.append)  # its own is its own by any option
     assert f"(dataset {own[:12]}): 24 images of 6 patients" in lines[0]
-    assert lines[-2] == f"wrote {tmp_path}/run/evaluate-test.json and {tmp_path}/run/predictions-test.csv"
+    names = [f"{tmp_path}/run/{name}" for name in ("evaluate-test.json", "predictions-test.csv", "patients-test.csv")]
+    assert lines[-2] == f"wrote {names[0]}, {names[1]} and {names[2]}"
     assert lines[-1] == f"next: `octtrain predict {tmp_path}/run IMAGE...` classifies B-scans"
 
 
@@ -185,8 +188,9 @@ def test_a_read_only_run_is_an_error_before_the_work_and_out_takes_the_results(u
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {
         "evaluate-test.json",
         "predictions-test.csv",
+        "patients-test.csv",
     }
-    assert lines[-2].startswith(f"wrote {tmp_path}/new/out/evaluate-test.json and ")
+    assert lines[-2].startswith(f"wrote {tmp_path}/new/out/evaluate-test.json, ")
     with pytest.raises(OutputError, match=r"--out .*/blocked cannot be written to"):
         (tmp_path / "blocked").touch()
         evaluate(untrained / "run", out=tmp_path / "blocked", log=quiet)
@@ -217,10 +221,30 @@ def test_caveats_are_printed_and_in_the_file(untrained, tmp_path):
     lines = []
     evaluate(untrained / "run", dataset=untrained / "others", out=tmp_path, log=lines.append)
     stored = json.loads(next(tmp_path.glob("*.json")).read_text())
-    assert stored["per_class"]["DRUSEN"]["auc"] is None
+    assert stored["per_class"]["DRUSEN"]["auc"] == {"value": None, "interval": None}
     assert any(line.startswith("test has no image of DRUSEN") for line in stored["caveats"])
     assert any(line.startswith("few patients in test (CNV 2, DME 2, NORMAL 2)") for line in stored["caveats"])
     assert set(stored["caveats"]) <= set(lines)
+
+
+def test_prevalence_and_slices_are_printed_and_in_the_file(untrained, tmp_path):
+    manifest = Manifest.load(untrained / "others")
+    shutil.copytree(untrained / "others", tmp_path / "others")
+    rows = images_csv.read_checked(untrained / "others", manifest).rows
+    rows = [dataclasses.replace(row, width=512 + 256 * (i % 2)) for i, row in enumerate(rows)]
+    write_images(tmp_path / "others", manifest, rows)
+    with pytest.raises(SettingError, match="names AMD, but the classes are CNV"):
+        evaluate(untrained / "run", dataset=tmp_path / "others", prevalence={"AMD": 0.1}, log=quiet)
+    lines = []
+    shares = {"CNV": 0.1, "DME": 0.1, "DRUSEN": 0.0}
+    out = tmp_path / "out"
+    evaluate(untrained / "run", dataset=tmp_path / "others", out=out, prevalence=shares, log=lines.append)
+    stored = json.loads(next(out.glob("*.json")).read_text())
+    for part in (stored, stored["per_patient"]):
+        assert part["at_prevalence"]["prevalence"] == pytest.approx({**shares, "NORMAL": 0.8})
+    slices = [(part["column"], part["values"], part["images"]) for part in stored["slices"]]
+    assert sorted(slices) == [("source width", "512", 3), ("source width", "768", 3)]
+    assert "80.0%" in "\n".join(lines)
 
 
 def test_shards_that_octprep_did_not_write_are_an_error(untrained, tmp_path):

@@ -4,19 +4,16 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from octtrain.evaluation.metrics import (
-    COSTS,
-    Proportion,
-    auc,
-    caveats,
-    compute_metrics,
-    confusion,
-    format_report,
-    mcc,
-    weighted_error,
-)
+from octtrain.evaluation.metrics import COSTS, auc, confusion, mcc, weighted_error
+from octtrain.evaluation.report import caveats, compute_metrics, format_report
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Fewer than users get, as what is tested here does not depend on their number."""
+    monkeypatch.setattr("octtrain.evaluation.intervals.RESAMPLES", 200)
 
 
 def random_predictions(seed=0, n=300, k=4, decimals=2):
@@ -34,18 +31,24 @@ def test_metrics_equal_those_of_scikit_learn(seed):
     report = compute_metrics(truth, probabilities, CLASSES)
     np.testing.assert_array_equal(report.confusion, reference.confusion_matrix(truth, predicted))
     assert report.accuracy.value == pytest.approx(reference.accuracy_score(truth, predicted))
-    assert report.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(truth, predicted))
-    assert mcc(report.confusion) == pytest.approx(reference.matthews_corrcoef(truth, predicted))
+    assert report.balanced_accuracy.value == pytest.approx(reference.balanced_accuracy_score(truth, predicted))
+    correlation = reference.matthews_corrcoef(truth, predicted)
+    assert mcc(report.confusion) == report.mcc.value == pytest.approx(correlation)
+    assert report.macro_f1.value == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
     aucs = []
     for i, name in enumerate(CLASSES):
         one_class = report.per_class[name]
         aucs.append(reference.roc_auc_score(truth == i, probabilities[:, i]))
-        assert one_class.auc == pytest.approx(aucs[-1])
+        assert one_class.auc.value == pytest.approx(aucs[-1])
+        average_precision = reference.average_precision_score(truth == i, probabilities[:, i])
+        assert one_class.pr_auc.value == pytest.approx(average_precision)
+        assert one_class.precision.value == pytest.approx(reference.precision_score(truth == i, predicted == i))
+        assert one_class.f1.value == pytest.approx(reference.f1_score(truth == i, predicted == i))
         assert one_class.sensitivity.value == pytest.approx(reference.recall_score(truth == i, predicted == i))
         assert one_class.specificity.value == pytest.approx(reference.recall_score(truth != i, predicted != i))
-    assert report.macro_auc == pytest.approx(np.mean(aucs))
+    assert report.macro_auc.value == pytest.approx(np.mean(aucs))
     urgent_truth, urgent_score = truth < 2, probabilities[:, :2].sum(axis=1)
-    assert report.urgent.auc == pytest.approx(reference.roc_auc_score(urgent_truth, urgent_score))
+    assert report.urgent.auc.value == pytest.approx(reference.roc_auc_score(urgent_truth, urgent_score))
     assert report.urgent.sensitivity.value == pytest.approx(reference.recall_score(urgent_truth, predicted < 2))
     assert report.urgent.specificity.value == pytest.approx(reference.recall_score(~urgent_truth, predicted >= 2))
 
@@ -62,16 +65,26 @@ def test_metrics_of_a_confusion_matrix_counted_by_hand():
     truth, predicted = zip(*[(t, p) for t in range(4) for p in range(4) for _ in range(counts[t][p])], strict=True)
     report = compute_metrics(np.array(truth), np.eye(4)[list(predicted)], CLASSES)
     assert report.confusion.tolist() == counts
-    assert report.accuracy == Proportion(42, 50)
-    assert report.per_class["CNV"].sensitivity == Proportion(8, 10)
-    assert report.per_class["CNV"].specificity == Proportion(38, 40)
-    assert report.per_class["NORMAL"].specificity == Proportion(27, 30)
-    assert report.urgent.sensitivity == Proportion(17, 20)
-    assert report.urgent.specificity == Proportion(29, 30)
-    assert report.balanced_accuracy == pytest.approx((0.8 + 0.6 + 0.9 + 0.95) / 4)
+    assert counted(report.accuracy) == (42, 50)
+    assert counted(report.per_class["CNV"].sensitivity) == (8, 10)
+    assert counted(report.per_class["CNV"].specificity) == (38, 40)
+    assert counted(report.per_class["CNV"].precision) == (8, 10)
+    assert counted(report.per_class["NORMAL"].specificity) == (27, 30)
+    assert counted(report.per_class["NORMAL"].precision) == (19, 22)
+    assert report.per_class["NORMAL"].f1.value == pytest.approx(2 * 19 / (20 + 22))
+    assert counted(report.urgent.sensitivity) == (17, 20)
+    assert counted(report.urgent.specificity) == (29, 30)
+    assert report.balanced_accuracy.value == pytest.approx((0.8 + 0.6 + 0.9 + 0.95) / 4)
     # CNV: one as DME 1, one as NORMAL 4; DME: two as CNV 2, one as DRUSEN 2, one as NORMAL 4; the rest: two errors of 1
-    assert report.weighted_error == pytest.approx(100 * (1 + 4 + 2 + 2 + 4 + 1 + 1) / 50)
-    assert "0.800 (8/10)" in format_report(report)
+    assert report.weighted_error.value == pytest.approx(100 * (1 + 4 + 2 + 2 + 4 + 1 + 1) / 50)
+    (line,) = [line for line in format_report(report).splitlines() if line.startswith("CNV") and " 38/40" in line]
+    assert line.split()[:2] == ["CNV", "0.800"]
+    assert line.split()[3:5] == ["8/10", "0.950"]
+
+
+def counted(proportion):
+    assert proportion.value == proportion.count / proportion.total
+    return proportion.count, proportion.total
 
 
 def test_the_cost_matrix_is_the_published_one():
@@ -88,18 +101,20 @@ def test_the_order_of_classes_does_not_matter():
     assert reordered.weighted_error == report.weighted_error
     assert reordered.urgent == report.urgent
     assert dict(reordered.per_class) == dict(report.per_class)
+    assert reordered.mcc.value == pytest.approx(report.mcc.value)
 
 
 def test_an_undefined_metric_is_none_and_shown_as_a_dash():
     truth = np.array([0, 0, 1, 3])
     report = compute_metrics(truth, np.eye(4)[[0, 1, 1, 3]], CLASSES)
     drusen = report.per_class["DRUSEN"]
-    assert (drusen.sensitivity, drusen.sensitivity.value, drusen.auc) == (Proportion(0, 0), None, None)
-    assert drusen.specificity == Proportion(4, 4)
-    assert report.balanced_accuracy == pytest.approx((0.5 + 1 + 1) / 3)
-    line = next(line for line in format_report(report).splitlines() if line.startswith("DRUSEN"))
-    assert "- (0/0)" in line
-    assert line.endswith("-")
+    assert (drusen.sensitivity.value, drusen.sensitivity.total, drusen.auc.value) == (None, 0, None)
+    assert drusen.auc.interval is drusen.sensitivity.interval is None
+    assert counted(drusen.specificity) == (4, 4)
+    assert report.balanced_accuracy.value == pytest.approx((0.5 + 1 + 1) / 3)
+    lines = [line.split() for line in format_report(report).splitlines() if line.startswith("DRUSEN")]
+    assert lines[0] == ["DRUSEN", "-", "0/0", "1.000", "(0.398-1.000", "exact)", "4/4"]
+    assert lines[1] == ["DRUSEN", "-", "0/0", "-"]
     assert "nan" not in format_report(report)
 
 
@@ -123,8 +138,10 @@ def caveats_of(counts, patients):
     classes = CLASSES[: len(counts)]
     pairs = [(t, p) for t, row in enumerate(counts) for p, n in enumerate(row) for _ in range(n)]
     truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
+    ids = [f"{t} {i % patients[t]}" for i, t in enumerate(truth)]
     return caveats(
-        compute_metrics(truth, np.eye(len(classes))[predicted], classes), dict(zip(classes, patients, strict=True))
+        compute_metrics(truth, np.eye(len(classes))[predicted], classes, ids),
+        dict(zip(classes, patients, strict=True)),
     )
 
 
@@ -144,8 +161,7 @@ def test_few_patients_are_a_caveat_with_numbers():
 
 def test_a_model_at_chance_is_a_caveat():
     (line,) = caveats_of([[26, 24], [25, 25]], [50, 50])
-    assert line.startswith("balanced accuracy 0.510 with an error of 0.09")
-    assert line.endswith("from 100 patients does not differ from guessing, 0.500")
-    assert caveats_of([[260, 240], [250, 250]], [50, 50]) == [line]  # images are not patients
+    assert line.startswith("balanced accuracy 0.510 (0.4")
+    assert line.endswith(" of 100 patients does not differ from guessing, 0.500")
     (line,) = caveats_of([[50, 0], [50, 0]], [50, 50])
     assert line == "the model classifies all 100 images as CNV, so it distinguishes nothing"

@@ -14,8 +14,9 @@ import numpy as np
 from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, OutputError, SettingError, SourceError
 from octprep.format.manifest import Manifest
+from octtrain.evaluation.compare import compare, read_evaluated
 from octtrain.evaluation.evaluate import evaluate
-from octtrain.evaluation.results import SplitPredictions
+from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.experiments.crossval.config import CrossvalConfig
 from octtrain.experiments.crossval.experiment import crossval
 from octtrain.experiments.crossval.pooling import mean_over_seeds, require_each_once, require_unexposed
@@ -62,7 +63,7 @@ def test_every_patient_is_predicted_once_by_models_that_were_not_exposed_to_them
     everyone = {row["patient"] for row in predicted}
     for fold, patients in exposed_to.items():  # and they learnt from all the others
         assert patients == everyone - {row["patient"] for row in predicted if images[row["path"]].split == fold}
-    assert result.patients == len(everyone) == 9
+    assert result.report.patients == len(everyone) == 9
 
 
 def test_the_results_are_those_of_the_runs(world):
@@ -80,7 +81,7 @@ def test_the_results_are_those_of_the_runs(world):
             run = Run.load(folder / "cv" / name)
             assert (run.config.fold, run.config.test_fold, run.config.seed) == ((fold + 1) % FOLDS, fold, seed)
             report = evaluate(run, f"fold{fold}", out=folder / "out" / name, log=quiet)
-            assert stored["balanced_accuracy_by_run"][name] == report.balanced_accuracy
+            assert stored["balanced_accuracy_by_run"][name] == report.balanced_accuracy.value
             found = json.loads((folder / "out" / name / f"evaluate-fold{fold}.json").read_text())
             assert found["leak_warning"] is None
             assert not any("select" in caveat for caveat in found["caveats"])
@@ -98,10 +99,19 @@ def test_the_results_are_those_of_the_runs(world):
     assert stored["balanced_accuracy_over_seeds"]["std"] is not None
     text = "\n".join(lines)
     assert "36 images of 9 patients in 3 of 3 folds, each predicted by 2 models that had not been exposed" in text
-    assert f"balanced accuracy  {result.report.balanced_accuracy:.3f}" in text
+    assert f"balanced accuracy  {result.report.balanced_accuracy}" in text
     assert lines[-2] == f"wrote {folder}/cv/crossval.json and {folder}/cv/predictions-out-of-fold.csv"
     assert lines[-1].startswith(f"next: `octtrain evaluate {folder}/cv/fold0-seed0 {folder}/cv/fold0-seed1 ")
     assert sum(line.startswith("next: ") for line in lines) == 1
+
+
+def test_a_cross_validation_can_be_compared(world, tmp_path):
+    folder, result, _ = world
+    (comparison,) = compare([folder / "cv", folder / "cv"], json_file=tmp_path / "out.json", log=quiet)
+    found = {difference.key: difference for difference in comparison.images}
+    assert found["accuracy",].first.value == result.report.accuracy.value
+    assert comparison.trainings == (0, (0, 0), 6)  # three folds, two seeds
+    assert read_evaluated(folder / "cv", "test").ratio == 1  # each predicts one fold, and is trained on one
 
 
 def test_an_interrupted_cross_validation_goes_on_where_it_stopped(world, tmp_path):
@@ -239,7 +249,9 @@ def test_an_image_that_is_missing_or_twice_is_an_error(world):
 
     def predictions(paths):
         count = len(paths)
-        return SplitPredictions(paths, [""] * count, np.zeros(count, np.int64), np.ones((count, 4), np.float32))
+        return SplitPredictions(
+            paths, [""] * count, [""] * count, np.zeros(count, np.int64), np.ones((count, 4), np.float32)
+        )
 
     of_fold = {fold: [row.path for row in rows if row.split == fold] for fold in ("fold0", "fold1")}
     require_each_once({fold: predictions(paths) for fold, paths in of_fold.items()}, rows)
