@@ -155,14 +155,14 @@ def open_output(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         yield file
 
 
-def check_output_file(src: Path, option: str, path: Path) -> None:
+def check_output_file(src: Path | None, option: str, path: Path) -> None:
     """Raise OutputError if a file cannot be written, or must not be because it would lie in the source.
 
-    src: the source folder. option: the command-line option that names the file, for the message.
+    src: the source folder, if it is one. option: the command-line option that names the file, for the message.
     """
     shown = f"{option} {path_to_text(str(path))}"
     try:
-        if path.resolve().is_relative_to(src.resolve()):
+        if src is not None and path.resolve().is_relative_to(src.resolve()):
             raise OutputError(
                 f"{shown} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
             )

@@ -16,9 +16,10 @@ import numpy as np
 
 from octprep import preprocessing
 from octprep.arrays import Gray
-from octprep.format.errors import UnreadableImage
+from octprep.format.errors import StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import text_to_path
+from octprep.storage.remote import Location, RemoteFolder
 
 _QUALITY = 70  # of the JPEG
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
@@ -37,7 +38,7 @@ class Picture:
 class SourceImages:
     """The source folder whose files a page shows, or its absence."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Location | None) -> None:
         """folder: of the source; None: every picture says that the page was made without it."""
         self.folder = folder
         self.matched: set[str] = set()  # paths read so far whose SHA-256 is the expected one
@@ -70,6 +71,8 @@ class SourceImages:
             return _NO_SOURCE
         try:
             relative = Path(text_to_path(path))
+            if isinstance(self.folder, RemoteFolder):
+                return self.folder.read(text_to_path(path))
             file = (self.folder / relative).resolve(strict=True)
             outside = not allow_outside and not file.is_relative_to(self.folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:
@@ -77,7 +80,7 @@ class SourceImages:
             return read_bytes(file, preprocessing.MAX_BYTES)[0]
         except NotReadable as error:
             return f"not shown: the file {error}"
-        except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
+        except (OSError, ValueError, RuntimeError, StoppedError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"
 
 

@@ -18,6 +18,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, M
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
 from octprep.source.listing import directory_problem
+from octprep.storage.remote import Location
 
 _SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 
@@ -35,7 +36,7 @@ class WrittenReport:
     missing: tuple[str, ...] = ()  # in words, which of images.csv and duplicates.json could not be read, and why
 
 
-def write_report(folder: Path, src: Path | None = None, *, without_source: bool = False) -> WrittenReport:
+def write_report(folder: Path, src: Location | None = None, *, without_source: bool = False) -> WrittenReport:
     """Write the report of a finished folder again.
 
     src: the folder that the shards were built from; without it, the page shows only what the shards hold, and a page
@@ -49,7 +50,7 @@ def write_report(folder: Path, src: Path | None = None, *, without_source: bool 
             "left alone. Give --src SRC, the folder that the shards were built from, to keep them, or "
             "--without-source to go without."
         )
-    if src is not None and (problem := directory_problem(src)):
+    if isinstance(src, Path) and (problem := directory_problem(src)):
         raise SourceError(f"--src {src} {problem}; give the folder that {folder} was built from.")
     source = SourceImages(src)
     missing: list[str] = []

@@ -19,11 +19,12 @@ from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, SourceListing
 from octprep.source.reading import hash_files
+from octprep.storage.remote import Location
 from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
-    src: Path, out: Path, source: SourceListing, config: BuildConfig, pool: Pool, progress: Progress
+    src: Location, out: Path, source: SourceListing, config: BuildConfig, pool: Pool, progress: Progress
 ) -> list[str]:
     """The paths of the source files whose content is not the one that a finished folder was built from, sorted.
 
@@ -60,7 +61,7 @@ def changed_sources(
 
 
 def repair_shards(
-    src: Path,
+    src: Location,
     out: Path,
     work: Path,
     source: SourceListing,

@@ -13,6 +13,7 @@ from octprep.shards import cache, prepared, writer
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile
+from octprep.storage.remote import Location
 from octprep.workers import Pool, Progress
 
 
@@ -35,7 +36,7 @@ class CachedSource:
 
 
 def cache_scans(
-    src: Path,
+    src: Location,
     folder: Path,
     files: Sequence[ScanFile],
     changed_ns: Mapping[str, int],

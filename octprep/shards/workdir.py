@@ -156,10 +156,7 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> Exis
         raise OutputError(
             f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
         ) from None
-    changes = config_differences(manifest.config, config)
-    if not changes and manifest.source["listing"] != listing_sha256:
-        changes = "another list of source files"
-    if changes:
+    if changes := differences_from(manifest, config, listing_sha256):
         raise OutputError(
             f"--out {out} is finished, but with other settings: {changes}. "
             "Use --overwrite to build with these, or give another --out."
@@ -172,6 +169,14 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str) -> Exis
             else:
                 manifest.save(out)  # it says the same in other bytes, such as with another line at its end
     return ExistingBuild(manifest, tuple(damage))
+
+
+def differences_from(manifest: Manifest, config: BuildConfig, listing_sha256: str) -> str:
+    """In words, how settings or the list of source files differ from those of a finished folder; empty if not."""
+    changes = config_differences(manifest.config, config)
+    if not changes and manifest.source["listing"] != listing_sha256:
+        changes = "another list of source files"
+    return changes
 
 
 def find_damage(out: Path, manifest: Manifest) -> list[Damage]:
