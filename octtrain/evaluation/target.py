@@ -10,6 +10,8 @@ from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, SourceError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
+from octprep.storage.cache import open_dataset
+from octprep.storage.remote import Location
 from octprep.wording import listed, number
 from octtrain.runs import exposure
 from octtrain.runs.ensemble import describe_runs, task_differences
@@ -25,7 +27,8 @@ class EvaluationTarget:
     """A split of a dataset that a run's model, or an ensemble, is evaluated on."""
 
     runs: tuple[Run, ...]  # of the model, or of the members of the ensemble
-    shards: Path  # folder of the dataset, which need not be the run's
+    place: Location  # folder or URL of the dataset, which need not be the run's
+    shards: Path  # the folder that it is read from
     manifest: Manifest  # of that dataset
     rows: Sequence[ImageRow] = field(repr=False)  # the images in its images.csv
     split: str
@@ -52,7 +55,7 @@ class EvaluationTarget:
 
 
 def resolve_target(
-    runs: Sequence[Run], split: str, shards: Path | None = None, dataset: Path | None = None
+    runs: Sequence[Run], split: str, shards: Location | None = None, dataset: Location | None = None
 ) -> EvaluationTarget:
     """Find the dataset, check that the model can be used on it, and compare its patients with the exposure.
 
@@ -61,25 +64,26 @@ def resolve_target(
     Raises SourceError and ManifestError as `evaluate` does.
     """
     run = runs[0]
-    folder = dataset or shards or run.shards
-    if not folder.is_dir():
+    place = dataset or shards or run.shards
+    if isinstance(place, Path) and not place.is_dir():
         raise SourceError(
-            f"the dataset {folder} does not exist."
+            f"the dataset {place} does not exist."
             if dataset
-            else f"the shards {folder} do not exist; name their folder by --shards DIR."
+            else f"the shards {place} do not exist; name their folder by --shards DIR."
         )
+    folder = open_dataset(place)
     manifest = Manifest.load(folder)
     if not dataset and manifest.digest != run.manifest.digest:
         raise ManifestError(
-            f"{folder} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
-            f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {folder} to "
+            f"{place} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
+            f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {place} to "
             "evaluate on this one instead."
         )
-    require_same_task(run, manifest, folder)
+    require_same_task(run, manifest, place)
     if split not in manifest.splits:
-        raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+        raise ManifestError(f"{place} has no split {split!r}; it has {', '.join(manifest.splits)}.")
     if not manifest.records(split):
-        raise ManifestError(f"Split {split!r} of {folder} holds no images, so there is nothing to evaluate on.")
+        raise ManifestError(f"Split {split!r} of {place} holds no images, so there is nothing to evaluate on.")
 
     rows = images_csv.read_checked(folder, manifest).rows
     evaluated = exposure.images_of(rows, (split,))
@@ -101,6 +105,7 @@ def resolve_target(
         leak_warning = LEAKS_BETWEEN_SPLITS
     return EvaluationTarget(
         runs=tuple(runs),
+        place=place,
         shards=folder,
         manifest=manifest,
         rows=rows,
@@ -112,7 +117,7 @@ def resolve_target(
     )
 
 
-def require_same_task(run: Run, manifest: Manifest, shards: Path) -> None:
+def require_same_task(run: Run, manifest: Manifest, shards: Location) -> None:
     """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with."""
     differences = [
         f"{name} {expected} in the run, {actual} here"
