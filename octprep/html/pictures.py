@@ -1,6 +1,6 @@
 """Pictures of a page, each a JPEG inside a data URI, and the source files that they show.
 
-What cannot be shown becomes a sentence; no picture ever stops a page.
+What cannot be shown becomes a sentence; only an object store that does not answer stops a page.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from octprep import preprocessing
 from octprep.arrays import Gray
-from octprep.format.errors import StoppedError, UnreadableImage
+from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import text_to_path
 from octprep.storage.remote import Location, RemoteFolder
@@ -45,7 +45,7 @@ class SourceImages:
         self.mismatched: set[str] = set()  # paths with another SHA-256, or that cannot be read
 
     def read(self, path: str, sha256: str) -> Gray | str:
-        """The gray values of a file, (rows, columns), or why it cannot be shown.
+        """The gray values of a file, (rows, columns), or why it cannot be shown. Raises StorageError.
 
         sha256: what the file must have, in hex; "" if it is not known. A link may lead out of the folder only to a file
         with the expected SHA-256.
@@ -80,7 +80,7 @@ class SourceImages:
             return read_bytes(file, preprocessing.MAX_BYTES)[0]
         except NotReadable as error:
             return f"not shown: the file {error}"
-        except (OSError, ValueError, RuntimeError, StoppedError):  # a null byte in the name; a loop of links
+        except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"
 
 

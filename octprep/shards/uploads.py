@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +140,8 @@ def upload(folder: Path, place: RemoteFolder, notes: Path, newest_source_ns: int
     sent = {}
     with notes.open("a") as lines, ThreadPoolExecutor(PARALLEL) as threads:
         try:
-            for name, uploaded in threads.map(send, missing):
+            for future in as_completed([threads.submit(send, name) for name in missing]):
+                name, uploaded = future.result()
                 sent[name] = uploaded
                 lines.write(json.dumps([name, *vars(uploaded).values()]) + "\n")
                 lines.flush()

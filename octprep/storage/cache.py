@@ -179,6 +179,13 @@ def read_manifest(place: RemoteFolder, *, allow_edited: bool = False) -> tuple[M
     return Manifest.from_json(raw, path, allow_edited=allow_edited), data
 
 
+def release() -> None:
+    """Stop using all datasets, so that they may be evicted."""
+    while _in_use:
+        os.close(_in_use.popitem()[1])
+    _wanted.clear()
+
+
 def build_folder(place: RemoteFolder) -> Path:
     """Where the build of a URL works unless another folder is given."""
     return cache_folder() / "builds" / f"{place.name[:80]}-{hashlib.sha256(place.url.encode()).hexdigest()[:16]}"
