@@ -250,6 +250,11 @@ def _open(scheme: str, bucket: str, process: int) -> Any:
     options = kind._get_kwargs_from_urls(f"{scheme}://{bucket}")
     for name in ("s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore"):  # what lasts is said by StorageError
         logging.getLogger(name).addHandler(logging.NullHandler())
+    if scheme in (
+        "s3",
+        "s3a",
+    ):  # s3fs would ask for the size of each object before it reads it in several parts at once
+        options = {"max_concurrency": 1, **options}
     # What another program, or another process of this one, has changed since must be seen.
     return kind(**options, use_listings_cache=False, skip_instance_cache=scheme != "memory")
 

@@ -41,6 +41,28 @@ def test_each_shard_is_fetched_once_for_all_epochs_and_runs(store, remote_shards
     assert set(counts.values()) == {1}
 
 
+@pytest.mark.slow
+def test_a_run_remembers_the_url_and_trains_and_evaluates_from_the_cache(store, remote_shards, tmp_path):
+    pytest.importorskip("keras")
+    from octtrain.config import FitConfig
+    from octtrain.evaluation.evaluate import evaluate
+    from octtrain.runs.run import Run
+    from octtrain.training.fit import fit
+
+    lines = []
+    url, config = str(remote_shards), FitConfig(epochs=1, batch_size=16)
+    fit(url, tmp_path / "run", config, log=lines.append, show_progress=False)
+    assert lines[0].startswith(f"fetching 7 shards (0.0 GB) of {url} into {tmp_path / 'cache'}")
+    assert Run.load(tmp_path / "run").shards == remote_shards
+    fit(url, tmp_path / "run", resume=True, epochs=2, log=lines.append, show_progress=False)
+    evaluate(tmp_path / "run", log=lines.append)
+    counts = fetched(store, remote_shards)
+    assert {name: count for name, count in counts.items() if name.endswith(".tfrecord")} == {
+        shard.name: 1 for of_split in Run.load(tmp_path / "run").manifest.splits.values() for shard in of_split
+    }
+    assert any(f"on test of {url} (dataset" in line for line in lines)
+
+
 def test_of_a_damaged_object_nothing_is_kept(store, remote_shards):
     name = "train/00001-of-00006.tfrecord"
     data = remote_shards.read(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 SECONDS = 40  # in which the server must be ready, on a busy machine
 BUCKET = "scans"
-_REQUEST = re.compile(r'"([A-Z]+) /(\S*?)(\?\S*)? HTTP/1\.1" (\d+)')
+_REQUEST = re.compile(r'"(?:\x1b\[\d+m)*([A-Z]+) /(\S*?)(\?\S*)? HTTP/1\.1(?:\x1b\[\d+m)*" (\d+)')  # colours of the log
 
 
 class Store:
