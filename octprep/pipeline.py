@@ -41,6 +41,7 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
+from octprep.format.paths import require_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
@@ -164,6 +165,8 @@ def build(
     """
     src, out = location(src), location(out)
     kept = None if work is None else Path(work)
+    if kept is not None:
+        require_path(kept)
     if isinstance(out, Path) and kept is not None:
         raise SettingError(f"--work {kept} is for an --out that is a URL; {out} is a folder, and is worked in itself.")
     if isinstance(out, RemoteFolder) and kept is None and cluster is not None:

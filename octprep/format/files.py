@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from octprep.format.errors import OutputError
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, require_path
 
 STDOUT = Path("-")  # the file that an option names to have standard output written instead
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
@@ -147,6 +147,7 @@ def open_output(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     The file that a link leads to is written, not the link; a device or a pipe gets the bytes and stays what it is.
     """
+    require_path(path)
     if path.exists() and not path.is_file():
         with path.open("wb") as device:
             yield device

@@ -14,6 +14,7 @@ from octprep.format.errors import OutputError, SourceError
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import MANIFEST_NAME
+from octprep.format.paths import require_path
 from octprep.storage.remote import Location
 from octtrain.runs.exposure import EXPOSURE_NAME
 from octtrain.runs.history import MAX_BYTES
@@ -95,6 +96,7 @@ def lock_run(folder: Path, *, is_new: bool = False, what: str = "octtrain fit") 
     what: the program, for messages. A folder that was made here, or with `is_new` by `new_run`, is removed if it stays
     empty. Raises OutputError if it cannot be made, or another program has locked it.
     """
+    require_path(folder)
     made = [folder, folder.parent] if is_new else [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with ExitStack() as stack:
