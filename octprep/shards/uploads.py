@@ -234,10 +234,12 @@ def _damaged_shards(
             yield f"{shard.name} has another size"
         elif known is None or known.sha256 != shard.sha256 or not known.is_at(there[shard.name]):
             cache_folder().mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=cache_folder()) as file:
-                place.download(shard.name, Path(file.name))
-                if problem := shard_problem(Path(file.name), shard):
-                    yield f"{shard.name} {problem}"
+            with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+                copy = Path(folder, "shard")
+                place.download(shard.name, copy)
+                problem = shard_problem(copy, shard)
+            if problem:
+                yield f"{shard.name} {problem}"
 
 
 def _files(folder: Path) -> list[str]:
