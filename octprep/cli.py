@@ -370,7 +370,7 @@ def _places(given: list[Path], options: dict[str, Path | None]) -> list[Location
     left = list(given)
     paths = [path if path is not None else (left.pop(0) if left else None) for path in options.values()]
     if left:
-        raise SettingError(f"{left[0]} is one folder too many; give {' and '.join(options)} once each.")
+        raise SettingError(f"{location(left[0])} is one folder too many; give {' and '.join(options)} once each.")
     for option, path in zip(options, paths, strict=True):
         if path is None:
             raise SettingError(f"{option} is missing: name a folder, such as {option} {_EXAMPLES[option]}.")
