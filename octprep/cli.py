@@ -19,6 +19,7 @@ from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
+from octprep.storage.remote import Location, location
 from octprep.terminal.commands import Json, command, version_option
 
 app = typer.Typer(
@@ -32,12 +33,13 @@ app = typer.Typer(
 Src = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/.",
+        help="Folder or URL of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/.",
         show_default=False,
     ),
 ]
 SrcArgument = Annotated[Path | None, typer.Argument(metavar="[SRC]", help="The same as --src.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")]
+FolderOrUrl = Annotated[Path, typer.Argument(metavar="DIR|URL", help="What octprep build has written.")]
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links in --src point to; without it a link is an error.")
 ]
@@ -64,7 +66,13 @@ def program(
     """Retinal OCT B-scans in, leak-free class-balanced TFRecord shards out."""
 
 
-@command(app, "octprep build OCT2017 shards --denoise bilateral", Preprocessing, BuildConfig)
+@command(
+    app,
+    "octprep build OCT2017 shards --denoise bilateral",
+    Preprocessing,
+    BuildConfig,
+    urls=("paths", "src", "out"),
+)
 def build(
     paths: Annotated[
         list[Path] | None,
@@ -73,7 +81,16 @@ def build(
     src: Src = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="New folder for the shards, or an interrupted build to resume.", show_default=False),
+        typer.Option(help="New folder or URL for the shards, or an interrupted build to resume.", show_default=False),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to build in if --out is a URL; it is kept. By default one in the user's cache, removed "
+            "when all is uploaded.",
+            show_default=False,
+        ),
     ] = None,
     split_file: Annotated[
         Path | None,
@@ -110,7 +127,7 @@ def build(
     from octprep import console, pipeline
     from octprep.splits import split_file as split_files
 
-    src, out = _paths(paths or [], {"--src": src, "--out": out})
+    source, target = _places(paths or [], {"--src": src, "--out": out})
     if split_file is not None:
         if values["split"] not in ("auto", "file"):
             raise SettingError(
@@ -126,9 +143,10 @@ def build(
     )
     with console.progress_bars("img") as progress:
         result = pipeline.build(
-            src,
-            out,
+            source,
+            target,
             config,
+            work=work,
             split_file=assignment,
             workers=workers,
             cluster=cluster,
@@ -138,10 +156,10 @@ def build(
             pseudonyms=pseudonyms,
             progress=progress,
         )
-    console.say(console.build_summary(out, result))
+    console.say(console.build_summary(target, result))
 
 
-@command(app, "octprep inspect OCT2017 --report inspection.html")
+@command(app, "octprep inspect OCT2017 --report inspection.html", urls=("path", "src"))
 def inspect(
     path: SrcArgument = None,
     src: Src = None,
@@ -168,19 +186,19 @@ def inspect(
     from octprep.format.files import check_output_file, write_output_file
     from octprep.inspection import page
 
-    (src,) = _paths([path] if path else [], {"--src": src})
+    (source,) = _places([path] if path else [], {"--src": src})
     if quick and report is not None:
         raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
     targets = {"--report": report, "--json": None if json_file == STDOUT else json_file}
     files = [file for file in targets.values() if file is not None]
     for option, file in targets.items():
         if file is not None:
-            check_output_file(src, option, file)
+            check_output_file(source if isinstance(source, Path) else None, option, file)
     if len({file.resolve() for file in files}) < len(files):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with console.progress_bars("img") as progress:
         result = inspection.inspect(
-            src,
+            source,
             quick=quick,
             follow_links=follow_links,
             keep_out=files,
@@ -191,15 +209,15 @@ def inspect(
             progress=progress,
         )
     if report is not None:
-        write_output_file("--report", report, page.render(src, result))
-    lines = [console.inspection_summary(src, result), *(f"wrote {file}" for file in files)]
-    lines.append(f"next: octprep build --src {console.quoted(src)} --out shards")
+        write_output_file("--report", report, page.render(source, result))
+    lines = [console.inspection_summary(source, result), *(f"wrote {file}" for file in files)]
+    lines.append(f"next: octprep build --src {console.quoted(source)} --out shards")
     console.say("\n".join(lines), json_file=json_file, json=result.to_json)
 
 
-@command(app, "octprep verify shards --certificate certificate.txt")
+@command(app, "octprep verify shards --certificate certificate.txt", urls=("folder",))
 def verify(
-    folder: Folder,
+    folder: FolderOrUrl,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -219,12 +237,13 @@ def verify(
 
     if certificate == json_file == STDOUT:
         raise SettingError("--certificate - and --json - both ask for standard output; give one of them a file.")
+    place = location(folder)
     with console.progress_bars("rec") as progress:
         result = verification.verify(
-            folder, workers=workers, cluster=cluster, cluster_wait=cluster_wait, progress=progress
+            place, workers=workers, cluster=cluster, cluster_wait=cluster_wait, progress=progress
         )
     failed = bool(result.violations)
-    lines = [console.verification_summary(folder, result)]
+    lines = [console.verification_summary(place, result)]
     if not failed:
         if certificate == STDOUT:
             lines = [console.certificate(result)]
@@ -232,7 +251,7 @@ def verify(
             if certificate is not None:
                 write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
                 lines.append(f"wrote {certificate}")
-            lines.append(f"next: octtrain fit {console.quoted(folder)}")
+            lines.append(f"next: octtrain fit {console.quoted(place)}")
     always = failed or certificate == STDOUT
     console.say("\n".join(lines), always=always, json_file=json_file, json=result.to_json)
     if failed:
@@ -255,9 +274,9 @@ def index(folder: Folder) -> None:
     )
 
 
-@command(app, "octprep export shards --to webdataset --out tars")
+@command(app, "octprep export shards --to webdataset --out tars", urls=("folder",))
 def export(
-    folder: Folder,
+    folder: FolderOrUrl,
     to: Annotated[
         Literal["webdataset", "parquet"],
         typer.Option(help="webdataset: tar files; parquet: as Hugging Face's datasets reads images and classes."),
@@ -274,11 +293,11 @@ def export(
     from octprep import console, interchange
 
     with console.progress_bars("rec") as progress:
-        result = interchange.export(folder, out, to, repeats=repeats, workers=workers, progress=progress)
+        result = interchange.export(location(folder), out, to, repeats=repeats, workers=workers, progress=progress)
     console.say(console.export_summary(out, result), json_file=json_file, json=result.to_json)
 
 
-@command(app, "octprep report shards --src OCT2017")
+@command(app, "octprep report shards --src OCT2017", urls=("src",))
 def report(
     folder: Folder,
     src: Annotated[
@@ -300,11 +319,12 @@ def report(
 
     if src is not None and without_source:
         raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
-    written = write_report(folder, src, without_source=without_source)
+    source = None if src is None else location(src)
+    written = write_report(folder, source, without_source=without_source)
     console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
     if written.mismatched:
         console.warn(
-            f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {src}, or are "
+            f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {source}, or are "
             f"not those that {folder} was built from; the page says so in their places."
         )
     for problem in written.missing:
@@ -357,16 +377,16 @@ def synthesize(
     console.say("\n".join(lines))
 
 
-def _paths(given: list[Path], options: dict[str, Path | None]) -> list[Path]:
-    """The folders that options name; those that none names are taken from the arguments, in order."""
+def _places(given: list[Path], options: dict[str, Path | None]) -> list[Location]:
+    """The folders or URLs that options name; those that none names are taken from the arguments, in order."""
     left = list(given)
     paths = [path if path is not None else (left.pop(0) if left else None) for path in options.values()]
     if left:
-        raise SettingError(f"{left[0]} is one folder too many; give {' and '.join(options)} once each.")
+        raise SettingError(f"{location(left[0])} is one folder too many; give {' and '.join(options)} once each.")
     for option, path in zip(options, paths, strict=True):
         if path is None:
             raise SettingError(f"{option} is missing: name a folder, such as {option} {_EXAMPLES[option]}.")
-    return [path for path in paths if path is not None]
+    return [location(path) for path in paths if path is not None]
 
 
 _EXAMPLES = {"--src": "OCT2017", "--out": "shards"}

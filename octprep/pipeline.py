@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
+import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +31,7 @@ from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OutputError, SettingError, SourceError
 from octprep.format.files import atomic_write
 from octprep.format.images_csv import ExcludedRow, Row
+from octprep.format.locks import locked
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -39,7 +42,7 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
-from octprep.format.paths import text_to_path
+from octprep.format.paths import require_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
@@ -47,14 +50,17 @@ from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
 from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
+from octprep.shards.uploads import ExistingUpload, existing_upload, upload
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
-from octprep.source.listing import list_source
+from octprep.source.listing import list_source, shared_paths
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
+from octprep.storage.cache import build_folder
+from octprep.storage.remote import Location, RemoteFolder, location
 from octprep.wording import listed, number
 from octprep.workers import Pool, Progress, no_progress, open_pool
 
@@ -91,7 +97,7 @@ class BuildResult:
 class _Job:
     """What the stages of one build share."""
 
-    src: Path
+    src: Location
     out: Path
     work: Path  # the work folder, locked
     source: SourceListing
@@ -144,10 +150,11 @@ class _Written:
 
 
 def build(
-    src: Path | str,
-    out: Path | str,
+    src: Location | str,
+    out: Location | str,
     config: BuildConfig | None = None,
     *,
+    work: Path | str | None = None,
     split_file: SplitFile | None = None,
     workers: int | None = None,
     cluster: Path | str | None = None,
@@ -159,13 +166,15 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256` must be its `sha256`.
-    follow_links: read files behind links in the source too (`octprep.source.listing.list_source`). workers: processes;
-    None: one for each core; 0: none, so that a file which makes the image decoder crash ends this process. cluster:
-    instead, the workers of a Dask cluster, by the address of its scheduler (tcp://HOST:PORT) or its scheduler file; src
-    and out must be on storage that they share. cluster_wait: seconds to wait while it has no worker. pseudonyms: a key
-    file; patient ids, and the paths that hold them, are replaced by keyed hashes in all that is published
-    (`octprep.source.pseudonyms`).
+    src, out: folders, or URLs of an object store such as s3://bucket/folder. work: where the shards of an `out` that is
+    a URL are built before they are uploaded, and kept; by default a folder in the user's cache, which is removed when
+    the upload is complete. config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256`
+    must be its `sha256`. follow_links: read files behind links in the source too
+    (`octprep.source.listing.list_source`). workers: processes; None: one for each core; 0: none, so that a file which
+    makes the image decoder crash ends this process. cluster: instead, the workers of a Dask cluster, by the address of
+    its scheduler (tcp://HOST:PORT) or its scheduler file; src and out (or work) must be on storage that they share.
+    cluster_wait: seconds to wait while it has no worker. pseudonyms: a key file; patient ids, and the paths that hold
+    them, are replaced by keyed hashes in all that is published (`octprep.source.pseudonyms`).
 
     Scans cached by an interrupted build with the same settings are used. A finished folder is checked: damaged shards
     are built again, or the whole folder if a table is damaged or a source file has changed; a Notice (a warning) says
@@ -173,37 +182,158 @@ def build(
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
     """
-    src, out, config = Path(src), Path(out), config or BuildConfig()
+    src, out = location(src), location(out)
+    kept = None if work is None else Path(work)
+    if kept is not None:
+        require_path(kept)
+    if isinstance(out, Path) and kept is not None:
+        raise SettingError(f"--work {kept} is for an --out that is a URL; {out} is a folder, and is worked in itself.")
+    if isinstance(out, RemoteFolder) and kept is None and cluster is not None:
+        raise SettingError(f"--cluster with --out {out} needs --work DIR, a folder that all workers share.")
     names = Pseudonyms() if pseudonyms is None else Pseudonyms.load(Path(pseudonyms))
-    _require_key_outside(pseudonyms, src, out)
+    folder = out if isinstance(out, Path) else kept or build_folder(out)
     if cluster is not None:
-        src, out = src.absolute(), out.absolute()
-    source = list_source(src, follow_links=follow_links, keep_out=[out])
-    with explain_system_errors(out):
-        _require_disjoint_paths(src, out)
-        config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
-        dry_run = partial(_dry_run_split, source, config, split_file)
-        if split_file is not None and names:
-            _check_split_file(source, config, split_file)
-            split_file = split_file.under(names, source)
-            config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
-        published = names.listing(source)
-        with ExitStack() as stack:
-            work = stack.enter_context(workdir.locked_workdir(out))
-            versions = partial(preprocessing.library_versions, config.recipe)
-            first = tuple(src / text_to_path(file.path) for file in source.scan_files[:1])
-            needs = WorkerNeeds(versions, (src, out), first, writes_to=out)
-            pool = stack.enter_context(open_pool(workers, cluster, cluster_wait, needs))
-            job = _Job(src, out, work, source, names, published, config, split_file, dry_run, pool, progress)
-            existing = workdir.existing_build(
-                out, config, published.listing_sha256, names.fingerprint, overwrite=overwrite
-            )
-            if existing and (kept := _keep_existing(job, existing)):
-                return kept
-            result = _build(job)
-    if existing:
-        _notice_other_dataset(out, existing.manifest, result.manifest)
-    return result
+        src, folder = src.absolute() if isinstance(src, Path) else src, folder.absolute()
+    _require_disjoint_urls(src, out)
+    _require_key_outside(pseudonyms, [place for place in (src, folder) if isinstance(place, Path)])
+    source = list_source(src, follow_links=follow_links, keep_out=[folder])
+    config = config or BuildConfig()
+    config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
+    dry_run = partial(_dry_run_split, source, config, split_file)
+    if split_file is not None and names:
+        _check_split_file(source, config, split_file)
+        split_file = split_file.under(names, source)
+        config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
+    here = _LocalBuild(
+        src=src,
+        source=source,
+        pseudonyms=names,
+        published=names.listing(source),
+        config=config,
+        split_file=split_file,
+        dry_run_split=dry_run,
+        workers=workers,
+        cluster=cluster,
+        cluster_wait=cluster_wait,
+        progress=progress,
+    )
+    if isinstance(out, Path):
+        return here.build(folder, overwrite=overwrite)
+    return _build_and_upload(here, out, folder, overwrite=overwrite, keep=kept is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LocalBuild:
+    """A build into a folder of this machine, all but the folder. The fields are those of _Job, and of `build`."""
+
+    src: Location
+    source: SourceListing
+    pseudonyms: Pseudonyms
+    published: SourceListing
+    config: BuildConfig
+    split_file: SplitFile | None
+    dry_run_split: Callable[[], None]
+    workers: int | None
+    cluster: Path | str | None
+    cluster_wait: float
+    progress: Progress
+
+    def build(self, out: Path, *, overwrite: bool) -> BuildResult:
+        """Build, resume or repair the folder."""
+        with explain_system_errors(out):
+            if isinstance(self.src, Path):
+                _require_disjoint_paths(self.src, out)
+            with ExitStack() as stack:
+                work = stack.enter_context(workdir.locked_workdir(out))
+                versions = partial(preprocessing.library_versions, self.config.recipe)
+                folders, first = shared_paths(self.src, self.source)
+                needs = WorkerNeeds(versions, (*folders, out), first, writes_to=out)
+                pool = stack.enter_context(open_pool(self.workers, self.cluster, self.cluster_wait, needs))
+                job = _Job(
+                    src=self.src,
+                    out=out,
+                    work=work,
+                    source=self.source,
+                    pseudonyms=self.pseudonyms,
+                    published=self.published,
+                    config=self.config,
+                    split_file=self.split_file,
+                    dry_run_split=self.dry_run_split,
+                    pool=pool,
+                    progress=self.progress,
+                )
+                existing = workdir.existing_build(
+                    out,
+                    self.config,
+                    self.published.listing_sha256,
+                    self.pseudonyms.fingerprint,
+                    overwrite=overwrite,
+                )
+                if existing and (kept := _keep_existing(job, existing)):
+                    return kept
+                result = _build(job)
+        if existing:
+            _notice_other_dataset(out, existing.manifest, result.manifest)
+        return result
+
+    def changed_sources(self, existing: ExistingUpload) -> list[str]:
+        """The source files that changed since a folder at a URL was built from them, by their paths."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            (out / IMAGES_NAME).write_bytes(existing.images)
+            workdir.keep_newest_source_ns(out, existing.newest_source_ns)
+            with open_pool(self.workers) as pool:
+                return repair.changed_sources(
+                    self.src, out, self.source, self.pseudonyms, self.config, pool, self.progress
+                )
+
+
+def _build_and_upload(
+    here: _LocalBuild, out: RemoteFolder, folder: Path, *, overwrite: bool, keep: bool
+) -> BuildResult:
+    """Build into a folder of this machine and upload it; keep: leave the folder there."""
+    with explain_system_errors(folder):
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(folder, "octprep build"):
+                notes, shards = folder / "uploaded.jsonl", folder / "shards"
+                existing = existing_upload(
+                    out,
+                    here.config,
+                    here.published.listing_sha256,
+                    here.pseudonyms.fingerprint,
+                    notes,
+                    overwrite=overwrite,
+                )
+                if existing:
+                    changed = [] if existing.damage else here.changed_sources(existing)
+                    if not existing.damage and not changed:
+                        return _finished_result(existing, here.config)
+                    _notice_rebuild(out, existing, changed)
+                result = here.build(shards, overwrite=overwrite)
+                is_new = upload(shards, out, notes, here.source.newest_ns, here.progress)
+                if existing:
+                    _notice_other_dataset(out, existing.manifest, result.manifest)
+                if not keep:
+                    shutil.rmtree(folder, ignore_errors=True)
+                return dataclasses.replace(result, built=result.built or is_new)
+        finally:
+            for path in created:  # those that are empty
+                with suppress(OSError):
+                    path.rmdir()
+
+
+def _finished_result(existing: ExistingUpload, config: BuildConfig) -> BuildResult:
+    table = images_csv.decode(existing.images)
+    return BuildResult(
+        existing.manifest,
+        built=False,
+        report_written=False,
+        index_written=False,
+        counts=_counts([*table.rows, *table.excluded]),
+        deviations=tuple(class_deviations.deviations_from_table(table, config)),
+    )
 
 
 def _build(job: _Job) -> BuildResult:
@@ -286,7 +416,7 @@ def _write_missing_index(out: Path, manifest: Manifest, paths: Sequence[str]) ->
         indexing.write_index(out, files)
     except OSError as error:  # such as a disk that is read-only; all else of the folder is there
         text = f"{out / INDEX_NAME} could not be written ({error.strerror or error}); `octprep index {out}` writes it."
-        warnings.warn(text, Notice, stacklevel=4)
+        warnings.warn(text, Notice, stacklevel=5)
         return False
     return True
 
@@ -333,6 +463,16 @@ def _counts(rows: Iterable[Row]) -> BuildCounts:
     return counter.result()
 
 
+def _require_disjoint_urls(src: Location, out: Location) -> None:
+    """Raise OutputError if one URL lies in the other."""
+    if isinstance(src, RemoteFolder) and isinstance(out, RemoteFolder):
+        names = [f"{place.url}/" for place in (src, out)]
+        if names[0].startswith(names[1]) or names[1].startswith(names[0]):
+            raise OutputError(
+                f"--out {out} and --src {src} lie one inside the other; give an --out outside the source."
+            )
+
+
 def _require_disjoint_paths(src: Path, out: Path) -> None:
     """Raise OutputError if one folder is in the other: the source is read-only, and its files are taken for scans."""
     try:
@@ -343,9 +483,9 @@ def _require_disjoint_paths(src: Path, out: Path) -> None:
         raise OutputError(f"--out {out} and --src {src} lie one inside the other; give an --out outside the source.")
 
 
-def _require_key_outside(pseudonyms: Path | str | None, src: Path, out: Path) -> None:
-    """Raise SettingError if the key would lie in the folder that is published, or among the scans."""
-    for folder in (src, out):
+def _require_key_outside(pseudonyms: Path | str | None, folders: Iterable[Path]) -> None:
+    """Raise SettingError if the key would lie in one of these folders: that is published, or that holds the scans."""
+    for folder in folders:
         if pseudonyms is not None and Path(pseudonyms).resolve().is_relative_to(folder.resolve()):
             raise SettingError(f"--pseudonyms {pseudonyms} lies in {folder}; keep the key elsewhere.")
 
@@ -490,20 +630,20 @@ def _names_in_source(job: _Job) -> dict[str, str]:
     return {new: path for path, new in job.pseudonyms.new_paths(job.source).items()}
 
 
-def _notice_rebuild(out: Path, existing: ExistingBuild, changed: Sequence[str]) -> None:
+def _notice_rebuild(out: Location, existing: ExistingBuild | ExistingUpload, changed: Sequence[str]) -> None:
     """Say why a finished folder is built again, in whole or in part."""
     if changed:
         count = number(len(changed), "source file")
         text = f"{count} changed since {out} was built: {listed(changed, _MAX_NAMES)}. It is built again."
     else:
         text = f"{out} was damaged: {listed(list(map(str, existing.damage)), _MAX_NAMES)}; that is built again."
-    warnings.warn(text, Notice, stacklevel=4)
+    warnings.warn(text, Notice, stacklevel=5)
 
 
-def _notice_other_dataset(out: Path, before: Manifest, now: Manifest) -> None:
+def _notice_other_dataset(out: Location, before: Manifest, now: Manifest) -> None:
     """Say that a folder holds another dataset than before, and which libraries differ."""
     if before.digest_ok and before.digest != now.digest:
         digests = f"digest {before.digest[:16]} then, {now.digest[:16]} now"
         text = f"{out} holds another dataset than before: {digests}"
         differences = version_differences(before, now.libraries)
-        warnings.warn(f"{'; '.join([text, *differences])}.", Notice, stacklevel=3)
+        warnings.warn(f"{'; '.join([text, *differences])}.", Notice, stacklevel=4)

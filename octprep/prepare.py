@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from octprep import duplicates, preprocessing
 from octprep.arrays import Gray
@@ -14,6 +13,7 @@ from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing import Geometry
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import read_scan
+from octprep.storage.remote import Location
 
 MAX_FILL_FRACTION = 0.9  # a scan with more fill than that is excluded
 
@@ -31,10 +31,10 @@ class PreparedScan:
     decoded_std: float  # standard deviation of its gray levels
 
 
-def prepare_scan(src: Path, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
+def prepare_scan(src: Location, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
     """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
 
-    src: the source folder. scan_file: a file of its listing. Raises as `read_scan` does,
+    src: the source, a folder or a URL. scan_file: a file of its listing. Raises as `read_scan` does,
     StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
     read it; and ManifestError or SettingError as `preprocessing.preprocess` does.
     """

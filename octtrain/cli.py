@@ -22,6 +22,7 @@ from octprep import terminal
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
+from octprep.storage.remote import location
 from octprep.terminal.commands import Json, command, verbosity, version_option
 from octtrain.calibration.config import CalibrationConfig
 from octtrain.config import FitConfig, Hyperparameters, merge_settings
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Shards = Annotated[Path, typer.Argument(help="Folder of shards, made by `octprep build`.", show_default=False)]
+Shards = Annotated[Path, typer.Argument(help="Folder or URL of shards, made by `octprep build`.", show_default=False)]
 
 
 @app.callback()
@@ -49,7 +50,7 @@ def program(
     """Train, evaluate and use models on the shards that octprep builds."""
 
 
-@command(app, "octtrain fit shards --model octnet-m --epochs 20", FitConfig, only_given=True)
+@command(app, "octtrain fit shards --model octnet-m --epochs 20", FitConfig, only_given=True, urls=("shards",))
 def fit(
     shards: Shards,
     run: Annotated[
@@ -90,10 +91,10 @@ def fit(
     with importing_keras():
         from octtrain.training import fit as training
 
-    training.fit(shards, run, resume=resume, log=log, **settings)
+    training.fit(location(shards), run, resume=resume, log=log, **settings)
 
 
-@command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json")
+@command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json", urls=("shards", "dataset"))
 def evaluate(
     runs: Annotated[
         list[Path] | None,
@@ -110,7 +111,7 @@ def evaluate(
     shards: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
+            metavar="DIR|URL",
             help="The shards that the run was trained on, if they were moved.",
             show_default=False,
             rich_help_panel="Data",
@@ -119,7 +120,7 @@ def evaluate(
     dataset: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
+            metavar="DIR|URL",
             help="Other shards to evaluate on, of the same preprocessing, and of the same classes unless --classes "
             "says how they correspond.",
             show_default=False,
@@ -184,8 +185,8 @@ def evaluate(
     evaluation.evaluate(
         runs,
         split,
-        shards,
-        dataset=dataset,
+        None if shards is None else location(shards),
+        dataset=None if dataset is None else location(dataset),
         out=out,
         json_file=json_file,
         allow_leaks=allow_leaks,
@@ -387,11 +388,12 @@ def explain(
     CrossvalConfig,
     only_given=True,
     without=NOT_OPTIONS,
+    urls=("shards",),
 )
 def crossval(
     shards: Annotated[
         Path,
-        typer.Argument(help="Folder of shards, made by `octprep build --split kfold`.", show_default=False),
+        typer.Argument(help="Folder or URL of shards, made by `octprep build --split kfold`.", show_default=False),
     ],
     run: Annotated[
         Path | None,
@@ -421,10 +423,12 @@ def crossval(
     with importing_keras():
         from octtrain.experiments.crossval import experiment
 
-    experiment.crossval(shards, run, resume=resume, json_file=json_file, log=log_for(json_file), **settings)
+    experiment.crossval(location(shards), run, resume=resume, json_file=json_file, log=log_for(json_file), **settings)
 
 
-@command(app, "octtrain leakage shards --repeats 10 --json leakage.json", Hyperparameters, LeakageConfig)
+@command(
+    app, "octtrain leakage shards --repeats 10 --json leakage.json", Hyperparameters, LeakageConfig, urls=("shards",)
+)
 def leakage(shards: Shards, json_file: Json = None, **settings: Any) -> None:
     """Show how much better a model looks on a split by image than on one by patient (Tampu et al. 2022)."""
     interrupts.advise("not all repeats were done, so nothing was written")
@@ -432,10 +436,10 @@ def leakage(shards: Shards, json_file: Json = None, **settings: Any) -> None:
     with importing_keras():
         from octtrain.experiments.leakage import experiment
 
-    experiment.leakage(shards, config, json_file, log=log_for(json_file))
+    experiment.leakage(location(shards), config, json_file, log=log_for(json_file))
 
 
-@command(app, "octtrain bench shards --model octnet-m --json bench.json", BenchConfig)
+@command(app, "octtrain bench shards --model octnet-m --json bench.json", BenchConfig, urls=("shards",))
 def bench(shards: Shards, json_file: Json = None, **settings: Any) -> None:
     """Measure what limits a training: reading, copying, augmentation and steps, each alone and all together."""
     interrupts.advise("not everything was measured, so nothing was written")
@@ -443,7 +447,7 @@ def bench(shards: Shards, json_file: Json = None, **settings: Any) -> None:
     with importing_keras():
         from octtrain.experiments.bench import experiment
 
-    experiment.bench(shards, config, json_file, log=log_for(json_file))
+    experiment.bench(location(shards), config, json_file, log=log_for(json_file))
 
 
 def log(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from octprep import duplicates
 from octprep.console.layout import indented, printable, quoted, shown_path, table
@@ -15,10 +14,11 @@ from octprep.html.text import visible
 from octprep.pipeline import BuildResult
 from octprep.splits import deviations
 from octprep.splits.leaks import describe_leaks
+from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import listed, number
 
 
-def build_summary(out: Path, result: BuildResult) -> str:
+def build_summary(out: Location, result: BuildResult) -> str:
     """What `octprep build` prints when it is done."""
     manifest, counts = result.manifest, result.counts
     header = ["", *manifest.class_names, "records", "images", "patients", "shards", "MB"]
@@ -48,13 +48,13 @@ def build_summary(out: Path, result: BuildResult) -> str:
     return printable("\n\n".join(paragraphs))
 
 
-def _finished_already(out: Path, result: BuildResult) -> str:
+def _finished_already(out: Location, result: BuildResult) -> str:
     missing = [REPORT_NAME] * result.report_written + [f"the folder {INDEX_NAME}"] * result.index_written
     done = f"only {listed(missing)} had to be written" if missing else "nothing was done"
     return f"{shown_path(out)} is finished already, from this source and with these settings; {done}."
 
 
-def duplicate_lines(out: Path, manifest: Manifest) -> list[str]:
+def duplicate_lines(out: Location, manifest: Manifest) -> list[str]:
     """The duplicate pairs under different patient ids, which count as one patient group."""
     recipe, lines = manifest.recipe, []
     if not manifest.config.near_duplicates:
@@ -66,7 +66,7 @@ def duplicate_lines(out: Path, manifest: Manifest) -> list[str]:
             f"({duplicates.MIN_PIXELS:,} pixels are enough)"
         )
     try:
-        pairs = DuplicatesFile.from_json(read_folder_file(out / DUPLICATES_NAME)).pairs
+        pairs = DuplicatesFile.from_json(_read_table(out, DUPLICATES_NAME)).pairs
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"{shown_path(out / DUPLICATES_NAME)} cannot be read ({error}). Run `octprep verify {shown_path(out)}`."
@@ -84,6 +84,10 @@ def duplicate_lines(out: Path, manifest: Manifest) -> list[str]:
             for pair in pairs
         ),
     ]
+
+
+def _read_table(out: Location, name: str) -> bytes:
+    return out.read(name) if isinstance(out, RemoteFolder) else read_folder_file(out / name)
 
 
 def leak_line(manifest: Manifest) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from octprep.console.layout import indented, printable, section, shown_path, table
 from octprep.inspection import Inspection
@@ -12,17 +11,18 @@ from octprep.inspection.checks import headline, recommendation
 from octprep.inspection.findings import Findings
 from octprep.inspection.shortcuts import Shortcuts
 from octprep.source.files import MACOS_METADATA
+from octprep.storage.remote import Location
 from octprep.wording import first_lines, listed, number
 
 _MAX_NAMES = 12  # patient ids that a line names
 
 
-def inspection_summary(src: Path, inspection: Inspection) -> str:
+def inspection_summary(src: Location, inspection: Inspection) -> str:
     """What `octprep inspect` prints."""
     return _quick_summary(src, inspection) if inspection.pixels is None else _full_summary(src, inspection)
 
 
-def _quick_summary(src: Path, inspection: Inspection) -> str:
+def _quick_summary(src: Location, inspection: Inspection) -> str:
     paragraphs = [
         f"{number(inspection.file_count, 'file')} in {_source_folder(src, inspection.root)}: "
         f"{number(len(inspection.scans), 'scan')}, {len(inspection.exclusions):,} excluded",
@@ -63,7 +63,7 @@ def _counts(inspection: Inspection) -> str:
     return table(rows)
 
 
-def _full_summary(src: Path, inspection: Inspection) -> str:
+def _full_summary(src: Location, inspection: Inspection) -> str:
     """The headline, all findings with their reasons, and what they mean."""
     assert inspection.pixels is not None
     shortcut_test = inspection.pixels.shortcuts
@@ -133,6 +133,6 @@ def _classes_by_patient(classes: Mapping[str, Sequence[str]]) -> str:
     return f" ({'; '.join(shown)})"
 
 
-def _source_folder(src: Path, root: str) -> str:
+def _source_folder(src: Location, root: str) -> str:
     """A folder in the source; root is text already."""
     return f"{shown_path(src)}/{root}" if root else shown_path(src)

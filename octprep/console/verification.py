@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 
 from octprep.console.layout import indented, printable, shown_path
 from octprep.format.manifest import IMAGES_NAME
 from octprep.html.text import visible
+from octprep.storage.remote import Location
 from octprep.verification import CHECKS, VerificationResult
 from octprep.wording import listed, number
 
@@ -37,7 +37,7 @@ def _pseudonyms(result: VerificationResult) -> str:
     return f"; patient ids are pseudonyms of the key {key}" if key else ""
 
 
-def verification_summary(folder: Path, result: VerificationResult) -> str:
+def verification_summary(folder: Location, result: VerificationResult) -> str:
     """What `octprep verify` prints: each guarantee with its violations, and what was not checked.
 
     A violated guarantee 5 comes first: what damaged records say cannot be trusted.

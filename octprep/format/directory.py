@@ -13,6 +13,7 @@ from pathlib import Path
 
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.locks import OWNER_NAME, locked
+from octprep.format.paths import require_path
 
 _PARTIAL_NAME = ".octprep-partial"  # the subfolder from which an existing empty folder is filled
 _MOVED_NAME = "moved.json"  # in it: the names that are moved up in the end
@@ -29,6 +30,7 @@ def atomic_directory(out: Path, what: str, last: str = "") -> Iterator[Path]:
     process left in either way is removed first. Raises OutputError if `out` cannot be written, is a file, or is not
     empty, or if another process is writing to it; StoppedError if the disk is full.
     """
+    require_path(out)
     created: list[Path] = []
     partial = None
     try:

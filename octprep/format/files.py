@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from octprep.format.errors import OutputError
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, require_path
 
 STDOUT = Path("-")  # the file that an option names to have standard output written instead
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
@@ -147,6 +147,7 @@ def open_output(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     The file that a link leads to is written, not the link; a device or a pipe gets the bytes and stays what it is.
     """
+    require_path(path)
     if path.exists() and not path.is_file():
         with path.open("wb") as device:
             yield device
@@ -155,14 +156,14 @@ def open_output(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         yield file
 
 
-def check_output_file(src: Path, option: str, path: Path) -> None:
+def check_output_file(src: Path | None, option: str, path: Path) -> None:
     """Raise OutputError if a file cannot be written, or must not be because it would lie in the source.
 
-    src: the source folder. option: the command-line option that names the file, for the message.
+    src: the source folder, if it is one. option: the command-line option that names the file, for the message.
     """
     shown = f"{option} {path_to_text(str(path))}"
     try:
-        if path.resolve().is_relative_to(src.resolve()):
+        if src is not None and path.resolve().is_relative_to(src.resolve()):
             raise OutputError(
                 f"{shown} lies inside --src {path_to_text(str(src))}, which is only read; name a file outside it."
             )

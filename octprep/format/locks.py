@@ -75,6 +75,25 @@ def lock_file(descriptor: int) -> bool:
     return True
 
 
+def hold_file(path: Path, *, shared: bool = False, wait: bool = False) -> int | None:
+    """Lock a file, which is made if it is missing, until the descriptor that is returned is closed.
+
+    shared: together with others that hold it shared. None if another process holds it, unless that is to be waited for.
+    Where locks do not exist, nothing is locked. Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    if not HAS_FLOCK:
+        return descriptor
+    mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, mode)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            os.close(descriptor)
+            return None
+    return descriptor
+
+
 def _create_owner_file(path: Path, folder: Path, what: str) -> int:
     """Write the owner file for this process and keep it open. Raises OutputError if it names one that may still run."""
     content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})

@@ -31,7 +31,7 @@ WORK_NAME = ".octprep-work"  # a folder in the one that is built, as long as the
 
 REPAIR = "Copy the folder again, or repair it by the `octprep build` that made it."  # a damaged one, in messages
 
-_MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
+MAX_BYTES = 512_000_000  # of manifest.json, images.csv or duplicates.json; the whole archive's table has 30 MB
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -160,7 +160,7 @@ class Manifest:
         return cls.from_json(raw, path, allow_edited=allow_edited)
 
     @classmethod
-    def from_json(cls, raw: Any, path: Path, *, allow_edited: bool = False) -> Self:
+    def from_json(cls, raw: Any, path: object, *, allow_edited: bool = False) -> Self:
         """The manifest in decoded JSON; `path` is only for messages. Raises ManifestError as `load` does."""
         version = raw.get("format_version") if isinstance(raw, dict) else None
         if type(version) is not int or version != FORMAT_VERSION:
@@ -273,7 +273,7 @@ def read_folder_file(path: Path) -> bytes:
     if path.is_symlink():
         raise ValueError("it is a link, not a file")
     try:
-        return read_bytes(path, _MAX_BYTES, follow_links=False)[0]
+        return read_bytes(path, MAX_BYTES, follow_links=False)[0]
     except NotReadable as error:
         raise ValueError(f"it {error}") from None
 
@@ -293,7 +293,7 @@ def _no_manifest(folder: Path) -> str:
     )
 
 
-def _not_a_manifest(path: Path, why: object) -> ManifestError:
+def _not_a_manifest(path: object, why: object) -> ManifestError:
     return ManifestError(
         f"{path} is not a manifest that octprep wrote: {str(why)[:300]}. Restore it, or rebuild the folder with "
         "`octprep build`."

@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
+
+from octprep.format.errors import SettingError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
+_COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])")  # what pathlib makes of one; not a Windows drive
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL such as `s3://bucket/folder`, and not a path."""
+    return _URL.match(text) is not None
+
+
+def url_of_path(path: PurePath) -> str | None:
+    """The URL of which pathlib has made a path: `s3://bucket/folder` of `s3:/bucket/folder`; None for any other."""
+    text = path.as_posix()
+    return _COLLAPSED_URL.sub(r"\1://", text, count=1) if _COLLAPSED_URL.match(text) else None
+
+
+def require_path(path: PurePath) -> None:
+    """Raise SettingError for what pathlib has made of a URL, where a folder or a file of this machine is to be made."""
+    if url := url_of_path(path):
+        raise SettingError(f"{url} is a URL; give a path of this machine.")
 
 
 def path_to_text(path: str) -> str:

@@ -90,6 +90,12 @@ def decode(data: bytes, digest: str) -> list[IndexedRecord]:
     return records
 
 
+def is_intact(data: bytes, digest: str) -> bool:
+    """Whether the bytes of a table have the checksum in their first line, and are of this dataset."""
+    first, newline, body = data.partition(b"\n")
+    return first + newline == _first_line(digest, hashlib.sha256(body).hexdigest())
+
+
 def encode_dali(records: Iterable[IndexedRecord]) -> bytes:
     """A shard's index as NVIDIA DALI's program tfrecord2idx writes it."""
     return "".join(f"{record.record_offset} {record.record_bytes}\n" for record in records).encode()

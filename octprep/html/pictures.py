@@ -1,6 +1,6 @@
 """Pictures of a page, each a JPEG inside a data URI, and the source files that they show.
 
-What cannot be shown becomes a sentence; no picture ever stops a page.
+What cannot be shown becomes a sentence; only an object store that does not answer stops a page.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from octprep.arrays import Gray
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import text_to_path
+from octprep.storage.remote import Location, RemoteFolder
 
 _QUALITY = 70  # of the JPEG
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
@@ -38,7 +39,7 @@ class Picture:
 class SourceImages:
     """The source folder whose files a page shows, or its absence."""
 
-    def __init__(self, folder: Path | None, names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Location | None, names: Mapping[str, str] | None = None) -> None:
         """folder: of the source; None: every picture says that the page was made without it.
 
         names: path as the page has it -> path in the source, where they differ.
@@ -49,7 +50,7 @@ class SourceImages:
         self.mismatched: set[str] = set()  # paths with another SHA-256, or that cannot be read
 
     def read(self, path: str, sha256: str) -> Gray | str:
-        """The gray values of a file, (rows, columns), or why it cannot be shown.
+        """The gray values of a file, (rows, columns), or why it cannot be shown. Raises StorageError.
 
         sha256: what the file must have, in hex; "" if it is not known. A link may lead out of the folder only to a file
         with the expected SHA-256.
@@ -75,6 +76,8 @@ class SourceImages:
             return _NO_SOURCE
         try:
             relative = Path(text_to_path(self.names.get(path, path)))
+            if isinstance(self.folder, RemoteFolder):
+                return self.folder.read(text_to_path(self.names.get(path, path)))
             file = (self.folder / relative).resolve(strict=True)
             outside = not allow_outside and not file.is_relative_to(self.folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:

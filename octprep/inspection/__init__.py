@@ -16,21 +16,21 @@ from octprep import preprocessing
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.errors import SettingError, SourceError
-from octprep.format.paths import text_to_path
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.source.files import Exclusion, Scan, SourceListing
-from octprep.source.listing import list_source
+from octprep.source.listing import list_source, shared_paths
 from octprep.source.published import recognise
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
+from octprep.storage.remote import Location, location
 from octprep.workers import Pool, Progress, no_progress, open_pool
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
 
 
 def inspect(
-    src: Path | str,
+    src: Location | str,
     *,
     quick: bool = False,
     follow_links: bool = False,
@@ -41,7 +41,7 @@ def inspect(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Inspection:
-    """Inspect a folder of B-scans as it is; nothing is written.
+    """Inspect a folder of B-scans, or a URL, as it is; nothing is written.
 
     quick: only decode the scans, which finds damaged files, and compare names and bytes. Otherwise every scan is also
     preprocessed with the default settings, compared with the others on its pixels, and measured.
@@ -56,15 +56,19 @@ def inspect(
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
-    src = Path(src) if cluster is None else Path(src).absolute()
+    src = location(src)
+    if cluster is not None and isinstance(src, Path):
+        src = src.absolute()
     listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
-    first = tuple(src / text_to_path(file.path) for file in listing.scan_files[:1])
-    needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), (src,), first)
+    folders, first = shared_paths(src, listing)
+    needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), folders, first)
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
         return _inspect(src, listing, pool, quick, seed, progress)
 
 
-def _inspect(src: Path, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress) -> Inspection:
+def _inspect(
+    src: Location, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress
+) -> Inspection:
     if quick:
         scans, exclusions = features.decode_scans(src, listing, pool, progress)
         return _inspection(listing, scans, exclusions, group_patients(scans))

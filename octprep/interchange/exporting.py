@@ -18,6 +18,8 @@ from octprep.format.files import sync
 from octprep.format.manifest import LABEL, Manifest
 from octprep.interchange import parquet, webdataset
 from octprep.interchange.samples import Sample, read_samples
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 from octprep.workers import Progress, WorkerPool, no_progress
 
 SUMMARY_NAME = "octprep-export.json"  # written last
@@ -81,7 +83,7 @@ class _Written(NamedTuple):
 
 
 def export(
-    folder: Path | str,
+    folder: Location | str,
     out: Path | str,
     to: str,
     *,
@@ -91,7 +93,8 @@ def export(
 ) -> ExportResult:
     """Write the images of a finished folder for another library, without TensorFlow.
 
-    folder: what `octprep build` wrote. out: a new or empty folder. to: `webdataset` (tar files) or `parquet` (as
+    folder: what `octprep build` wrote, or its URL, of which the shards are read through the cache
+    (`octprep.storage.cache`). out: a new or empty folder. to: `webdataset` (tar files) or `parquet` (as
     `datasets` of Hugging Face reads images and classes; needs pyarrow). repeats: write an image that was repeated to
     balance the classes as often as it is stored, not once. workers: processes; None: one for each core.
 
@@ -103,11 +106,13 @@ def export(
     complete or a record is damaged; OutputError if `out` is not empty, lies in `folder` or cannot be written;
     StoppedError if its disk is full or a worker dies. Then nothing is left in `out`.
     """
-    folder, out = Path(folder), Path(out)
+    place, out = location(folder), Path(out)
     require_one_of("to", to, FORMATS)
     if to == "parquet":
         parquet.require_pyarrow()
+    folder = open_dataset(place)
     manifest = Manifest.load(folder)
+    fetch_shards(place, folder, manifest, manifest.splits)
     _require_outside(folder, out)
     with atomic_directory(out, "octprep export", last=SUMMARY_NAME) as target, WorkerPool(workers) as pool:
         tasks = [task for split in manifest.splits for task in _tasks(folder, manifest, split, target, to, repeats)]

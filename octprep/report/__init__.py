@@ -18,6 +18,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, M
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
 from octprep.source.listing import directory_problem
+from octprep.storage.remote import Location
 
 _SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 
@@ -37,7 +38,7 @@ class WrittenReport:
 
 def write_report(
     folder: Path,
-    src: Path | None = None,
+    src: Location | None = None,
     *,
     without_source: bool = False,
     names: Mapping[str, str] | None = None,
@@ -56,7 +57,7 @@ def write_report(
             "left alone. Give --src SRC, the folder that the shards were built from, to keep them, or "
             "--without-source to go without."
         )
-    if src is not None and (problem := directory_problem(src)):
+    if isinstance(src, Path) and (problem := directory_problem(src)):
         raise SourceError(f"--src {src} {problem}; give the folder that {folder} was built from.")
     if src is not None and manifest.pseudonym_key and names is None:
         raise SourceError(

@@ -36,6 +36,7 @@ from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
 from octprep.source.files import Exclusion, Scan, ScanFile, field_values
 from octprep.source.reading import FileBatch
+from octprep.storage.remote import Location
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
@@ -130,7 +131,7 @@ class BatchTask(FileBatch):
 
 
 def batch_tasks(
-    src: Path,
+    src: Location,
     folder: Path,
     files: Sequence[ScanFile],
     recipe: Preprocessing,

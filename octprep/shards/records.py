@@ -37,6 +37,8 @@ from octprep.format.manifest import (
 )
 from octprep.shards import tfrecord
 from octprep.shards.tfrecord import RecordError
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 
 _LIMIT = 1 << 31  # whole numbers of a record are below it
 _MAX_NAMES = 200  # characters of the names that a message lists
@@ -68,22 +70,25 @@ class DecodedRecord(Record):
     pixels: Gray  # (height, width) uint8, 0 (black) to 255 (white), row 0 on the vitreous side; read-only
 
 
-def read_records(folder: Path | str, split: str) -> Iterator[DecodedRecord]:
+def read_records(folder: Location | str, split: str) -> Iterator[DecodedRecord]:
     """The records of a split of a finished folder, for NumPy: without TensorFlow, in the order of the shards.
 
-    folder: what `octprep build` wrote. split: train, val, test or a fold such as fold0. Of each record, `pixels` is
-    (height, width) uint8 in 0..255 with the height and width of the manifest's recipe, and `label` an index into its
-    class names, 0 to len(class_names) - 1; the other fields are those of Record. Repeated images come as often as they
-    are stored; `record.repeat == 0` selects each image once. One record is in memory at a time.
+    folder: what `octprep build` wrote, or its URL, of which the shards are read through the cache. split: train, val,
+    test or a fold such as fold0. Of each record, `pixels` is (height, width) uint8 in 0..255 with the height and width
+    of the manifest's recipe, and `label` an index into its class names, 0 to len(class_names) - 1; the other fields are
+    those of Record. Repeated images come as often as they are stored; `record.repeat == 0` selects each image once. One
+    record is in memory at a time.
 
     The CRC of every record is checked, and its features. Raises ManifestError if the folder has no manifest that can be
     read, the split is not in it, or a shard is missing or damaged; it names the shard, and what was yielded before was
     good. SHA-256 and counts are not checked: `octprep verify` does that.
     """
-    folder = Path(folder)
+    place = location(folder)
+    folder = open_dataset(place)
     manifest = Manifest.load(folder)
     if split not in manifest.splits:
         raise ManifestError(f"{folder} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
+    fetch_shards(place, folder, manifest, [split])
     return (record for shard in manifest.splits[split] for record in read_shard(folder, manifest, shard))
 
 

@@ -20,11 +20,12 @@ from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.source.reading import hash_files
+from octprep.storage.remote import Location
 from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
-    src: Path,
+    src: Location,
     out: Path,
     source: SourceListing,
     pseudonyms: Pseudonyms,
@@ -72,7 +73,7 @@ def changed_sources(
 
 
 def repair_shards(
-    src: Path,
+    src: Location,
     out: Path,
     work: Path,
     source: SourceListing,

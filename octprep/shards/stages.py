@@ -15,6 +15,7 @@ from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
+from octprep.storage.remote import Location
 from octprep.workers import Pool, Progress
 
 
@@ -54,7 +55,7 @@ class CachedSource:
 
 
 def cache_scans(
-    src: Path,
+    src: Location,
     folder: Path,
     files: Sequence[ScanFile],
     config: BuildConfig,

@@ -158,16 +158,7 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str, pseudon
         raise OutputError(
             f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
         ) from None
-    changes = config_differences(manifest.config, config)
-    if manifest.pseudonym_key != pseudonym_key:
-        there, now = (
-            f"pseudonyms of the key {key}" if key else "no pseudonyms"
-            for key in (manifest.pseudonym_key, pseudonym_key)
-        )
-        changes = f"{there} there, {now} now"
-    if not changes and manifest.source["listing"] != listing_sha256:
-        changes = "another list of source files"
-    if changes:
+    if changes := differences_from(manifest, config, listing_sha256, pseudonym_key):
         raise OutputError(
             f"--out {out} is finished, but with other settings: {changes}. "
             "Use --overwrite to build with these, or give another --out."
@@ -180,6 +171,23 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str, pseudon
             else:
                 manifest.save(out)  # it says the same in other bytes, such as with another line at its end
     return ExistingBuild(manifest, tuple(damage))
+
+
+def differences_from(manifest: Manifest, config: BuildConfig, listing_sha256: str, pseudonym_key: str) -> str:
+    """In words, how settings, pseudonyms or the list of source files differ from those of a finished folder.
+
+    pseudonym_key: the fingerprint of a key, "" for none. Empty if nothing differs.
+    """
+    changes = config_differences(manifest.config, config)
+    if manifest.pseudonym_key != pseudonym_key:
+        there, now = (
+            f"pseudonyms of the key {key}" if key else "no pseudonyms"
+            for key in (manifest.pseudonym_key, pseudonym_key)
+        )
+        changes = f"{there} there, {now} now"
+    if not changes and manifest.source["listing"] != listing_sha256:
+        changes = "another list of source files"
+    return changes
 
 
 def find_damage(out: Path, manifest: Manifest) -> list[Damage]:

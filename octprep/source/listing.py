@@ -1,4 +1,4 @@
-"""Listing a source folder: which of its files are B-scans by their paths, and why the others are not.
+"""Listing a source, a folder or a URL: which of its files are B-scans by their paths, and why the others are not.
 
 No file is opened. A link where a scan or its folder should be is an error, unless links are to be followed; so is a
 folder that cannot be read where scans may be. So no scan is missing silently.
@@ -18,7 +18,8 @@ from octprep.format.names import LABEL, parse_scan_name
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, ScanFile, SourceListing, parse_scan_path
 from octprep.source.published import KERMANY_CLASSES
-from octprep.source.walk import RegularFile, UnreadEntry, Walk
+from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
+from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import listed, number
 
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
@@ -35,15 +36,18 @@ def directory_problem(path: Path) -> str | None:
     return None if stat.S_ISDIR(mode) else "is a file"
 
 
-def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> SourceListing:
-    """List every file of a source folder as a B-scan or an exclusion, by its path; no file is opened.
+def list_source(src: Location, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> SourceListing:
+    """List every file of a source, a folder or a URL, as a B-scan or an exclusion, by its path; no file is opened.
 
     With follow_links what is behind links is listed too, each file once; keep_out: paths that are written to, which no
     link may lead to. Without it, a link is an error where a scan or its folder should be, and an exclusion elsewhere.
 
     Raises SourceError if there is no such folder, if it is empty or has no class folders, if it holds several data
-    sets, if a folder where scans should be cannot be read, or for the links above.
+    sets, if a folder where scans should be cannot be read, or for the links above; StorageError if a URL cannot be
+    listed.
     """
+    if isinstance(src, RemoteFolder):
+        return _list_remote(src)
     shown = path_to_text(str(src))
     if problem := directory_problem(src):
         raise SourceError(
@@ -55,6 +59,37 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
     for key, target in walk.followed_links:
         _check_link_target(src, key, target, keep_out)
     root = _find_root(walk)
+    scan_files, exclusions = _parsed(walk, root)
+    _check_nothing_missed(walk, root, scan_files)
+    exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
+    if follow_links:
+        real_paths = {file.key: file.real_path for file in walk.files}
+        scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
+        exclusions += repeated
+    return _listing(walk, root, scan_files, exclusions)
+
+
+def shared_paths(src: Location, listing: SourceListing) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """What each worker of a cluster must see of a source, its folder and a file; nothing of a URL."""
+    if isinstance(src, RemoteFolder):
+        return (), ()
+    return (src,), tuple(src / text_to_path(file.path) for file in listing.scan_files[:1])
+
+
+def _list_remote(src: RemoteFolder) -> SourceListing:
+    """The listing of a URL, where there are no links. Raises as `list_source` does."""
+    walk = RemoteWalk(src)
+    if not (walk.files or walk.special_files):
+        raise SourceError(
+            f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
+        )
+    root = _find_root(walk)
+    scan_files, exclusions = _parsed(walk, root)
+    return _listing(walk, root, scan_files, exclusions)
+
+
+def _parsed(walk: Walk | RemoteWalk, root: str) -> tuple[list[ScanFile], list[Exclusion]]:
+    """The files of a walk by what their paths say, and the exclusions that the walk knows."""
     scan_files: list[ScanFile] = []
     exclusions = list(walk.special_files)
     for file in walk.files:
@@ -65,12 +100,12 @@ def list_source(src: Path, *, follow_links: bool = False, keep_out: Sequence[Pat
                 scan_files.append(scan_file)
             case Exclusion() as exclusion:
                 exclusions.append(exclusion)
-    _check_nothing_missed(walk, root, scan_files)
-    exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
-    if follow_links:
-        real_paths = {file.key: file.real_path for file in walk.files}
-        scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
-        exclusions += repeated
+    return scan_files, exclusions
+
+
+def _listing(
+    walk: Walk | RemoteWalk, root: str, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
+) -> SourceListing:
     return SourceListing(
         root, tuple(sorted(scan_files)), tuple(sorted(exclusions)), _listing_sha256(walk.files, exclusions)
     )
@@ -85,7 +120,7 @@ def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion
     return digest.hexdigest()
 
 
-def _find_root(walk: Walk) -> str:
+def _find_root(walk: Walk | RemoteWalk) -> str:
     """The folder, relative to src, that holds the class folders, directly or in train, val and test."""
     roots = set()
     for file in walk.files:
@@ -98,9 +133,10 @@ def _find_root(walk: Walk) -> str:
             roots.add("/".join(above))
     shown = path_to_text(str(walk.src))
     if not roots:
-        links = [entry for entry in walk.unread if entry.link_target]
-        hint = f" Not read: {_keys_and_reasons(walk.unread)}." if walk.unread else ""
-        if links and not walk.follow_links:
+        unread = walk.unread if isinstance(walk, Walk) else []
+        links = [entry for entry in unread if entry.link_target]
+        hint = f" Not read: {_keys_and_reasons(unread)}." if unread else ""
+        if links and isinstance(walk, Walk) and not walk.follow_links:
             hint = f" It has {_links(links)}, and links are not followed; give --follow-links to take what is behind."
         paths = sorted(file.key for file in walk.files)
         raise SourceError(

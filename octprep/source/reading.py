@@ -23,11 +23,12 @@ from octprep.format.errors import OctError, StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.storage.remote import Location, RemoteFolder, RemoteObject, read_file
 
 Result = TypeVar("Result")
 
 
-def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
+def read_scan(src: Location, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
     """Read and decode one B-scan: its Scan and its gray values, (rows, columns) uint8 in 0..255.
 
     An Exclusion is for a file that was read whole and cannot be decoded, or has over preprocessing.MAX_BYTES. Raises
@@ -37,6 +38,30 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
     if scan_file.bytes > preprocessing.MAX_BYTES:
         limit = preprocessing.MAX_BYTES // 10**6
         return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit} MB")
+    data = _read_object(src, scan_file) if isinstance(src, RemoteFolder) else _read_local(src, scan_file)
+    try:
+        with time_limit():
+            gray = preprocessing.decode(data)
+    except UnreadableImage as error:
+        return Exclusion(scan_file.path, str(error))
+    height, width = gray.shape
+    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+
+
+def _read_object(src: RemoteFolder, scan_file: ScanFile) -> bytes:
+    """The bytes of an object as it was listed. Raises StoppedError as `read_scan` does, and StorageError."""
+    name = text_to_path(scan_file.path)
+    try:
+        data = src.read_unchanged(name, RemoteObject(scan_file.bytes, scan_file.modified_ns))
+    except FileNotFoundError:
+        raise _not_as_listed(src / name, "is gone") from None
+    if data is None:
+        raise _not_as_listed(src / name, "has another size, content or time of change")
+    return data
+
+
+def _read_local(src: Path, scan_file: ScanFile) -> bytes:
+    """The bytes of a file as it was listed. Raises as `read_scan` does."""
     path = src / text_to_path(scan_file.path)
     try:
         data, status = read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
@@ -53,20 +78,14 @@ def read_scan(src: Path, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
         raise _not_as_listed(path, "has another size or time of change")
     if not scan_file.linked and not _is_at_its_path(src, path, status):
         raise _not_as_listed(path, "is in another place, behind a link")
-    try:
-        with time_limit():
-            gray = preprocessing.decode(data)
-    except UnreadableImage as error:
-        return Exclusion(scan_file.path, str(error))
-    height, width = gray.shape
-    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+    return data
 
 
 @dataclass(frozen=True)
 class FileBatch(Divisible):
     """Some files of a source that a worker reads one after the other."""
 
-    src: Path
+    src: Location
     files: tuple[ScanFile, ...]
     crashes: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # path -> reason: files not to be decoded
 
@@ -109,7 +128,7 @@ def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
     return [batch.result(scan_file, batch.read) for scan_file in batch.files]
 
 
-def hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
+def hash_files(task: tuple[Location, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
     """The paths and SHA-256, in hex, of some files of a source, (src, files).
 
     The SHA-256 is "" for one that is no longer a regular file, or is larger than it was listed.
@@ -118,13 +137,13 @@ def hash_files(task: tuple[Path, Sequence[ScanFile]]) -> tuple[list[str], list[s
     digests = []
     for file in batch:
         try:
-            digests.append(hashlib.sha256(read_bytes(src / text_to_path(file.path), file.bytes)[0]).hexdigest())
+            digests.append(hashlib.sha256(read_file(src, file.path, file.bytes)).hexdigest())
         except NotReadable:
             digests.append("")
     return [file.path for file in batch], digests
 
 
-def with_retries(src: Path, scan_file: ScanFile, work: Callable[[Path, ScanFile], Result]) -> Result:
+def with_retries(src: Location, scan_file: ScanFile, work: Callable[[Location, ScanFile], Result]) -> Result:
     """The result of work(src, scan_file), called again if the machine fails for a moment.
 
     Raises StoppedError, naming the file, for failures that last (OSError, MemoryError) and for any mistake in `work`;
@@ -168,7 +187,7 @@ def _is_at_its_path(src: Path, path: Path, status: os.stat_result) -> bool:
     return (current.st_dev, current.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _not_as_listed(path: Path, what: str) -> StoppedError:
+def _not_as_listed(path: Location, what: str) -> StoppedError:
     return StoppedError(
         f"{path_to_text(str(path))} {what}, so it is not the file that was listed when this run began. When the source "
         "is complete and nothing writes there, run the same command again; it resumes with what was prepared."

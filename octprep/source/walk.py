@@ -1,4 +1,4 @@
-"""Walking a source folder: its regular files, with links followed or not, and the entries that were not read."""
+"""Walking a source: its regular files, with links followed or not, and the entries that were not read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from octprep.format.errors import SourceError
 from octprep.format.files import retry
 from octprep.format.paths import path_to_text
 from octprep.source.files import Exclusion
+from octprep.storage.remote import RemoteFolder
 
 _MAX_LINK_DEPTH = 4  # links to folders, one behind the other, that are followed
 
@@ -37,6 +38,26 @@ class UnreadEntry:
     reason: str
     is_file: bool  # False: a folder, or not known what it is
     link_target: str = ""  # of a link: its real path
+
+
+class RemoteWalk:
+    """Everything below a URL, by the attributes of `Walk`; it is listed on construction.
+
+    An object's last change is its time in seconds with a hash of its ETag below that (`RemoteObject`). Names that no
+    path can have, such as one with an empty part, are in `special_files`. Raises StorageError.
+    """
+
+    def __init__(self, src: RemoteFolder) -> None:
+        self.src = src
+        self.files: list[RegularFile] = []
+        self.special_files: list[Exclusion] = []
+        for name, found in src.list().items():
+            key = path_to_text(name)
+            if any(part in ("", ".", "..") for part in name.split("/")):
+                if not name.endswith("/"):  # as consoles mark a folder
+                    self.special_files.append(Exclusion(key, "not the name of a file"))
+                continue
+            self.files.append(RegularFile(key, found.bytes, found.changed_ns, found.changed_ns, False, key))
 
 
 class Walk:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ import typer
 
 from octprep.format.errors import SettingError
 from octprep.format.options import Setting, settings, text_of
+from octprep.format.paths import url_of_path
 
 
 @dataclass
@@ -50,13 +51,19 @@ def version_option(program: str) -> Any:
 
 
 def command(
-    app: typer.Typer, example: str, *kinds: type, only_given: bool = False, without: Sequence[str] = ()
+    app: typer.Typer,
+    example: str,
+    *kinds: type,
+    only_given: bool = False,
+    without: Sequence[str] = (),
+    urls: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command of `app`, with --quiet, --verbose and the options of settings dataclasses.
 
-    example: a command line, shown below the help.  without: fields that are no options of this command. The settings'
+    example: a command line, shown below the help.  without: fields that are no options of this command.  urls: the
+    parameters of paths that may be URLs (`octprep.storage.remote.location`); in others a URL is an error. The settings'
     values arrive as the function's `**values`, by field; with only_given, only of the options that are on the command
-    line. Raises SettingError, when the command runs, for a text that a setting cannot be made of.
+    line. Raises SettingError, when the command runs, for a text that a setting cannot be made of, and for such a URL.
     """
     options = [s for kind in kinds for s in settings(kind) if s.option.help and s.field not in without]
 
@@ -66,6 +73,7 @@ def command(
             if quiet and verbose:
                 raise SettingError("--quiet and --verbose exclude each other; give one of them.")
             verbosity.quiet, verbosity.verbose = quiet, verbose
+            _refuse_urls({name: value for name, value in given.items() if name not in urls})
             for setting in options:
                 value = given.pop(setting.field)
                 if not only_given or _is_given(context, setting.field):
@@ -89,6 +97,14 @@ def command(
         return function
 
     return register
+
+
+def _refuse_urls(given: Mapping[str, Any]) -> None:
+    """Raise SettingError for a URL where only a path can be used. given: values of parameters, by name."""
+    for name, value in given.items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and (url := url_of_path(path)):
+                raise SettingError(f"{name.replace('_', '-')} {url} is a URL; give a path of this machine.")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

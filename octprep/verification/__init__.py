@@ -28,11 +28,15 @@ from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.format import images_csv
+from octprep.format.errors import SettingError
 from octprep.format.images_csv import Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels
 from octprep.shards.tfrecord import RecordError
+from octprep.shards.uploads import is_of_build
+from octprep.storage.cache import copied
+from octprep.storage.remote import Location, RemoteFolder, location
 from octprep.verification.checks import (
     CHECKS,
     Evidence,
@@ -92,7 +96,7 @@ class VerificationResult:
 
 
 def verify(
-    folder: Path | str,
+    folder: Location | str,
     *,
     workers: int | None = None,
     cluster: Path | str | None = None,
@@ -101,14 +105,25 @@ def verify(
 ) -> VerificationResult:
     """Read every record of a finished folder and check the guarantees.
 
-    folder: what `octprep build` wrote; nothing is changed. workers: processes; None: one for each core. cluster,
+    folder: what `octprep build` wrote, or its URL, of which all objects are copied to the user's cache for as long as
+    this takes; nothing is changed. workers: processes; None: one for each core. cluster,
     cluster_wait: as for `octprep.build`.
 
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
     nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read; SettingError if
     workers is below 0, or the cluster cannot be used, and StoppedError if it is lost.
     """
-    folder = Path(folder) if cluster is None else Path(folder).absolute()
+    place = location(folder)
+    if isinstance(place, RemoteFolder) and cluster is not None:
+        raise SettingError(f"{place} is verified on this machine, from a copy that --cluster cannot see; omit that.")
+    with copied(place, is_of_build) as local:
+        folder = local if cluster is None else local.absolute()
+        return _verify(folder, workers, cluster, cluster_wait, progress)
+
+
+def _verify(
+    folder: Path, workers: int | None, cluster: Path | str | None, cluster_wait: float, progress: Progress
+) -> VerificationResult:
     manifest = Manifest.load(folder, allow_edited=True)
     violations = list(_check_manifest_bytes(folder, manifest))
     table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 from octtrain.data import stream
 from octtrain.data.mapped import MappedImages
 from octtrain.data.order import in_steps, shuffled
@@ -18,7 +19,7 @@ GATHERING = 2  # batches gathered at a time
 
 
 def training_batches(
-    folder: Path | str,
+    folder: Location | str,
     split: str | Sequence[str] = "train",
     *,
     batch_size: int = 32,
@@ -30,8 +31,9 @@ def training_batches(
 
     image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the manifest's class names.
 
-    folder: of shards, made by `octprep build`.  split: its name, or several, as for a dataset in folds.  epochs: their
-    numbers, such as `range(3, 12)` to resume after the third.  manifest: of the folder, if it was loaded already.
+    folder: of shards, made by `octprep build`, or its URL, which is read through the cache.  split: its name, or
+    several, as for a dataset in folds.  epochs: their numbers, such as `range(3, 12)` to resume after the third.
+    manifest: of the folder, if it was loaded already.
 
     Pixels are gathered in an order that is shuffled as a whole; of shards of PNGs records are read and shuffled in a
     buffer (`octtrain.data.stream.training_batches`). The order depends on the seed and the epoch's number alone, so a
@@ -42,7 +44,10 @@ def training_batches(
     shards of pixels is missing or not theirs. Damaged shards of PNGs raise TensorFlow's errors while the dataset is
     iterated.
     """
-    manifest = manifest or Manifest.load(Path(folder))
+    place = location(folder)
+    folder = open_dataset(place)
+    manifest = manifest or Manifest.load(folder)
+    fetch_shards(place, folder, manifest, (split,) if isinstance(split, str) else split)
     if manifest.config.encoding != "raw":
         return stream.training_batches(
             folder, split, batch_size=batch_size, seed=seed, epochs=epochs, manifest=manifest

@@ -2,7 +2,7 @@
 
     resident   all images of train and val, each once, are placed on the device; a chunk selects from them
     mapped     a thread gathers the images of the next chunks from the shards' memory maps
-    stream     tf.data reads and parses every record: for PNG, and for shards on an object store
+    stream     tf.data reads and parses every record: for PNG, and for shards without an index
 
 Resident and mapped meet the same images in the same order (`octtrain.data.order`).
 """

@@ -22,6 +22,8 @@ from octprep.format import images_csv, record_index
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import REPAIR, Manifest, open_shard
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 from octprep.wording import listed
 from octtrain.data.ahead import ahead as in_thread
 from octtrain.data.order import Order
@@ -55,7 +57,7 @@ class MappedImages:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: Location | str,
         split: str | Sequence[str] = "train",
         *,
         manifest: Manifest | None = None,
@@ -63,16 +65,18 @@ class MappedImages:
     ) -> None:
         """Open the shards of a split, or of several, as for a dataset in folds.
 
-        folder: made by `octprep build`, with its index.  manifest: of the folder, if it was loaded already.  rows: the
-        images in its images.csv, if they were read already; otherwise they are read when patients or paths are asked
-        for.
+        folder: made by `octprep build`, with its index, or its URL, which is read through the cache.  manifest: of the
+        folder, if it was loaded already.  rows: the images in its images.csv, if they were read already; otherwise they
+        are read when patients or paths are asked for.
 
         Raises ManifestError if the folder is not one of shards, has no such split, the splits hold no images, or the
         images are PNGs; if the index is missing or not that of these shards; if a shard is missing or of another size.
         """
-        self.folder = Path(folder)
+        place = location(folder)
+        self.folder = open_dataset(place)
         self.splits = (split,) if isinstance(split, str) else tuple(split)
         self.manifest = manifest = manifest or Manifest.load(self.folder)
+        fetch_shards(place, self.folder, manifest, self.splits)
         self._rows = rows
         for name in self.splits:
             if name not in manifest.splits:

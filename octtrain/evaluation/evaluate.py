@@ -15,6 +15,8 @@ from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
+from octprep.storage.cache import fetch_shards
+from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
 from octtrain import json_output
@@ -39,9 +41,9 @@ BATCH = 64  # images; more is hardly faster and takes more memory
 def evaluate(
     run: Runs,
     split: str = "test",
-    shards: Path | str | None = None,
+    shards: Location | str | None = None,
     *,
-    dataset: Path | str | None = None,
+    dataset: Location | str | None = None,
     out: Path | str | None = None,
     json_file: Path | None = None,
     allow_leaks: bool = False,
@@ -81,7 +83,7 @@ def evaluate(
             "one of them"
         )
     runs = load_runs(run)
-    target = resolve_target(runs, split, _path(shards), _path(dataset), classes)
+    target = resolve_target(runs, split, _location(shards), _location(dataset), classes)
     shares = None if prevalence is None else complete_prevalence(prevalence, target.class_names)
     if not allow_leaks:
         require_unexposed(target)
@@ -89,6 +91,7 @@ def evaluate(
         json_output.check(json_file)
     folder = prepare_folder(target, _path(out))
     class_names = target.class_names
+    fetch_shards(target.place, target.shards, target.manifest, (split,), log)
     target.manifest.check_files(target.shards, (split,))
     calibration = load_calibration(runs, log)
     model_classes = len(runs[0].manifest.class_names)
@@ -127,7 +130,7 @@ def evaluate(
         failure = error
     origin = "" if target.is_own_dataset else f", not the run's own ({target.run_digest[:12]})"
     log(
-        f"{describe_runs(runs)} on {split} of {_text(target.shards)} (dataset {target.manifest.digest[:12]}{origin}): "
+        f"{describe_runs(runs)} on {split} of {_text(target.place)} (dataset {target.manifest.digest[:12]}{origin}): "
         f"{number(len(predictions.paths), 'image')} of {number(report.patients, 'patient')}"
     )
     for line in filter(None, [target.leak_warning, *_describe_classes(target), *caveats]):
@@ -219,5 +222,9 @@ def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _text(path: Path) -> str:
-    return path_to_text(path.as_posix())
+def _location(place: Location | str | None) -> Location | None:
+    return None if place is None else location(place)
+
+
+def _text(path: Location) -> str:
+    return path_to_text(path.as_posix() if isinstance(path, Path) else str(path))

@@ -13,7 +13,7 @@ from typing import Any
 
 from octprep.format.errors import OutputError
 from octprep.format.files import atomic_write
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, require_path
 from octprep.wording import listed
 from octtrain.evaluation.intervals import DESCRIPTION
 from octtrain.evaluation.patients import cases_of, patients_csv
@@ -36,6 +36,7 @@ def result_paths(target: EvaluationTarget, folder: Path) -> tuple[Path, Path, Pa
 def prepare_folder(target: EvaluationTarget, out: Path | None) -> Path:
     """The folder for the results, made if need be. Raises OutputError if they cannot be written there."""
     folder = out or target.runs[0].folder
+    require_path(folder)
     try:
         if out:
             folder.mkdir(parents=True, exist_ok=True)

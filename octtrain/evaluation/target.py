@@ -11,6 +11,8 @@ from octprep.format import images_csv
 from octprep.format.errors import LeakError, ManifestError, SourceError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks, Manifest
+from octprep.storage.cache import open_dataset
+from octprep.storage.remote import Location
 from octprep.terminal.commands import verbosity
 from octprep.wording import listed, number
 from octtrain.evaluation.class_map import ClassMap, make_class_map
@@ -28,7 +30,8 @@ class EvaluationTarget:
     """A split of a dataset that a run's model, or an ensemble, is evaluated on."""
 
     runs: tuple[Run, ...]  # of the model, or of the members of the ensemble
-    shards: Path  # folder of the dataset, which need not be the run's
+    place: Location  # folder or URL of the dataset, which need not be the run's
+    shards: Path  # the folder that it is read from
     manifest: Manifest  # of that dataset
     rows: Sequence[ImageRow] = field(repr=False)  # the images in its images.csv
     split: str
@@ -65,8 +68,8 @@ class EvaluationTarget:
 def resolve_target(
     runs: Sequence[Run],
     split: str,
-    shards: Path | None = None,
-    dataset: Path | None = None,
+    shards: Location | None = None,
+    dataset: Location | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationTarget:
     """Find the dataset, check that the model can be used on it, and compare its patients with the exposure.
@@ -77,27 +80,28 @@ def resolve_target(
     Raises SettingError, SourceError and ManifestError as `evaluate` does.
     """
     run = runs[0]
-    folder = dataset or shards or run.shards
-    if not folder.is_dir():
+    place = dataset or shards or run.shards
+    if isinstance(place, Path) and not place.is_dir():
         raise SourceError(
-            f"the dataset {folder} does not exist."
+            f"the dataset {place} does not exist."
             if dataset
-            else f"the shards {folder} do not exist; name their folder by --shards DIR."
+            else f"the shards {place} do not exist; name their folder by --shards DIR."
         )
+    folder = open_dataset(place)
     manifest = Manifest.load(folder)
     if not dataset and manifest.digest != run.manifest.digest:
         raise ManifestError(
-            f"{folder} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
-            f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {folder} to "
+            f"{place} holds another dataset (digest {manifest.digest[:12]}) than the one {run.folder} was trained on "
+            f"({run.manifest.digest[:12]}). Name the folder of that one by --shards DIR, or give --dataset {place} to "
             "evaluate on this one instead."
         )
-    require_same_task(run, manifest, folder, has_class_map=classes is not None)
+    require_same_task(run, manifest, place, has_class_map=classes is not None)
     model_classes = run.manifest.class_names
     class_map = None if classes is None else make_class_map(classes, model_classes, manifest.class_names)
     if split not in manifest.splits:
-        raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+        raise ManifestError(f"{place} has no split {split!r}; it has {', '.join(manifest.splits)}.")
     if not manifest.records(split):
-        raise ManifestError(f"Split {split!r} of {folder} holds no images, so there is nothing to evaluate on.")
+        raise ManifestError(f"Split {split!r} of {place} holds no images, so there is nothing to evaluate on.")
 
     rows = images_csv.read_checked(folder, manifest).rows
     known = {
@@ -130,6 +134,7 @@ def resolve_target(
         leak_warning = LEAKS_BETWEEN_SPLITS
     return EvaluationTarget(
         runs=tuple(runs),
+        place=place,
         shards=folder,
         manifest=manifest,
         rows=rows,
@@ -143,7 +148,7 @@ def resolve_target(
     )
 
 
-def require_same_task(run: Run, manifest: Manifest, shards: Path, *, has_class_map: bool = False) -> None:
+def require_same_task(run: Run, manifest: Manifest, shards: Location, *, has_class_map: bool = False) -> None:
     """Raise ManifestError if a dataset's class names or preprocessing differ from those the run was trained with.
 
     has_class_map: the class names may differ.

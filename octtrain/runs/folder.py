@@ -20,6 +20,8 @@ from octprep.format import images_csv
 from octprep.format.errors import ManifestError, OctError, OutputError, SourceError, StoppedError
 from octprep.format.files import NotReadable, atomic_write, read_bytes, remove_partial_files, sync
 from octprep.format.images_csv import ImageRow
+from octprep.storage.cache import open_dataset
+from octprep.storage.remote import Location
 from octtrain import runtime
 from octtrain.config import FitConfig
 from octtrain.model_files import MODEL_SUFFIXES
@@ -342,7 +344,7 @@ def exposure_of_training(run: Run, images: Sequence[ImageRow] | None = None) -> 
     teacher.
     """
     if images is None:
-        images = images_csv.read_checked(run.shards, run.manifest).rows
+        images = images_csv.read_checked(open_dataset(run.shards), run.manifest).rows
     splits = (*run.provenance.trained_on, *run.provenance.selected_on)
     own = Exposure(exposure.images_of(images, splits), complete=True)
     return exposure.union([own, exposure_of_weights(run.config.weights), _exposure_of_teacher(run.config)])
@@ -411,8 +413,10 @@ def _epoch_of(path: Path) -> int:
     return int(match[1] or match[2])
 
 
-def _relative_to(shards: Path, folder: Path) -> str:
-    """The path of the shards relative to the run folder, so that both can be moved together."""
+def _relative_to(shards: Location, folder: Path) -> str:
+    """The path of the shards relative to the run folder, so that both can be moved together; or their URL."""
+    if not isinstance(shards, Path):
+        return str(shards)
     try:
         return Path(os.path.relpath(shards.resolve(), folder.resolve())).as_posix()
     except ValueError:  # another drive

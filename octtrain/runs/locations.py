@@ -14,6 +14,8 @@ from octprep.format.errors import OutputError, SourceError
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import MANIFEST_NAME
+from octprep.format.paths import require_path
+from octprep.storage.remote import Location
 from octtrain.runs.exposure import EXPOSURE_NAME
 from octtrain.runs.history import MAX_BYTES
 from octtrain.runs.run import CONFIG_NAME, SETTINGS_NAME
@@ -25,12 +27,13 @@ RUNS = Path("runs")  # in the working folder: where runs are made for which no f
 _BEFORE_CONFIG = {EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, SETTINGS_NAME, "lost+found"}
 
 
-def new_run(shards: Path, model: str, runs: Path = RUNS) -> Path:
+def new_run(shards: Location, model: str, runs: Path = RUNS) -> Path:
     """Make an empty folder SHARDS-MODEL-NUMBER in the folder of runs, with the next free number.
 
     Two processes that ask at the same time get two folders. Raises OutputError if none can be made.
     """
-    stem = f"{shards.resolve().name or 'shards'}-{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}"
+    name = (shards.resolve() if isinstance(shards, Path) else shards).name
+    stem = f"{name or 'shards'}-{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}"
     try:
         runs.mkdir(exist_ok=True)
         suffixes = [path.name.removeprefix(f"{stem}-") for path in runs.glob(f"{glob.escape(stem)}-*")]
@@ -93,6 +96,7 @@ def lock_run(folder: Path, *, is_new: bool = False, what: str = "octtrain fit") 
     what: the program, for messages. A folder that was made here, or with `is_new` by `new_run`, is removed if it stays
     empty. Raises OutputError if it cannot be made, or another program has locked it.
     """
+    require_path(folder)
     made = [folder, folder.parent] if is_new else [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with ExitStack() as stack:

@@ -1,6 +1,6 @@
 """A run as its folder describes it: settings, dataset, history, model and exposure. Reads only.
 
-config.json     settings, start time, path of the shards, library versions; written last: it makes the folder a run
+config.json     settings, start time, path or URL of the shards, library versions; written last: makes it a run
 config.toml     the settings again, with their descriptions, for `octtrain fit --config`; it is not read here
 manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
 exposure.csv    patient, patient group, SHA-256 and split of every image that the model was trained or selected on
@@ -27,6 +27,8 @@ import keras
 from octprep.format.errors import ManifestError, SettingError, SourceError
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.manifest import MANIFEST_NAME, Manifest, read_folder_file
+from octprep.format.paths import is_url
+from octprep.storage.remote import Location, location
 from octtrain import runtime
 from octtrain.config import FitConfig, is_own_model
 from octtrain.model_files import check_weights, keras_version
@@ -48,7 +50,7 @@ class Run:
     folder: Path
     config: FitConfig
     manifest: Manifest
-    shards: Path  # where the dataset was when the run started
+    shards: Location  # where the dataset was when the run started
     libraries: Mapping[str, str] = field(default_factory=dict)  # name -> version, when the run started
 
     @classmethod
@@ -65,7 +67,8 @@ class Run:
                     f"{RUN_VERSION}. Train again with `octtrain fit`."
                 )
             config = FitConfig(**raw["config"])
-            shards = Path(os.path.normpath(folder.resolve() / _require_text(raw["shards"])))
+            named = _require_text(raw["shards"])
+            shards = location(named if is_url(named) else Path(os.path.normpath(folder.resolve() / named)))
             digest = _require_text(raw["digest"])
             libraries = {_require_text(key): _require_text(value) for key, value in raw["libraries"].items()}
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -15,6 +15,8 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import devices
@@ -41,7 +43,7 @@ SAVE_SECONDS = 600  # an epoch that takes longer is saved in between
 
 
 def fit(
-    shards: Path | str,
+    shards: Location | str,
     run: Path | str | None = None,
     config: FitConfig | None = None,
     *,
@@ -52,12 +54,12 @@ def fit(
 ) -> Run:
     """Train a model, keeping the epoch with the best balanced accuracy on val.
 
-    shards: folder made by `octprep build`.  run: folder for the run; None: a new one in the folder `runs`, or with
-    `resume` the latest run on these shards there.  config, settings: a FitConfig, or its fields as keywords such as
-    `epochs=3`; the rest are defaults, or with `resume` the run's own settings.  resume: continue after the last
-    finished epoch, or after the steps that an interruption saved; only `epochs` and `patience` may change, and what
-    does not change the result (`feed`, `jit`).  log: takes lines of progress.  show_progress: inside an epoch, as a bar
-    on a terminal, or else as lines.
+    shards: folder made by `octprep build`, or its URL, which is read through the cache (`octprep.storage.cache`).  run:
+    folder for the run; None: a new one in the folder `runs`, or with `resume` the latest run on these shards there.
+    config, settings: a FitConfig, or its fields as keywords such as `epochs=3`; the rest are defaults, or with `resume`
+    the run's own settings.  resume: continue after the last finished epoch, or after the steps that an interruption
+    saved; only `epochs` and `patience` may change, and what does not change the result (`feed`, `jit`).  log: takes
+    lines of progress.  show_progress: inside an epoch, as a bar on a terminal, or else as lines.
 
     Returns the run: `run.folder`, `run.history()` and `run.load_model()`; give it to `octtrain.evaluate`.
 
@@ -66,8 +68,9 @@ def fit(
     folder holds another run or other files, or is in use; SourceError if there is no run to resume; StoppedError
     if the disk does not take what is to be saved.
     """
-    shards = Path(shards)
-    manifest = Manifest.load(shards)
+    shards = location(shards)
+    data = open_dataset(shards)
+    manifest = Manifest.load(data)
     folder = Path(run) if run is not None else None
     base = config or FitConfig()
     if resume:
@@ -87,7 +90,7 @@ def fit(
     try:
         with lock_run(folder, is_new=is_new):
             new = Run(folder=folder, config=config, manifest=manifest, shards=shards)
-            return _fit(new, train, val, resume, log, show_progress)
+            return _fit(new, data, train, val, resume, log, show_progress)
     except BrokenPipeError:  # of what is printed, not of a file
         raise
     except OSError as error:
@@ -109,14 +112,15 @@ def with_absolute_paths(config: FitConfig) -> FitConfig:
 
 def _fit(
     run: Run,
+    data: Path,
     train: tuple[str, ...],
     val: tuple[str, ...],
     resume: bool,
     log: Callable[[str], None],
     show_progress: bool,
 ) -> Run:
-    """Train in a folder that is locked."""
-    shards, manifest = run.shards, run.manifest
+    """Train in a folder that is locked. data: the folder that the shards are read from."""
+    manifest = run.manifest
     prepare_keras()
     if run.config.deterministic:
         devices.make_deterministic()
@@ -133,9 +137,10 @@ def _fit(
         log(f"Nothing left to do: {finished} {_result_line(history, val)}")
         log(_next_line(run))
         return stored
-    manifest.check_files(shards, (*train, *val))
-    rows = images_csv.read_checked(shards, manifest).rows
-    choice = FeedChoice(config, shards, manifest, train, val, rows)
+    fetch_shards(run.shards, data, manifest, (*train, *val), log)
+    manifest.check_files(data, (*train, *val))
+    rows = images_csv.read_checked(data, manifest).rows
+    choice = FeedChoice(config, data, manifest, train, val, rows)
     run = dataclasses.replace(run, config=dataclasses.replace(config, feed=choice.name))
     training = Training(run, train, val, choice, history, rows, log, show_progress)
     training.prepare(stored)

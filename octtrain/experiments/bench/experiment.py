@@ -17,6 +17,8 @@ from octprep.format.errors import ManifestError, SettingError
 from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location
 from octprep.wording import number
 from octtrain import devices, json_output
 from octtrain.config import FitConfig
@@ -62,7 +64,7 @@ class BenchResult:
 
 
 def bench(
-    shards: Path, config: BenchConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
+    place: Location, config: BenchConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
 ) -> BenchResult:
     """Measure the parts of a training on these shards, print what limits it, and write a JSON if asked.
 
@@ -71,8 +73,10 @@ def bench(
     """
     if json_file:
         json_output.check(json_file)
+    shards = open_dataset(place)
     manifest = Manifest.load(shards)
     train, val = choose_splits(manifest, config.fold)
+    fetch_shards(place, shards, manifest, (*train, *val), log)
     manifest.check_files(shards, (*train, *val))
     prepare_keras()
     records = manifest.records(*train)
@@ -113,7 +117,7 @@ def bench(
     log(f"wrote {json_file}" if json_file and json_file != STDOUT else "wrote no file; --json FILE keeps this")
     best = max(feeds, key=lambda feed: feed.together.per_second)
     model = f" --model {shlex.quote(config.model)}" if config.model != FitConfig().model else ""
-    log(f"next: `octtrain fit {shlex.quote(str(shards))}{model} --feed {best.name}` trains with the fastest feed")
+    log(f"next: `octtrain fit {shlex.quote(str(place))}{model} --feed {best.name}` trains with the fastest feed")
     return result
 
 

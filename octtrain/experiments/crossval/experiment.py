@@ -16,6 +16,8 @@ from octprep.format.errors import OutputError, SettingError
 from octprep.format.files import STDOUT, atomic_write
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import json_output
@@ -93,7 +95,7 @@ class CrossvalResult:
 
 
 def crossval(
-    shards: Path | str,
+    shards: Location | str,
     run: Path | str | None = None,
     *,
     resume: bool = False,
@@ -115,9 +117,10 @@ def crossval(
     OutputError if the folder holds something else or was started with other settings; SourceError if there is nothing
     to resume; and what `octtrain.fit` raises.
     """
-    shards, folder = Path(shards), Path(run) if run is not None else None
-    manifest = Manifest.load(shards)
-    folds = _require_folds(manifest, shards)
+    place, folder = location(shards), Path(run) if run is not None else None
+    data = open_dataset(place)
+    manifest = Manifest.load(data)
+    folds = _require_folds(manifest, place)
     if json_file:
         json_output.check(json_file)
     if resume and folder is None:
@@ -131,15 +134,16 @@ def crossval(
     config = dataclasses.replace(config, fit=with_absolute_paths(config.fit))
     if stored and folder:
         require_same(folder, stored, config, manifest)
-    manifest.check_files(shards, folds)
-    plan = Plan(config, shards, manifest, images_csv.read_checked(shards, manifest).rows)
+    fetch_shards(place, data, manifest, folds, log)
+    manifest.check_files(data, folds)
+    plan = Plan(config, place, data, manifest, images_csv.read_checked(data, manifest).rows)
     plan.check()
     is_new = folder is None
-    folder = folder or new_run(shards, f"{config.fit.model}-crossval")
+    folder = folder or new_run(place, f"{config.fit.model}-crossval")
     with lock_run(folder, is_new=is_new, what="octtrain crossval"):
         with _writing_to(folder):
             write_stored(folder, config, manifest, stored.started if stored else None)
-        command = f"octtrain crossval {shlex.quote(str(shards))} --run {shlex.quote(str(folder))} --resume"
+        command = f"octtrain crossval {shlex.quote(str(place))} --run {shlex.quote(str(folder))} --resume"
         with interrupts.keep_advising(f"resume by `{command}`"):
             runs = _train(plan, folder, log, show_progress)
             result, predictions = _predict(plan, folder, runs, log)
@@ -156,10 +160,15 @@ def crossval(
 
 
 class Plan:
-    """Which runs a cross-validation has. rows: the images of the dataset, from images.csv."""
+    """Which runs a cross-validation has.
 
-    def __init__(self, config: CrossvalConfig, shards: Path, manifest: Manifest, rows: Sequence[ImageRow]) -> None:
-        self.config, self.shards, self.manifest, self.rows = config, shards, manifest, rows
+    place: the dataset. data: the folder that it is read from. rows: the images of the dataset, from images.csv.
+    """
+
+    def __init__(
+        self, config: CrossvalConfig, place: Location, data: Path, manifest: Manifest, rows: Sequence[ImageRow]
+    ) -> None:
+        self.config, self.place, self.data, self.manifest, self.rows = config, place, data, manifest, rows
         count = len(fold_names(manifest))
         self.folds = tuple(range(count)) if config.folds == "all" else tuple(sorted(config.folds))
         if self.folds[-1] >= count:
@@ -178,7 +187,7 @@ class Plan:
             choose_splits(self.manifest, config.fold, config.test_fold)
             if seed == self.seeds[0]:
                 planned = Run(
-                    folder=Path(run_name(fold, seed)), config=config, manifest=self.manifest, shards=self.shards
+                    folder=Path(run_name(fold, seed)), config=config, manifest=self.manifest, shards=self.place
                 )
                 known = exposure_of_training(planned, self.rows)
                 require_unexposed(known, self.rows, f"fold{fold}", f"the model of {planned.folder}")
@@ -192,7 +201,7 @@ def run_name(fold: int, seed: int) -> str:
     return f"fold{fold}-seed{seed}"
 
 
-def _require_folds(manifest: Manifest, shards: Path) -> tuple[str, ...]:
+def _require_folds(manifest: Manifest, shards: Location) -> tuple[str, ...]:
     folds = fold_names(manifest)
     if len(folds) < MIN_FOLDS:
         state = f"has {number(len(folds), 'fold')}" if folds else f"has no folds but {', '.join(manifest.splits)}"
@@ -215,7 +224,7 @@ def _train(plan: Plan, folder: Path, log: Callable[[str], None], show_progress: 
         path = folder / run_name(fold, seed)
         log(f"{'' if i == 1 else chr(10)}training {i} of {len(plan.trainings)}, without fold{fold}: {path.name}")
         runs[fold, seed] = fit(
-            plan.shards, path, config, resume=not is_vacant(path), log=log_training, show_progress=show_progress
+            plan.place, path, config, resume=not is_vacant(path), log=log_training, show_progress=show_progress
         )
         gc.collect()  # images on the device are freed before the next training asks how much of it is free
     return runs
@@ -237,7 +246,7 @@ def _predict(
                 f"the models learnt from {run.sources_of_exposure}, whose training patients are unknown; they may "
                 "include patients that are predicted here"
             )
-        members[fold, seed] = predict_split(run.load_model(), plan.manifest, plan.shards, f"fold{fold}", plan.rows)
+        members[fold, seed] = predict_split(run.load_model(), plan.manifest, plan.data, f"fold{fold}", plan.rows)
     by_fold = {fold: mean_over_seeds([members[fold, seed] for seed in plan.seeds]) for fold in plan.folds}
     require_each_once({f"fold{fold}": predictions for fold, predictions in by_fold.items()}, plan.rows)
     predictions = pooled(list(by_fold.values()))

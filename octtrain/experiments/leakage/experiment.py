@@ -18,6 +18,8 @@ from octprep.format.errors import ManifestError
 from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
 from octprep.format.seeding import derived_seed
+from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.remote import Location
 from octprep.wording import number
 from octtrain import json_output
 from octtrain.config import FitConfig
@@ -88,7 +90,7 @@ class LeakageResult:
 
 
 def leakage(
-    shards: Path, config: LeakageConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
+    place: Location, config: LeakageConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
 ) -> LeakageResult:
     """Train on splits by image and by patient of the same images, print the inflation, and write a JSON if asked.
 
@@ -97,7 +99,9 @@ def leakage(
     """
     if json_file:
         json_output.check(json_file)
+    shards = open_dataset(place)
     manifest = Manifest.load(shards)
+    fetch_shards(place, shards, manifest, manifest.splits, log)
     manifest.check_files(shards, tuple(manifest.splits))
     pool = read_pool(shards, manifest, config)
     log(
@@ -142,7 +146,7 @@ def leakage(
         json_output.write(json_file, result.as_json())
     log("")
     log(f"wrote {json_file}" if json_file and json_file != STDOUT else "wrote no file; --json FILE keeps this")
-    log(f"next: `octtrain fit {shlex.quote(str(shards))}` trains a model on a split by patient")
+    log(f"next: `octtrain fit {shlex.quote(str(place))}` trains a model on a split by patient")
     return result
 
 
