@@ -67,6 +67,7 @@ endif
 	$(BIN)/octprep verify "$$OUT"
 	@if test -e "$$RUN/config.json"; then resume=--resume; fi; set -x; \
 	  $(BIN)/octtrain fit "$$OUT" --run "$$RUN" --model $(MODEL) --epochs $(EPOCHS) --seed $(SEED) $(FIT_ARGS) $$resume
+	$(BIN)/octtrain calibrate "$$RUN"
 	$(BIN)/octtrain evaluate "$$RUN"
 	@echo
 	@echo "The report on the shards: $$OUT/report.html. To use the commands yourself: . $(BIN)/activate"

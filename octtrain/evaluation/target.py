@@ -104,13 +104,11 @@ def resolve_target(
         raise ManifestError(f"Split {split!r} of {place} holds no images, so there is nothing to evaluate on.")
 
     rows = images_csv.read_checked(folder, manifest).rows
-    known = {
-        label
-        for i, label in enumerate(manifest.class_names)
-        if class_map is None or class_map.of_dataset[i] is not None
-    }
-    left_out = Counter(row.label for row in rows if row.split == split and row.label not in known)
-    evaluated = exposure.images_of((row for row in rows if row.label in known), (split,))
+    unknown: set[str] = set()
+    if class_map is not None:
+        unknown = {label for i, label in enumerate(manifest.class_names) if class_map.of_dataset[i] is None}
+    left_out = Counter(row.label for row in rows if row.split == split and row.label in unknown)
+    evaluated = exposure.images_of((row for row in rows if row.label not in unknown), (split,))
     if not evaluated:
         raise ManifestError(
             f"Split {split!r} of {folder} holds no image of a class that the model knows, but "

@@ -1,0 +1,88 @@
+"""What the preparation costs for each scan beside decoding: `octprep build`, again with one scan more, and `verify`.
+
+The scans are tiny, so nearly all that is measured is what grows with their number: listing, comparing, planning,
+tables, index, and the memory of the program that gives the tasks to the workers. `benchmarks/full_size.py` measures
+the whole preparation on synthetic B-scans. docs/costs.md has the results.
+
+    python -m benchmarks.costs --scans 20000 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+
+CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+SHARES = (0.45, 0.14, 0.10, 0.31)  # of the scans, about as in OCT2017
+PER_PATIENT = 19  # scans, on average
+SIDE = 64  # pixels, of the source and of what is stored
+
+
+def draw(folder: Path, scans: int, seed: int) -> None:
+    """Write smooth noise as `scans` JPEGs of SIDE x SIDE, all different, under the names of OCT2017."""
+    rng = np.random.default_rng(seed)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    written = patient = 0
+    while written < scans:
+        patient += 1
+        name = CLASSES[rng.choice(4, p=SHARES)]
+        for number in range(1, 1 + int(min(rng.geometric(1 / PER_PATIENT), 200, scans - written))):
+            write_scan(folder / name / f"{name}-{1_000_000 + patient}-{number}.jpeg", rng)
+            written += 1
+
+
+def write_scan(path: Path, rng: np.random.Generator) -> None:
+    """Write one of these JPEGs."""
+    pixels = cv2.resize(rng.integers(0, 255, (8, 6), np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    path.write_bytes(simplejpeg.encode_jpeg(pixels[:, :, None], quality=60, colorspace="GRAY"))
+
+
+def measured(scans: int, label: str, *arguments: object) -> None:
+    """Run a command of octprep and print its time, CPU time for each scan, and memory."""
+    command = [sys.executable, "-m", "octprep.cli", *map(str, arguments)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}")
+    cpu = usage.ru_utime + usage.ru_stime
+    print(
+        f"{scans:>9,} scans  {label:<28} {seconds:7.1f} s  {cpu:7.1f} s CPU  {1e3 * cpu / scans:6.2f} ms CPU a scan  "
+        f"largest process {usage.ru_maxrss / 1e3:6,.0f} MB",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--work", type=Path, help="folder for everything written; by default a temporary one")
+    options = parser.parse_args()
+    for scans in options.scans:
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            src, out = Path(folder, "scans"), Path(folder, "shards")
+            draw(src, scans, 0)
+            build = ("build", src, "--out", out, "--size", SIDE, "--quiet")
+            measured(scans, "build", *build)
+            measured(scans, "build, nothing to do", *build)
+            write_scan(src / "CNV" / "CNV-1-1.jpeg", np.random.default_rng(1))
+            measured(scans, "build, one scan more", *build, "--overwrite")
+            measured(scans, "verify", "verify", out)
+            for name in ("images.csv", ".prepared.gz", "index/train.csv", "report.html"):
+                print(f"{name}: {(out / name).stat().st_size / scans:.0f} bytes a scan")
+
+
+if __name__ == "__main__":
+    main()
