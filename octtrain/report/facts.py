@@ -81,7 +81,6 @@ def training(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Trained on", listed([_split(manifest, name) for name in run.provenance.trained_on])),
         ("Best epoch selected on", listed([_split(manifest, name) for name in run.provenance.selected_on])),
         ("Patients that the model was exposed to", _exposed_patients(evaluation, splits)),
-        ("Stored image", f"{manifest.recipe.height} x {manifest.recipe.width} pixels, gray"),
         (
             "Epochs",
             f"{len(history)} of at most {run.config.epochs}; the best is {best_epoch(history)}" if history else "-",
@@ -151,11 +150,16 @@ def unknown(evaluation: Evaluation) -> list[str]:
 
 
 def worst_errors(evaluation: Evaluation, most: int = SHOWN_ERRORS) -> tuple[list[Error], int]:
-    """The errors that the model was most certain of, at most so many, and the number of all."""
+    """Of each patient the error that the model was most certain of, surest first, and the number of all errors.
+
+    most: how many are returned at most.
+    """
     found, names = evaluation.predictions, evaluation.class_names
     predicted = found.probabilities.argmax(axis=1)
     wrong = [int(i) for i in (predicted != found.truth).nonzero()[0]]
     wrong.sort(key=lambda i: (-float(found.probabilities[i].max()), found.paths[i]))
+    worst_of = {found.groups[i]: i for i in reversed(wrong)}
+    chosen = sorted(worst_of.values(), key=wrong.index)
     return [
         Error(
             found.paths[i],
@@ -165,7 +169,7 @@ def worst_errors(evaluation: Evaluation, most: int = SHOWN_ERRORS) -> tuple[list
             float(found.probabilities[i].max()),
             float(found.probabilities[i, found.truth[i]]),
         )
-        for i in wrong[:most]
+        for i in chosen[:most]
     ], len(wrong)
 
 
