@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.worlds.runs import quiet
+from tests.worlds.shards import untrained_run
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +28,17 @@ def reported(trained, shards, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def uncertain(untrained, tmp_path_factory):
-    """An untrained run without a calibration, which is wrong on most images, and its report. Only to be read."""
+    """An untrained run without a calibration, which is wrong on many images, and its report. Only to be read."""
+    import keras
+
+    from octprep.format.manifest import Manifest
     from octtrain.evaluation.evaluate import evaluate
     from octtrain.report.write import write_pages
 
     folder = tmp_path_factory.mktemp("uncertain")
-    shutil.copytree(untrained, folder, dirs_exist_ok=True)
+    for name in ("shards", "others"):
+        shutil.copytree(untrained / name, folder / name)
+    keras.utils.set_random_seed(0)
+    untrained_run(folder / "run", Manifest.load(folder / "shards"), folder / "shards")
     evaluate(folder / "run", write_pages=write_pages, log=quiet)
     return folder / "run"

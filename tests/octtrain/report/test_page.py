@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from octprep.format.errors import ManifestError, SourceError
+from octprep.format.manifest import Manifest
 from octtrain.evaluation.estimates import format_interval, format_value
 from octtrain.evaluation.evaluate import evaluate
 from octtrain.report import points
@@ -109,13 +110,28 @@ def test_the_page_states_where_it_comes_from(reported):
     )
 
 
-def test_caveats_are_at_the_top(uncertain):
-    html, content = (uncertain / "report.html").read_text(), json.loads((uncertain / "evaluate-test.json").read_text())
+def test_the_headline_is_red_unless_the_model_is_better_than_guessing(run):
+    html, content = (run / "report.html").read_text(), json.loads((run / "evaluate-test.json").read_text())
+    interval = content["balanced_accuracy"]["interval"]
+    is_better = interval is not None and interval[0] > 0.25
+    assert ('<h1 class="bad">' in html) != is_better
+
+
+def test_another_dataset_has_a_report_of_its_own_with_its_caveats_at_the_top(uncertain, tmp_path):
+    shutil.copytree(uncertain.parent, tmp_path / "world")
+    run, others = tmp_path / "world" / "run", tmp_path / "world" / "others"
+    before = (run / "report.html").read_bytes()
+    evaluate(run, dataset=others, write_pages=write_pages, log=quiet)
+    assert (run / "report.html").read_bytes() == before
+    digest = Manifest.load(others).digest
+    html = (run / f"report-test-{digest[:8]}.html").read_text()
     top = unescape(html.partition("</header>")[0])
-    assert content["caveats"]
+    content = json.loads((run / f"evaluate-test-{digest[:8]}.json").read_text())
+    assert any("few patients" in caveat for caveat in content["caveats"])
     assert all(caveat[1:] in top for caveat in content["caveats"])
-    assert 'class="bad"' in top
+    assert "another dataset than the run's" in top
     assert "was not calibrated" in html
+    assert (run / f"model-card-test-{digest[:8]}.md").is_file()
 
 
 def test_worst_errors_are_shown_with_the_pixels_that_the_model_saw(uncertain):
