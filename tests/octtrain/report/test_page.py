@@ -133,6 +133,11 @@ def test_another_dataset_has_a_report_of_its_own_with_its_caveats_at_the_top(unc
     assert "was not calibrated" in html
     assert (run / f"model-card-test-{digest[:8]}.md").is_file()
 
+    evaluate(run, dataset=others, classes={"SICK": ("CNV", "DME", "DRUSEN")}, write_pages=write_pages, log=quiet)
+    html = (run / f"report-test-{digest[:8]}-mapped.html").read_text()
+    assert "<bdi>SICK</bdi>" in html and "<bdi>CNV</bdi>" not in html
+    assert "Urgent referral" not in html
+
 
 def test_worst_errors_are_shown_with_the_pixels_that_the_model_saw(uncertain):
     html = (uncertain / "report.html").read_text()
