@@ -77,8 +77,8 @@ def _headline(evaluation: Evaluation) -> str:
     raw = evaluation.content["balanced_accuracy"]
     if raw["value"] is None:
         return "Balanced accuracy is undefined"
-    interval = format_interval(raw["interval"] and tuple(raw["interval"]))
-    return f"Balanced accuracy {format_value(raw['value'])} (95 % interval {interval})"
+    interval = f"95 % interval {format_interval(tuple(raw['interval']))}" if raw["interval"] else "no interval"
+    return f"Balanced accuracy {format_value(raw['value'])} ({interval})"
 
 
 def _state(evaluation: Evaluation) -> str:
