@@ -70,7 +70,7 @@ endif
 	$(BIN)/octtrain calibrate "$$RUN"
 	$(BIN)/octtrain evaluate "$$RUN"
 	@echo
-	@echo "The report on the shards: $$OUT/report.html. To use the commands yourself: . $(BIN)/activate"
+	@echo "Reports: $$OUT/report.html on the shards, $$RUN/report.html on the model. To use the commands yourself: . $(BIN)/activate"
 
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

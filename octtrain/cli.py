@@ -177,6 +177,7 @@ def evaluate(
     shares = parse_prevalence(prevalence) if prevalence is not None else None
     with importing_keras():
         from octtrain.evaluation import evaluate as evaluation
+        from octtrain.report.write import write_pages
         from octtrain.runs.locations import latest_run
 
     if not runs:
@@ -192,8 +193,76 @@ def evaluate(
         allow_leaks=allow_leaks,
         classes=class_map,
         prevalence=shares,
+        write_pages=write_pages,
         log=log_for(json_file),
     )
+
+
+Evaluated = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="Folder of a run that was evaluated; by default the latest one in runs/.",
+        show_default=False,
+    ),
+]
+ResultsOf = Annotated[
+    str,
+    typer.Option(
+        metavar="SPLIT",
+        help="Results to show, as in the names of their files: test, val, a fold, or such as test-1a2b3c4d of another "
+        "dataset.",
+        rich_help_panel="Data",
+    ),
+]
+
+
+@command(app, "octtrain report runs/shards-octnet-s-1")
+def report(
+    run: Evaluated = None,
+    split: ResultsOf = "test",
+    shards: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The shards that were evaluated, whose pixels the page shows, if they are not the run's own or were "
+            "moved.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
+    ] = None,
+) -> None:
+    """Write the report and the model card of an evaluated run again, into its folder; evaluate has done so."""
+    interrupts.advise("nothing was written")
+    with importing_keras():
+        from octtrain.report import write
+        from octtrain.runs.locations import latest_run
+
+    if run is None:
+        run = latest_run()
+        terminal.warn(f"the latest run: {run}")
+    write.report(run, split, shards, log=log)
+
+
+@command(app, "octtrain figures runs/shards-octnet-s-1 --out figures")
+def figures(
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder for the SVG files.", show_default=False, rich_help_panel="Output"),
+    ],
+    run: Evaluated = None,
+    split: ResultsOf = "test",
+) -> None:
+    """Write the charts of a run's report as SVG files, for a paper."""
+    interrupts.advise("not all figures were written")
+    with importing_keras():
+        from octtrain.report import write
+        from octtrain.runs.locations import latest_run
+
+    if run is None:
+        run = latest_run()
+        terminal.warn(f"the latest run: {run}")
+    write.figures(run, out, split, log=log)
 
 
 @command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)

@@ -111,16 +111,25 @@ def describe_device(precision: str = "float32") -> list[str]:
     import keras
 
     backend = keras.config.backend()
-    used = gpus()
-    names = sorted({_product_name(gpu) for gpu in used} - {""})
-    places = keras.distribution.list_devices("gpu") if used else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    device = f"{', '.join(places)} ({', '.join(names)})" if used else f"the CPU ({number(cores, 'core')})"
     why = ", as TensorFlow is not installed," if _is_substitute else ""
-    lines = [f"computing with {backend} {_version(backend)}{why} on {device} in {precision}; Keras {keras.__version__}"]
-    if not used and has_nvidia():
+    lines = [
+        f"computing with {backend} {_version(backend)}{why} on {device_name()} in {precision}; "
+        f"Keras {keras.__version__}"
+    ]
+    if not gpus() and has_nvidia():
         lines.append(f"WARNING: this machine has an NVIDIA GPU, but {backend} does not use it: {why_no_gpu(backend)}")
     return lines
+
+
+def device_name() -> str:
+    """What the backend computes on, such as `gpu:0 (NVIDIA H200)` or `the CPU (2 cores)`."""
+    import keras
+
+    if not (used := gpus()):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return f"the CPU ({number(cores, 'core')})"
+    names = sorted({_product_name(gpu) for gpu in used} - {""})
+    return f"{', '.join(keras.distribution.list_devices('gpu'))} ({', '.join(names)})"
 
 
 def has_nvidia() -> bool:

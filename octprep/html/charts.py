@@ -1,4 +1,4 @@
-"""Charts as inline SVG: histograms, shares, distributions with a limit, and intervals.
+"""Charts as inline SVG: histograms, shares, distributions with a limit, intervals, and curves.
 
 Colours come from the page's style sheet, so they follow light, dark and print. All lengths are in the figure's own
 units, of which it is 360 wide.
@@ -21,6 +21,8 @@ _VALUE = 13  # room above a bar for its value
 _NAME_LENGTH = 12  # characters of a row's name that fit beside the bars
 _INTERVAL_ROW, _INTERVAL_LEFT, _INTERVAL_RIGHT = 24, 174, 20  # of the chart of intervals, whose names are longer
 _COLOURS = 8  # that the style sheet has
+_PLOT_LEFT, _PLOT_RIGHT, _PLOT_TOP, _PLOT_HEIGHT = 48, 12, 8, 216  # of the chart of curves
+_LEGEND_ROW, _LEGEND_LINE, _LEGEND_LENGTH = 16, 22, 27  # height of a line, length of its sample, characters of a name
 
 Ticks = Sequence[tuple[float, str]]  # value, label
 
@@ -44,6 +46,14 @@ _WHISKER = Markup(
     '<path class="whisker {kind}" d="M{low:.1f} {y}H{high:.1f}"/>'
     '<circle class="dot {kind}" cx="{x:.1f}" cy="{y}" r="3.6"/>'
 )
+_LINE = Markup('<path class="line {colour}" d="{path}"/>')
+_REFERENCE = Markup('<path class="reference" d="{path}"/>')
+_MARK = Markup('<circle class="mark {colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>')
+_ROW_TICK = Markup(
+    '<path class="grid" d="M{left} {y:.1f}H{right}"/><text class="row-tick" x="{x}" y="{text_y:.1f}">{text}</text>'
+)
+_UP_TITLE = Markup('<text class="axis" transform="rotate(-90)" x="{x:.1f}" y="11">{text}</text>')
+_LEGEND = Markup('<text class="legend" x="{x}" y="{y}">{text}</text>')
 _FEATURE = Markup('<text class="feature" x="0" y="{y}">{text}</text>')
 
 
@@ -67,6 +77,27 @@ class Interval:
     value: float
     high: float
     stands_out: bool  # drawn in the colour of errors
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points joined by lines, or points alone."""
+
+    name: str  # in the legend
+    points: Sequence[tuple[float, float]]
+    colour: int | None  # number of a colour of the style sheet; None for gray
+    is_line: bool = True
+    has_marks: bool = False  # a circle at each point
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis of a chart of curves: its ends, its ticks, and its title."""
+
+    title: str
+    low: float = 0.0
+    high: float = 1.0
+    ticks: Ticks = tuple((quarter / 4, f"{quarter / 4:g}") for quarter in range(5))
 
 
 @dataclass(frozen=True)
@@ -185,12 +216,73 @@ def distribution(
     return _figure(key, title, desc, bottom + _TICKS, axis_title, parts)
 
 
-def intervals(key: str, title: str, axis_title: str, rows: Sequence[Interval], chance: float) -> Markup:
+def curves(
+    key: str,
+    title: str,
+    desc: str,
+    across: Scale,
+    up: Scale,
+    rows: Sequence[Curve],
+    reference: Sequence[tuple[float, float]] = (),
+) -> Markup:
+    """Lines and points on two axes, with a legend below. What lies outside the axes is drawn at their ends.
+
+    desc: the content in words.  reference: a thin line, such as that of chance.
+    """
+    bottom = _PLOT_TOP + _PLOT_HEIGHT
+    axis = Axis(across.low, across.high, _PLOT_LEFT, _WIDTH - _PLOT_RIGHT)
+    rising = Axis(up.low, up.high, bottom, _PLOT_TOP)
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        x, y = (min(max(value, scale.low), scale.high) for value, scale in zip(point, (across, up), strict=True))
+        return axis.x(x), rising.x(y)
+
+    def path(points: Iterable[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, points))
+
+    parts = axis.grid(across.ticks, _PLOT_TOP, bottom)
+    parts += [
+        _ROW_TICK.format(
+            left=axis.left,
+            right=axis.right,
+            y=rising.x(value),
+            text_y=rising.x(value) + 3.5,
+            x=axis.left - 5,
+            text=text,
+        )
+        for value, text in up.ticks
+    ]
+    parts += [_BASE.format(left=axis.left, right=axis.right, y=bottom)]
+    if reference:
+        parts.append(_REFERENCE.format(path=path(reference)))
+    for row in rows:
+        if row.is_line and len(row.points) > 1:
+            parts.append(_LINE.format(colour=_colour(row), path=path(row.points)))
+        if row.has_marks or not row.is_line or len(row.points) == 1:
+            radius = 3 if row.is_line else 4.5
+            parts += [_MARK.format(colour=_colour(row), x=x, y=y, radius=radius) for x, y in map(place, row.points)]
+    parts += axis.labels(across.ticks, across.title, bottom + 13)
+    parts.append(_UP_TITLE.format(x=-(bottom + _PLOT_TOP) / 2, text=up.title))
+    top = bottom + 48
+    for index, row in enumerate(rows):
+        x, y = _PLOT_LEFT + (index % 2) * (_WIDTH - _PLOT_LEFT) // 2, top + index // 2 * _LEGEND_ROW
+        if row.is_line:
+            parts.append(_LINE.format(colour=_colour(row), path=f"M{x} {y - 3.5}h{_LEGEND_LINE - 6}"))
+        if row.has_marks or not row.is_line:
+            parts.append(_MARK.format(colour=_colour(row), x=x + _LEGEND_LINE / 2 - 3, y=y - 3.5, radius=3))
+        parts.append(_LEGEND.format(x=x + _LEGEND_LINE, y=y, text=_shortened(row.name, _LEGEND_LENGTH)))
+    height = top + (len(rows) + 1) // 2 * _LEGEND_ROW - 8
+    return _figure(key, title, desc, height, "", parts)
+
+
+def intervals(key: str, title: str, axis_title: str, rows: Sequence[Interval], chance: float | None = None) -> Markup:
     """One line for each value with its interval, on an axis from 0 to 100 %, and a vertical line at chance."""
     axis = Axis(0, 1, _INTERVAL_LEFT, _WIDTH - _INTERVAL_RIGHT)
     bottom = _LIMIT_TOP + len(rows) * _INTERVAL_ROW
     ticks = [(quarter / 4, f"{25 * quarter} %") for quarter in range(5)]
-    parts = [*axis.grid(ticks, _LIMIT_TOP, bottom), _limit(axis, chance, "chance", bottom)]
+    parts = axis.grid(ticks, _LIMIT_TOP, bottom)
+    if chance is not None:
+        parts.append(_limit(axis, chance, "chance", bottom))
     for index, row in enumerate(rows):
         y = _LIMIT_TOP + (index + 0.5) * _INTERVAL_ROW
         kind = "out" if row.stands_out else "in"
@@ -202,7 +294,7 @@ def intervals(key: str, title: str, axis_title: str, rows: Sequence[Interval], c
     values = "; ".join(
         f"{row.name}: {100 * row.value:.0f} %, interval {100 * row.low:.0f} to {100 * row.high:.0f} %" for row in rows
     )
-    desc = f"{values}. Chance is {100 * chance:.0f} %"
+    desc = values if chance is None else f"{values}. Chance is {100 * chance:.0f} %"
     return _figure(key, title, desc, bottom + _TICKS + 6, axis_title, parts)
 
 
@@ -242,7 +334,7 @@ def _capped(values: Sequence[float], tallest: float, room: float) -> list[float]
     return [min(value / tallest, 1.1) * room for value in values]
 
 
-def _colour(row: Row) -> str:
+def _colour(row: Row | Curve) -> str:
     return "cx" if row.colour is None else f"c{row.colour % _COLOURS}"
 
 
@@ -284,6 +376,6 @@ def _lines_across(axis: Axis, heights: Sequence[float], base: float) -> str:
     )
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, length: int = _NAME_LENGTH) -> str:
     name = visible(name)
-    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "\u2026"
+    return name if len(name) <= length else name[: length - 1] + "\u2026"

@@ -312,6 +312,7 @@ class RunFolder:
                 "teacher_sha256": _teacher_sha256(self.run.config),
                 "config": dataclasses.asdict(self.run.config),
                 "backend": keras.backend.backend(),
+                "device": runtime.device_name(),
                 "libraries": runtime.library_versions(),
             }
         )

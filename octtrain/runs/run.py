@@ -1,6 +1,6 @@
 """A run as its folder describes it: settings, dataset, history, model and exposure. Reads only.
 
-config.json     settings, start time, path or URL of the shards, library versions; written last: makes it a run
+config.json     settings, start time, device, path or URL of the shards, library versions; written last: makes it a run
 config.toml     the settings again, with their descriptions, for `octtrain fit --config`; it is not read here
 manifest.json   a copy of the shards' manifest: class names, recipe, digest of the dataset
 exposure.csv    patient, patient group, SHA-256 and split of every image that the model was trained or selected on
@@ -52,6 +52,8 @@ class Run:
     manifest: Manifest
     shards: Location  # where the dataset was when the run started
     libraries: Mapping[str, str] = field(default_factory=dict)  # name -> version, when the run started
+    device: str = ""  # what it was computed on when it started; "" if that is not known
+    started: str = ""  # when it started, ISO 8601; "" if that is not known
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -70,6 +72,7 @@ class Run:
             named = _require_text(raw["shards"])
             shards = location(named if is_url(named) else Path(os.path.normpath(folder.resolve() / named)))
             digest = _require_text(raw["digest"])
+            device, started = (_require_text(raw.get(name, "")) for name in ("device", "started"))
             libraries = {_require_text(key): _require_text(value) for key, value in raw["libraries"].items()}
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise _invalid_config(folder, error) from None
@@ -83,7 +86,15 @@ class Run:
                 f"{folder / MANIFEST_NAME} is of the dataset {manifest.digest[:12]}, but {CONFIG_NAME} says that the "
                 f"run is of {digest[:12]}. Copy it from the shards into the run again, or train again."
             )
-        return cls(folder=folder, config=config, manifest=manifest, shards=shards, libraries=libraries)
+        return cls(
+            folder=folder,
+            config=config,
+            manifest=manifest,
+            shards=shards,
+            libraries=libraries,
+            device=device,
+            started=started,
+        )
 
     @property
     def provenance(self) -> ModelProvenance:

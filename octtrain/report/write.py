@@ -1,0 +1,107 @@
+"""Write report.html, the model card and the figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from octprep.format.errors import ManifestError, OctError, OutputError
+from octprep.format.files import atomic_write
+from octprep.format.manifest import Manifest
+from octprep.format.paths import path_to_text
+from octprep.html import pictures
+from octprep.html.pictures import Picture
+from octprep.wording import listed
+from octtrain.data.passes import one_pass
+from octtrain.report import card, facts, page
+from octtrain.report.evaluation import Evaluation, load_evaluation
+from octtrain.report.figures import draw_figures, standalone
+from octtrain.runs.run import Run
+
+_BATCH = 64  # images read at once
+Log = Callable[[str], None]
+
+
+def report(
+    run: Run | Path | str, split: str = "test", shards: Path | str | None = None, *, log: Log = print
+) -> tuple[Path, Path]:
+    """Write report.html and model-card.md of a run that was evaluated, and return their paths.
+
+    run: what `octtrain.fit` returned, or its folder.  split: of the results, as in the names of their files; of others
+    than test the files are report-SPLIT.html and model-card-SPLIT.md.  shards: what was evaluated on, by default the
+    run's own where they were, unless that is a URL; without them the page has no pictures.  log: takes lines of text.
+
+    Raises SourceError, SettingError and ManifestError as `load_evaluation`; OutputError if a file cannot be written.
+    """
+    run = run if isinstance(run, Run) else Run.load(Path(run))
+    paths = write_pages(run, split, Path(shards) if shards else None)
+    log(f"wrote {listed([_text(path) for path in paths])}")
+    return paths
+
+
+def write_pages(run: Run, name: str, shards: Path | None = None) -> tuple[Path, Path]:
+    """The same without a line of text."""
+    evaluation = load_evaluation(run, name)
+    suffix = "" if name == "test" else f"-{name}"
+    paths = run.folder / f"report{suffix}.html", run.folder / f"model-card{suffix}.md"
+    contents = page.render(evaluation, _error_pictures(evaluation, shards)), card.write(evaluation)
+    for path, content in zip(paths, contents, strict=True):
+        _write(path, content)
+    return paths
+
+
+def figures(run: Run | Path | str, out: Path, split: str = "test", *, log: Log = print) -> Sequence[Path]:
+    """Write the charts of the report as SVG files into a folder, made if need be, and return their paths.
+
+    Arguments and errors as of `report`.
+    """
+    run = run if isinstance(run, Run) else Run.load(Path(run))
+    evaluation = load_evaluation(run, split)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"--out {_text(out)} cannot be made ({error.strerror or error}); name another folder."
+        ) from None
+    paths = []
+    for figure in draw_figures(evaluation):
+        paths.append(out / f"{figure.key}.svg")
+        _write(paths[-1], standalone(figure))
+    log(f"wrote {len(paths)} figures into {_text(out)}: {listed([path.name for path in paths])}")
+    return paths
+
+
+def _error_pictures(evaluation: Evaluation, shards: Path | None) -> Mapping[str, Picture]:
+    """The stored pixels of the worst errors, by path; none if the shards cannot be read or are of another dataset."""
+    own = evaluation.run.shards
+    folder = shards or (own if evaluation.is_own_dataset and isinstance(own, Path) else None)
+    wanted = {error.path for error in facts.worst_errors(evaluation)[0]}
+    if folder is None or not wanted:
+        return {}
+    found: dict[str, Picture] = {}
+    try:
+        manifest = Manifest.load(folder)
+        if manifest.digest != evaluation.content["digest"]:
+            raise ManifestError(f"{_text(folder)} is not the dataset that was evaluated.")
+        for batch in one_pass(folder, (evaluation.content["split"],), batch_size=_BATCH, manifest=manifest):
+            for path, pixels in zip(batch.paths, batch.pixels, strict=True):
+                if path in wanted and path not in found:
+                    found[path] = pictures.jpeg(f"Stored pixels of {path}", pixels[..., 0])
+            if len(found) == len(wanted):
+                break
+    except (OctError, OSError):
+        if shards:
+            raise
+        return {}
+    return found
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        atomic_write(path, content)
+    except OSError as error:
+        raise OutputError(f"{_text(path)} cannot be written ({error.strerror or error}).") from None
+
+
+def _text(path: Path) -> str:
+    return path_to_text(path.as_posix())
