@@ -50,8 +50,8 @@ def write(evaluation: Evaluation) -> bytes:
         "## What is not known\n\n" + "\n".join(f"- {_text(line)}" for line in facts.unknown(evaluation)),
         "## TRIPOD+AI\n\nItems of Collins et al., BMJ 2024;385:e078378, shortened; hand in the original "
         "checklist.\n\n" + _items(tripod_ai(evaluation)),
-        "## CLAIM\n\nItems of Mongan et al., Radiol. Artif. Intell. 2020;2(2):e200029, shortened likewise. The update of "
-        "2024 (Tejani et al., Radiol. Artif. Intell. 2024;6(4):e240300) has other wording and numbers.\n\n"
+        "## CLAIM\n\nItems of Mongan et al., Radiol. Artif. Intell. 2020;2(2):e200029, shortened likewise. The update "
+        "of 2024 (Tejani et al., Radiol. Artif. Intell. 2024;6(4):e240300) has other wording and numbers.\n\n"
         + _items(claim(evaluation)),
     ]
     return ("\n\n".join(parts) + "\n").encode()
