@@ -579,9 +579,7 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
-    exclusions = sorted(
-        [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
-    )
+    exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))

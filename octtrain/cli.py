@@ -178,13 +178,9 @@ def evaluate(
     with importing_keras():
         from octtrain.evaluation import evaluate as evaluation
         from octtrain.report.write import write_pages
-        from octtrain.runs.locations import latest_run
 
-    if not runs:
-        runs = [latest_run()]
-        terminal.warn(f"the latest run: {runs[0]}")
     evaluation.evaluate(
-        runs,
+        runs or [_latest_run()],
         split,
         None if shards is None else location(shards),
         dataset=None if dataset is None else location(dataset),
@@ -196,6 +192,15 @@ def evaluate(
         write_pages=write_pages,
         log=log_for(json_file),
     )
+
+
+def _latest_run() -> Path:
+    """The latest run in runs/, which is named on standard error. Raises SourceError if there is none."""
+    from octtrain.runs.locations import latest_run
+
+    run = latest_run()
+    terminal.warn(f"the latest run: {run}")
+    return run
 
 
 Evaluated = Annotated[
@@ -236,12 +241,8 @@ def report(
     interrupts.advise("nothing was written")
     with importing_keras():
         from octtrain.report import write
-        from octtrain.runs.locations import latest_run
 
-    if run is None:
-        run = latest_run()
-        terminal.warn(f"the latest run: {run}")
-    write.report(run, split, shards, log=log)
+    write.report(run or _latest_run(), split, shards, log=log)
 
 
 @command(app, "octtrain figures runs/shards-octnet-s-1 --out figures")
@@ -257,12 +258,8 @@ def figures(
     interrupts.advise("not all figures were written")
     with importing_keras():
         from octtrain.report import write
-        from octtrain.runs.locations import latest_run
 
-    if run is None:
-        run = latest_run()
-        terminal.warn(f"the latest run: {run}")
-    write.figures(run, out, split, log=log)
+    write.figures(run or _latest_run(), out, split, log=log)
 
 
 @command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)
@@ -298,12 +295,8 @@ def calibrate(
     config = make(CalibrationConfig, settings)
     with importing_keras():
         from octtrain.evaluation import calibrate as calibration
-        from octtrain.runs.locations import latest_run
 
-    if run is None:
-        run = latest_run()
-        terminal.warn(f"the latest run: {run}")
-    calibration.calibrate(run, split, shards, config=config, log=log)
+    calibration.calibrate(run or _latest_run(), split, shards, config=config, log=log)
 
 
 @command(app, "octtrain compare runs/shards-octnet-s-1 runs/shards-octnet-m-1")

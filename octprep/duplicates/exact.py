@@ -32,10 +32,8 @@ def content_keys(scan: Scan) -> tuple[str, ...]:
 
 def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
     """Sets of at least two scans with the same content, whatever their names; each and all sorted by path."""
-    scans = list(scans)
-    repeated = repeated_contents(scans)
     set_of: dict[str, list[Scan]] = {}  # by content key
-    for scan in sorted(scan for scan in scans if not repeated.isdisjoint(_contents(scan))):
+    for scan in sorted(with_repeated_content(list(scans))):
         keys = content_keys(scan)
         same, *more_sets = [set_of[key] for key in keys if key in set_of] or [[]]
         for members in more_sets:
@@ -46,6 +44,12 @@ def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
         set_of |= dict.fromkeys(keys, same)
     distinct = {id(same): same for same in set_of.values() if len(same) > 1}
     return sorted(sorted(same) for same in distinct.values())
+
+
+def with_repeated_content(scans: Sequence[Scan]) -> list[Scan]:
+    """Those scans whose file or stored pixels another of them has too, in their order."""
+    repeated = repeated_contents(scans)
+    return [scan for scan in scans if not repeated.isdisjoint(_contents(scan))]
 
 
 def repeated_contents(scans: Iterable[Scan]) -> set[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octprep.format.config import BuildConfig
-from octprep.format.errors import ManifestError, OutputError, StoppedError
+from octprep.format.errors import OutputError, StoppedError
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -31,7 +31,7 @@ from octprep.format.manifest import (
 )
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards.tfds import TFDS_NAMES
-from octprep.shards.workdir import differences_from
+from octprep.shards.workdir import finished_manifest
 from octprep.storage.cache import PARALLEL, cache_folder, read_manifest
 from octprep.storage.remote import RemoteFolder, RemoteObject
 from octprep.workers import Progress
@@ -201,17 +201,9 @@ def _finished_upload(
     pseudonym_key: str,
 ) -> ExistingUpload:
     """The folder that the manifest at a URL describes. Raises OutputError if it has other settings or source."""
-    try:
-        manifest, _ = read_manifest(place, allow_edited=True)
-    except ManifestError as error:
-        raise OutputError(
-            f"--out {place} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
-        ) from None
-    if changes := differences_from(manifest, config, listing_sha256, pseudonym_key):
-        raise OutputError(
-            f"--out {place} is finished, but with other settings: {changes}. "
-            "Use --overwrite to build with these, or give another --out."
-        )
+    manifest = finished_manifest(
+        place, lambda: read_manifest(place, allow_edited=True)[0], config, listing_sha256, pseudonym_key
+    )
     damage = [] if manifest.digest_ok else [f"{MANIFEST_NAME} was changed after it was written"]
     tables = {IMAGES_NAME: manifest.images_sha256, DUPLICATES_NAME: manifest.duplicates_sha256}
     contents = {name: place.read(name) if name in there else b"" for name in tables}

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,17 +152,9 @@ def existing_build(
 
 def _finished_build(out: Path, config: BuildConfig, listing_sha256: str, pseudonym_key: str) -> ExistingBuild:
     """The build that a manifest describes. Raises OutputError if it has other settings or another source."""
-    try:
-        manifest = Manifest.load(out, allow_edited=True)
-    except ManifestError as error:
-        raise OutputError(
-            f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
-        ) from None
-    if changes := differences_from(manifest, config, listing_sha256, pseudonym_key):
-        raise OutputError(
-            f"--out {out} is finished, but with other settings: {changes}. "
-            "Use --overwrite to build with these, or give another --out."
-        )
+    manifest = finished_manifest(
+        out, lambda: Manifest.load(out, allow_edited=True), config, listing_sha256, pseudonym_key
+    )
     damage = find_damage(out, manifest)
     if not damage:
         with suppress(OSError):
@@ -173,7 +165,29 @@ def _finished_build(out: Path, config: BuildConfig, listing_sha256: str, pseudon
     return ExistingBuild(manifest, tuple(damage))
 
 
-def differences_from(manifest: Manifest, config: BuildConfig, listing_sha256: str, pseudonym_key: str) -> str:
+def finished_manifest(
+    out: object, load: Callable[[], Manifest], config: BuildConfig, listing_sha256: str, pseudonym_key: str
+) -> Manifest:
+    """The manifest of a finished folder or URL of these settings, pseudonyms and source files.
+
+    out: as messages name it. load: reads the manifest, edited or not. Raises OutputError if it cannot be read, or is of
+    another build.
+    """
+    try:
+        manifest = load()
+    except ManifestError as error:
+        raise OutputError(
+            f"--out {out} cannot be continued: {error} Use --overwrite to build here anyway, or give another --out."
+        ) from None
+    if changes := _differences(manifest, config, listing_sha256, pseudonym_key):
+        raise OutputError(
+            f"--out {out} is finished, but with other settings: {changes}. "
+            "Use --overwrite to build with these, or give another --out."
+        )
+    return manifest
+
+
+def _differences(manifest: Manifest, config: BuildConfig, listing_sha256: str, pseudonym_key: str) -> str:
     """In words, how settings, pseudonyms or the list of source files differ from those of a finished folder.
 
     pseudonym_key: the fingerprint of a key, "" for none. Empty if nothing differs.

@@ -39,7 +39,7 @@ class Pseudonyms:
             raise SettingError(f"--pseudonyms {file} cannot be read: {reason}.") from None
         if len(key) < MIN_BYTES:
             raise SettingError(
-                f"--pseudonyms {file} has {len(key)} bytes, and a key needs {MIN_BYTES} that nobody can guess; make "
+                f"--pseudonyms {file} has {len(key)} bytes, and a key needs {MIN_BYTES} random ones or more; make "
                 f"one with `head -c {MIN_BYTES} /dev/urandom > FILE`, and keep it."
             )
         return cls(key)

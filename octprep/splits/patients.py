@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from octprep.duplicates.exact import DuplicatePair, content_keys, repeated_contents
+from octprep.duplicates.exact import DuplicatePair, content_keys, with_repeated_content
 from octprep.source.files import Scan
 
 
@@ -31,13 +31,9 @@ def group_patients(scans: Iterable[Scan], near: Iterable[DuplicatePair] = ()) ->
     ordered = sorted(scans, key=lambda scan: scan.path)
     node_of = {patient: f"patient {patient}" for patient in {scan.patient for scan in ordered}}
     patients = {scan.path: node_of[scan.patient] for scan in ordered}
-    repeated = repeated_contents(ordered)
     links = [(node, node) for node in node_of.values()]
     links += [
-        (patients[scan.path], content)
-        for scan in ordered
-        if not repeated.isdisjoint((scan.sha256, scan.pixels_sha256))
-        for content in content_keys(scan)
+        (patients[scan.path], content) for scan in with_repeated_content(ordered) for content in content_keys(scan)
     ]
     links += [
         (patients[pair.first], patients[pair.second])

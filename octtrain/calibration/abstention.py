@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octtrain.calibration.patients import CONFIDENCE, means_of_patients, patients_needed, upper_bound
+from octtrain.calibration.patients import CONFIDENCE, mean_or_none, means_of_patients, patients_needed, upper_bound
 
 CURVE_POINTS = 100  # of the risk-coverage curve, at most
 
@@ -108,7 +108,7 @@ def answer_rates(
         answered=(int(answered.sum()), len(answered)),
         wrong=int((answered & ~correct).sum()),
         patients=len(wrong),
-        error=float(wrong.mean()) if len(wrong) else None,
+        error=mean_or_none(wrong),
         error_upper=upper_bound(float(wrong.sum()), len(wrong), confidence) if len(wrong) else None,
     )
 

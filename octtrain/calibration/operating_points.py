@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octtrain.calibration.patients import CONFIDENCE, lower_bound, means_of_patients
+from octtrain.calibration.patients import CONFIDENCE, lower_bound, mean_or_none, means_of_patients
 
 _DECIMALS = 6  # of a threshold, which is rounded down, so that no rounding of a probability crosses it
 
@@ -87,18 +87,14 @@ def referral_rates(
         means_of_patients(~referred[~urgent], patient[~urgent]),
     )
     return ReferralRates(
-        sensitivity=_mean(found),
+        sensitivity=mean_or_none(found),
         sensitivity_lower=_lower(found),
-        specificity=_mean(kept),
+        specificity=mean_or_none(kept),
         specificity_lower=_lower(kept),
         urgent_scans=(int((referred & urgent).sum()), int(urgent.sum())),
         other_scans=(int((~referred & ~urgent).sum()), int((~urgent).sum())),
         urgent_patients=(int((found > 0).sum()), len(found)),
     )
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _lower(values: NDArray[np.float64]) -> float | None:

@@ -34,6 +34,11 @@ def means_of_patients(values: NDArray[Any], patient: NDArray[np.int64]) -> NDArr
     return np.asarray((np.bincount(patient, weights=values) / np.maximum(scans, 1))[scans > 0])
 
 
+def mean_or_none(shares: NDArray[np.float64]) -> float | None:
+    """The mean of the patients' shares; None without patients."""
+    return float(shares.mean()) if len(shares) else None
+
+
 def lower_bound(total: float, patients: int, confidence: float = CONFIDENCE) -> float:
     """The one-sided lower confidence bound of a rate, 0..1. total: the sum of the patients' shares."""
     from scipy.special import betaincinv  # type: ignore[import-untyped]
@@ -50,5 +55,5 @@ def upper_bound(total: float, patients: int, confidence: float = CONFIDENCE) -> 
 
 
 def patients_needed(rate: float, confidence: float = CONFIDENCE) -> int:
-    """The fewest patients of whom, if all are hits, the lower bound reaches a rate in 0..1; 59 for 0.95."""
+    """The smallest number of patients whose lower bound, if all are hits, reaches a rate in 0..1; 59 for 0.95."""
     return math.ceil(math.log(1 - confidence) / math.log(rate) - 1e-9)

@@ -16,6 +16,7 @@ from octtrain.calibration.frozen import Calibration, Marks
 from octtrain.calibration.operating_points import ReferralRates, referral_rates
 from octtrain.calibration.patients import number_of_patient
 from octtrain.calibration.reliability import Reliability, measure_reliability
+from octtrain.evaluation.estimates import format_value
 from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import EvaluationTarget
 
@@ -32,7 +33,7 @@ class Proportion:
         return {"value": self.count / self.total if self.total else None, "count": self.count, "total": self.total}
 
     def __str__(self) -> str:
-        return f"{_rate(self.count / self.total if self.total else None)} ({self.count:,}/{self.total:,})"
+        return f"{format_value(self.count / self.total if self.total else None)} ({self.count:,}/{self.total:,})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +124,9 @@ def crop_confidences(paths: Sequence[str], rows: Sequence[ImageRow]) -> NDArray[
 def describe_referral(rates: ReferralRates, threshold: float | None) -> str:
     """A referral threshold and what it does, as a phrase."""
     return (
-        f"at {threshold:g}: sensitivity {_rate(rates.sensitivity)} (at least {_rate(rates.sensitivity_lower)}), "
-        f"specificity {_rate(rates.specificity)}, patients with a referred scan {rates.urgent_patients[0]:,}/"
+        f"at {threshold:g}: sensitivity {format_value(rates.sensitivity)} "
+        f"(at least {format_value(rates.sensitivity_lower)}), "
+        f"specificity {format_value(rates.specificity)}, patients with a referred scan {rates.urgent_patients[0]:,}/"
         f"{rates.urgent_patients[1]:,}"
     )
 
@@ -132,8 +134,8 @@ def describe_referral(rates: ReferralRates, threshold: float | None) -> str:
 def describe_answers(rates: AnswerRates, threshold: float | None) -> str:
     """An abstention threshold and what it does, as a phrase."""
     return (
-        f"below {threshold:g}: {Proportion(*rates.answered)} of the images are answered, error {_rate(rates.error)} "
-        f"(at most {_rate(rates.error_upper)})"
+        f"below {threshold:g}: {Proportion(*rates.answered)} of the images are answered, "
+        f"error {format_value(rates.error)} (at most {format_value(rates.error_upper)})"
     )
 
 
@@ -162,7 +164,3 @@ def _results(
         unfamiliar_patients=Proportion(len(np.unique(patient[unfamiliar])), len(np.unique(patient))),
         by_signal={name: int(flags.sum()) for name, flags in marks.unfamiliar.items()},
     )
-
-
-def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

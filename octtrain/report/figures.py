@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,17 +86,22 @@ def _headline(part: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _roc(evaluation: Evaluation) -> Figure | None:
-    rows, found = [], evaluation.predictions
-    for label, name in enumerate(evaluation.class_names):
-        of_class = points.roc(found.truth == label, found.probabilities[:, label])
-        if of_class:
-            value = format_value(evaluation.content["per_class"][name]["auc"]["value"])
-            rows.append(Curve(f"{name}, AUC {value}", points.thinned(of_class), label))
+    rows = _of_classes(evaluation, points.roc, "auc", "AUC")
     if not rows:
         return None
     title = "ROC curves, each class against the rest"
     drawing = charts.curves("roc", title, _named(rows), Scale("1 - specificity"), Scale("sensitivity"), rows, _DIAGONAL)
     return Figure("roc", title, "Per image. Dashed: guessing.", drawing)
+
+
+def _of_classes(evaluation: Evaluation, curve_of: Callable[..., points.Points], area: str, shown: str) -> list[Curve]:
+    """The curve of each class against the rest, with its area. area: the metric's name in the JSON."""
+    rows, found = [], evaluation.predictions
+    for label, name in enumerate(evaluation.class_names):
+        if curve := curve_of(found.truth == label, found.probabilities[:, label]):
+            value = format_value(evaluation.content["per_class"][name][area]["value"])
+            rows.append(Curve(f"{name}, {shown} {value}", points.thinned(curve), label))
+    return rows
 
 
 def _referral(evaluation: Evaluation) -> Figure | None:
@@ -131,12 +136,7 @@ def _referral(evaluation: Evaluation) -> Figure | None:
 
 
 def _precision_recall(evaluation: Evaluation) -> Figure | None:
-    rows, found = [], evaluation.predictions
-    for label, name in enumerate(evaluation.class_names):
-        curve = points.precision_recall(found.truth == label, found.probabilities[:, label])
-        if curve:
-            value = format_value(evaluation.content["per_class"][name]["pr_auc"]["value"])
-            rows.append(Curve(f"{name}, PR-AUC {value}", points.thinned(curve), label))
+    rows = _of_classes(evaluation, points.precision_recall, "pr_auc", "PR-AUC")
     if not rows:
         return None
     title = "Precision-recall curves, each class against the rest"
