@@ -7,6 +7,7 @@ from octprep.terminal import interrupts
 if interrupts.is_program("octprep", __name__):
     interrupts.watch("octprep")  # before the imports that take a while
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +16,13 @@ import typer
 
 from octprep import terminal
 from octprep.cluster import WAIT
-from octprep.format.config import BuildConfig, Preprocessing
+from octprep.format.config import BuildConfig, Patients, Preprocessing
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
-from octprep.storage.remote import Location, location
+from octprep.format.paths import path_to_text
+from octprep.source.options import SourceSpec, parse_sources, source_of
+from octprep.storage.remote import Location, location, places
 from octprep.terminal.commands import Json, command, version_option
 
 app = typer.Typer(
@@ -31,10 +34,51 @@ app = typer.Typer(
 )
 
 Src = Annotated[
-    Path | None,
+    list[str] | None,
     typer.Option(
-        help="Folder or URL of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/.",
+        metavar="[NAME=]DIR|URL",
+        help="Folder or URL of B-scans: CLASS/CLASS-patientID-number.jpeg, or that under train/, val/ and test/, or "
+        "another layout (--table, --pattern). Give it again for further sources, each with a name.",
         show_default=False,
+    ),
+]
+Table = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]FILE",
+        help="CSV, TSV or Excel file that says which class, patient, eye and split each file is of.",
+        show_default=False,
+        rich_help_panel="Source",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]path=COLUMN,...",
+        help="Columns of --table that are not found by their usual names: of path, class, patient, eye, volume, "
+        "number, split.",
+        show_default=False,
+        rich_help_panel="Source",
+    ),
+]
+UnknownCells = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unknown",
+        metavar="[NAME=]TEXT,...",
+        help="Cells of --table that say nothing, such as 0, besides empty ones, unknown, none and NaN.",
+        show_default=False,
+        rich_help_panel="Source",
+    ),
+]
+Pattern = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]PATTERN",
+        help="How the paths are read: a preset such as octdl or srinivasan (docs/sources.md lists them), "
+        "'{split}/{class}/{patient}_{number}.{ext}', or a regular expression with such groups.",
+        show_default=False,
+        rich_help_panel="Source",
     ),
 ]
 SrcArgument = Annotated[Path | None, typer.Argument(metavar="[SRC]", help="The same as --src.", show_default=False)]
@@ -79,6 +123,10 @@ def build(
         typer.Argument(metavar="[SRC] [OUT]", help="The same as --src and --out.", show_default=False),
     ] = None,
     src: Src = None,
+    table: Table = None,
+    columns: Columns = None,
+    unknown: UnknownCells = None,
+    pattern: Pattern = None,
     out: Annotated[
         Path | None,
         typer.Option(help="New folder or URL for the shards, or an interrupted build to resume.", show_default=False),
@@ -127,7 +175,10 @@ def build(
     from octprep import console, pipeline
     from octprep.splits import split_file as split_files
 
-    source, target = _places(paths or [], {"--src": src, "--out": out})
+    given = [*(src or ()), *(str(location(path)) for path in paths or [])]
+    if out is None and len(given) > len(src or ()):
+        out = Path(given.pop())
+    sources, target = _sources(given, table, columns, unknown, pattern, one=not src), _place("--out", out)
     if split_file is not None:
         if values["split"] not in ("auto", "file"):
             raise SettingError(
@@ -143,7 +194,7 @@ def build(
     )
     with console.progress_bars("img") as progress:
         result = pipeline.build(
-            source,
+            sources,
             target,
             config,
             work=work,
@@ -163,6 +214,15 @@ def build(
 def inspect(
     path: SrcArgument = None,
     src: Src = None,
+    table: Table = None,
+    columns: Columns = None,
+    unknown: UnknownCells = None,
+    pattern: Pattern = None,
+    patients: Annotated[
+        Patients,
+        typer.Option(help="As for octprep build, but images without an id are taken.", rich_help_panel="Source"),
+    ] = "auto",
+    classes: Annotated[str, typer.Option(help="As for octprep build.", rich_help_panel="Source")] = "",
     quick: Annotated[
         bool,
         typer.Option(
@@ -186,19 +246,24 @@ def inspect(
     from octprep.format.files import check_output_file, write_output_file
     from octprep.inspection import page
 
-    (source,) = _places([path] if path else [], {"--src": src})
+    given = [*(src or ()), *([str(location(path))] if path else [])]
+    specs = _sources(given, table, columns, unknown, pattern, one=not src)
+    source = source_of(specs)
     if quick and report is not None:
         raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
     targets = {"--report": report, "--json": None if json_file == STDOUT else json_file}
     files = [file for file in targets.values() if file is not None]
     for option, file in targets.items():
         if file is not None:
-            check_output_file(source if isinstance(source, Path) else None, option, file)
+            for place in places(source):
+                check_output_file(place if isinstance(place, Path) else None, option, file)
     if len({file.resolve() for file in files}) < len(files):
         raise SettingError(f"--report and --json both name {report}; give each a file of its own.")
     with console.progress_bars("img") as progress:
         result = inspection.inspect(
-            source,
+            specs,
+            patients=patients,
+            classes=classes,
             quick=quick,
             follow_links=follow_links,
             keep_out=files,
@@ -211,7 +276,8 @@ def inspect(
     if report is not None:
         write_output_file("--report", report, page.render(source, result))
     lines = [console.inspection_summary(source, result), *(f"wrote {file}" for file in files)]
-    lines.append(f"next: octprep build --src {console.quoted(source)} --out shards")
+    folders = " ".join(f"--src {shlex.quote(path_to_text(text))}" for text in given)
+    lines.append(f"next: octprep build {folders} --out shards")
     console.say("\n".join(lines), json_file=json_file, json=result.to_json)
 
 
@@ -377,16 +443,27 @@ def synthesize(
     console.say("\n".join(lines))
 
 
-def _places(given: list[Path], options: dict[str, Path | None]) -> list[Location]:
-    """The folders or URLs that options name; those that none names are taken from the arguments, in order."""
-    left = list(given)
-    paths = [path if path is not None else (left.pop(0) if left else None) for path in options.values()]
-    if left:
-        raise SettingError(f"{location(left[0])} is one folder too many; give {' and '.join(options)} once each.")
-    for option, path in zip(options, paths, strict=True):
-        if path is None:
-            raise SettingError(f"{option} is missing: name a folder, such as {option} {_EXAMPLES[option]}.")
-    return [location(path) for path in paths if path is not None]
+def _sources(
+    given: list[str],
+    tables: list[str] | None,
+    columns: list[str] | None,
+    unknown: list[str] | None,
+    patterns: list[str] | None,
+    *,
+    one: bool,
+) -> list[SourceSpec]:
+    """The sources of a command line. one: they are arguments, of which there may be one only."""
+    if not given:
+        raise SettingError(f"--src is missing: name a folder, such as --src {_EXAMPLES['--src']}.")
+    if one and len(given) > 1:
+        raise SettingError(f"{given[1]} is one folder too many; give --src once for each source.")
+    return parse_sources(given, tables or (), columns or (), unknown or (), patterns or ())
+
+
+def _place(option: str, path: Path | None) -> Location:
+    if path is None:
+        raise SettingError(f"{option} is missing: name a folder, such as {option} {_EXAMPLES[option]}.")
+    return location(path)
 
 
 _EXAMPLES = {"--src": "OCT2017", "--out": "shards"}

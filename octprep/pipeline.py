@@ -37,6 +37,7 @@ from octprep.format.manifest import (
     IMAGES_NAME,
     PREPARED_NAME,
     REPORT_NAME,
+    STATED,
     Manifest,
     Shard,
     read_folder_file,
@@ -53,14 +54,16 @@ from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
 from octprep.shards.workdir import ExistingBuild
 from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
-from octprep.source.listing import list_source, shared_paths
+from octprep.source.layouts import KermanyLayout
+from octprep.source.listing import list_sources, shared_paths
+from octprep.source.options import Rules, SourceSpec, source_of, source_specs
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
 from octprep.storage.cache import build_folder
-from octprep.storage.remote import Location, RemoteFolder, location
+from octprep.storage.remote import Location, RemoteFolder, Source, SourceFolders, location, places
 from octprep.wording import listed, number
 from octprep.workers import Pool, Progress, no_progress, open_pool
 
@@ -97,7 +100,7 @@ class BuildResult:
 class _Job:
     """What the stages of one build share."""
 
-    src: Location
+    src: Source
     out: Path
     work: Path  # the work folder, locked
     source: SourceListing
@@ -150,7 +153,7 @@ class _Written:
 
 
 def build(
-    src: Location | str,
+    src: Location | SourceSpec | Sequence[SourceSpec] | str,
     out: Location | str,
     config: BuildConfig | None = None,
     *,
@@ -166,10 +169,11 @@ def build(
 ) -> BuildResult:
     """Turn a folder of B-scans into class-balanced shards, images.csv, a report and a manifest.
 
-    src, out: folders, or URLs of an object store such as s3://bucket/folder. work: where the shards of an `out` that is
-    a URL are built before they are uploaded, and kept; by default a folder in the user's cache, which is removed when
-    the upload is complete. config: by default BuildConfig(). split_file: for split `file`; `config.split_file_sha256`
-    must be its `sha256`. follow_links: read files behind links in the source too
+    src, out: folders, or URLs of an object store such as s3://bucket/folder; a SourceSpec also says by what table or
+    pattern the paths of src are read, and several of them are several sources in one folder of shards. work: where the
+    shards of an `out` that is a URL are built before they are uploaded, and kept; by default a folder in the user's
+    cache, which is removed when the upload is complete. config: by default BuildConfig(). split_file: for split `file`;
+    `config.split_file_sha256` must be its `sha256`. follow_links: read files behind links in the source too
     (`octprep.source.listing.list_source`). workers: processes; None: one for each core; 0: none, so that a file which
     makes the image decoder crash ends this process. cluster: instead, the workers of a Dask cluster, by the address of
     its scheduler (tcp://HOST:PORT) or its scheduler file; src and out (or work) must be on storage that they share.
@@ -182,7 +186,7 @@ def build(
     the machine ended it; the same call resumes it then. Cached scans are kept, whatever the reason; if nothing was
     cached yet, nothing is left behind.
     """
-    src, out = location(src), location(out)
+    specs, out = source_specs(src), location(out)
     kept = None if work is None else Path(work)
     if kept is not None:
         require_path(kept)
@@ -193,11 +197,14 @@ def build(
     names = Pseudonyms() if pseudonyms is None else Pseudonyms.load(Path(pseudonyms))
     folder = out if isinstance(out, Path) else kept or build_folder(out)
     if cluster is not None:
-        src, folder = src.absolute() if isinstance(src, Path) else src, folder.absolute()
-    _require_disjoint_urls(src, out)
-    _require_key_outside(pseudonyms, [place for place in (src, folder) if isinstance(place, Path)])
-    source = list_source(src, follow_links=follow_links, keep_out=[folder])
+        specs, folder = [spec.absolute() for spec in specs], folder.absolute()
+    for spec in specs:
+        _require_disjoint_urls(spec.src, out)
+    _require_key_outside(
+        pseudonyms, [place for place in (*(spec.src for spec in specs), folder) if isinstance(place, Path)]
+    )
     config = config or BuildConfig()
+    source = list_sources(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
     config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
     dry_run = partial(_dry_run_split, source, config, split_file)
     if split_file is not None and names:
@@ -205,7 +212,7 @@ def build(
         split_file = split_file.under(names, source)
         config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
     here = _LocalBuild(
-        src=src,
+        src=source_of(specs),
         source=source,
         pseudonyms=names,
         published=names.listing(source),
@@ -226,7 +233,7 @@ def build(
 class _LocalBuild:
     """A build into a folder of this machine, all but the folder. The fields are those of _Job, and of `build`."""
 
-    src: Location
+    src: Source
     source: SourceListing
     pseudonyms: Pseudonyms
     published: SourceListing
@@ -241,8 +248,9 @@ class _LocalBuild:
     def build(self, out: Path, *, overwrite: bool) -> BuildResult:
         """Build, resume or repair the folder."""
         with explain_system_errors(out):
-            if isinstance(self.src, Path):
-                _require_disjoint_paths(self.src, out)
+            for place in places(self.src):
+                if isinstance(place, Path):
+                    _require_disjoint_paths(place, out)
             with ExitStack() as stack:
                 work = stack.enter_context(workdir.locked_workdir(out))
                 versions = partial(preprocessing.library_versions, self.config.recipe)
@@ -362,7 +370,9 @@ def _write_dataset(job: _Job) -> _Written:
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
-    shards = write_shards(job.work, cached, planned.plans, planned.class_names, job.config, job.pool, job.progress)
+    shards = write_shards(
+        job.work, cached, planned.plans, planned.class_names, _stated(job), job.config, job.pool, job.progress
+    )
     tables = _write_tables(job, cached, planned)
     manifest = _manifest(job, planned, shards, tables)
     places = prepared.ImagePlaces(tables.paths)
@@ -604,12 +614,24 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
             "found": job.source.file_count,
             "kept": job.source.file_count - excluded,
             "excluded": excluded,
+            **({"layouts": list(job.source.layouts)} if _is_unusual(job) else {}),
+            **({"features": list(_stated(job))} if _stated(job) else {}),
             **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
         libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
+
+
+def _is_unusual(job: _Job) -> bool:
+    """Whether the paths are not those that Kermany et al. gave their scans."""
+    return isinstance(job.src, SourceFolders) or job.source.layouts != (KermanyLayout().title,)
+
+
+def _stated(job: _Job) -> tuple[str, ...]:
+    """The features that the source states of a scan at least, so that all records have them."""
+    return tuple(name for name in STATED if any(getattr(file, name) for file in job.source.scan_files))
 
 
 def _write_report(job: _Job, written: _Written) -> None:

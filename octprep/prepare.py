@@ -13,7 +13,7 @@ from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing import Geometry
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import read_scan
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 
 MAX_FILL_FRACTION = 0.9  # a scan with more fill than that is excluded
 
@@ -31,7 +31,7 @@ class PreparedScan:
     decoded_std: float  # standard deviation of its gray levels
 
 
-def prepare_scan(src: Location, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
+def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
     """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
 
     src: the source, a folder or a URL. scan_file: a file of its listing. Raises as `read_scan` does,

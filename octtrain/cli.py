@@ -170,7 +170,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run's best model: sensitivity, specificity and AUC per class, urgent referral, weighted error."""
     interrupts.advise("nothing was written")
-    from octtrain.evaluation.class_map import parse_class_map
+    from octprep.format.class_map import parse_class_map
     from octtrain.evaluation.prevalence import parse_prevalence
 
     class_map = parse_class_map(classes) if classes is not None else None

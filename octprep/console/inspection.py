@@ -11,21 +11,22 @@ from octprep.inspection.checks import headline, recommendation
 from octprep.inspection.findings import Findings
 from octprep.inspection.shortcuts import Shortcuts
 from octprep.source.files import MACOS_METADATA
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.wording import first_lines, listed, number
 
 _MAX_NAMES = 12  # patient ids that a line names
 
 
-def inspection_summary(src: Location, inspection: Inspection) -> str:
+def inspection_summary(src: Source, inspection: Inspection) -> str:
     """What `octprep inspect` prints."""
     return _quick_summary(src, inspection) if inspection.pixels is None else _full_summary(src, inspection)
 
 
-def _quick_summary(src: Location, inspection: Inspection) -> str:
+def _quick_summary(src: Source, inspection: Inspection) -> str:
     paragraphs = [
         f"{number(inspection.file_count, 'file')} in {_source_folder(src, inspection.root)}: "
         f"{number(len(inspection.scans), 'scan')}, {len(inspection.exclusions):,} excluded",
+        "\n".join(sentences.layout_lines(inspection)),
         _counts(inspection),
         f"published version: {inspection.published or 'the counts match none that is known'}",
         f"sizes (width x height): {listed([f'{size} {count:,}' for size, count in inspection.sizes.items()], 8)}",
@@ -63,7 +64,7 @@ def _counts(inspection: Inspection) -> str:
     return table(rows)
 
 
-def _full_summary(src: Location, inspection: Inspection) -> str:
+def _full_summary(src: Source, inspection: Inspection) -> str:
     """The headline, all findings with their reasons, and what they mean."""
     assert inspection.pixels is not None
     shortcut_test = inspection.pixels.shortcuts
@@ -73,6 +74,7 @@ def _full_summary(src: Location, inspection: Inspection) -> str:
         f"{number(inspection.file_count, 'file')} in {_source_folder(src, inspection.root)}: "
         f"{number(len(inspection.scans), 'scan')} of {number(inspection.patient_count, 'patient id')}, "
         f"{len(inspection.exclusions):,} excluded\n{sentences.published_sentence(inspection)}",
+        "\n".join(sentences.layout_lines(inspection)),
         _counts(inspection),
         "\n".join(sentences.few_patients_sentences(inspection)),
         section("excluded files", reasons, len(inspection.exclusions)),
@@ -133,6 +135,6 @@ def _classes_by_patient(classes: Mapping[str, Sequence[str]]) -> str:
     return f" ({'; '.join(shown)})"
 
 
-def _source_folder(src: Location, root: str) -> str:
+def _source_folder(src: Source, root: str) -> str:
     """A folder in the source; root is text already."""
     return f"{shown_path(src)}/{root}" if root else shown_path(src)

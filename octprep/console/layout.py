@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from octprep.format.paths import path_to_text
 from octprep.html.text import visible
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.wording import first_lines
 
 _MAX_LINES = 12  # of a list
@@ -36,12 +36,12 @@ def indented(lines: Iterable[str], limit: int = _MAX_LINES) -> str:
     return "\n".join(f"  {line}" for line in first_lines(list(lines), limit))
 
 
-def shown_path(path: Location) -> str:
+def shown_path(path: Source) -> str:
     """A path of this machine on one line, whatever bytes its name has."""
     return path_to_text(str(path))
 
 
-def quoted(path: Location) -> str:
+def quoted(path: Source) -> str:
     """A path of this machine for a command to copy: on one line, quoted for the shell."""
     return shlex.quote(shown_path(path))
 

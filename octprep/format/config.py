@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
+from octprep.format.class_map import parse_class_map
 from octprep.format.errors import SettingError
 from octprep.format.options import option, text_of
 
@@ -32,6 +33,8 @@ LabelConflicts = Literal["drop", "keep", "error"]
 LABEL_CONFLICTS: tuple[str, ...] = get_args(LabelConflicts)
 Balance = Literal["auto", "oversample", "undersample", "none"]
 BALANCES: tuple[str, ...] = get_args(Balance)
+Patients = Literal["auto", "across-classes", "per-class", "unknown"]
+PATIENTS: tuple[str, ...] = get_args(Patients)
 Denoiser = Literal["median", "bilateral", "lee", "nlm", "wavelet", "none"]
 
 # Each denoiser's default strength: the odd window side of the median in pixels, the bilateral filter's colour sigma in
@@ -46,7 +49,7 @@ DENOISERS: Mapping[str, float] = {
     "none": 0.0,
 }
 
-_IMAGE, _SPLIT, _SHARDS = "Image", "Splits", "Shards"  # panels of --help
+_SOURCE, _IMAGE, _SPLIT, _SHARDS = "Source", "Image", "Splits", "Shards"  # panels of --help
 
 
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -213,6 +216,28 @@ class BuildConfig:
     """
 
     recipe: Preprocessing = field(default_factory=Preprocessing)
+    patients: Patients = option(
+        "auto",
+        help="across-classes: an id is of the same patient under every class. per-class: ids are counted anew in each "
+        "class. unknown: an image without an id counts as a patient of its own. auto: as the layout of the source is "
+        "known to be, else across-classes.",
+        panel=_SOURCE,
+        title="Patient ids",
+        words={
+            "auto": "as the layout of the source says",
+            "across-classes": "hold across classes",
+            "per-class": "hold within a class only",
+            "unknown": "not known: each image without an id counts as a patient of its own",
+        },
+    )
+    classes: str = option(
+        "",
+        help="Classes made of those of the source, such as AMD=CNV+DRUSEN,NORMAL; those not named are excluded.",
+        panel=_SOURCE,
+        metavar="CLASS=A+B,...",
+        title="Classes",
+        words={"": "as in the source", None: "{classes}; others are excluded"},
+    )
     split: Strategy = option(  # "auto" is resolved to one of the others before it is written into a manifest
         "auto",
         help="auto: keep-test if there is a test folder, else by-patient. keep-test: the published test set stays, "
@@ -317,6 +342,14 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.balance == "auto":
             object.__setattr__(self, "balance", _default_balance(self.split))
+        require_one_of("patients", self.patients, PATIENTS)
+        if self.classes:
+            parse_class_map(self.classes, bare=True)
+        if self.patients == "unknown" and not self.near_duplicates:
+            raise SettingError(
+                "--patients unknown needs near-duplicates, as only they show which images are of one patient; leave "
+                "--no-near-duplicates out"
+            )
         require_one_of("split", self.split, STRATEGIES)
         require_one_of("balance", self.balance, BALANCES)
         require_one_of("label-conflicts", self.label_conflicts, LABEL_CONFLICTS)

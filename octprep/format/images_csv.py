@@ -23,7 +23,8 @@ from octprep.format.measurements import ScanMeasurements
 from octprep.wording import cut
 
 COLUMNS = (
-    "path", "class", "patient", "image_number", "source_split", "bytes", "width", "height", "sha256",
+    "path", "class", "patient", "image_number", "source", "eye", "volume", "source_split",
+    "bytes", "width", "height", "sha256",
     "fill_fraction", "crop_top", "crop_bottom", "crop_left", "crop_right", "crop_confidence", "note",
     "mean_intensity", "std_intensity", "sharpness",
     "patient_group", "split", "shard", "record_count", "exclusion_reason",
@@ -47,8 +48,20 @@ _WHOLE = {
     "crop_left": (0, MAX_SIDE), "crop_right": (0, MAX_SIDE), "record_count": (1, _MAX_COUNT),
 }  # fmt: skip
 _SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that could not be read as a scan
-_REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in ("source_split", "note"))  # of a scan
-_REPEATED = ("class", "patient", "source_split", "note", "patient_group", "split", "shard")  # the same in many rows
+_MAY_BE_EMPTY = ("source", "eye", "volume", "source_split", "note")
+_REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in _MAY_BE_EMPTY)  # of a scan
+_REPEATED = (
+    "class",
+    "patient",
+    "source",
+    "eye",
+    "volume",
+    "source_split",
+    "note",
+    "patient_group",
+    "split",
+    "shard",
+)  # the same in many rows
 _OTHER_COLUMNS = f"its columns are not {', '.join(COLUMNS)}"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -60,8 +73,11 @@ class ScanRow:
 
     path: str  # relative to the source, as `octprep.format.paths.path_to_text` writes it
     label: str  # the class, column `class`
-    patient: str  # the id in the file's name
-    image_number: int  # within the patient, from the file's name
+    patient: str  # the id: from the file's name, a table or a pattern; the path of an image whose patient is not known
+    image_number: int  # within the patient; 0 where the source does not state it
+    source: str  # the name of the source where a build has several, else ""
+    eye: str  # OD (right), OS (left) or "" where the source does not state it
+    volume: str  # the examination that the B-scan is of, or "" where the source does not state it
     source_split: str  # train, val or test where the source has such folders, else ""
     bytes: int  # of the source file
     width: int  # of the source, pixels
@@ -208,6 +224,9 @@ def _scan_cells(row: ScanRow) -> dict[str, object]:
         "class": row.label,
         "patient": row.patient,
         "image_number": row.image_number,
+        "source": row.source,
+        "eye": row.eye,
+        "volume": row.volume,
         "source_split": row.source_split,
         "bytes": row.bytes,
         "width": row.width,
@@ -281,6 +300,9 @@ def _make_scan(kind: Callable[..., AnyScan], cells: dict[str, str], **more: obje
         label=cells["class"],
         patient=cells["patient"],
         image_number=int(cells["image_number"]),
+        source=cells["source"],
+        eye=cells["eye"],
+        volume=cells["volume"],
         source_split=cells["source_split"],
         bytes=int(cells["bytes"]),
         width=int(cells["width"]),

@@ -56,6 +56,10 @@ SOURCE_SIZE = "source_size"
 AFFINE = "affine"
 ROW_OFFSET = "row_offset"  # only where the recipe flattens
 REPEAT = "repeat"
+SOURCE = "source"  # these three only where the source states them, in all records of a folder then
+EYE = "eye"
+VOLUME = "volume"
+STATED = (SOURCE, EYE, VOLUME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,8 @@ class Manifest:
     config: BuildConfig
     splits: Mapping[str, tuple[Shard, ...]]
     leaks: Leaks
-    # listing: SHA-256 over paths and sizes; found, kept, excluded: numbers of files; with pseudonyms also pseudonym_key
+    # listing: SHA-256 over paths and sizes; found, kept, excluded: numbers of files; with pseudonyms pseudonym_key;
+    # where paths are not read as Kermany et al. name them layouts, in words; where records have some of STATED features
     source: Mapping[str, Any]
     images_sha256: str  # of images.csv, hex
     duplicates_sha256: str  # of duplicates.json, hex
@@ -116,6 +121,16 @@ class Manifest:
     def pseudonym_key(self) -> str:
         """The fingerprint of the key of the patient ids' pseudonyms; "" if the ids are those of the file names."""
         return str(self.source.get("pseudonym_key", ""))
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """How the paths of each source were read; () if as Kermany et al. name them."""
+        return tuple(self.source.get("layouts", ()))
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """Those of STATED that every record has."""
+        return tuple(self.source.get("features", ()))
 
     @property
     def digest(self) -> str:
@@ -312,6 +327,12 @@ def _check_values(manifest: Manifest) -> None:
     key = manifest.source.get("pseudonym_key", "0" * 16)
     if not isinstance(key, str) or not _FINGERPRINT.fullmatch(key):
         raise ValueError(f"source.pseudonym_key is not 16 hexadecimal digits: {shown(key)}")
+    for name, allowed in (("layouts", None), ("features", STATED)):
+        texts = manifest.source.get(name, [])
+        if not isinstance(texts, list | tuple) or not all(
+            isinstance(text, str) and (allowed is None or text in allowed) for text in texts
+        ):
+            raise ValueError(f"source.{name} is not a list of known texts: {shown(texts)}")
     numbers = {f"source.{key}": manifest.source[key] for key in ("found", "kept", "excluded")}
     for split, shards in manifest.splits.items():
         if not _SPLIT.fullmatch(split):

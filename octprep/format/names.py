@@ -12,6 +12,16 @@ LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCAN_NAME = re.compile(
     rf"(?P<label>{LABEL.pattern})-(?P<patient>[0-9]{{1,18}})-(?P<number>[0-9]{{1,9}})(\.[A-Za-z0-9]{{1,5}})?"
 )
+# What people call the folders of a split: by Keras' and PyTorch's examples, Kaggle and annotation tools.
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Annotation tools keep a name within theirs: Label Studio puts 8 hexadecimal digits before it, Roboflow a hash behind
+# it, with the ending in the middle: NAME_jpeg.rf.HASH.jpg.
+_PREFIXED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)", re.DOTALL)
+_HASHED = re.compile(r"(?P<stem>.+)_(?P<ending>[A-Za-z0-9]{2,5})\.rf\.[0-9a-zA-Z]{8,64}\.[A-Za-z0-9]{2,5}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,3 +37,16 @@ def parse_scan_name(name: str) -> ScanName | None:
     """What a base name such as `CNV-1016042-12.jpeg` says, or None if it is not of this form."""
     match = _SCAN_NAME.fullmatch(name)
     return None if match is None else ScanName(match["label"].upper(), match["patient"], int(match["number"]))
+
+
+def split_of_folder(name: str) -> str:
+    """train, val or test for a folder that is called so, in any case, or such as Training, valid, testing; else ""."""
+    return _SPLIT_FOLDERS.get(name.lower(), "")
+
+
+def unwrapped(name: str) -> str:
+    """The base name that an annotation tool put into its own; "" if it is not of such a form."""
+    if match := _HASHED.fullmatch(name):
+        return f"{match['stem']}.{match['ending']}"
+    match = _PREFIXED.fullmatch(name)
+    return match["name"] if match else ""

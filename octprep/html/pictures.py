@@ -20,7 +20,7 @@ from octprep.arrays import Gray
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import text_to_path
-from octprep.storage.remote import Location, RemoteFolder
+from octprep.storage.remote import RemoteFolder, Source, locate
 
 _QUALITY = 70  # of the JPEG
 _NO_SOURCE = "not shown: the report was made without the source (octprep report DIR --src SRC adds it)"
@@ -39,7 +39,7 @@ class Picture:
 class SourceImages:
     """The source folder whose files a page shows, or its absence."""
 
-    def __init__(self, folder: Location | None, names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Source | None, names: Mapping[str, str] | None = None) -> None:
         """folder: of the source; None: every picture says that the page was made without it.
 
         names: path as the page has it -> path in the source, where they differ.
@@ -75,11 +75,12 @@ class SourceImages:
         if self.folder is None:
             return _NO_SOURCE
         try:
-            relative = Path(text_to_path(self.names.get(path, path)))
-            if isinstance(self.folder, RemoteFolder):
-                return self.folder.read(text_to_path(self.names.get(path, path)))
-            file = (self.folder / relative).resolve(strict=True)
-            outside = not allow_outside and not file.is_relative_to(self.folder.resolve())
+            folder, inner = locate(self.folder, self.names.get(path, path))
+            relative = Path(text_to_path(inner))
+            if isinstance(folder, RemoteFolder):
+                return folder.read(text_to_path(inner))
+            file = (folder / relative).resolve(strict=True)
+            outside = not allow_outside and not file.is_relative_to(folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:
                 return "not shown: it is not inside the source"
             return read_bytes(file, preprocessing.MAX_BYTES)[0]

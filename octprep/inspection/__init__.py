@@ -15,23 +15,28 @@ from pathlib import Path
 from octprep import preprocessing
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.exact import DuplicatePair
+from octprep.format.config import Patients
 from octprep.format.errors import SettingError, SourceError
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.source.files import Exclusion, Scan, SourceListing
-from octprep.source.listing import list_source, shared_paths
+from octprep.source.layouts import KermanyLayout
+from octprep.source.listing import list_sources, shared_paths
+from octprep.source.options import Rules, SourceSpec, source_of, source_specs
 from octprep.source.published import recognise
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
-from octprep.storage.remote import Location, location
+from octprep.storage.remote import Location, Source
 from octprep.workers import Pool, Progress, no_progress, open_pool
 
 __all__ = ["Inspection", "PixelFindings", "inspect"]
 
 
 def inspect(
-    src: Location | str,
+    src: Location | SourceSpec | Sequence[SourceSpec] | str,
     *,
+    patients: Patients = "auto",
+    classes: str = "",
     quick: bool = False,
     follow_links: bool = False,
     keep_out: Sequence[Path] = (),
@@ -43,8 +48,10 @@ def inspect(
 ) -> Inspection:
     """Inspect a folder of B-scans, or a URL, as it is; nothing is written.
 
-    quick: only decode the scans, which finds damaged files, and compare names and bytes. Otherwise every scan is also
-    preprocessed with the default settings, compared with the others on its pixels, and measured.
+    src: as for `octprep.build`. patients, classes: as the settings of a build, but an image without a patient id counts
+    as a patient of its own. quick: only decode the scans, which finds damaged files, and compare names and bytes.
+    Otherwise every scan is also preprocessed with the default settings, compared with the others on its
+    pixels, and measured.
     follow_links, keep_out: as for `list_source`. workers: processes; None means one for each core, 0 none. cluster,
     cluster_wait: as for `octprep.build`. The result does not depend on them, but a file that makes the image decoder
     crash is only excluded in a process of its own. seed: draws the pairs of scans whose similarity is measured, and the
@@ -56,19 +63,19 @@ def inspect(
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
-    src = location(src)
-    if cluster is not None and isinstance(src, Path):
-        src = src.absolute()
-    listing = list_source(src, follow_links=follow_links, keep_out=keep_out)
-    folders, first = shared_paths(src, listing)
+    specs = source_specs(src)
+    if cluster is not None:
+        specs = [spec.absolute() for spec in specs]
+    rules = Rules("unknown" if patients == "auto" else patients, classes)
+    listing = list_sources(specs, rules=rules, follow_links=follow_links, keep_out=keep_out)
+    place = source_of(specs)
+    folders, first = shared_paths(place, listing)
     needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), folders, first)
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
-        return _inspect(src, listing, pool, quick, seed, progress)
+        return _inspect(place, listing, pool, quick, seed, progress)
 
 
-def _inspect(
-    src: Location, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress
-) -> Inspection:
+def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress) -> Inspection:
     if quick:
         scans, exclusions = features.decode_scans(src, listing, pool, progress)
         return _inspection(listing, scans, exclusions, group_patients(scans))
@@ -105,8 +112,9 @@ def _inspection(
 ) -> Inspection:
     return Inspection(
         root=listing.root,
+        layouts=listing.layouts,
         file_count=listing.file_count,
-        published=recognise(listing.scan_files),
+        published=recognise(listing.scan_files) if listing.layouts == (KermanyLayout().title,) else None,
         scans=scans,
         exclusions=exclusions,
         group_of=group_keys(groups),

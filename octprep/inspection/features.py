@@ -15,7 +15,7 @@ from octprep.format.errors import StoppedError
 from octprep.prepare import prepare_scan
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import DecodedBatch, FileBatch, read_scan, read_scans, with_retries
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
 # The default settings, for which the thresholds of `octprep.duplicates` were measured.
@@ -44,7 +44,7 @@ class ScanFeatures:
 
 
 def decode_scans(
-    src: Location, listing: SourceListing, pool: Pool, progress: Progress
+    src: Source, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
     """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
     batches = [DecodedBatch(src, files) for files in _batches(listing, _DECODE_BATCH)]
@@ -53,7 +53,7 @@ def decode_scans(
 
 
 def measure_scans(
-    src: Location, listing: SourceListing, pool: Pool, progress: Progress
+    src: Source, listing: SourceListing, pool: Pool, progress: Progress
 ) -> tuple[tuple[ScanFeatures, ...], tuple[Exclusion, ...]]:
     """Preprocess and measure every scan of a source: those that can be, and every other file; each sorted by path."""
     batches = [_MeasuredBatch(src, files) for files in _batches(listing, _MEASURE_BATCH)]
@@ -61,13 +61,13 @@ def measure_scans(
     return tuple(sorted(scan_features, key=lambda item: item.scan.path)), exclusions
 
 
-def stored_pixels(src: Location, scan: Scan) -> Gray:
+def stored_pixels(src: Source, scan: Scan) -> Gray:
     """The stored pixels of a scan that was read before. Raises StoppedError if its file has changed since."""
     scan_file = ScanFile(**{field.name: getattr(scan, field.name) for field in dataclasses.fields(ScanFile)})
     return with_retries(src, scan_file, partial(_pixels_again, scan.sha256))
 
 
-def _pixels_again(sha256: str, src: Location, scan_file: ScanFile) -> Gray:
+def _pixels_again(sha256: str, src: Source, scan_file: ScanFile) -> Gray:
     result = read_scan(src, scan_file)
     if isinstance(result, Exclusion) or result[0].sha256 != sha256:
         raise StoppedError(

@@ -32,6 +32,7 @@ class Inspection:
     """A folder of B-scans as it is."""
 
     root: str  # the folder that holds the split or class folders, relative to the source
+    layouts: tuple[str, ...]  # how the paths of each source were read
     file_count: int
     published: PublishedDataset | None  # the published data set with these counts of files, or nearly
     scans: tuple[Scan, ...]  # that can be read, and in a full inspection preprocessed; sorted by path
@@ -64,6 +65,11 @@ class Inspection:
         return len({scan.patient for scan in self.scans})
 
     @property
+    def without_patient(self) -> int:
+        """How many scans have no patient id; each counts as a patient of its own."""
+        return sum(scan.patient == scan.path for scan in self.scans)
+
+    @property
     def has_splits(self) -> bool:
         """Whether there are split folders that patients could leak between."""
         return len(self.images) > 1
@@ -84,6 +90,8 @@ class Inspection:
         whole: Mapping[str, object] = {
             "quick": pixels is None,
             "root": self.root,
+            "layouts": self.layouts,
+            "scans_without_patient_id": self.without_patient,
             "files": self.file_count,
             "published_version": self.published.name if self.published else None,
             "published_version_differences": self.published.differences if self.published else (),

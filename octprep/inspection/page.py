@@ -18,7 +18,7 @@ from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.inspection.similarity import MAX_DISTANCE, THRESHOLD, Similarity
 from octprep.report import duplicates
 from octprep.source.files import MACOS_METADATA, Scan
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.wording import listed, number
 
 _MAX_CARDS = 24  # in a gallery
@@ -54,7 +54,7 @@ class Lines:
     more: int
 
 
-def render(src: Location, inspection: Inspection) -> bytes:
+def render(src: Source, inspection: Inspection) -> bytes:
     """The page in UTF-8, without the time or a path of this machine. src is only read, for the pictures.
 
     Raises ValueError for a quick inspection, which has nothing to picture.
@@ -124,7 +124,7 @@ def _counts(inspection: Inspection) -> list[tuple[str, str, list[int], int]]:
     return rows
 
 
-def _galleries(src: Location, inspection: Inspection, pixels: PixelFindings) -> dict[str, object]:
+def _galleries(src: Source, inspection: Inspection, pixels: PixelFindings) -> dict[str, object]:
     by_path = {scan.path: scan for scan in inspection.scans}
     source = SourceImages(src)
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from octprep.duplicates.exact import DuplicatePair
 from octprep.inspection.findings import DuplicateSet, MergedIds, PatientLeak
 from octprep.inspection.inspection import Inspection
-from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, FeatureAccuracy, Shortcuts
+from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, SOURCE, FeatureAccuracy, Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
 from octprep.splits import deviations
 from octprep.wording import listed, number
@@ -18,6 +18,34 @@ def published_sentence(inspection: Inspection) -> str:
     if inspection.published:
         return f"By its counts this is {inspection.published}"
     return "The counts match no published version that is known"
+
+
+def layout_lines(inspection: Inspection) -> list[str]:
+    """How the paths were read: the layout, what is in each folder, and three examples."""
+    lines = [f"paths read as {title}" for title in inspection.layouts]
+    for folder, counts in inspection.images.items():
+        indent = "  "
+        if inspection.has_splits:
+            lines.append(f"  {folder or '(no split folder)'}")
+            indent = "    "
+        for label, count in counts.items():
+            if count:
+                patients = number(inspection.patients[folder][label], "patient")
+                lines.append(f"{indent}{label}: {number(count, 'scan')} of {patients}")
+    step = max(len(inspection.scans) // 3, 1)
+    for scan in inspection.scans[::step][:3]:
+        says = [f"class {scan.label}"]
+        says.append("no patient id" if scan.patient == scan.path else f"patient {scan.patient}")
+        says += [f"image {scan.image_number}"] if scan.image_number else []
+        says += [f"eye {scan.eye}"] if scan.eye else []
+        says += [f"volume {scan.volume}"] if scan.volume else []
+        lines.append(f"  such as {scan.path}: {', '.join(says)}")
+    if inspection.without_patient:
+        lines.append(
+            f"{number(inspection.without_patient, 'scan')} without a patient id: each counts as a patient of its own "
+            "here, and octprep build asks for --patients unknown, or for a table or a pattern that has the ids"
+        )
+    return lines
 
 
 def overlap_sentences(inspection: Inspection) -> list[str]:
@@ -124,7 +152,7 @@ def shortcut_sentences(test: Shortcuts) -> list[str]:
     """What the shortcut test means: a sentence or two for each shortcut, and one to close."""
     if test.not_run:
         return [f"The shortcut test did not run: {test.not_run}."]
-    meanings = {feature.name: feature.meaning for feature in FEATURES}
+    meanings = {feature.name: feature.meaning for feature in (*FEATURES, SOURCE)}
     shortcuts = [accuracy for accuracy in test.accuracies if accuracy.is_shortcut(test.chance)]
     if not shortcuts:
         highest = max(accuracy.high for accuracy in test.accuracies)

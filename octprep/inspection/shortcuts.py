@@ -15,6 +15,7 @@ scikit-learn is imported only when the test runs.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,15 @@ FEATURES = (
 )
 
 
+# Only where there are several sources: each by an arbitrary number.
+SOURCE = Feature(
+    "source",
+    lambda item: (float(int.from_bytes(hashlib.sha256(item.scan.source.encode()).digest()[:2])),),
+    "{:.0f}".format,
+    "A network may learn to tell the sources apart by their devices; evaluate it on each source.",
+)
+
+
 @dataclass(frozen=True)
 class FeatureAccuracy:
     """How often the class is predicted correctly from one feature, or from all."""
@@ -148,8 +158,9 @@ def measure_shortcuts(
             "needed"
         )
     folds = min(_FOLDS, patients[rarest])
-    tables = [np.array([feature.values(item) for item in scan_features], np.float64) for feature in FEATURES]
-    by_name = dict(zip([feature.name for feature in FEATURES], tables, strict=True)) | {ALL: np.hstack(tables)}
+    used = (*FEATURES, SOURCE) if len({item.scan.source for item in scan_features}) > 1 else FEATURES
+    tables = [np.array([feature.values(item) for item in scan_features], np.float64) for feature in used]
+    by_name = dict(zip([feature.name for feature in used], tables, strict=True)) | {ALL: np.hstack(tables)}
     try:
         predictions = _predict_out_of_fold(by_name, truth, groups, folds, seed, progress)
     except ImportError:

@@ -21,7 +21,7 @@ from octprep.inspection import features
 from octprep.inspection.features import ScanFeatures
 from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup, group_keys
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
 THRESHOLD = duplicates.MIN_CORRELATION  # correlation from which two scans are near-duplicates
@@ -48,7 +48,7 @@ class Similarity:
 
 
 def compare_candidates(
-    src: Location, scan_features: Sequence[ScanFeatures], workers: int | None = None
+    src: Source, scan_features: Sequence[ScanFeatures], workers: int | None = None
 ) -> tuple[DuplicatePair, ...]:
     """Every pair of different ids that is near enough to be compared on pixels; highest correlation first.
 
@@ -65,7 +65,7 @@ def compare_candidates(
 
 
 def measure_similarity(
-    src: Location,
+    src: Source,
     scan_features: Sequence[ScanFeatures],
     groups: Sequence[PatientGroup],
     compared: tuple[DuplicatePair, ...],
@@ -135,7 +135,7 @@ def _sample(pairs: Iterable[ScanPair], seed: int) -> list[ScanPair]:
     return sorted(chain(*by_patient.values()), key=lambda pair: seeded_hash(pair[0].path, seed))[:_MAX_SAMPLE]
 
 
-def _correlate(task: tuple[Location, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:
+def _correlate(task: tuple[Source, int, Sequence[ScanPair]]) -> tuple[int, list[float]]:
     src, sample_index, pairs = task
     return sample_index, [
         round(duplicates.detail_correlation(features.stored_pixels(src, first), features.stored_pixels(src, second)), 4)

@@ -18,7 +18,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, M
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
 from octprep.source.listing import directory_problem
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 
 _SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 
@@ -38,7 +38,7 @@ class WrittenReport:
 
 def write_report(
     folder: Path,
-    src: Location | None = None,
+    src: Source | None = None,
     *,
     without_source: bool = False,
     names: Mapping[str, str] | None = None,

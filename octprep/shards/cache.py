@@ -36,7 +36,7 @@ from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
 from octprep.source.files import Exclusion, Scan, ScanFile, field_values
 from octprep.source.reading import FileBatch
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
@@ -131,7 +131,7 @@ class BatchTask(FileBatch):
 
 
 def batch_tasks(
-    src: Location,
+    src: Source,
     folder: Path,
     files: Sequence[ScanFile],
     recipe: Preprocessing,
@@ -307,7 +307,7 @@ def _result(row: dict[str, Any]) -> CachedScan | Exclusion:
     if "reason" in row:
         return Exclusion(**row)
     scan = row["scan"]
-    scan |= {name: sys.intern(scan[name]) for name in ("label", "patient", "source_split")}
+    scan |= {name: sys.intern(scan[name]) for name in ("label", "patient", "source_split", "source", "eye", "volume")}
     values = {
         "scan": Scan(**scan),
         "details": base64.b64decode(row["details"]),

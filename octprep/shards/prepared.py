@@ -29,7 +29,7 @@ from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.workdir import published_shard_problem
 from octprep.source.files import Exclusion, ScanFile
 from octprep.source.reading import hash_files
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
 
@@ -42,7 +42,7 @@ class FoundFiles:
 
 
 def find_known(
-    src: Location,
+    src: Source,
     files: Sequence[ScanFile],
     known: Mapping[str, KnownFile],
     pool: Pool,

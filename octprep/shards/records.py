@@ -21,6 +21,7 @@ from octprep.format.config import Preprocessing
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import (
     AFFINE,
+    EYE,
     FORMAT_VERSION,
     IMAGE,
     LABEL,
@@ -31,7 +32,10 @@ from octprep.format.manifest import (
     REPEAT,
     ROW_OFFSET,
     SHA256,
+    SOURCE,
     SOURCE_SIZE,
+    STATED,
+    VOLUME,
     Manifest,
     Shard,
 )
@@ -53,14 +57,18 @@ class Record:
 
     image: bytes  # the pixels, as `encode_pixels` makes them
     label: int  # index into the manifest's class names
-    patient: str  # the id in the file's name
+    patient: str  # the id, as images.csv has it
     path: str  # of the source file, relative to the source, with forward slashes: the record's key
-    number: int  # of the image within its patient, from the file's name
+    number: int  # of the image within its patient; 0 where the source does not state it
     sha256: str  # of the source file, hex
     source_size: tuple[int, int]  # height, width of the source, pixels
     affine: tuple[float, ...]  # row-major 2x3: stored (column, row, 1) -> source (column, row), pixel centres
     row_offset: tuple[float, ...] = ()  # with flatten: rows to add in each stored column to the row by the affine
     repeat: int = 0  # 0 for the first occurrence of an image, 1.. for repeats that balance the classes
+    # None in a folder whose records do not have it; "" where it is not known of this image.
+    source: str | None = None  # the name of the source, where a build had several
+    eye: str | None = None  # OD (right) or OS (left)
+    volume: str | None = None  # the examination that the B-scan is of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +161,9 @@ def encode_record(record: Record) -> bytes:
     }
     if record.row_offset:
         features[ROW_OFFSET] = record.row_offset
+    for name in STATED:
+        if (text := getattr(record, name)) is not None:
+            features[name] = text.encode()
     return tfrecord.encode(features)
 
 
@@ -172,6 +183,7 @@ def decode_record(data: bytes, recipe: Preprocessing) -> Record:
         NUMBER: (int, 1), SHA256: (bytes, 1), SOURCE_SIZE: (int, 2), AFFINE: (float, 6),
         REPEAT: (int, 1), **({ROW_OFFSET: (float, recipe.width)} if recipe.flatten else {}),
     }  # fmt: skip
+    kinds |= {name: (bytes, 1) for name in STATED if name in example}
     if example.keys() != kinds.keys():
         names = ", ".join(sorted(example.keys() ^ kinds.keys()))
         raise RecordError(f"lacks features or has others than it should: {names[:_MAX_NAMES]}")
@@ -185,6 +197,7 @@ def decode_record(data: bytes, recipe: Preprocessing) -> Record:
     features: dict[str, Any] = {key: values[0] if kinds[key][1] == 1 else values for key, values in example.items()}
     try:
         path, patient = (features[key].decode() for key in (PATH, PATIENT))
+        stated = {name: features[name].decode() if name in features else None for name in STATED}
     except UnicodeDecodeError:
         raise RecordError("has text that is not UTF-8") from None
     if not path or not patient or len(features[SHA256]) != 32:
@@ -200,6 +213,9 @@ def decode_record(data: bytes, recipe: Preprocessing) -> Record:
         affine=tuple(features[AFFINE]),
         row_offset=tuple(features.get(ROW_OFFSET, ())),
         repeat=features[REPEAT],
+        source=stated[SOURCE],
+        eye=stated[EYE],
+        volume=stated[VOLUME],
     )
 
 

@@ -20,12 +20,12 @@ from octprep.shards.stages import cache_scans, write_shards
 from octprep.source.files import Scan, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.source.reading import hash_files
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress, WorkerPool, no_progress
 
 
 def changed_sources(
-    src: Location,
+    src: Source,
     out: Path,
     source: SourceListing,
     pseudonyms: Pseudonyms,
@@ -73,7 +73,7 @@ def changed_sources(
 
 
 def repair_shards(
-    src: Location,
+    src: Source,
     out: Path,
     work: Path,
     source: SourceListing,
@@ -95,7 +95,9 @@ def repair_shards(
     cached = cached.under(pseudonyms, source)
     if {item.scan.path for item in cached.scans} != paths:
         return False
-    written = write_shards(work, cached, plans, manifest.class_names, manifest.config, pool, no_progress)
+    written = write_shards(
+        work, cached, plans, manifest.class_names, manifest.stated, manifest.config, pool, no_progress
+    )
     repaired = [shard for shards in written.values() for shard in shards]
     expected = {shard for shards in manifest.splits.values() for shard in shards}
     if {shard.name for shard in repaired} != set(damaged) or not expected.issuperset(repaired):
@@ -134,6 +136,9 @@ def _as_scan(row: ScanRow) -> Scan:
         patient=row.patient,
         image_number=row.image_number,
         source_split=row.source_split,
+        source=row.source,
+        eye=row.eye,
+        volume=row.volume,
         bytes=row.bytes,
         sha256=row.sha256,
         height=row.height,

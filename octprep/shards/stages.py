@@ -15,7 +15,7 @@ from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
 from octprep.source.files import Exclusion, ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
-from octprep.storage.remote import Location
+from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
 
@@ -37,8 +37,7 @@ class CachedSource:
             if isinstance(result, Exclusion):
                 result = pseudonyms.unreadable(result, new_paths)
             else:
-                patient = pseudonyms.patient(result.scan.patient)
-                scan = dataclasses.replace(result.scan, path=new_paths[file.path], patient=patient)
+                scan = pseudonyms.renamed(result.scan, new_paths[file.path])
                 result = dataclasses.replace(result, scan=scan)
             files.append(dataclasses.replace(file, result=result))
         return CachedSource(self.folder, tuple(sorted(files, key=lambda file: file.path)))
@@ -55,7 +54,7 @@ class CachedSource:
 
 
 def cache_scans(
-    src: Location,
+    src: Source,
     folder: Path,
     files: Sequence[ScanFile],
     config: BuildConfig,
@@ -91,11 +90,15 @@ def write_shards(
     cached: CachedSource,
     plans: Mapping[str, Sequence[ShardPlan]],
     class_names: tuple[str, ...],
+    stated: tuple[str, ...],
     config: BuildConfig,
     pool: Pool,
     progress: Progress,
 ) -> dict[str, tuple[Shard, ...]]:
-    """Write the planned shards, by split, to work/shards: those of each split in the order of their plans."""
+    """Write the planned shards, by split, to work/shards: those of each split in the order of their plans.
+
+    stated: the features of `octprep.format.manifest.STATED` that records have.
+    """
     by_path = {item.scan.path: item for item in cached.scans}
     tasks = [
         writer.ShardTask(
@@ -104,6 +107,7 @@ def write_shards(
             name=plan.name,
             class_names=class_names,
             recipe=config.recipe,
+            stated=stated,
             items=tuple((by_path[scan.path], repeat) for scan, repeat in plan.items),
         )
         for split_plans in plans.values()

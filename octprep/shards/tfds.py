@@ -105,6 +105,7 @@ def _features(manifest: Manifest) -> str:
             "pythonClassName": f"{_CLASSES}.image_feature.Image",
             "image": {"dtype": "uint8", "encodingFormat": "png", "shape": _shape(*shape)},
         }
+    features |= dict.fromkeys(manifest.stated, text)
     if recipe.flatten:
         features[ROW_OFFSET] = _tensor("float32", recipe.width)
     return _json(

@@ -26,6 +26,7 @@ class ShardTask:
     name: str
     class_names: tuple[str, ...]
     recipe: Preprocessing
+    stated: tuple[str, ...]  # the features of `octprep.format.manifest.STATED` that the records have
     items: tuple[tuple[CachedScan, int], ...]  # the scan and the number of its repeat, in the order of the records
 
 
@@ -66,11 +67,14 @@ def _record(task: ShardTask, item: CachedScan, repeat: int) -> Record:
         affine=geometry.affine,
         row_offset=tuple(geometry.column_offsets(recipe.width).tolist()) if recipe.flatten else (),
         repeat=repeat,
+        **{name: getattr(scan, name) for name in task.stated},
     )
 
 
 def _key(task: ShardTask) -> str:
-    digest = hashlib.sha256(f"{version('octprep')} {FORMAT_VERSION} {task.class_names} {task.recipe}\n".encode())
+    digest = hashlib.sha256(
+        f"{version('octprep')} {FORMAT_VERSION} {task.class_names} {task.recipe} {task.stated}\n".encode()
+    )
     for item, repeat in task.items:
         digest.update(f"{item.scan} {item.length} {item.crc} {repeat}\n".encode())
         digest.update(item.details)

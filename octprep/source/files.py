@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from octprep.format.config import SOURCE_SPLITS
-from octprep.format.names import parse_scan_name
+from octprep.source.layouts import KermanyLayout, Layout, PathFacts
 
 MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
 
@@ -34,10 +34,15 @@ class ScanFile:
 
     path: str  # relative to the source, with forward slashes, as text (`path_to_text`): the key
     label: str  # class, upper case
-    patient: str  # the bare id
-    image_number: int  # of the image within the patient
+    patient: str  # the bare id; of several sources, or of ids that hold within a class, with that before it
+    image_number: int  # of the image within the patient; 0 where the source does not state it
     source_split: str  # train, val or test, or "" where the source has only class folders
     bytes: int
+    source: str = field(default="", kw_only=True)  # the name of the source, where a build has several
+    eye: str = field(default="", kw_only=True)  # OD (right) or OS (left), "" where the source does not state it
+    volume: str = field(
+        default="", kw_only=True
+    )  # the examination that it is of, "" where the source does not state it
     # When listed; ns since 1970, -1: not known. The last change of its content, and of its content or status.
     modified_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
     changed_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
@@ -66,7 +71,8 @@ class SourceListing:
     root: str  # the folder that holds the split or class folders, relative to the source; "" if the source itself
     scan_files: tuple[ScanFile, ...]
     exclusions: tuple[Exclusion, ...]
-    listing_sha256: str  # over all paths and sizes, hex
+    listing_sha256: str  # over all paths and sizes, and what layouts other than the usual one say of them, hex
+    layouts: tuple[str, ...] = ()  # how the paths of each source were read
 
     @property
     def file_count(self) -> int:
@@ -79,41 +85,38 @@ class SourceListing:
         return max(file.changed_ns for file in self.scan_files)
 
 
-def parse_scan_path(
-    path: str, size: int, root: str, *, modified_ns: int = -1, changed_ns: int = -1, linked: bool = False
-) -> ScanFile | Exclusion:
+def parse_scan_path(path: str, size: int, root: str) -> ScanFile | Exclusion:
     """What a file is by its path: [root/][split/]CLASS/CLASS-patient-number.jpeg, or why it is not a B-scan.
 
     path: relative to the source, as text; size: in bytes.
     """
+    facts = read_path(path, KermanyLayout(root))
+    return facts if isinstance(facts, Exclusion) else make_scan_file(path, facts, size)
+
+
+def read_path(path: str, layout: Layout) -> PathFacts | Exclusion:
+    """What a layout says of a path, relative to the source, or why the file is not a B-scan."""
     inner = PurePosixPath(path)
     if "__MACOSX" in inner.parts or inner.name.startswith("._") or inner.name in (".DS_Store", "Icon\\x0d"):
         return Exclusion(path, MACOS_METADATA)
     if inner.name.startswith("."):
         return Exclusion(path, "hidden file")
-    if root:
-        if not inner.is_relative_to(root):
-            return Exclusion(path, f"outside {root}, which holds the class folders")
-        inner = inner.relative_to(root)
-    *folders, base_name = inner.parts
-    split = folders[0].lower() if len(folders) == 2 else ""
-    if not folders or len(folders) > 2 or (split and split not in SOURCE_SPLITS):
-        return Exclusion(path, "not in a class folder")
-    name = parse_scan_name(base_name)
-    if name is None:
-        return Exclusion(path, "name is not CLASS-patientID-number.jpeg")
-    if name.label != folders[-1].strip().upper():
-        return Exclusion(path, f"name and folder disagree: {name.label} in {folders[-1]}")
+    facts = layout.read(path)
+    return Exclusion(path, facts) if isinstance(facts, str) else facts
+
+
+def make_scan_file(path: str, facts: PathFacts, size: int, **disk: Any) -> ScanFile:
+    """A file by what is known of it. disk: the fields of ScanFile on the disk that it lies on."""
     return ScanFile(
         path,
-        sys.intern(name.label),
-        sys.intern(name.patient),
-        name.number,
-        sys.intern(split),
+        sys.intern(facts.label),
+        sys.intern(facts.patient),
+        facts.number,
+        sys.intern(facts.split),
         size,
-        modified_ns=modified_ns,
-        changed_ns=changed_ns,
-        linked=linked,
+        eye=sys.intern(facts.eye),
+        volume=sys.intern(facts.volume),
+        **disk,
     )
 
 

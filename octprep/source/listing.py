@@ -6,20 +6,34 @@ folder that cannot be read where scans may be. So no scan is missing silently.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
-from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
-from octprep.format.names import LABEL, parse_scan_name
+from octprep.format.names import LABEL, parse_scan_name, split_of_folder, unwrapped
 from octprep.format.paths import path_to_text, text_to_path
-from octprep.source.files import Exclusion, ScanFile, SourceListing, parse_scan_path
+from octprep.source.files import (
+    Exclusion,
+    ScanFile,
+    SourceListing,
+    make_scan_file,
+    parse_scan_path,
+    read_path,
+    reason_kind,
+)
+from octprep.source.layouts import KERMANY, PRESETS, KermanyLayout, Layout, PathFacts, compile_pattern
+from octprep.source.options import Rules, SourceSpec
 from octprep.source.published import KERMANY_CLASSES
+from octprep.source.recognition import preset_layout, recognise_layout
+from octprep.source.tables import load_table, match_rows
 from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
-from octprep.storage.remote import Location, RemoteFolder
+from octprep.storage.remote import Location, RemoteFolder, Source, locate, places
 from octprep.wording import listed, number
 
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
@@ -36,18 +50,68 @@ def directory_problem(path: Path) -> str | None:
     return None if stat.S_ISDIR(mode) else "is a file"
 
 
-def list_source(src: Location, *, follow_links: bool = False, keep_out: Sequence[Path] = ()) -> SourceListing:
+def list_source(
+    src: Location | SourceSpec,
+    *,
+    rules: Rules | None = None,
+    follow_links: bool = False,
+    keep_out: Sequence[Path] = (),
+) -> SourceListing:
     """List every file of a source, a folder or a URL, as a B-scan or an exclusion, by its path; no file is opened.
 
-    With follow_links what is behind links is listed too, each file once; keep_out: paths that are written to, which no
-    link may lead to. Without it, a link is an error where a scan or its folder should be, and an exclusion elsewhere.
+    src: a SourceSpec also says by what table or pattern the paths are read. rules: what becomes of classes and patient
+    ids. With follow_links what is behind links is listed too, each file once; keep_out: paths that are written to,
+    which no link may lead to. Without it, a link is an error where a scan or its folder should be, and an exclusion
+    elsewhere.
 
-    Raises SourceError if there is no such folder, if it is empty or has no class folders, if it holds several data
-    sets, if a folder where scans should be cannot be read, or for the links above; StorageError if a URL cannot be
-    listed.
+    Raises SourceError if there is no such folder, if it is empty or its layout is not recognised, if it holds several
+    data sets, if no image has a patient id and the rules do not allow that, if a folder where scans should be cannot be
+    read, or for the links above; StorageError if a URL cannot be listed.
     """
+    spec = src if isinstance(src, SourceSpec) else SourceSpec(src)
+    return _list_one(spec, rules or Rules(), follow_links, keep_out)
+
+
+def list_sources(
+    specs: Sequence[SourceSpec],
+    *,
+    rules: Rules | None = None,
+    follow_links: bool = False,
+    keep_out: Sequence[Path] = (),
+) -> SourceListing:
+    """The files of one source, or of several: then with the name of its source before each path.
+
+    Patients of different sources are different patients. Raises as `list_source` does.
+    """
+    rules = rules or Rules()
+    if len(specs) == 1 and not specs[0].name:
+        return _list_one(specs[0], rules, follow_links, keep_out)
+    parts = [(spec, _list_one(spec, rules, follow_links, keep_out)) for spec in specs]
+    digest = hashlib.sha256()
+    for spec, part in parts:
+        digest.update(f"{spec.name}\0{part.listing_sha256}\n".encode())
+    return SourceListing(
+        "",
+        tuple(
+            sorted(
+                dataclasses.replace(file, path=f"{spec.name}/{file.path}", source=spec.name)
+                for spec, part in parts
+                for file in part.scan_files
+            )
+        ),
+        tuple(
+            sorted(Exclusion(f"{spec.name}/{one.path}", one.reason) for spec, part in parts for one in part.exclusions)
+        ),
+        digest.hexdigest(),
+        tuple(f"{spec.name}: {title}" for spec, part in parts for title in part.layouts),
+    )
+
+
+def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequence[Path]) -> SourceListing:
+    """The listing of one source. Raises as `list_source` does."""
+    src = spec.src
     if isinstance(src, RemoteFolder):
-        return _list_remote(src)
+        return _list_remote(spec, src, rules)
     shown = path_to_text(str(src))
     if problem := directory_problem(src):
         raise SourceError(
@@ -58,79 +122,171 @@ def list_source(src: Location, *, follow_links: bool = False, keep_out: Sequence
         raise SourceError(f"--src {shown} is empty; give the folder that holds train/ and test/, or the class folders.")
     for key, target in walk.followed_links:
         _check_link_target(src, key, target, keep_out)
-    root = _find_root(walk)
-    scan_files, exclusions = _parsed(walk, root)
-    _check_nothing_missed(walk, root, scan_files)
+    layout = _find_layout(spec, walk)
+    scan_files, exclusions = _parsed(spec, walk, layout, rules)
+    _check_nothing_missed(walk, layout, scan_files)
     exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
     if follow_links:
         real_paths = {file.key: file.real_path for file in walk.files}
         scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
         exclusions += repeated
-    return _listing(walk, root, scan_files, exclusions)
+    return _listing(walk, layout, scan_files, exclusions)
 
 
-def shared_paths(src: Location, listing: SourceListing) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """What each worker of a cluster must see of a source, its folder and a file; nothing of a URL."""
-    if isinstance(src, RemoteFolder):
-        return (), ()
-    return (src,), tuple(src / text_to_path(file.path) for file in listing.scan_files[:1])
+def shared_paths(src: Source, listing: SourceListing) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """What each worker of a cluster must see of a source, its folders and a file; nothing of a URL."""
+    found = (locate(src, file.path) for file in listing.scan_files[:1])
+    files = (place / text_to_path(path) for place, path in found)
+    return tuple(place for place in places(src) if isinstance(place, Path)), tuple(
+        file for file in files if isinstance(file, Path)
+    )
 
 
-def _list_remote(src: RemoteFolder) -> SourceListing:
+def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceListing:
     """The listing of a URL, where there are no links. Raises as `list_source` does."""
     walk = RemoteWalk(src)
     if not (walk.files or walk.special_files):
         raise SourceError(
             f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
         )
-    root = _find_root(walk)
-    scan_files, exclusions = _parsed(walk, root)
-    return _listing(walk, root, scan_files, exclusions)
+    layout = _find_layout(spec, walk)
+    scan_files, exclusions = _parsed(spec, walk, layout, rules)
+    return _listing(walk, layout, scan_files, exclusions)
 
 
-def _parsed(walk: Walk | RemoteWalk, root: str) -> tuple[list[ScanFile], list[Exclusion]]:
-    """The files of a walk by what their paths say, and the exclusions that the walk knows."""
+def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk) -> Layout:
+    """The layout that is asked for, or the one that is recognised. Raises SourceError or SettingError."""
+    paths = sorted(file.key for file in walk.files)
+    if spec.table is not None:
+        return match_rows(load_table(spec.table, spec.columns, spec.unknown), paths)
+    if spec.pattern and spec.pattern != KERMANY:
+        preset = PRESETS.get(spec.pattern)
+        layout = preset_layout(preset, paths) if preset else compile_pattern(spec.pattern)
+        if not any(isinstance(read_path(path, layout), PathFacts) for path in paths):
+            raise SourceError(
+                f"--pattern {spec.pattern} matches none of {number(len(paths), 'file')} of --src {spec.src}, such as "
+                f"{listed(paths, 3)}. It is compared with the whole path below --src; start it with **/ to allow any "
+                "folders before it."
+            )
+        return layout
+    roots = _kermany_roots(walk)
+    if not roots and not spec.pattern and (found := recognise_layout(paths)):
+        return found
+    return KermanyLayout(_single_root(walk, roots))
+
+
+def _parsed(
+    spec: SourceSpec, walk: Walk | RemoteWalk, layout: Layout, rules: Rules
+) -> tuple[list[ScanFile], list[Exclusion]]:
+    """The files of a walk by what their paths say, and the exclusions that the walk and the layout know.
+
+    Raises SourceError if no image has a patient id, and the rules do not allow that.
+    """
+    class_of = rules.class_of()
     scan_files: list[ScanFile] = []
     exclusions = list(walk.special_files)
+    exclusions += getattr(layout, "missing", ())
+    names: dict[str, str] = {}  # of files whose names an annotation tool has changed, by path
+    without_id: set[str] = set()
     for file in walk.files:
-        match parse_scan_path(
-            file.key, file.bytes, root, modified_ns=file.modified_ns, changed_ns=file.changed_ns, linked=file.linked
-        ):
-            case ScanFile() as scan_file:
-                scan_files.append(scan_file)
-            case Exclusion() as exclusion:
-                exclusions.append(exclusion)
-    return scan_files, exclusions
+        facts = read_path(file.key, layout)
+        if isinstance(facts, Exclusion):
+            exclusions.append(facts)
+            continue
+        label = facts.label if class_of is None else class_of.get(facts.label, "")
+        patient = rules.patient_of(file.key, facts, spec.name, per_class=layout.per_class)
+        if not facts.patient:
+            without_id.add(file.key)
+        if not label:
+            exclusions.append(Exclusion(file.key, f"class is not among --classes: {facts.label}"))
+        elif not patient:
+            exclusions.append(Exclusion(file.key, "patient is not known"))
+        else:
+            if facts.name:
+                names[file.key] = facts.name
+            known = dataclasses.replace(facts, label=label, patient=patient)
+            disk = {"modified_ns": file.modified_ns, "changed_ns": file.changed_ns, "linked": file.linked}
+            scan_files.append(make_scan_file(file.key, known, file.bytes, **disk))
+    if without_id and not scan_files:
+        raise SourceError(
+            f"--src {path_to_text(str(spec.src))} does not say which images are of one patient ({layout.title}), so a "
+            "patient may be in train and in test. Give a table or a pattern with the patient; or --patients unknown, "
+            "which takes each image for a patient of its own, links near-identical ones, and says so in all that is "
+            "written."
+        )
+    if not scan_files:
+        kinds = Counter(reason_kind(one.reason) for one in exclusions).most_common(3)
+        raise SourceError(
+            f"--src {path_to_text(str(spec.src))} has no scan by its paths: "
+            f"{listed([f'{count:,} {reason}' for reason, count in kinds])}. They were read as {layout.title}."
+        )
+    return _drop_copies(scan_files, exclusions, names, without_id)
+
+
+def _drop_copies(
+    scan_files: Sequence[ScanFile], exclusions: list[Exclusion], names: Mapping[str, str], without_id: AbstractSet[str]
+) -> tuple[list[ScanFile], list[Exclusion]]:
+    """Keep one of the files that an annotation tool made of one name, in the test folder if one is there.
+
+    names: the name within the tool's, by path. without_id: the paths of images whose patient is not known.
+    """
+    if not names:
+        return list(scan_files), exclusions
+    first: dict[tuple[str, str, str], ScanFile] = {}
+    for file in sorted(scan_files, key=lambda file: (("test", "val", "train", "").index(file.source_split), file.path)):
+        name = names.get(file.path) or PurePosixPath(file.path).name
+        patient = "" if file.path in without_id else file.patient
+        kept = first.setdefault((file.label, patient, name.lower()), file)
+        if kept is not file and (file.path in names or kept.path in names):
+            exclusions.append(Exclusion(file.path, f"copy of one scan by an annotation tool: {kept.path}"))
+    dropped = {one.path for one in exclusions}
+    return [file for file in scan_files if file.path not in dropped], exclusions
 
 
 def _listing(
-    walk: Walk | RemoteWalk, root: str, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
+    walk: Walk | RemoteWalk, layout: Layout, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
 ) -> SourceListing:
+    usual = isinstance(layout, KermanyLayout)
     return SourceListing(
-        root, tuple(sorted(scan_files)), tuple(sorted(exclusions)), _listing_sha256(walk.files, exclusions)
+        layout.root if isinstance(layout, KermanyLayout) else "",
+        tuple(sorted(scan_files)),
+        tuple(sorted(exclusions)),
+        _listing_sha256(walk.files, exclusions, () if usual else scan_files),
+        (layout.title,),
     )
 
 
-def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion]) -> str:
-    """SHA-256, in hex, over the path and size of every file, and over the paths of the exclusions."""
+def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion], read: Sequence[ScanFile]) -> str:
+    """SHA-256, in hex, over the path and size of every file, and over the paths of the exclusions.
+
+    read: files of which what was read is part of it too.
+    """
     digest = hashlib.sha256()
     sizes = [(file.key, file.bytes) for file in files]
     for key, size in sorted([*sizes, *((exclusion.path, -1) for exclusion in exclusions)]):
         digest.update(f"{key}\0{size}\n".encode())
+    for file in sorted(read):
+        facts = (file.path, file.label, file.patient, file.image_number, file.source_split, file.eye, file.volume)
+        digest.update("\0".join(map(str, facts)).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _find_root(walk: Walk | RemoteWalk) -> str:
-    """The folder, relative to src, that holds the class folders, directly or in train, val and test."""
+def _kermany_roots(walk: Walk | RemoteWalk) -> set[str]:
+    """The folders, relative to src, that hold the class folders, directly or in those of splits."""
     roots = set()
     for file in walk.files:
         *folders, base_name = PurePosixPath(file.key).parts
-        name = parse_scan_name(base_name)
+        name = parse_scan_name(base_name) or parse_scan_name(unwrapped(base_name))
         if not folders or name is None or name.label != folders[-1].strip().upper():
             continue
-        above = folders[:-2] if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else folders[:-1]
+        above = folders[:-2] if len(folders) > 1 and split_of_folder(folders[-2]) else folders[:-1]
         if "__MACOSX" not in above:
             roots.add("/".join(above))
+    return roots
+
+
+def _single_root(walk: Walk | RemoteWalk, roots: AbstractSet[str]) -> str:
+    """The only one of the folders. Raises SourceError if there is none, or several."""
     shown = path_to_text(str(walk.src))
     if not roots:
         unread = walk.unread if isinstance(walk, Walk) else []
@@ -141,14 +297,16 @@ def _find_root(walk: Walk | RemoteWalk) -> str:
         paths = sorted(file.key for file in walk.files)
         raise SourceError(
             f"--src {shown} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
-            f"such as train/CNV/CNV-1016042-1.jpeg; found {listed(paths, 3) or 'no regular file'}.{hint}"
+            f"such as train/CNV/CNV-1016042-1.jpeg, or a layout that is known ({', '.join(PRESETS)}); found "
+            f"{listed(paths, 3) or 'no regular file'}. Say how to read them by --table FILE.csv or --pattern "
+            f"'{{class}}/{{patient}}_{{number}}.{{ext}}'.{hint}"
         )
     if len(roots) > 1:
         examples = ", ".join(f"'{root or '.'}'" for root in sorted(roots)[:5])
         raise SourceError(
             f"--src {shown} holds {len(roots)} data sets ({examples}); give one of these folders as --src."
         )
-    return roots.pop()
+    return next(iter(roots))
 
 
 def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path]) -> None:
@@ -162,11 +320,14 @@ def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path
             )
 
 
-def _check_nothing_missed(walk: Walk, root: str, scan_files: Sequence[ScanFile]) -> None:
+def _check_nothing_missed(walk: Walk, layout: Layout, scan_files: Sequence[ScanFile]) -> None:
     """Raise SourceError if scans may be missing because a link was not followed or a folder cannot be read."""
     labels = {*KERMANY_CLASSES, *(scan_file.label for scan_file in scan_files)}
     has_splits = any(scan_file.source_split for scan_file in scan_files)
-    missed = [entry for entry in walk.unread if _may_hold_scans(walk, entry, root, labels, has_splits)]
+    if isinstance(layout, KermanyLayout):
+        missed = [entry for entry in walk.unread if _may_hold_scans(walk, entry, layout.root, labels, has_splits)]
+    else:
+        missed = [entry for entry in walk.unread if _may_be_a_scan(entry, layout)]
     if not missed:
         return
     shown = path_to_text(str(walk.src))
@@ -182,6 +343,14 @@ def _check_nothing_missed(walk: Walk, root: str, scan_files: Sequence[ScanFile])
     )
 
 
+def _may_be_a_scan(entry: UnreadEntry, layout: Layout) -> bool:
+    """Whether an entry that was not read may be a scan or hold some, for layouts whose folders are not known."""
+    found = read_path(entry.key, layout)
+    if isinstance(found, PathFacts):
+        return True
+    return not entry.is_file and not PurePosixPath(entry.key).name.startswith(".") and "__MACOSX" not in entry.key
+
+
 def _may_hold_scans(walk: Walk, entry: UnreadEntry, root: str, labels: set[str], has_splits: bool) -> bool:
     """Whether an entry that was not read may be a scan, a class folder, a split folder or a data set, by its path."""
     path = PurePosixPath(entry.key)
@@ -194,8 +363,8 @@ def _may_hold_scans(walk: Walk, entry: UnreadEntry, root: str, labels: set[str],
     if not root or path.is_relative_to(root):
         *above, name = path.relative_to(root).parts
         label = name.strip().upper()
-        in_split = len(above) == 1 and above[0].lower() in SOURCE_SPLITS
-        if not above and name.lower() in SOURCE_SPLITS:
+        in_split = len(above) == 1 and bool(split_of_folder(above[0]))
+        if not above and split_of_folder(name):
             return True
         # Next to train and test, only a folder with the name of a known class is taken for a class folder.
         if (in_split or not above) and (label in labels or (LABEL.fullmatch(label) and (in_split or not has_splits))):

@@ -13,13 +13,15 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Self, TypeVar
 
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.files import NotReadable, read_bytes
+from octprep.format.names import parse_scan_name
 from octprep.source.files import Exclusion, ScanFile, SourceListing, reason_kind
 
 MIN_BYTES, MAX_BYTES = 32, 65_536  # of a key
+AnyScan = TypeVar("AnyScan", bound=ScanFile)
 _DIGITS = 18  # of a pseudonym: the most that a name of a scan may have
 
 
@@ -61,9 +63,9 @@ class Pseudonyms:
     def listing(self, listing: SourceListing) -> SourceListing:
         """A listing with pseudonyms in all paths, whose SHA-256 is keyed too.
 
-        A scan keeps its split and class folder, its number and its ending. The name of any other file may hold
-        anything, so it is replaced whole; of its reason, what follows the colon goes. Raises SourceError if two
-        patients get the same pseudonym.
+        A scan named as by Kermany et al. keeps its split and class folder, its number and its ending; of another layout
+        only its split, class and ending are kept. The name of any other file may hold anything, so it is replaced
+        whole; of its reason, what follows the colon goes. Raises SourceError if two patients get the same pseudonym.
         """
         if not self.key:
             return listing
@@ -76,20 +78,33 @@ class Pseudonyms:
             for one in listing.exclusions
         ]
         return SourceListing(
-            "", tuple(sorted(files)), tuple(sorted(exclusions)), self._hash("listing", listing.listing_sha256)
+            "",
+            tuple(sorted(files)),
+            tuple(sorted(exclusions)),
+            self._hash("listing", listing.listing_sha256),
+            listing.layouts,
         )
 
     def scan_file(self, file: ScanFile, root: str) -> ScanFile:
         """A scan, or what is listed of one, under the pseudonym of its patient. root: of the listing."""
         if not self.key:
             return file
-        return dataclasses.replace(file, path=self.scan_path(file, root), patient=self.patient(file.patient))
+        return self.renamed(file, self.scan_path(file, root))
+
+    def renamed(self, file: AnyScan, path: str) -> AnyScan:
+        """A scan under its new path and the pseudonyms of its patient and volume."""
+        volume = file.volume and self._hash("volume", file.volume)[:16]
+        return dataclasses.replace(file, path=path, patient=self.patient(file.patient), volume=volume)
 
     def scan_path(self, file: ScanFile, root: str) -> str:
         """The path of a scan with the pseudonym of its patient, relative to the root."""
         if not self.key:
             return file.path
         path = PurePosixPath(file.path).relative_to(root)
+        parsed = parse_scan_name(path.name)
+        if parsed is None or parsed.patient != file.patient:
+            name = f"{self._hash('path', file.path)[:32]}{path.suffix if path.suffix.isascii() else ''}"
+            return "/".join(filter(None, (file.source, file.source_split, file.label.replace("/", "_"), name)))
         label, _, rest = path.name.split("-", 2)
         return str(path.with_name(f"{label}-{self.patient(file.patient)}-{rest}"))
 

@@ -23,12 +23,12 @@ from octprep.format.errors import OctError, StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, Scan, ScanFile
-from octprep.storage.remote import Location, RemoteFolder, RemoteObject, read_file
+from octprep.storage.remote import Location, RemoteFolder, RemoteObject, Source, locate, read_file
 
 Result = TypeVar("Result")
 
 
-def read_scan(src: Location, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
+def read_scan(src: Source, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
     """Read and decode one B-scan: its Scan and its gray values, (rows, columns) uint8 in 0..255.
 
     An Exclusion is for a file that was read whole and cannot be decoded, or has over preprocessing.MAX_BYTES. Raises
@@ -38,7 +38,11 @@ def read_scan(src: Location, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusi
     if scan_file.bytes > preprocessing.MAX_BYTES:
         limit = preprocessing.MAX_BYTES // 10**6
         return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit} MB")
-    data = _read_object(src, scan_file) if isinstance(src, RemoteFolder) else _read_local(src, scan_file)
+    folder, path = locate(src, scan_file.path)
+    if isinstance(folder, RemoteFolder):
+        data = _read_object(folder, path, scan_file)
+    else:
+        data = _read_local(folder, path, scan_file)
     try:
         with time_limit():
             gray = preprocessing.decode(data)
@@ -48,9 +52,9 @@ def read_scan(src: Location, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusi
     return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
 
 
-def _read_object(src: RemoteFolder, scan_file: ScanFile) -> bytes:
+def _read_object(src: RemoteFolder, inner: str, scan_file: ScanFile) -> bytes:
     """The bytes of an object as it was listed. Raises StoppedError as `read_scan` does, and StorageError."""
-    name = text_to_path(scan_file.path)
+    name = text_to_path(inner)
     try:
         data = src.read_unchanged(name, RemoteObject(scan_file.bytes, scan_file.modified_ns))
     except FileNotFoundError:
@@ -60,9 +64,9 @@ def _read_object(src: RemoteFolder, scan_file: ScanFile) -> bytes:
     return data
 
 
-def _read_local(src: Path, scan_file: ScanFile) -> bytes:
+def _read_local(src: Path, inner: str, scan_file: ScanFile) -> bytes:
     """The bytes of a file as it was listed. Raises as `read_scan` does."""
-    path = src / text_to_path(scan_file.path)
+    path = src / text_to_path(inner)
     try:
         data, status = read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
     except (FileNotFoundError, NotADirectoryError):
@@ -85,7 +89,7 @@ def _read_local(src: Path, scan_file: ScanFile) -> bytes:
 class FileBatch(Divisible):
     """Some files of a source that a worker reads one after the other."""
 
-    src: Location
+    src: Source
     files: tuple[ScanFile, ...]
     crashes: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # path -> reason: files not to be decoded
 
@@ -128,7 +132,7 @@ def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
     return [batch.result(scan_file, batch.read) for scan_file in batch.files]
 
 
-def hash_files(task: tuple[Location, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
+def hash_files(task: tuple[Source, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
     """The paths and SHA-256, in hex, of some files of a source, (src, files).
 
     The SHA-256 is "" for one that is no longer a regular file, or is larger than it was listed.
@@ -143,7 +147,7 @@ def hash_files(task: tuple[Location, Sequence[ScanFile]]) -> tuple[list[str], li
     return [file.path for file in batch], digests
 
 
-def with_retries(src: Location, scan_file: ScanFile, work: Callable[[Location, ScanFile], Result]) -> Result:
+def with_retries(src: Source, scan_file: ScanFile, work: Callable[[Source, ScanFile], Result]) -> Result:
     """The result of work(src, scan_file), called again if the machine fails for a moment.
 
     Raises StoppedError, naming the file, for failures that last (OSError, MemoryError) and for any mistake in `work`;
@@ -154,7 +158,8 @@ def with_retries(src: Location, scan_file: ScanFile, work: Callable[[Location, S
         with preprocessing.memory_errors():
             return work(src, scan_file)
 
-    shown = path_to_text(str(src / text_to_path(scan_file.path)))
+    folder, path = locate(src, scan_file.path)
+    shown = path_to_text(str(folder / text_to_path(path)))
     try:
         return retry(attempt)
     except OctError:

@@ -179,6 +179,38 @@ class RemoteFolder:
 Location = Path | RemoteFolder
 
 
+@dataclass(frozen=True)
+class SourceFolders:
+    """Several folders or URLs, each with a name, which is the first part of the paths of its files."""
+
+    folders: tuple[tuple[str, Location], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={place}" for name, place in self.folders)
+
+
+Source = Location | SourceFolders
+
+
+def places(source: Source) -> list[Location]:
+    """The folders and URLs of a source."""
+    return [place for _, place in source.folders] if isinstance(source, SourceFolders) else [source]
+
+
+def locate(source: Source, path: str) -> tuple[Location, str]:
+    """The folder that holds a file, and the file's path relative to it, both as text. path: relative to the source.
+
+    Raises FileNotFoundError if the path begins with the name of no folder.
+    """
+    if not isinstance(source, SourceFolders):
+        return source, path
+    name, _, inner = path.partition("/")
+    place = dict(source.folders).get(name)
+    if place is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return place, inner
+
+
 def location(given: Location | str) -> Location:
     """A folder named by a path or a URL, also by a path that pathlib has made of a URL (`url_of_path`).
 
@@ -195,13 +227,14 @@ def location(given: Location | str) -> Location:
     return RemoteFolder(url.rstrip("/"))
 
 
-def read_file(folder: Location, name: str, limit: int) -> bytes:
+def read_file(source: Source, name: str, limit: int) -> bytes:
     """A file's or an object's content, by its name as text (`path_to_text`).
 
     Raises FileNotFoundError if there is none; NotReadable for a local file that is larger than limit, in bytes, or not
     a regular file; OSError, and StorageError.
     """
-    path = text_to_path(name)
+    folder, inner = locate(source, name)
+    path = text_to_path(inner)
     return folder.read(path) if isinstance(folder, RemoteFolder) else read_bytes(folder / path, limit)[0]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.arrays import Gray
-from octprep.format.manifest import Manifest, Shard, shard_problem
+from octprep.format.manifest import STATED, Manifest, Shard, shard_problem
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels, encode_record
 from octprep.shards.tfrecord import RecordError
@@ -36,6 +36,7 @@ class RecordSummary:
     sha256: str  # of the source file, hex
     repeat: int  # 0 for the first occurrence of an image
     image_number: int = 0
+    stated: tuple[str | None, ...] = (None, None, None)  # source, eye and volume; None where the record has none
     source_size: tuple[int, int] = (0, 0)  # height, width in pixels
     affine: tuple[float, ...] = ()
     offset: int = 0  # of the record's frame in its shard, bytes
@@ -153,6 +154,7 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
         sha256=record.sha256,
         repeat=record.repeat,
         image_number=record.number,
+        stated=tuple(getattr(record, name) for name in STATED),
         source_size=record.source_size,
         affine=record.affine,
         offset=offset,

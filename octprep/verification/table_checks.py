@@ -15,9 +15,9 @@ import cv2
 
 from octprep import preprocessing
 from octprep.duplicates.duplicates_json import DuplicatesFile
-from octprep.format.config import SOURCE_SPLITS
 from octprep.format.images_csv import DECIMALS, ImageRow, ScanRow, Table
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest
+from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, STATED, Manifest
+from octprep.format.names import split_of_folder
 from octprep.source.files import ScanFile, parse_scan_path
 from octprep.splits.patients import connected_components
 from octprep.verification.checks import Evidence, Violation
@@ -142,7 +142,8 @@ def _placement_differences(
 
 def _scan_differences(row: ScanRow, groups: Mapping[str, str] | None, manifest: Manifest) -> Iterator[Difference]:
     """What the path, duplicates.json and the recipe show of a row."""
-    if scan_file := _parse_path(row.path):
+    usual = not (manifest.layouts or manifest.config.classes) and manifest.config.patients != "per-class"
+    if usual and (scan_file := _parse_path(row.path)):
         for column, cell, in_path in (
             ("class", row.label, scan_file.label),
             ("patient", row.patient, scan_file.patient),
@@ -172,9 +173,12 @@ def _record_differences(row: ImageRow, record: RecordSummary, manifest: Manifest
     ):
         if in_record != cell:
             yield column, f"says {column} {in_record}, where {IMAGES_NAME} says {cell}"
+    expected = tuple(getattr(row, name) if name in manifest.stated else None for name in STATED)
+    if record.stated != expected:
+        yield "source, eye or volume", f"says {record.stated}, where {IMAGES_NAME} and the manifest say {expected}"
     affine = preprocessing.Geometry.of_crop(row.measurements.crop, manifest.recipe).affine
     pairs = zip(affine, record.affine, strict=True)
-    if not all(math.isclose(expected, actual, rel_tol=1e-6, abs_tol=1e-6) for expected, actual in pairs):
+    if not all(math.isclose(wanted, actual, rel_tol=1e-6, abs_tol=1e-6) for wanted, actual in pairs):
         yield "crop", f"does not have the affine of its crop {row.measurements.crop}"
 
 
@@ -209,7 +213,7 @@ def _expected_groups(table: Table, duplicates: DuplicatesFile | None) -> dict[st
 def _parse_path(path: str) -> ScanFile | None:
     """What a path says of its scan, or None if it is not [train|val|test/]CLASS/CLASS-patient-number."""
     folders = path.split("/")[:-1]
-    inner = 2 if len(folders) > 1 and folders[-2].lower() in SOURCE_SPLITS else 1
+    inner = 2 if len(folders) > 1 and split_of_folder(folders[-2]) else 1
     try:
         parsed = parse_scan_path(path, 0, "/".join(folders[: max(len(folders) - inner, 0)]))
     except ValueError:  # not a path as octprep writes it

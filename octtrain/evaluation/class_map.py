@@ -49,21 +49,6 @@ class ClassMap:
         }
 
 
-def parse_class_map(text: str) -> dict[str, tuple[str, ...]]:
-    """Shared class -> its members, of such as `AMD=CNV+DRUSEN,NO=NORMAL`. Raises SettingError for anything else."""
-    found: dict[str, tuple[str, ...]] = {}
-    for part in text.split(","):
-        name, equals, members = (piece.strip() for piece in part.partition("="))
-        classes = tuple(member.strip() for member in members.split("+"))
-        if not name or not equals or not all(classes) or name in found:
-            raise SettingError(f"classes must be such as AMD=CNV+DRUSEN,NO=NORMAL, each name once; got {text!r}")
-        found[name] = classes
-    named = [member for classes in found.values() for member in classes]
-    if twice := sorted({member for member in named if named.count(member) > 1}):
-        raise SettingError(f"classes names {listed(twice)} more than once; a class belongs to one shared class")
-    return found
-
-
 def make_class_map(given: Mapping[str, Sequence[str]], model: Sequence[str], dataset: Sequence[str]) -> ClassMap:
     """The shared classes of a model and a dataset. given: shared class -> its members.
 

@@ -55,7 +55,7 @@ def _scan_fields(path: str, fields: dict[str, Any]) -> dict[str, Any]:
         sharpness=0.1,
     )
     defaults = {
-        "label": "CNV", "patient": patient, "image_number": 1, "source_split": "", "bytes": 1000, "width": 128,
-        "height": 96, "sha256": "0" * 64, "patient_group": patient, "measurements": measurements,
+        "label": "CNV", "patient": patient, "image_number": 1, "source": "", "eye": "", "volume": "",
+        "source_split": "", "bytes": 1000, "width": 128, "height": 96, "sha256": "0" * 64, "patient_group": patient, "measurements": measurements,
     }  # fmt: skip
     return {"path": path, **defaults, **fields}

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+from octprep.format.class_map import parse_class_map
 from octprep.format.errors import LeakError, ManifestError, SettingError
-from octtrain.evaluation.class_map import make_class_map, parse_class_map
+from octtrain.evaluation.class_map import make_class_map
 from octtrain.evaluation.predictions import SplitPredictions
 from tests.worlds.runs import quiet
 from tests.worlds.shards import CLASSES, write_shards

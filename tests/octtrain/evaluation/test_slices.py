@@ -21,6 +21,9 @@ def world(wrong_of, patients=60, images=4, width_of=lambda i: 512, label_of=lamb
                 dataclasses.replace(
                     row,
                     width=width_of(i),
+                    source="",
+                    eye="",
+                    volume="",
                     source_split="",
                     measurements=dataclasses.replace(row.measurements, **values),
                 )

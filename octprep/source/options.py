@@ -1,0 +1,159 @@
+"""How a source is to be read: its folder or URL, a table or a pattern, and what becomes of classes and patient ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from octprep.format.class_map import parse_class_map
+from octprep.format.config import BuildConfig, Patients
+from octprep.format.errors import SettingError
+from octprep.source.layouts import PathFacts
+from octprep.source.tables import parse_columns
+from octprep.storage.remote import Location, RemoteFolder, Source, SourceFolders, location
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")  # of a source
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One source, and how its paths are read. Without a table and a pattern its layout is recognised."""
+
+    src: Location
+    name: str = ""  # of the source, where there are several
+    table: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # what the table says -> its column
+    unknown: tuple[str, ...] = ()  # cells of the table that say nothing
+    pattern: str = ""  # the name of a preset, a pattern or a regular expression
+
+    def __post_init__(self) -> None:
+        if self.table and self.pattern:
+            raise SettingError(
+                f"--table {self.table} and --pattern {self.pattern} both say how {self.src} is read; give one of them."
+            )
+        if (self.columns or self.unknown) and not self.table:
+            raise SettingError(f"--columns and --unknown are for a --table, and {self.src} has none; give one.")
+
+    def absolute(self) -> SourceSpec:
+        """The same by a path that does not depend on the working directory."""
+        return dataclasses.replace(self, src=self.src.absolute()) if isinstance(self.src, Path) else self
+
+
+def parse_sources(
+    sources: Sequence[str],
+    tables: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    unknown: Sequence[str] = (),
+    patterns: Sequence[str] = (),
+) -> list[SourceSpec]:
+    """The sources of a command line.
+
+    sources: paths or URLs, or NAME=PATH; of several, each gets a name, by default that of its folder. The others are
+    for the only source, or NAME=VALUE for one of several. Raises SettingError if they do not fit together.
+    """
+    named = [_named(text) for text in sources]
+    if len(named) > 1:
+        named = [(name or re.sub(r"[^A-Za-z0-9_-]+", "_", location(place).name), place) for name, place in named]
+    names = [name for name, _ in named]
+    if len(set(map(str.casefold, names))) < len(names):
+        raise SettingError(f"two sources are called {_twice(names)}; give them names: --src NAME=DIR.")
+    options = {
+        option: _by_source(option, texts, names)
+        for option, texts in (
+            ("--table", tables),
+            ("--columns", columns),
+            ("--unknown", unknown),
+            ("--pattern", patterns),
+        )
+    }
+    return [
+        SourceSpec(
+            location(place),
+            name,
+            table=Path(text) if (text := options["--table"].get(name)) else None,
+            columns=parse_columns(text) if (text := options["--columns"].get(name)) else {},
+            unknown=tuple(word.strip() for word in options["--unknown"].get(name, "").split(",") if word.strip()),
+            pattern=options["--pattern"].get(name, ""),
+        )
+        for name, place in named
+    ]
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The name and the place of NAME=PLACE; "" for a place without a name."""
+    name, equals, place = text.partition("=")
+    if equals and place and _NAME.fullmatch(name) and not Path(text).exists():
+        return name, place
+    return "", text
+
+
+def _by_source(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What an option says, by the name of the source. Raises SettingError as `parse_sources` does."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if len(names) == 1 and not (equals and names[0] and name == names[0]):
+            name, value = names[0], text
+        if name not in names:
+            raise SettingError(
+                f"{option} {text} must say of which source it is, as {option} {names[0]}=...; the sources are "
+                f"{', '.join(names)}."
+            )
+        if name in found:
+            raise SettingError(f"{option} is given twice{f' for {name}' if name else ''}; give it once a source.")
+        found[name] = value
+    return found
+
+
+def _twice(names: Sequence[str]) -> str:
+    lower = [name.casefold() for name in names]
+    return next(name for name in names if lower.count(name.casefold()) > 1)
+
+
+def source_specs(given: Location | SourceSpec | Sequence[SourceSpec] | str) -> list[SourceSpec]:
+    """One source or several, by what names them. Raises SettingError if several have no names, or two the same."""
+    if isinstance(given, SourceSpec):
+        return [given]
+    if isinstance(given, str | Path | RemoteFolder):
+        return [SourceSpec(location(given))]
+    names = [spec.name for spec in given]
+    if not names or (len(names) > 1 and ("" in names or len({name.casefold() for name in names}) < len(names))):
+        raise SettingError(f"several sources need different names; got {', '.join(map(repr, names)) or 'none'}")
+    return list(given)
+
+
+def source_of(specs: Sequence[SourceSpec]) -> Source:
+    """The place of one source, or the named places of several."""
+    if len(specs) == 1 and not specs[0].name:
+        return specs[0].src
+    return SourceFolders(tuple((spec.name, spec.src) for spec in specs))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What becomes of the classes and patient ids that a layout reads."""
+
+    patients: Patients = "auto"
+    classes: str = ""  # such as AMD=CNV+DRUSEN,NORMAL
+
+    @classmethod
+    def of(cls, config: BuildConfig) -> Rules:
+        """Those of a build."""
+        return cls(config.patients, config.classes)
+
+    def class_of(self) -> Mapping[str, str] | None:
+        """The class that each of the source's becomes, by upper case; None where they stay as they are."""
+        if not self.classes:
+            return None
+        members = parse_class_map(self.classes, bare=True)
+        return {member.upper(): name.upper() for name, classes in members.items() for member in classes}
+
+    def patient_of(self, path: str, facts: PathFacts, source: str, *, per_class: bool) -> str:
+        """The patient that an image counts for; "" if its id is not known and must be. per_class: of the layout."""
+        if not facts.patient:
+            return "/".join(filter(None, (source, path))) if self.patients == "unknown" else ""
+        held = per_class if self.patients in ("auto", "unknown") else self.patients == "per-class"
+        return ":".join(filter(None, (source, facts.label if held else "", facts.patient)))

@@ -1,0 +1,258 @@
+"""A table that says which class, patient and split each file of a source is of: CSV, TSV or an Excel sheet.
+
+File names in such tables come without ending, with the folders of another machine, with backslashes or in another
+case; each is matched with the file whose path ends as the name does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from octprep.format.errors import SettingError, SourceError
+from octprep.format.files import NotReadable, read_bytes
+from octprep.format.paths import path_to_text
+from octprep.source.files import Exclusion
+from octprep.source.layouts import PathFacts, facts_of
+from octprep.wording import listed
+
+MAX_BYTES = 256_000_000  # of a table
+UNKNOWN = ("", "unknown", "nan", "none", "n/a", "na", "-")  # cells that say nothing, in any case
+
+# What tables call these columns, in lower case with _ for what is neither a letter nor a digit.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "path": (
+        "path", "file_name", "filename", "file", "image_path", "file_path", "filepath", "image", "image_name",
+        "img", "image_id", "directory",
+    ),
+    "class": ("class", "disease", "diagnosis", "label", "category"),
+    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "pid"),
+    "eye": ("eye", "laterality"),
+    "volume": ("volume", "volume_id", "exam", "exam_id", "study", "study_id", "visit"),
+    "number": ("number", "image_number", "b_scan", "bscan", "slice"),
+    "split": ("split", "source_split", "subset", "partition", "fold_name"),
+}  # fmt: skip
+# data_information.csv of NEH has the class of the patient and the label of the scan; patients count within a class.
+_NEH = {"patient_id", "class", "eye", "b_scan", "label", "directory"}
+
+
+@dataclass(frozen=True)
+class ScanTable:
+    """The rows of a table."""
+
+    file: str  # its path, for messages
+    columns: Mapping[str, str]  # what it says -> its column: path, class, patient, eye, volume, number, split
+    rows: tuple[Mapping[str, str], ...]  # what it says -> the cell's text, unknown ones left out
+    per_class: bool = False  # patients are counted anew in every class
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """What a table says of each file of a source."""
+
+    title: str
+    facts: Mapping[str, PathFacts | str] = field(repr=False)  # by path: what its row says, or why it is not used
+    missing: tuple[Exclusion, ...] = field(repr=False)  # rows without a file
+    per_class: bool = False
+
+    def read(self, path: str) -> PathFacts | str:
+        """See `octprep.source.layouts.Layout`."""
+        return self.facts.get(path, "not in the table")
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """The columns of --columns, such as `path=file_name,class=disease`: what a table says -> its column.
+
+    Raises SettingError for anything else.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        what, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or not column or what not in _NAMES or what in columns:
+            raise SettingError(
+                f"--columns must be such as path=file_name,class=disease, of {', '.join(_NAMES)}, each once; got "
+                f"{text!r}"
+            )
+        columns[what] = column
+    return columns
+
+
+def load_table(file: Path, columns: Mapping[str, str], unknown: Iterable[str] = ()) -> ScanTable:
+    """The rows of a table.
+
+    columns: what it says -> its column, for those that are not found by their usual names. unknown: cells that say
+    nothing, besides UNKNOWN. Raises SourceError if the file cannot be read as a table, or SettingError if a column is
+    missing.
+    """
+    header, cells = _cells(file)
+    if not header or not cells:
+        raise SourceError(f"--table {file} has no rows; expected a header, and a row below it for each file.")
+    found = _find_columns(file, header, columns)
+    is_neh = {_plain(name) for name in header} == _NEH and not columns
+    if is_neh:
+        found = {**found, "class": _column(header, "label")}
+    nothing = {word.casefold() for word in (*UNKNOWN, *unknown)}
+    index = {name: position for position, name in reversed(list(enumerate(header)))}
+    rows = []
+    for line in cells:
+        texts = {what: line[index[column]].strip() for what, column in found.items() if index[column] < len(line)}
+        row = {what: text for what, text in texts.items() if text.casefold() not in nothing}
+        if is_neh and "patient" in row:
+            row["patient"] = f"{line[index[_column(header, 'class')]].strip().upper()}-{row['patient']}"
+        rows.append(row)
+    return ScanTable(str(file), found, tuple(rows))
+
+
+def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
+    """The files that the rows of a table are of. paths: of all files, relative to the source, as text.
+
+    Raises SourceError if no row has a file.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        name = path.casefold().rpartition("/")[2]
+        by_name[name].append(path)
+        stem = name.rpartition(".")[0]
+        if stem and stem != name:
+            by_name[stem].append(path)
+    facts: dict[str, PathFacts | str] = {}
+    missing: dict[str, str] = {}
+    for row in table.rows:
+        if "path" not in row:
+            continue
+        given = _normal_path(row["path"])
+        name = given.casefold().rpartition("/")[2]
+        candidates = by_name.get(name) or by_name.get(name.rpartition(".")[0], [])  # or of another ending
+        best = _longest_tail(given.casefold(), candidates)
+        if not best:
+            missing[path_to_text(given)] = "in the table, but there is no such file"
+        elif len(best) > 1:
+            missing[path_to_text(given)] = f"in the table, but {len(best)} files are called so: {listed(best, 2)}"
+        else:
+            path = best[0]
+            says = facts_of({what: text for what, text in row.items() if what != "path"})
+            if facts.setdefault(path, says) != says:
+                facts[path] = "rows of the table disagree"
+    if not facts:
+        examples = listed([row["path"] for row in table.rows if "path" in row], 2) or "none"
+        raise SourceError(
+            f"--table {table.file} names no file of the source: column {table.columns['path']} has {examples}, and the "
+            f"source {listed(sorted(paths), 2) or 'no file'}. Give the table of this source, or --columns path=COLUMN."
+        )
+    known = set(paths)
+    return TableLayout(
+        title=f"table {Path(table.file).name}: "
+        + ", ".join(f"{what} from {column}" for what, column in table.columns.items()),
+        facts=facts,
+        missing=tuple(Exclusion(path, reason) for path, reason in missing.items() if path not in known),
+        per_class=table.per_class,
+    )
+
+
+def _find_columns(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """What a table says -> its column. Raises SettingError as `load_table` does."""
+    found = {}
+    for what, names in _NAMES.items():
+        if what in columns:
+            if columns[what] not in header:
+                raise SettingError(
+                    f"--columns {what}={columns[what]}: {file} has no such column; it has {listed(list(header), 20)}."
+                )
+            found[what] = columns[what]
+        elif column := next((_column(header, name) for name in names if _column(header, name)), ""):
+            found[what] = column
+    for what in ("path", "class"):
+        if what not in found:
+            raise SettingError(
+                f"--table {file} has no column that is known to hold the {what}; say which one by --columns "
+                f"{what}=COLUMN. It has {listed(list(header), 20)}."
+            )
+    return {what: found[what] for what in _NAMES if what in found}
+
+
+def _column(header: Sequence[str], plain: str) -> str:
+    """The first column of this plain name, or ""."""
+    return next((name for name in header if _plain(name) == plain), "")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
+
+
+def _normal_path(text: str) -> str:
+    """A path of any system, with forward slashes, without a drive and leading dots."""
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    if parts and re.fullmatch(r"[A-Za-z]:", parts[0]):
+        parts = parts[1:]
+    return "/".join(parts)
+
+
+def _longest_tail(given: str, candidates: Sequence[str]) -> list[str]:
+    """The candidates whose folders agree with most of the last folders of a path in lower case."""
+    if len(candidates) < 2:
+        return list(candidates)
+    folders = given.split("/")[-2::-1]
+
+    def shared(path: str) -> int:
+        count = 0
+        for ours, theirs in zip(path.casefold().split("/")[-2::-1], folders, strict=False):
+            if ours != theirs:
+                break
+            count += 1
+        return count
+
+    most = max(map(shared, candidates))
+    return [path for path in candidates if shared(path) == most]
+
+
+def _cells(file: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the other lines of a table, as text. Raises SourceError if it is none."""
+    try:
+        data, _ = read_bytes(file, MAX_BYTES)
+    except (OSError, NotReadable) as error:
+        raise SourceError(f"--table {file} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if data[:4] == b"PK\x03\x04":
+        lines = _sheet(file, data)
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+            delimiter = _delimiter(text.partition("\n")[0])
+            lines = [
+                line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if line
+            ]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SourceError(f"--table {file} is not a CSV file in UTF-8: {error}.") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    return header, [line for line in lines[1:] if any(cell.strip() for cell in line)]
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _sheet(file: Path, data: bytes) -> list[list[str]]:
+    """The cells of the first sheet of an Excel file."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise SourceError(
+            f"--table {file} is an Excel file, which needs openpyxl: pip install 'octprep[xlsx]', or save it as CSV."
+        ) from None
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        rows = book.worksheets[0].iter_rows(values_only=True)
+        return [[_text(cell) for cell in row] for row in rows]
+    except Exception as error:  # openpyxl raises errors of many kinds for files that are none
+        raise SourceError(f"--table {file} cannot be read as an Excel file: {error}.") from None
+
+
+def _text(cell: object) -> str:
+    """A cell of a sheet as a CSV file would have it: whole numbers without a fraction."""
+    if cell is None:
+        return ""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
