@@ -93,6 +93,7 @@ def _read_table(out: Location, name: str) -> bytes:
 def leak_line(manifest: Manifest) -> str:
     """Whether a patient or an image content is in more than one split."""
     if not manifest.leaks:
-        return f"split {manifest.config.split}: no patient and no image content is in two splits"
+        limit = f"; {manifest.unknown_patients}" if manifest.unknown_patients else ""
+        return f"split {manifest.config.split}: no patient and no image content is in two splits{limit}"
     leaks = visible(describe_leaks(manifest.leaks))
     return f"LEAKY: in two splits: {leaks}. Results on these shards will look better than they are."

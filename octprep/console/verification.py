@@ -28,13 +28,15 @@ def certificate(result: VerificationResult) -> str:
         apart = f"patients, file contents and near-identical scans{but}"
     return visible(
         f"octprep {version('octprep')} certifies dataset sha256:{manifest.digest}: {', '.join(counted)}; {apart} "
-        f"disjoint across splits, re-derived from {result.records:,} records{_pseudonyms(result)}."
+        f"disjoint across splits, re-derived from {result.records:,} records{_limits(result)}."
     )
 
 
-def _pseudonyms(result: VerificationResult) -> str:
-    key = result.manifest.pseudonym_key
-    return f"; patient ids are pseudonyms of the key {key}" if key else ""
+def _limits(result: VerificationResult) -> str:
+    """What must be known of the patient ids."""
+    manifest = result.manifest
+    key = f"patient ids are pseudonyms of the key {manifest.pseudonym_key}" if manifest.pseudonym_key else ""
+    return "".join(f"; {limit}" for limit in (key, manifest.unknown_patients) if limit)
 
 
 def verification_summary(folder: Location, result: VerificationResult) -> str:
@@ -65,9 +67,7 @@ def verification_summary(folder: Location, result: VerificationResult) -> str:
         verdict = f"{number(len(result.violations), 'violation')} in {number(result.records, 'record')}"
     else:
         digest = result.manifest.digest
-        verdict = (
-            f"{number(result.records, 'record')}, all guarantees hold; dataset digest {digest}{_pseudonyms(result)}"
-        )
+        verdict = f"{number(result.records, 'record')}, all guarantees hold; dataset digest {digest}{_limits(result)}"
     lines.append(f"{shown_path(folder)}: {verdict}")
     return printable("\n".join(lines))
 

@@ -128,6 +128,16 @@ class Manifest:
         return tuple(self.source.get("layouts", ()))
 
     @property
+    def unknown_patients(self) -> str:
+        """What a reader must know of a dataset built with --patients unknown, as a sentence's end; "" of any other."""
+        if self.config.patients != "unknown":
+            return ""
+        return (
+            "patient ids are not known: an image without one counts as a patient of its own, and only near-identical "
+            "images are linked, so scans of one person may be in several splits"
+        )
+
+    @property
     def stated(self) -> tuple[str, ...]:
         """Those of STATED that every record has."""
         return tuple(self.source.get("features", ()))

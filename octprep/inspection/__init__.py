@@ -66,7 +66,7 @@ def inspect(
     specs = source_specs(src)
     if cluster is not None:
         specs = [spec.absolute() for spec in specs]
-    rules = Rules("unknown" if patients == "auto" else patients, classes)
+    rules = Rules("unknown" if patients == "auto" else patients, classes, any_layout=True)
     listing = list_sources(specs, rules=rules, follow_links=follow_links, keep_out=keep_out)
     place = source_of(specs)
     folders, first = shared_paths(place, listing)

@@ -9,6 +9,7 @@ from octprep.inspection.findings import DuplicateSet, MergedIds, PatientLeak
 from octprep.inspection.inspection import Inspection
 from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, SOURCE, FeatureAccuracy, Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
+from octprep.source.layouts import NO_CLASS
 from octprep.splits import deviations
 from octprep.wording import listed, number
 
@@ -34,7 +35,7 @@ def layout_lines(inspection: Inspection) -> list[str]:
                 lines.append(f"{indent}{label}: {number(count, 'scan')} of {patients}")
     step = max(len(inspection.scans) // 3, 1)
     for scan in inspection.scans[::step][:3]:
-        says = [f"class {scan.label}"]
+        says = [f"class {scan.label}" if scan.label != NO_CLASS else "no class"]
         says.append("no patient id" if scan.patient == scan.path else f"patient {scan.patient}")
         says += [f"image {scan.image_number}"] if scan.image_number else []
         says += [f"eye {scan.eye}"] if scan.eye else []
@@ -44,6 +45,11 @@ def layout_lines(inspection: Inspection) -> list[str]:
         lines.append(
             f"{number(inspection.without_patient, 'scan')} without a patient id: each counts as a patient of its own "
             "here, and octprep build asks for --patients unknown, or for a table or a pattern that has the ids"
+        )
+    if any(scan.label == NO_CLASS for scan in inspection.scans):
+        lines.append(
+            "octprep build needs the class of each image: give it --table FILE.csv, or --pattern such as "
+            "'{class}/{patient}_{number}.{ext}'"
         )
     return lines
 

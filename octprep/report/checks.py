@@ -100,6 +100,9 @@ def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
     near = manifest.leaks.near
     if not leaking_patients and not leaking_contents and not leaking_groups and not near:
         sentence = f"No patient, no group of linked patients and no file content is in two of {listed(order)}."
+        if manifest.unknown_patients:
+            unknown = f"{manifest.unknown_patients[0].upper()}{manifest.unknown_patients[1:]}."
+            return Check("Leaks", HOLDS, "leak-free but for unknown patients", f"{sentence} {unknown}")
         return Check("Leaks", HOLDS, "leak-free", sentence)
     counts = [
         number(len(names), *words)

@@ -18,6 +18,8 @@ from octprep.format.names import parse_scan_name, split_of_folder, unwrapped
 
 MAX_NUMBER = 2**31 - 1  # of an image within its patient
 KERMANY = "kermany"  # the preset of the data set that is expected first
+NO_CLASS = "(NO CLASS)"  # the label of images whose class is not known
+IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm"))
 _NO_CLASS_FOLDER = "not in a class folder"
 _EYES = {
     **dict.fromkeys(("od", "r", "re", "right"), "OD"),
@@ -36,6 +38,11 @@ class PathFacts:
     eye: str = ""  # OD (right) or OS (left), or "" if it is not stated
     volume: str = ""  # the examination that the B-scan is of, or "" if it is not stated
     name: str = ""  # the base name that an annotation tool has put into another one, or ""
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a path has the ending of an image; what it is, its content says."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS
 
 
 class Layout(Protocol):
@@ -141,6 +148,18 @@ def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:
         volume=texts.get("volume", ""),
         name=name,
     )
+
+
+@dataclass(frozen=True)
+class UnknownLayout:
+    """For a look at files of which no class is known: every one of them may be a scan."""
+
+    title: str = "no layout that is known: no class and no patient"
+    per_class: bool = False
+
+    def read(self, path: str) -> PathFacts | str:
+        """See `Layout`."""
+        return PathFacts(NO_CLASS, "") if is_image_name(path) else "not an image by its ending"
 
 
 # What the names in braces of a pattern stand for.

@@ -27,7 +27,16 @@ from octprep.source.files import (
     read_path,
     reason_kind,
 )
-from octprep.source.layouts import KERMANY, PRESETS, KermanyLayout, Layout, PathFacts, compile_pattern
+from octprep.source.layouts import (
+    KERMANY,
+    PRESETS,
+    KermanyLayout,
+    Layout,
+    PathFacts,
+    UnknownLayout,
+    compile_pattern,
+    is_image_name,
+)
 from octprep.source.options import Rules, SourceSpec
 from octprep.source.published import KERMANY_CLASSES
 from octprep.source.recognition import preset_layout, recognise_layout
@@ -122,7 +131,7 @@ def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequ
         raise SourceError(f"--src {shown} is empty; give the folder that holds train/ and test/, or the class folders.")
     for key, target in walk.followed_links:
         _check_link_target(src, key, target, keep_out)
-    layout = _find_layout(spec, walk)
+    layout = _find_layout(spec, walk, rules)
     scan_files, exclusions = _parsed(spec, walk, layout, rules)
     _check_nothing_missed(walk, layout, scan_files)
     exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
@@ -149,12 +158,12 @@ def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceLis
         raise SourceError(
             f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
         )
-    layout = _find_layout(spec, walk)
+    layout = _find_layout(spec, walk, rules)
     scan_files, exclusions = _parsed(spec, walk, layout, rules)
     return _listing(walk, layout, scan_files, exclusions)
 
 
-def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk) -> Layout:
+def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Layout:
     """The layout that is asked for, or the one that is recognised. Raises SourceError or SettingError."""
     paths = sorted(file.key for file in walk.files)
     if spec.table is not None:
@@ -170,8 +179,11 @@ def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk) -> Layout:
             )
         return layout
     roots = _kermany_roots(walk)
-    if not roots and not spec.pattern and (found := recognise_layout(paths)):
-        return found
+    if not roots and not spec.pattern:
+        if found := recognise_layout(paths):
+            return found
+        if rules.any_layout and any(map(is_image_name, paths)):
+            return UnknownLayout()
     return KermanyLayout(_single_root(walk, roots))
 
 

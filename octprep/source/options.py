@@ -138,6 +138,7 @@ class Rules:
 
     patients: Patients = "auto"
     classes: str = ""  # such as AMD=CNV+DRUSEN,NORMAL
+    any_layout: bool = False  # take images whose layout is not known for scans without a class, for a look at them
 
     @classmethod
     def of(cls, config: BuildConfig) -> Rules:

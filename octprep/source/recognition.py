@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from octprep.format.names import split_of_folder
-from octprep.source.layouts import PRESETS, PathFacts, PatternLayout, Preset
+from octprep.source.layouts import PRESETS, PathFacts, PatternLayout, Preset, is_image_name
 
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm"))
 _FITS = 0.9  # of the images that a layout must fit to be recognised
 _MAX_TRIED = 20_000  # images that are tried
 _COUNTED = re.compile(r"(.*?)[0-9]+")  # a name that ends in a number
@@ -38,9 +37,7 @@ def _images(paths: Sequence[str]) -> list[str]:
     return [
         path
         for path in paths
-        if PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS
-        and "__MACOSX" not in path
-        and not PurePosixPath(path).name.startswith(".")
+        if is_image_name(path) and "__MACOSX" not in path and not PurePosixPath(path).name.startswith(".")
     ]
 
 

@@ -122,6 +122,7 @@ def resolve_target(
         # That the best epoch was selected on these images is a caveat, not a leak.
         images += [image for image in exposed_to if not (selected_on_split and image.split == split)]
         caveats += _caveats(member, split, selected_on_split, complete)
+    caveats += [manifest.unknown_patients] if manifest.unknown_patients else []
     exposed = exposure.exposed(images, evaluated)
     patients = len({image.patient for image in evaluated})
     leak_warning = None

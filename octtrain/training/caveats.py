@@ -21,11 +21,14 @@ from octtrain.runs.run import Run
 def leak_warnings(run: Run) -> list[str]:
     """A warning if the dataset was built with patients or images in two splits."""
     leaks = run.manifest.leaks
+    unknown = run.manifest.unknown_patients
+    warnings = [f"WARNING: of these shards, {unknown}; results on them may be too good."] if unknown else []
     if not leaks:
-        return []
+        return warnings
     return [
+        *warnings,
         f"WARNING: {number(len(leaks.patients), 'patient')} and {number(len(leaks.contents), 'image')} of these shards "
-        "are in two splits; results on them are too good."
+        "are in two splits; results on them are too good.",
     ]
 
 

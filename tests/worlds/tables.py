@@ -56,6 +56,7 @@ def _scan_fields(path: str, fields: dict[str, Any]) -> dict[str, Any]:
     )
     defaults = {
         "label": "CNV", "patient": patient, "image_number": 1, "source": "", "eye": "", "volume": "",
-        "source_split": "", "bytes": 1000, "width": 128, "height": 96, "sha256": "0" * 64, "patient_group": patient, "measurements": measurements,
+        "source_split": "", "bytes": 1000, "width": 128, "height": 96, "sha256": "0" * 64, "patient_group": patient,
+        "measurements": measurements,
     }  # fmt: skip
     return {"path": path, **defaults, **fields}

@@ -1,0 +1,289 @@
+"""Paths of other data sets are read by presets, patterns and tables, or the user is told what to give."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from octprep.format import images_csv
+from octprep.format.config import BuildConfig
+from octprep.format.errors import SettingError, SourceError
+from octprep.format.names import parse_scan_name
+from octprep.inspection import inspect
+from octprep.pipeline import build
+from octprep.shards.records import read_records
+from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
+from octprep.source.listing import list_source, list_sources
+from octprep.source.options import Rules, SourceSpec, parse_sources
+from octprep.verification import verify
+
+UNKNOWN = Rules("unknown")
+
+
+def touch(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    return folder
+
+
+def read(folder, **more):
+    """Class, patient and number of each file of a source, by path."""
+    listing = list_source(SourceSpec(folder, **more), rules=UNKNOWN)
+    return {file.path: (file.label, file.patient, file.image_number) for file in listing.scan_files}
+
+
+# Of each preset: a path, and what it says. The files of the others come from published importers of these sets.
+@pytest.mark.parametrize(
+    ("preset", "path", "facts"),
+    [
+        ("octdl", "AMD/amd_1084498_2.jpg", PathFacts("AMD", "1084498", 2)),
+        ("srinivasan", "Publication_Dataset/DME7/TIFFs/8bitTIFFs/012.tif", PathFacts("DME", "DME7", 12)),
+        ("noor", "AMD/AMD (14)/Image (3).TIFF", PathFacts("AMD", "AMD (14)", 3)),
+        (
+            "exam-names",
+            "test/dme/subject_2_1220121124118848OD1EMDD.jpg",
+            PathFacts("DME", "2", 12, "test", "OD", "20121124118848"),
+        ),
+        ("oct-c8", "val/DRUSEN/drusen_val_1004.jpg", PathFacts("DRUSEN", "", 1004, "val")),
+        ("octid", "AMRD15.jpeg", PathFacts("AMRD", "", 15)),
+        ("neh", "CNV/38/OS/IMG_0012.jpg", PathFacts("CNV", "38", 12, eye="OS")),
+        ("class-names", "train/Wet AMD/Wet AMD-P0012-1.jpeg", PathFacts("WET AMD", "P0012", 1, "train")),
+        ("class-names", "CNV/CNV_12_OD_1.jpeg", PathFacts("CNV", "12", 1, eye="OD")),
+        ("class-names", "CNV/CNV-1.2.826.0-7-os.JPEG", PathFacts("CNV", "1.2.826.0", 7, eye="OS")),
+        ("class-names", "2DME/2DME-12-1.jpeg.jpg", PathFacts("2DME", "12", 1)),
+        ("class-patient", "valid/DME/P17/004.png", PathFacts("DME", "P17", 4, "val")),
+        ("class-folders", "Training/SRF/input_1492_1.png", PathFacts("SRF", "", 1, "train")),
+    ],
+)
+def test_a_preset_is_recognised_by_the_paths_alone(tmp_path, preset, path, facts):
+    other = {"AMD": "DME", "DME": "AMD", "CNV": "DRUSEN", "SRF": "NoSRF", "DRUSEN": "CNV"}.get(facts.label, "")
+    second = path.replace(facts.label, other).replace(facts.label.lower(), other.lower()) if other else ""
+    touch(tmp_path, path, *filter(None, [second]))
+    listing = list_source(tmp_path, rules=UNKNOWN)
+    assert listing.layouts[0].startswith(f"{preset}: ")
+    file = next(file for file in listing.scan_files if file.path == path)
+    held = f"{facts.label}:{facts.patient}" if PRESETS[preset].per_class else facts.patient
+    assert (file.label, file.image_number, file.source_split) == (facts.label, facts.number, facts.split)
+    assert (file.patient, file.eye, file.volume) == (held or path, facts.eye, facts.volume)
+
+
+def test_patterns_and_regular_expressions_read_paths(tmp_path):
+    touch(tmp_path, "site/train/amd/12_3.png", "site/test/dme/12_4.png", "site/notes.txt")
+    expected = {"site/train/amd/12_3.png": ("AMD", "12", 3), "site/test/dme/12_4.png": ("DME", "12", 4)}
+    assert read(tmp_path, pattern="**/{split}/{class}/{patient}_{number}.{ext}") == expected
+    assert read(tmp_path, pattern=r".*/(?P<class>\w+)/(?P<patient>\d+)_(?P<number>\d+)\.png") == expected
+    listing = list_source(SourceSpec(tmp_path, pattern="**/{split}/{class}/{patient}_{number}.{ext}"))
+    assert [file.source_split for file in listing.scan_files] == ["test", "train"]
+    assert [(one.path, one.reason) for one in listing.exclusions] == [
+        ("site/notes.txt", "path does not match the pattern")
+    ]
+    with pytest.raises(SourceError, match=r"matches none of 3 files .* such as site/notes.txt"):
+        read(tmp_path, pattern="{class}.{ext}")
+    for text, message in (
+        ("octd", "neither a preset"),
+        ("{class}/{pat}.png", r"has \{pat\}"),
+        ("{patient}.png", "does not say where the class is"),
+        ("(?P<class>[", "is not a regular expression"),
+        ("(?P<class>.*)(?P<sex>.)", "has a group sex"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            compile_pattern(text)
+
+
+def test_split_folders_have_the_names_that_people_give_them(tmp_path):
+    folders = {"Training": "train", "valid": "val", "validation": "val", "Test": "test", "testing": "test"}
+    paths = touch(tmp_path, *(f"{folder}/CNV/CNV-{i}-1.jpeg" for i, folder in enumerate(folders)))
+    assert {file.path.partition("/")[0]: file.source_split for file in list_source(paths).scan_files} == folders
+
+
+def test_names_within_those_of_annotation_tools_are_read_and_copies_of_one_scan_kept_once(tmp_path):
+    touch(
+        tmp_path,
+        "train/CNV/CNV-7-1_jpeg.rf.0123456789abcdef0123456789abcdef.jpg",
+        "train/CNV/CNV-7-1_jpeg.rf.fedcba9876543210fedcba9876543210.jpg",
+        "test/CNV/CNV-7-1_jpeg.rf.00000000000000000000000000000000.jpg",
+        "train/DME/1a2b3c4d-DME-8-2.jpeg",
+        "train/DME/DME-8-2.jpeg",
+    )
+    listing = list_source(tmp_path)
+    kept = {file.path: (file.label, file.patient, file.image_number) for file in listing.scan_files}
+    assert kept == {
+        "test/CNV/CNV-7-1_jpeg.rf.00000000000000000000000000000000.jpg": ("CNV", "7", 1),
+        "train/DME/1a2b3c4d-DME-8-2.jpeg": ("DME", "8", 2),
+    }
+    assert {one.reason.partition(":")[0] for one in listing.exclusions} == {"copy of one scan by an annotation tool"}
+
+
+TABLE = """file_name;disease;patient_id;eye;fold
+C:\\Users\\x\\Scans\\AMD\\amd_5_1;AMD;5;OD;
+./scans/no/NO_6_1.PNG;NO;0;left;
+gone_1;AMD;7;0;
+"""
+
+
+def test_a_table_finds_its_files_by_the_ends_of_their_paths(tmp_path):
+    scans = touch(tmp_path / "scans", "AMD/amd_5_1.jpg", "other/amd_5_1.jpg", "no/no_6_1.png", "no/extra.png")
+    table = tmp_path / "labels.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + TABLE.encode())
+    listing = list_source(SourceSpec(scans, table=table, unknown=("0",)), rules=UNKNOWN)
+    assert [(file.path, file.label, file.patient, file.eye) for file in listing.scan_files] == [
+        ("AMD/amd_5_1.jpg", "AMD", "5", "OD"),
+        ("no/no_6_1.png", "NO", "no/no_6_1.png", "OS"),
+    ]
+    assert {one.path: one.reason for one in listing.exclusions} == {
+        "gone_1": "in the table, but there is no such file",
+        "no/extra.png": "not in the table",
+        "other/amd_5_1.jpg": "not in the table",
+    }
+    # Without --patients unknown only the image of a known patient is taken.
+    known = list_source(SourceSpec(scans, table=table, unknown=("0",)))
+    assert [file.path for file in known.scan_files] == ["AMD/amd_5_1.jpg"]
+    assert next(one.reason for one in known.exclusions if one.path == "no/no_6_1.png") == "patient is not known"
+
+
+def test_a_table_that_does_not_fit_is_refused_with_what_it_has(tmp_path):
+    scans = touch(tmp_path / "scans", "AMD/a.jpg", "AMD/b.jpg")
+    table = tmp_path / "labels.csv"
+
+    def reading(text, **columns):
+        table.write_text(text)
+        return read(scans, table=table, columns=columns)
+
+    with pytest.raises(SettingError, match=r"no column that is known to hold the class.*It has name and kind"):
+        reading("name,kind\na,AMD\n", path="name")
+    with pytest.raises(SettingError, match="has no such column; it has name and kind"):
+        reading("name,kind\na,AMD\n", path="file")
+    with pytest.raises(SourceError, match="names no file of the source: column path has x"):
+        reading("path,class,patient\nx,AMD,1\n")
+    with pytest.raises(SourceError, match="has no rows"):
+        reading("path,class,patient\n")
+    with pytest.raises(SourceError, match="is not a CSV file in UTF-8"):
+        table.write_bytes(b"path,class\n\xff,AMD\n")
+        read(scans, table=table)
+    assert reading("path,class,patient\na,AMD,1\na.jpg,DME,1\nb,AMD,2\n") == {"AMD/b.jpg": ("AMD", "2", 0)}
+
+
+def test_an_excel_sheet_is_read_as_a_table(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (("image", "label", "patient"), ("a.jpg", "AMD", 12), ("b.jpg", "DME", 13.0)):
+        book.active.append(row)
+    book.save(tmp_path / "labels.xlsx")
+    scans = touch(tmp_path / "scans", "a.jpg", "b.jpg")
+    assert read(scans, table=tmp_path / "labels.xlsx") == {"a.jpg": ("AMD", "12", 0), "b.jpg": ("DME", "13", 0)}
+
+
+def test_classes_are_merged_or_dropped_and_ids_may_hold_within_a_class(tmp_path):
+    touch(tmp_path, *(f"{label}/{label}-7-1.jpeg" for label in ("CNV", "DRUSEN", "DME", "NORMAL")))
+    listing = list_source(tmp_path, rules=Rules("per-class", "AMD=CNV+DRUSEN,normal"))
+    assert [(file.label, file.patient) for file in listing.scan_files] == [
+        ("AMD", "CNV:7"),
+        ("AMD", "DRUSEN:7"),
+        ("NORMAL", "NORMAL:7"),
+    ]
+    assert [one.reason for one in listing.exclusions] == ["class is not among --classes: DME"]
+
+
+def test_sources_of_a_command_line_have_names(tmp_path):
+    for name in ("a", "b"):
+        touch(tmp_path / name, "CNV/CNV-1-1.jpeg")
+    specs = parse_sources([str(tmp_path / "a"), f"second={tmp_path / 'b'}"], patterns=["second=kermany"])
+    assert [(spec.name, spec.pattern) for spec in specs] == [("a", ""), ("second", "kermany")]
+    listing = list_sources(specs)
+    assert [(file.path, file.patient, file.source) for file in listing.scan_files] == [
+        ("a/CNV/CNV-1-1.jpeg", "a:1", "a"),
+        ("second/CNV/CNV-1-1.jpeg", "second:1", "second"),
+    ]
+    with pytest.raises(SettingError, match="must say of which source it is, as --table a="):
+        parse_sources([str(tmp_path / "a"), str(tmp_path / "b")], tables=["labels.csv"])
+    with pytest.raises(SettingError, match="two sources are called a"):
+        parse_sources([str(tmp_path / "a"), f"A={tmp_path / 'b'}"])
+    with pytest.raises(SettingError, match="both say how"):
+        parse_sources([str(tmp_path / "a")], tables=["x.csv"], patterns=["octdl"])
+
+
+def test_what_is_not_known_is_asked_for_and_an_inspection_shows_it_all_the_same(tmp_path):
+    numbered = touch(tmp_path / "numbered", "P1/1.tif", "P1/2.tif", "P2/1.tif")  # patients rather than classes
+    with pytest.raises(SourceError, match=r"no class folders.*--table FILE.csv or --pattern"):
+        list_source(numbered)
+    without_ids = touch(tmp_path / "ids", "CNV/a.png", "DME/b.png")
+    with pytest.raises(SourceError, match="--patients unknown, which takes each image for a patient of its own"):
+        list_source(without_ids)
+    with pytest.raises(SettingError, match="needs near-duplicates"):
+        BuildConfig(patients="unknown", near_duplicates=False)
+    assert inspect(numbered, quick=True, workers=0).layouts == ("no layout that is known: no class and no patient",)
+
+
+@pytest.fixture(scope="module")
+def two_sources(synthetic_source, tmp_path_factory):
+    """Scans named as by Kermany et al., and some of others named as in OCTDL, of which one is a scan of the first."""
+    folder = tmp_path_factory.mktemp("sources")
+    first, second = folder / "first", folder / "second"
+    scans = sorted(Path(synthetic_source).rglob("*.jpeg"))
+    labels = {"CNV": "AMD", "DME": "DME", "DRUSEN": "AMD", "NORMAL": "NO"}
+    rows = ["file_name,disease,patient_id,eye"]
+    for scan in scans:
+        name = parse_scan_name(scan.name)
+        if name is None or scan.parent.name != name.label or scan.stat().st_size < 5000:
+            continue
+        label, patient, number = name.label, name.patient, name.number
+        if int(patient) % 2:
+            (first / label).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(scan, first / label / scan.name)
+        else:
+            name = f"{labels[label]}_{patient}_{number}".lower()
+            (second / labels[label]).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(scan, second / labels[label] / f"{name}.jpg")
+            rows.append(f"{name},{labels[label]},{patient},OS")
+    # Of one person the first source has some scans, the second one of these and another one, under another id.
+    patients = [scan.name.split("-")[1] for scan in sorted((first / "NORMAL").iterdir())]
+    patient = max(patients, key=patients.count)
+    shared, other, *_ = sorted((first / "NORMAL").glob(f"NORMAL-{patient}-*"))
+    shutil.copyfile(shared, second / "NO" / "no_999_1.jpg")
+    shutil.move(other, second / "NO" / "no_999_2.jpg")
+    rows += ["no_999_1,NO,999,OD", "no_999_2,NO,999,OD"]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder, patient
+
+
+@pytest.mark.slow
+def test_one_person_in_two_sources_stays_in_one_split(two_sources, tmp_path):
+    folder, patient = two_sources
+    specs = [
+        SourceSpec(folder / "first", "first"),
+        SourceSpec(folder / "second", "second", table=folder / "labels.csv"),
+    ]
+    config = BuildConfig(classes="AMD=CNV+DRUSEN+AMD,DME,NORMAL=NORMAL+NO", split="by-patient", seed=1)
+    result = build(specs, tmp_path / "shards", config, workers=1)
+    assert result.manifest.class_names == ("AMD", "DME", "NORMAL")
+    assert result.manifest.stated == ("source", "eye")
+    splits = {
+        record.patient: split for split in result.manifest.splits for record in read_records(tmp_path / "shards", split)
+    }
+    assert splits[f"first:{patient}"] == splits["second:999"]
+    table = images_csv.decode((tmp_path / "shards" / "images.csv").read_bytes())
+    assert {row.patient_group for row in table.scans if row.patient == "second:999"} == {f"first:{patient}"}
+    first = next(read_records(tmp_path / "shards", "train"))
+    assert first.source in ("first", "second") and first.eye in ("OS", "OD", "")
+    checked = verify(tmp_path / "shards", workers=0)
+    assert not checked.violations
+    again = build(specs, tmp_path / "shards", config, workers=1)
+    assert not again.built and again.manifest.digest == result.manifest.digest
+
+
+@pytest.mark.slow
+def test_images_without_patients_are_built_as_asked_and_all_that_is_written_says_so(two_sources, tmp_path):
+    from octprep import console
+
+    src = tmp_path / "src"
+    for scan in sorted((two_sources[0] / "first").rglob("*.jpeg"))[::2]:
+        (src / scan.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scan, src / scan.parent.name / f"{scan.parent.name}{len(list(src.rglob('*.jpeg')))}.jpeg")
+    shards = tmp_path / "shards"
+    result = build(src, shards, BuildConfig(patients="unknown"), workers=1)
+    checked = verify(shards, workers=0)
+    assert not checked.violations
+    for text in (console.build_summary(shards, result), console.verification_summary(shards, checked),
+                 console.certificate(checked), (shards / "report.html").read_text()):  # fmt: skip
+        assert "atient ids are not known" in text
