@@ -367,9 +367,11 @@ def export(
 def report(
     folder: Folder,
     src: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            help="Folder that it was built from; without it, only stored pixels are shown.", show_default=False
+            metavar="[NAME=]DIR|URL",
+            help="Folder that it was built from, or each of several; without it, only stored pixels are shown.",
+            show_default=False,
         ),
     ] = None,
     without_source: Annotated[
@@ -383,9 +385,9 @@ def report(
     from octprep import console
     from octprep.report import write_report
 
-    if src is not None and without_source:
-        raise SettingError(f"--src {src} and --without-source exclude each other; give one of them.")
-    source = None if src is None else location(src)
+    if src and without_source:
+        raise SettingError(f"--src {src[0]} and --without-source exclude each other; give one of them.")
+    source = source_of(parse_sources(src)) if src else None
     written = write_report(folder, source, without_source=without_source)
     console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
     if written.mismatched:

@@ -80,6 +80,7 @@ def _full_summary(src: Source, inspection: Inspection) -> str:
         section("excluded files", reasons, len(inspection.exclusions)),
         *(_leak_sections(inspection) if inspection.has_splits else []),
         *_label_sections(inspection.findings),
+        sentences.shared_ids_sentence(inspection),
         _accuracy_table(shortcut_test),
         "\n".join(sentences.shortcut_sentences(shortcut_test)),
         recommendation(inspection),

@@ -20,6 +20,7 @@ from octprep.format.errors import SettingError, SourceError
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
+from octprep.inspection.shared_ids import measure_shared_ids
 from octprep.source.files import Exclusion, Scan, SourceListing
 from octprep.source.layouts import KermanyLayout
 from octprep.source.listing import list_sources, shared_paths
@@ -97,6 +98,7 @@ def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed:
             src, scan_features, groups, compared, seed=seed, pool=pool, progress=progress
         ),
         shortcuts=shortcut_test,
+        shared_ids=measure_shared_ids(scan_features, seed),
         typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),
     )
     return _inspection(listing, scans, exclusions, groups, near_duplicates, pixels)

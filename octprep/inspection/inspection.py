@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from octprep.duplicates.exact import DuplicatePair
 from octprep.inspection.features import ScanFeatures
 from octprep.inspection.findings import DuplicateSet, Findings
+from octprep.inspection.shared_ids import SharedIds
 from octprep.inspection.shortcuts import Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
 from octprep.source.files import Exclusion, Scan, count_by_split_and_class, portable_fields, reason_kind
@@ -24,6 +25,7 @@ class PixelFindings:
     features: tuple[ScanFeatures, ...]  # of each scan, sorted by path
     similarity: Similarity
     shortcuts: Shortcuts
+    shared_ids: SharedIds
     typical_values: Mapping[str, tuple[str, ...]]  # of each feature, for each class of `shortcuts.labels`
 
 
@@ -107,6 +109,7 @@ class Inspection:
             "contents_in_several_classes": _sets(findings.label_conflicts),
             "near_duplicates_in_several_classes": _pairs(findings.near_duplicate_conflicts) if pixels else None,
             "patients_in_several_classes": findings.patients_in_several_classes,
+            "patient_ids_across_classes": dataclasses.asdict(pixels.shared_ids) if pixels else None,
             "similarity": _similarity(pixels.similarity) if pixels else None,
             "shortcut_features": dataclasses.asdict(pixels.shortcuts) if pixels else None,
             "typical_values": pixels.typical_values if pixels else None,

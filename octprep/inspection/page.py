@@ -91,6 +91,7 @@ def render(src: Source, inspection: Inspection) -> bytes:
             near_duplicate_conflicts=_lines(
                 [sentences.format_pair(pair) for pair in findings.near_duplicate_conflicts]
             ),
+            shared_ids=sentences.shared_ids_sentence(inspection),
             patients_in_several_classes=_lines(
                 [f"{patient}: {listed(labels)}" for patient, labels in findings.patients_in_several_classes.items()]
             ),

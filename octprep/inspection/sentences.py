@@ -65,6 +65,24 @@ def overlap_sentences(inspection: Inspection) -> list[str]:
     ]
 
 
+def shared_ids_sentence(inspection: Inspection) -> str:
+    """Whether patient ids under several classes are of one person; "" if there is none, or no pixels were read."""
+    shared = inspection.pixels.shared_ids if inspection.pixels else None
+    if shared is None or not shared.ids:
+        return ""
+    ids = f"{number(shared.ids, 'patient id')} {'is' if shared.ids == 1 else 'are'} under several classes."
+    if not shared.comparisons:
+        return f"{ids} There are too few other ids to tell whether they are of one person."
+    held = any(":" in scan.patient for scan in inspection.scans)
+    return (
+        f"{ids} In {shared.nearer:.0%} of {number(shared.comparisons, 'comparison')} the scans of one id under two "
+        "classes are nearer to each other than to those of another id (50 % if each class counts ids anew), and "
+        f"{number(shared.same_content, 'id')} {'has' if shared.same_content == 1 else 'have'} the same content under "
+        f"two. They count as {'one patient in each class' if held else 'one patient each'}; --patients "
+        f"{'across-classes' if held else 'per-class'} changes that."
+    )
+
+
 def few_patients_sentences(inspection: Inspection) -> list[str]:
     """Which folders have too few patients of a class to say much; merged ids count as one patient."""
     groups: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))

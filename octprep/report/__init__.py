@@ -18,7 +18,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, REPORT_NAME, M
 from octprep.html.pictures import SourceImages
 from octprep.report.page import render
 from octprep.source.listing import directory_problem
-from octprep.storage.remote import Source
+from octprep.storage.remote import Source, places
 
 _SHOWS_SOURCE = b'alt="Source of '  # in a page with pictures of the source; in a name the quotation mark is escaped
 
@@ -57,8 +57,9 @@ def write_report(
             "left alone. Give --src SRC, the folder that the shards were built from, to keep them, or "
             "--without-source to go without."
         )
-    if isinstance(src, Path) and (problem := directory_problem(src)):
-        raise SourceError(f"--src {src} {problem}; give the folder that {folder} was built from.")
+    for place in places(src) if src is not None else ():
+        if isinstance(place, Path) and (problem := directory_problem(place)):
+            raise SourceError(f"--src {place} {problem}; give the folder that {folder} was built from.")
     if src is not None and manifest.pseudonym_key and names is None:
         raise SourceError(
             f"{folder} was built with pseudonyms, so it does not say which file of --src {src} is which. Give "
