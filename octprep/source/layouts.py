@@ -79,13 +79,15 @@ class KermanyLayout:
                 return f"outside {self.root}, which holds the class folders"
             inner = inner.relative_to(self.root)
         *folders, base_name = inner.parts
-        split = split_of_folder(folders[0]) if len(folders) == 2 else ""
-        if not folders or len(folders) > 2 or (len(folders) == 2 and not split):
-            return _NO_CLASS_FOLDER
         wrapped = ""
         parsed = parse_scan_name(base_name)
         if parsed is None and (wrapped := unwrapped(base_name)):
             parsed = parse_scan_name(wrapped)
+        if parsed is not None and len(folders) > 1 and folders[-1] == parsed.patient:
+            folders.pop()  # a folder for each patient, below that of the class
+        split = split_of_folder(folders[0]) if len(folders) == 2 else ""
+        if not folders or len(folders) > 2 or (len(folders) == 2 and not split):
+            return _NO_CLASS_FOLDER
         if parsed is None:
             return "name is not CLASS-patientID-number.jpeg"
         if parsed.label != folders[-1].strip().upper():
@@ -283,7 +285,7 @@ _ALL = (
     Preset(
         "octid",
         "CLASSnumber.jpeg, as OCTID; no patients",
-        rf"(?P<class>AMRD|CSR|DR|MH|NORMAL)(?P<number>[0-9]{{1,9}}){_ENDING}",
+        rf"(?:(?:AMRD|CSR|DR|MH|NORMAL)/)?(?P<class>AMRD|CSR|DR|MH|NORMAL)(?P<number>[0-9]{{1,9}}){_ENDING}",
         untested=True,
     ),
     Preset(

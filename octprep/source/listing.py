@@ -289,6 +289,8 @@ def _kermany_roots(walk: Walk | RemoteWalk) -> set[str]:
     for file in walk.files:
         *folders, base_name = PurePosixPath(file.key).parts
         name = parse_scan_name(base_name) or parse_scan_name(unwrapped(base_name))
+        if name is not None and folders[-1:] == [name.patient]:
+            folders.pop()
         if not folders or name is None or name.label != folders[-1].strip().upper():
             continue
         above = folders[:-2] if len(folders) > 1 and split_of_folder(folders[-2]) else folders[:-1]

@@ -102,7 +102,7 @@ class Pseudonyms:
             return file.path
         path = PurePosixPath(file.path).relative_to(root)
         parsed = parse_scan_name(path.name)
-        if parsed is None or parsed.patient != file.patient:
+        if parsed is None or parsed.patient != file.patient or file.patient in path.parts[:-1]:
             name = f"{self._hash('path', file.path)[:32]}{path.suffix if path.suffix.isascii() else ''}"
             return "/".join(filter(None, (file.source, file.source_split, file.label.replace("/", "_"), name)))
         label, _, rest = path.name.split("-", 2)

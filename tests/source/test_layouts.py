@@ -15,6 +15,7 @@ from octprep.shards.records import read_records
 from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
 from octprep.source.listing import list_source, list_sources
 from octprep.source.options import Rules, SourceSpec, parse_sources
+from octprep.source.pseudonyms import Pseudonyms
 from octprep.verification import verify
 
 UNKNOWN = Rules("unknown")
@@ -95,6 +96,15 @@ def test_split_folders_have_the_names_that_people_give_them(tmp_path):
     folders = {"Training": "train", "valid": "val", "validation": "val", "Test": "test", "testing": "test"}
     paths = touch(tmp_path, *(f"{folder}/CNV/CNV-{i}-1.jpeg" for i, folder in enumerate(folders)))
     assert {file.path.partition("/")[0]: file.source_split for file in list_source(paths).scan_files} == folders
+
+
+def test_a_folder_for_each_patient_below_the_class_is_allowed(tmp_path):
+    listing = list_source(touch(tmp_path / "a", "train/CNV/12/CNV-12-1.jpeg", "train/CNV/13/CNV-12-1.jpeg"))
+    assert [(file.path, file.patient) for file in listing.scan_files] == [("train/CNV/12/CNV-12-1.jpeg", "12")]
+    assert [one.reason for one in listing.exclusions] == ["not in a class folder"]
+    key = Pseudonyms(b"k" * 32)
+    hidden = key.listing(listing)
+    assert "12" not in hidden.scan_files[0].path.split("/") and hidden.scan_files[0].path.startswith("train/CNV/")
 
 
 def test_names_within_those_of_annotation_tools_are_read_and_copies_of_one_scan_kept_once(tmp_path):
@@ -268,6 +278,13 @@ def test_one_person_in_two_sources_stays_in_one_split(two_sources, tmp_path):
     assert first.source in ("first", "second") and first.eye in ("OS", "OD", "")
     checked = verify(tmp_path / "shards", workers=0)
     assert not checked.violations
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    build(specs, tmp_path / "hidden", config, workers=1, pseudonyms=tmp_path / "key")
+    assert not verify(tmp_path / "hidden", workers=0).violations
+    ids = {row.patient.rpartition(":")[2] for row in table.scans}
+    names = {"images.csv", "duplicates.json", "manifest.json"}
+    published = b"".join((tmp_path / "hidden" / name).read_bytes() for name in names)
+    assert not [patient for patient in ids if len(patient) > 4 and patient.encode() in published]
     again = build(specs, tmp_path / "shards", config, workers=1)
     assert not again.built and again.manifest.digest == result.manifest.digest
 
