@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import preprocessing
-from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
+from octprep.format.config import IMAGE_FORMATS, PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import (
     ManifestError,
     Notice,
@@ -264,7 +264,7 @@ def predict(
         )
     if not any(isinstance(result, Prediction) for result in results):
         raise SourceError(
-            f"none of the {number(len(results), 'file')} could be classified; give B-scans as JPEG files."
+            f"none of the {number(len(results), 'file')} could be classified; give B-scans as {IMAGE_FORMATS} files."
         )
     return results
 
@@ -302,8 +302,8 @@ def prepare_scan(
     """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
     try:
         with preprocessing.memory_errors():
-            source = preprocessing.read_image(path)
-            return source, preprocessing.preprocess(source, recipe)
+            source, flags = preprocessing.read_image(path, recipe.colour)
+            return source, preprocessing.preprocess(source, recipe, flags)
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:

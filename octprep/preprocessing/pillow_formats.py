@@ -1,0 +1,116 @@
+"""PNG, TIFF, BMP and WebP to pixels, by Pillow, with a plain reason for every file that cannot be trusted.
+
+The class for a format is called directly instead of `PIL.Image.open`, which would warn of large images where the size
+is checked here, and set up readers for some forty other formats.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from octprep.format.errors import UnreadableImage
+from octprep.preprocessing.limits import MAX_PIXELS, check_size
+from octprep.preprocessing.orientation import read_orientation, turned
+
+_READERS: Mapping[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+)
+# TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
+_TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
+# Filters of warnings belong to the whole process, so that only one thread at a time may change them.
+_FILTERS = threading.Lock()
+
+
+def format_of(data: bytes) -> str | None:
+    """The format of an image by its first bytes, or None if it is not one that `decode` reads."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in _MAGIC if data.startswith(magic)), None)
+
+
+def decode(data: bytes, image_format: str) -> NDArray[Any]:
+    """The pixels of an image, upright: gray, (rows, columns) uint8, uint16 or float32, or (rows, columns, 3) uint8 RGB.
+
+    image_format: as `format_of` gives it. Transparent pixels are black, as far as they are transparent. Raises
+    UnreadableImage as `octprep.preprocessing.decode` does, and MemoryError.
+    """
+    try:
+        # Pillow warns of odd metadata, which say nothing of the pixels.
+        with _FILTERS, warnings.catch_warnings(action="ignore"):
+            return _decode(data, image_format)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # the data are in memory, so whatever Pillow raises is about the file
+        if "memory" in str(error):
+            raise MemoryError(f"too little memory to decode a {image_format}: {error}") from None
+        problem = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise UnreadableImage(f"{problem} {image_format}: {_one_line(error)}") from None
+
+
+def _decode(data: bytes, image_format: str) -> NDArray[Any]:
+    image = _READERS[image_format](io.BytesIO(data))
+    check_size(image.height, image.width)
+    if getattr(image, "is_animated", False):
+        raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")
+    is_inverted = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0)) > MAX_PIXELS:
+            raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
+        is_inverted = image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    image.load()
+    pixels = _pixels(image)
+    if is_inverted:
+        pixels = np.invert(pixels)
+    if image_format == "TIFF":  # Pillow has turned it
+        return pixels
+    return turned(pixels, read_orientation(image.info.get("exif", b"")))
+
+
+def _pixels(image: Image.Image) -> NDArray[Any]:
+    """The pixels of a loaded image, as `decode` gives them. Raises UnreadableImage for modes without gray values."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if mode == "F":
+        return np.asarray(image, np.float32)
+    if mode == "1":
+        return np.asarray(image.convert("L"), np.uint8)
+    if mode in ("P", "PA"):
+        return _opaque(image.convert("RGBA"))
+    if mode in ("LA", "La", "RGBA", "RGBa"):
+        return _opaque(image.convert(mode.upper()))
+    if mode in ("L", "RGB", "RGBX", "YCbCr"):
+        return np.asarray(image if mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
+    raise UnreadableImage(f"pixels without a gray level: mode {mode}; give an image in gray or RGB")
+
+
+def _opaque(image: Image.Image) -> NDArray[np.uint8]:
+    """An image in LA or RGBA over black: (rows, columns) or (rows, columns, 3)."""
+    pixels = np.asarray(image, np.uint8)
+    values, alpha = pixels[..., :-1], pixels[..., -1:]
+    if int(alpha.min()) < 255:
+        values = ((values.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
