@@ -114,6 +114,10 @@ def _decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
     header = jpeg.read_header(data)
     rows, columns = header.rows, header.columns
     check_size(rows, columns)
+    if header.components not in (1, 3):
+        raise UnreadableImage(
+            f"pixels without a gray level: {header.components} channels; give an image in gray or RGB"
+        )
     max_passes = min(MAX_PASSES, MAX_DECODED_PIXELS // (rows * columns))
     if jpeg.has_more_passes(data, max_passes):
         raise UnreadableImage(f"too slow to decode: over {max_passes} progressive scans of {columns}x{rows} pixels")

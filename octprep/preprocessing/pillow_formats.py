@@ -34,6 +34,7 @@ _MAGIC = (
     (b"MM\0+", "TIFF"),
     (b"BM", "BMP"),
 )
+MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
 # TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
 _TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
 # Filters of warnings belong to the whole process, so that only one thread at a time may change them.
@@ -75,6 +76,8 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         if int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0)) > MAX_PIXELS:
             raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
+        if len(image.tile) > MAX_PIECES:
+            raise UnreadableImage(f"too slow to decode: more than {MAX_PIECES:,} strips or tiles")
         is_inverted = image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     pixels = _pixels(image)
@@ -94,10 +97,10 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
         return np.asarray(image, np.float32)
     if mode == "1":
         return np.asarray(image.convert("L"), np.uint8)
-    if mode in ("P", "PA"):
-        return _opaque(image.convert("RGBA"))
-    if mode in ("LA", "La", "RGBA", "RGBa"):
-        return _opaque(image.convert(mode.upper()))
+    if mode in ("LA", "RGBA"):
+        return _opaque(image)
+    if mode in ("P", "PA", "La", "RGBa"):
+        return _opaque(image.convert("LA" if mode == "La" else "RGBA"))
     if mode in ("L", "RGB", "RGBX", "YCbCr"):
         return np.asarray(image if mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
     raise UnreadableImage(f"pixels without a gray level: mode {mode}; give an image in gray or RGB")
