@@ -37,6 +37,7 @@ _MAGIC = (
 MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
 # TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
 _TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
+_WEBP_BYTES = 16  # of memory for a pixel of a WebP: two canvases of 4 bytes, and the decoder's own
 # Filters of warnings belong to the whole process, so that only one thread at a time may change them.
 _FILTERS = threading.Lock()
 
@@ -68,6 +69,8 @@ def decode(data: bytes, image_format: str) -> NDArray[Any]:
 
 
 def _decode(data: bytes, image_format: str) -> NDArray[Any]:
+    if image_format == "WebP":
+        _check_webp(data)
     image = _READERS[image_format](io.BytesIO(data))
     check_size(image.height, image.width)
     if getattr(image, "is_animated", False):
@@ -86,6 +89,23 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
     if image_format == "TIFF":  # Pillow has turned it
         return pixels
     return turned(pixels, read_orientation(image.info.get("exif", b"")))
+
+
+def _check_webp(data: bytes) -> None:
+    """Check the size and the memory that a WebP needs: its reader takes the memory, and does not say if there is none.
+
+    RFC 9649: the first chunk states the size. Raises UnreadableImage or MemoryError.
+    """
+    chunk, start = data[12:16], data[20:30]
+    if chunk == b"VP8X":
+        columns, rows = (1 + int.from_bytes(start[at : at + 3], "little") for at in (4, 7))
+    elif chunk == b"VP8L":
+        bits = int.from_bytes(start[1:5], "little")
+        columns, rows = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
+    else:
+        columns, rows = (int.from_bytes(start[at : at + 2], "little") % 2**14 for at in (6, 8))
+    check_size(rows, columns)
+    np.empty(_WEBP_BYTES * rows * columns, np.uint8)
 
 
 def _pixels(image: Image.Image) -> NDArray[Any]:
