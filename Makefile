@@ -94,8 +94,9 @@ bench: $(READY) ## measure preprocessing against ground truth, denoisers, the ra
 	$(BIN)/python benchmarks/build_rate.py
 	$(BIN)/python benchmarks/training.py
 
-faults: $(READY) ## kill 100 builds at random moments and damage 1,000 finished folders: all must be found and mended
+faults: $(READY) ## kill 100 builds, damage 1,000 finished folders and read 4,000 odd image files: all must be mended or named
 	$(BIN)/python tests/faults.py $(FAULTS)
+	$(BIN)/python tests/image_faults.py
 
 FUZZ := manifest images duplicates index shard record
 fuzz: $(READY) ## give random bytes to all that reads a folder of shards, for SECONDS in all; a failure leaves a file crash-...

@@ -222,7 +222,7 @@ def main() -> None:
     def read(split: str, count: int) -> tuple[list[Gray], list[str]]:
         own = [row for row in rows if row.split == split]
         drawn = [own[i] for i in rng.permutation(len(own))[:count]]
-        return [preprocessing.read_image(args.scans / row.path) for row in drawn], [row.label for row in drawn]
+        return [preprocessing.read_image(args.scans / row.path)[0] for row in drawn], [row.label for row in drawn]
 
     signals = ("features", "pixels", "crop")
     print(f"| images | number | unfamiliar | {' | '.join(signals)} | least probable 1 % | accuracy |")

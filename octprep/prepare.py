@@ -38,11 +38,11 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
     StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
     read it; and ManifestError or SettingError as `preprocessing.preprocess` does.
     """
-    result = read_scan(src, scan_file)
+    result = read_scan(src, scan_file, recipe.colour)
     if isinstance(result, Exclusion):
         return result
-    scan, gray = result
-    image = preprocessing.preprocess(gray, recipe)
+    scan, gray, flags = result
+    image = preprocessing.preprocess(gray, recipe, flags)
     fill_fraction = image.measurements.fill_fraction
     if fill_fraction > MAX_FILL_FRACTION:
         return Exclusion(

@@ -78,6 +78,7 @@ def _full_summary(src: Source, inspection: Inspection) -> str:
         _counts(inspection),
         "\n".join(sentences.few_patients_sentences(inspection)),
         section("excluded files", reasons, len(inspection.exclusions)),
+        _flags(inspection),
         *(_leak_sections(inspection) if inspection.has_splits else []),
         *_label_sections(inspection.findings),
         sentences.shared_ids_sentence(inspection),
@@ -86,6 +87,13 @@ def _full_summary(src: Source, inspection: Inspection) -> str:
         recommendation(inspection),
     ]
     return printable("\n\n".join(filter(None, paragraphs)))
+
+
+def _flags(inspection: Inspection) -> str:
+    """How many scans have which flag; "" without one."""
+    lines = sentences.flag_lines(inspection)
+    flagged = {path for paths in inspection.flags.values() for path in paths}
+    return section("scans with a flag", lines, len(flagged)) if lines else ""
 
 
 def _leak_sections(inspection: Inspection) -> list[str]:

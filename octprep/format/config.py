@@ -15,7 +15,10 @@ from octprep.format.options import option, text_of
 # recipe alone.
 PREPROCESSING_VERSION = 4
 
+IMAGE_FORMATS = "JPEG, PNG, TIFF, BMP or WebP"  # that are read, by their content
 SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset
+Colour = Literal["refuse", "luminance"]
+COLOURS: tuple[str, ...] = get_args(Colour)
 Crop = Literal["retina", "none"]
 CROPS: tuple[str, ...] = get_args(Crop)
 Resize = Literal["stretch", "pad"]
@@ -84,6 +87,14 @@ class Preprocessing:
     Validates on construction; raises SettingError if a value is outside its range.
     """
 
+    colour: Colour = option(
+        "refuse",
+        help="Scans in false colour or drawn over. refuse: exclude them, as their luminance is no reflectance; "
+        "luminance: take it.",
+        panel=_IMAGE,
+        title="Colour",
+        words={"refuse": "scans in false colour excluded", "luminance": "the luminance of scans in false colour taken"},
+    )
     inpaint_fill: bool = option(
         True,
         help="Replace white and black areas that rotation and shifting left at the edges by texture like the scan's.",
@@ -173,6 +184,7 @@ class Preprocessing:
         for name, value in (("height", self.height), ("width", self.width)):
             if not 16 <= value <= 4096:
                 raise SettingError(f"size must be between 16 and 4096 pixels a side; got {name} {value}")
+        require_one_of("colour", self.colour, COLOURS)
         require_one_of("crop", self.crop, CROPS)
         require_one_of("resize", self.resize, RESIZES)
         require_one_of("denoise", self.denoise, tuple(DENOISERS))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from octprep.format.errors import ManifestError
+from octprep.format.flags import MEANINGS
 from octprep.format.manifest import IMAGES_NAME, REPAIR, Manifest, read_folder_file
 from octprep.format.measurements import ScanMeasurements
 from octprep.wording import cut
@@ -26,7 +27,7 @@ COLUMNS = (
     "path", "class", "patient", "image_number", "source", "eye", "volume", "source_split",
     "bytes", "width", "height", "sha256",
     "fill_fraction", "crop_top", "crop_bottom", "crop_left", "crop_right", "crop_confidence", "note",
-    "mean_intensity", "std_intensity", "sharpness",
+    "flags", "mean_intensity", "std_intensity", "sharpness",
     "patient_group", "split", "shard", "record_count", "exclusion_reason",
 )  # fmt: skip
 
@@ -48,7 +49,7 @@ _WHOLE = {
     "crop_left": (0, MAX_SIDE), "crop_right": (0, MAX_SIDE), "record_count": (1, _MAX_COUNT),
 }  # fmt: skip
 _SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that could not be read as a scan
-_MAY_BE_EMPTY = ("source", "eye", "volume", "source_split", "note")
+_MAY_BE_EMPTY = ("source", "eye", "volume", "source_split", "note", "flags")
 _REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in _MAY_BE_EMPTY)  # of a scan
 _REPEATED = (
     "class",
@@ -58,6 +59,7 @@ _REPEATED = (
     "volume",
     "source_split",
     "note",
+    "flags",
     "patient_group",
     "split",
     "shard",
@@ -238,6 +240,7 @@ def _scan_cells(row: ScanRow) -> dict[str, object]:
         "crop_left": left,
         "crop_right": right,
         "note": measured.note,
+        "flags": " ".join(measured.flags),
         "patient_group": row.patient_group,
     }
 
@@ -313,6 +316,7 @@ def _make_scan(kind: Callable[..., AnyScan], cells: dict[str, str], **more: obje
                 int(cells["crop_top"]), int(cells["crop_bottom"]), int(cells["crop_left"]), int(cells["crop_right"])
             ),
             note=cells["note"],
+            flags=_names(cells["flags"]) if cells["flags"] else (),
             **{column: float(cells[column]) for column in DECIMALS},
         ),
         patient_group=cells["patient_group"],
@@ -353,6 +357,9 @@ def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, s
         yield "sha256", "is not a SHA-256 in hexadecimal digits"
     if len(cells["note"]) > _MAX_NOTE or not cells["note"].isprintable():
         yield "note", "is not one line of printable text"
+    flags = cells["flags"].split(" ") if cells["flags"] else []
+    if flags != sorted(set(flags)) or not set(flags) <= MEANINGS.keys():
+        yield "flags", "is not a sorted list of flags"
     if numbers_are_good:
         top, bottom, left, right = (int(cells[f"crop_{side}"]) for side in ("top", "bottom", "left", "right"))
         if top >= bottom:

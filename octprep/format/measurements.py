@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from octprep.format.flags import Flags
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanMeasurements:
@@ -16,6 +18,7 @@ class ScanMeasurements:
     crop: tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open; rows as flattened
     crop_confidence: float  # that the crop holds the retina, 0..1
     note: str  # what of the recipe could not be done, or ""
+    flags: Flags = ()  # what is unusual about the scan: codes of `octprep.format.flags`, sorted
     mean_intensity: float  # gray level of the stored pixels, 0..255
     std_intensity: float  # standard deviation of their gray levels
     sharpness: float  # of their layers: row-to-row change of the smoothed pixels, divided by std_intensity

@@ -64,7 +64,7 @@ class SourceImages:
         if isinstance(data, str):
             return data
         try:
-            return preprocessing.decode(data)
+            return preprocessing.decode(data, "luminance")  # of whatever was excluded, too
         except UnreadableImage as error:
             return f"no picture: {error}"
         except (OSError, MemoryError):

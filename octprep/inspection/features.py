@@ -12,6 +12,7 @@ from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
+from octprep.format.flags import Flags
 from octprep.prepare import prepare_scan
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import DecodedBatch, FileBatch, read_scan, read_scans, with_retries
@@ -37,6 +38,7 @@ class ScanFeatures:
     decoded_std: float  # of its gray levels
     stored_mean: float  # gray level of the stored pixels, which a network sees
     stored_std: float
+    flags: Flags = ()  # of the scan, as in images.csv
 
     def measured(self) -> dict[str, object]:
         """The numbers, by name."""
@@ -68,7 +70,7 @@ def stored_pixels(src: Source, scan: Scan) -> Gray:
 
 
 def _pixels_again(sha256: str, src: Source, scan_file: ScanFile) -> Gray:
-    result = read_scan(src, scan_file)
+    result = read_scan(src, scan_file, RECIPE.colour)
     if isinstance(result, Exclusion) or result[0].sha256 != sha256:
         raise StoppedError(
             f"{scan_file.path} changed during the inspection; run it again when nothing writes to the source."
@@ -118,6 +120,7 @@ class _MeasuredBatch(FileBatch):
             decoded_std=prepared.decoded_std,
             stored_mean=prepared.measurements.mean_intensity,
             stored_std=prepared.measurements.std_intensity,
+            flags=prepared.measurements.flags,
         )
 
 

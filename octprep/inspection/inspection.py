@@ -86,6 +86,15 @@ class Inspection:
         """Files per kind of reason for excluding them, most frequent first."""
         return dict(Counter(reason_kind(exclusion.reason) for exclusion in self.exclusions).most_common())
 
+    @property
+    def flags(self) -> dict[str, list[str]]:
+        """The paths of the scans with each flag, most frequent first; none in a quick inspection."""
+        paths: dict[str, list[str]] = defaultdict(list)
+        for item in self.pixels.features if self.pixels else ():
+            for flag in item.flags:
+                paths[flag].append(item.scan.path)
+        return dict(sorted(paths.items(), key=lambda found: (-len(found[1]), found[0])))
+
     def to_json(self) -> bytes:
         """All results as JSON, for other programs. What needs pixels is null in a quick inspection."""
         findings, pixels = self.findings, self.pixels
@@ -113,6 +122,7 @@ class Inspection:
             "similarity": _similarity(pixels.similarity) if pixels else None,
             "shortcut_features": dataclasses.asdict(pixels.shortcuts) if pixels else None,
             "typical_values": pixels.typical_values if pixels else None,
+            "flags": {flag: len(paths) for flag, paths in self.flags.items()} if pixels else None,
             "exclusion_reasons": self.exclusion_reasons,
             "exclusions": [dataclasses.asdict(exclusion) for exclusion in self.exclusions],
             "scans": [

@@ -95,6 +95,7 @@ def render(src: Source, inspection: Inspection) -> bytes:
             patients_in_several_classes=_lines(
                 [f"{patient}: {listed(labels)}" for patient, labels in findings.patients_in_several_classes.items()]
             ),
+            flags=_lines(sentences.flag_lines(inspection)),
             exclusions=_lines(
                 [
                     f"{exclusion.path}: {exclusion.reason}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from octprep.duplicates.exact import DuplicatePair
+from octprep.format.flags import MEANINGS
 from octprep.inspection.findings import DuplicateSet, MergedIds, PatientLeak
 from octprep.inspection.inspection import Inspection
 from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, SOURCE, FeatureAccuracy, Shortcuts
@@ -12,6 +13,8 @@ from octprep.inspection.similarity import THRESHOLD, Similarity
 from octprep.source.layouts import NO_CLASS
 from octprep.splits import deviations
 from octprep.wording import listed, number
+
+_MAX_FLAGGED = 3  # scans with a flag that are named
 
 
 def published_sentence(inspection: Inspection) -> str:
@@ -193,6 +196,14 @@ def shortcut_sentences(test: Shortcuts) -> list[str]:
         "Part of this may be the disease itself, which changes brightness and texture; the rest is how the scans were "
         "acquired and saved, and will not hold elsewhere. The test cannot separate the two, so evaluate a network on "
         "scans of another device or hospital before trusting it.",
+    ]
+
+
+def flag_lines(inspection: Inspection) -> list[str]:
+    """For each flag how many scans have it, what it means, and some of them."""
+    return [
+        f"{flag} {len(paths):,} ({MEANINGS[flag]}): {listed(paths, _MAX_FLAGGED)}"
+        for flag, paths in inspection.flags.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Gray, Mask
 from octprep.format.config import FIELDS_OF_VIEW, Preprocessing
+from octprep.format.flags import WHITE_FRAME, Flags
 from octprep.preprocessing.fill_detection import find_fill
 from octprep.preprocessing.fill_inpainting import SpeckleTile, inpaint_rows, inpaint_sides
 from octprep.preprocessing.geometry import Crop, source_rows
+from octprep.preprocessing.page_layout import find_white_frame
 from octprep.preprocessing.retina_detection import Retina, find_retina
 
 MIN_CONFIDENCE = 0.5  # of the retina's detection; below it all rows are kept
@@ -28,13 +31,27 @@ class CroppedScan:
     fill_fraction: float  # of the source that was fill, 0..1
     confidence: float  # that the crop holds the retina, 0..1
     note: str  # what of the recipe could not be done, or ""
+    flags: Flags = ()  # of what was found around the scan
 
 
 def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
-    """Inpaint the fill, cut to the field of view and the retina, and flatten, as far as the recipe says.
+    """Cut off a white frame, inpaint the fill, cut to the field of view and the retina, flatten, as the recipe says.
 
-    gray: (rows, columns) uint8, which is not changed; the pixels that are returned are a new array.
+    gray: (rows, columns) uint8, which is not changed; the pixels that are returned are a new array. What lies inside a
+    frame is treated as the whole scan: `fill_fraction` is of it, and a field of view is known by its width.
     """
+    inside = find_white_frame(gray)
+    if inside is None:
+        return _clean_and_crop(gray, recipe)
+    top, bottom, left, right = inside
+    cropped = _clean_and_crop(gray[top:bottom, left:right], recipe)
+    crop_top, crop_bottom, crop_left, crop_right = cropped.crop
+    crop = (crop_top + top, crop_bottom + top, crop_left + left, crop_right + left)
+    return dataclasses.replace(cropped, crop=crop, flags=(WHITE_FRAME,))
+
+
+def _clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
+    """What `clean_and_crop` does inside a frame, or without one."""
     rows, columns = gray.shape
     left, right, fill_fraction = 0, columns, 0.0
     cleaned, fill = gray, None

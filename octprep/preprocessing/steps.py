@@ -11,11 +11,15 @@ import numpy as np
 from octprep.arrays import Gray
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError
+from octprep.format.flags import GRAPHICS, SMALL, Flags, merged_flags
 from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing.crop import clean_and_crop
 from octprep.preprocessing.denoising import denoise
 from octprep.preprocessing.geometry import Geometry, placement
+from octprep.preprocessing.graphics import without_graphics
 from octprep.preprocessing.resizing import resize
+
+SMALL_WIDTH = 300  # columns; the narrowest scans of the archive have 384
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,11 @@ class PreprocessedImage:
     measurements: ScanMeasurements
 
 
-def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
+def preprocess(gray: Gray, recipe: Preprocessing, flags: Flags = ()) -> PreprocessedImage:
     """Preprocess one B-scan as the recipe says.
 
-    gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Equal input gives equal pixels. Raises
+    gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. flags: that its decoding gave, to which
+    those found here are added. Equal input gives equal pixels. Raises
     ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
     SettingError if its denoiser is not installed.
     """
@@ -40,7 +45,8 @@ def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
             f"here has version {PREPROCESSING_VERSION}, which would give other pixels. Install the octprep that the "
             "manifest names under libraries, or rebuild the shards."
         )
-    cropped = clean_and_crop(gray, recipe)
+    unmarked = without_graphics(gray)
+    cropped = clean_and_crop(gray if unmarked is None else unmarked, recipe)
     top, bottom, left, right = placement(cropped.crop, recipe)
     pixels = resize(denoise(cropped.pixels, recipe), bottom - top, right - left)
     mean, std, sharpness = measure_intensity(pixels)
@@ -55,6 +61,12 @@ def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
             crop=cropped.crop,
             crop_confidence=cropped.confidence,
             note=cropped.note,
+            flags=merged_flags(
+                flags,
+                cropped.flags,
+                (GRAPHICS,) if unmarked is not None else (),
+                (SMALL,) if gray.shape[1] < SMALL_WIDTH else (),
+            ),
             mean_intensity=mean,
             std_intensity=std,
             sharpness=sharpness,

@@ -71,23 +71,23 @@ class CachedScan:
 
 def _pack(geometry: Geometry, measured: ScanMeasurements, descriptor: bytes) -> bytes:
     """What `_unpack` reads, and then the descriptor."""
-    note = measured.note.encode()
+    words = "\0".join((measured.note, *measured.flags)).encode()
     numbers = (getattr(measured, name) for name in _MEASURED)
-    head = _DETAILS.pack(*geometry.affine, *geometry.crop, *numbers, len(note), len(geometry.rpe_curve))
-    return b"".join((head, note, struct.pack(f"<{len(geometry.rpe_curve)}d", *geometry.rpe_curve), descriptor))
+    head = _DETAILS.pack(*geometry.affine, *geometry.crop, *numbers, len(words), len(geometry.rpe_curve))
+    return b"".join((head, words, struct.pack(f"<{len(geometry.rpe_curve)}d", *geometry.rpe_curve), descriptor))
 
 
 def _unpack(details: bytes) -> tuple[Geometry, ScanMeasurements]:
     """The geometry and the measurements that `_pack` packed. Raises struct.error for bytes that are too short."""
     values = _DETAILS.unpack_from(details)
-    crop, (note_bytes, columns) = values[6:10], values[-2:]
-    curve = struct.unpack_from(f"<{columns}d", details, _DETAILS.size + note_bytes)
-    note = details[_DETAILS.size : _DETAILS.size + note_bytes].decode()
+    crop, (word_bytes, columns) = values[6:10], values[-2:]
+    curve = struct.unpack_from(f"<{columns}d", details, _DETAILS.size + word_bytes)
+    note, *flags = details[_DETAILS.size : _DETAILS.size + word_bytes].decode().split("\0")
     measured = dict(zip(_MEASURED, values[10:-2], strict=True))
-    return Geometry(values[:6], crop, curve), ScanMeasurements(crop=crop, note=note, **measured)
+    return Geometry(values[:6], crop, curve), ScanMeasurements(crop=crop, note=note, flags=tuple(flags), **measured)
 
 
-# The affine, the crop, what was measured, the bytes of the note and the columns of the curve, which follow.
+# The affine, the crop, what was measured, the bytes of the note and flags and the columns of the curve, which follow.
 _DETAILS = struct.Struct("<6d4i5dIi")
 _MEASURED = ("fill_fraction", "crop_confidence", "mean_intensity", "std_intensity", "sharpness")
 

@@ -19,8 +19,10 @@ from typing import Self, TypeVar
 from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.crashes import Divisible, time_limit
+from octprep.format.config import Colour
 from octprep.format.errors import OctError, StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
+from octprep.format.flags import Flags
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.storage.remote import Location, RemoteFolder, RemoteObject, Source, locate, read_file
@@ -28,12 +30,12 @@ from octprep.storage.remote import Location, RemoteFolder, RemoteObject, Source,
 Result = TypeVar("Result")
 
 
-def read_scan(src: Source, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion:
-    """Read and decode one B-scan: its Scan and its gray values, (rows, columns) uint8 in 0..255.
+def read_scan(src: Source, scan_file: ScanFile, colour: Colour = "refuse") -> tuple[Scan, Gray, Flags] | Exclusion:
+    """Read and decode one B-scan: its Scan, its gray values, (rows, columns) uint8 in 0..255, and its flags.
 
-    An Exclusion is for a file that was read whole and cannot be decoded, or has over preprocessing.MAX_BYTES. Raises
-    StoppedError if the file is gone or is not the one that was listed; OSError or MemoryError, which `with_retries`
-    retries, if the machine could not read it.
+    colour: as for `octprep.preprocessing.decode_with_flags`. An Exclusion is for a file that was read whole and cannot
+    be decoded, or has over preprocessing.MAX_BYTES. Raises StoppedError if the file is gone or is not the one that was
+    listed; OSError or MemoryError, which `with_retries` retries, if the machine could not read it.
     """
     if scan_file.bytes > preprocessing.MAX_BYTES:
         limit = preprocessing.MAX_BYTES // 10**6
@@ -45,11 +47,11 @@ def read_scan(src: Source, scan_file: ScanFile) -> tuple[Scan, Gray] | Exclusion
         data = _read_local(folder, path, scan_file)
     try:
         with time_limit():
-            gray = preprocessing.decode(data)
+            gray, flags = preprocessing.decode_with_flags(data, colour)
     except UnreadableImage as error:
         return Exclusion(scan_file.path, str(error))
     height, width = gray.shape
-    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray
+    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray, flags
 
 
 def _read_object(src: RemoteFolder, inner: str, scan_file: ScanFile) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from octprep.format.config import IMAGE_FORMATS
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import write_output_file
 from octprep.format.paths import path_to_text
@@ -172,7 +173,9 @@ def _require_read(results: Sequence[ExplainedScan | Exclusion]) -> None:
             "all others are explained. Run the same command again to retry them."
         )
     if not any(isinstance(result, ExplainedScan) for result in results):
-        raise SourceError(f"none of the {number(len(results), 'file')} could be read; give B-scans as JPEG files.")
+        raise SourceError(
+            f"none of the {number(len(results), 'file')} could be read; give B-scans as {IMAGE_FORMATS} files."
+        )
 
 
 def _text(path: Path) -> str:

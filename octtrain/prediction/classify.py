@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep import preprocessing
-from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
+from octprep.format.config import IMAGE_FORMATS, PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import (
     ManifestError,
     Notice,
@@ -28,6 +28,7 @@ from octprep.format.errors import (
     StoppedError,
     UnreadableImage,
 )
+from octprep.format.flags import MEANINGS, Flags
 from octprep.format.manifest import version_differences
 from octprep.format.paths import path_to_text
 from octprep.terminal import discard_stdout, interrupts, printable
@@ -46,7 +47,8 @@ MARKS = ("referral", "uncertain", "unfamiliar")  # columns of a calibrated run, 
 MARK_WORDS = {"referral": "refer", "uncertain": "uncertain", "unfamiliar": "unfamiliar"}  # on a file's line
 YES, NO = "yes", "no"  # what they hold; nothing where the calibration has no threshold
 WITHHELD = "the scan is unlike those of the training, so the verdict is withheld"  # the reason with `strict`
-STATE_COLUMNS = ("exclusion_reason", "bytes", "modified_ns", "model")  # after a probability for each class
+# After a probability for each class: what is unusual about the scan, why it was excluded, and what gave the row.
+STATE_COLUMNS = ("flags", "exclusion_reason", "bytes", "modified_ns", "model")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Prediction:
     true_label: str | None  # where the file's name or folder states a class that the model knows
     probabilities: NDArray[np.float32]  # (classes,), 0..1, in the order of the run's class names
     marks: Mapping[str, str] = field(default_factory=dict)  # of a calibrated run: column of MARKS -> yes, no, or ""
+    flags: Flags = ()  # what is unusual about the scan: codes of `octprep.format.flags`, sorted
 
     @property
     def marked(self) -> list[str]:
@@ -105,8 +108,8 @@ class LoadedRun:
         unlike those of the training, of a run that was calibrated.
 
         Returns for each file, sorted by path within each folder, a Prediction (`label`, `probabilities` (classes,)
-        float32 in 0..1, `true_label`, and `marks` of a calibrated run) or an Exclusion with the reason why it could not
-        be classified.
+        float32 in 0..1, `true_label`, `flags`, and `marks` of a calibrated run) or an Exclusion with the reason why it
+        could not be classified.
 
         Raises SourceError if a path does not exist or there is no file; OutputError if the CSV cannot be used;
         ManifestError if the model is damaged; StoppedError if the CSV can no longer be written or memory is short.
@@ -181,7 +184,8 @@ class LoadedRun:
                 yield Exclusion(path, WITHHELD)
             else:
                 label = names[int(probabilities.argmax())]
-                yield Prediction(path, label, label_from_path(path, names), probabilities, marks)
+                flags = scan[1].measurements.flags
+                yield Prediction(path, label, label_from_path(path, names), probabilities, marks, flags)
 
     def _probabilities_and_marks(
         self, scans: Sequence[preprocessing.PreprocessedImage], batch_size: int
@@ -264,7 +268,7 @@ def predict(
         )
     if not any(isinstance(result, Prediction) for result in results):
         raise SourceError(
-            f"none of the {number(len(results), 'file')} could be classified; give B-scans as JPEG files."
+            f"none of the {number(len(results), 'file')} could be classified; give B-scans as {IMAGE_FORMATS} files."
         )
     return results
 
@@ -302,8 +306,8 @@ def prepare_scan(
     """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
     try:
         with preprocessing.memory_errors():
-            source = preprocessing.read_image(path)
-            return source, preprocessing.preprocess(source, recipe)
+            source, flags = preprocessing.read_image(path, recipe.colour)
+            return source, preprocessing.preprocess(source, recipe, flags)
     except UnreadableImage as error:
         return Exclusion(path, printable(str(error)))
     except OSError as error:
@@ -330,7 +334,7 @@ def _print(results: Iterable[Result], log: Log, warn: Log) -> None:
         if isinstance(result, Exclusion):
             warn(f"excluded {_text(result.path)}: {result.reason}")
         else:
-            marked = "".join(f"  {MARK_WORDS[name]}" for name in result.marked)
+            marked = "".join(f"  {word}" for word in (*(MARK_WORDS[name] for name in result.marked), *result.flags))
             log(f"{_text(result.path)}  {result.label}  {result.probabilities.max():.3f}{marked}")
 
 
@@ -401,24 +405,25 @@ def _row(result: Result, names: Sequence[str], marks: Sequence[str], state: list
     if isinstance(result, Exclusion):
         withheld = {"unfamiliar": YES} if result.reason == WITHHELD else {}
         empty = [""] * len(names)
-        return [_text(result.path), "", *empty, *(withheld.get(name, "") for name in marks), result.reason, *state]
-    cells = [f"{probability:.6f}" for probability in result.probabilities]
-    return [_text(result.path), result.label, *cells, *(result.marks[name] for name in marks), "", *state]
+        return [_text(result.path), "", *empty, *(withheld.get(name, "") for name in marks), "", result.reason, *state]
+    cells = [*(f"{probability:.6f}" for probability in result.probabilities), *(result.marks[name] for name in marks)]
+    return [_text(result.path), result.label, *cells, " ".join(result.flags), "", *state]
 
 
 def _result(path: Path, row: Row, names: Sequence[str], marks: Sequence[str]) -> Result | None:
     """The result that `_row` made a row of, or None for any other row."""
-    _, label, *cells, reason, _, _, _ = row
+    _, label, *cells, flag_cell, reason, _, _, _ = row
     if reason:
         return Exclusion(path, reason)
-    marked = cells[len(names) :]
-    if label not in names or any(cell not in (YES, NO, "") for cell in marked):
+    marked, flags = cells[len(names) :], tuple(flag_cell.split())
+    if label not in names or any(cell not in (YES, NO, "") for cell in marked) or not set(flags) <= MEANINGS.keys():
         return None
     try:
         probabilities = np.array(cells[: len(names)], np.float32)
     except ValueError:
         return None
-    return Prediction(path, label, label_from_path(path, names), probabilities, dict(zip(marks, marked, strict=True)))
+    marks_of_scan = dict(zip(marks, marked, strict=True))
+    return Prediction(path, label, label_from_path(path, names), probabilities, marks_of_scan, flags)
 
 
 def _cells(flags: NDArray[np.bool_] | None, count: int) -> list[str]:

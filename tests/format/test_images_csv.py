@@ -57,6 +57,8 @@ def test_measurements_are_rounded_when_they_are_written():
         ("crop_bottom", "-999", "column 'crop_bottom' is not below crop_top 0: '-999'"),
         ("sha256", "AB", "column 'sha256' is not a SHA-256 in hexadecimal digits: 'AB'"),
         ("note", "a\nb", "column 'note' is not one line of printable text: 'a\\nb'"),
+        ("flags", "small drawn", "column 'flags' is not a sorted list of flags: 'small drawn'"),
+        ("flags", "no-such-flag", "column 'flags' is not a sorted list of flags: 'no-such-flag'"),
         ("patient_group", "", "column 'patient_group' is empty: ''"),
         ("split", "", "column 'split' is empty for a file that is in a shard: ''"),
         ("shard", "b a", "column 'shard' is not a sorted list of names: 'b a'"),

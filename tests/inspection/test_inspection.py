@@ -5,6 +5,7 @@ import re
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,12 +13,13 @@ from octprep import cli, console
 from octprep.duplicates import search
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import write_output_file
+from octprep.format.flags import MEANINGS
 from octprep.inspection import checks, inspect, page, sentences, similarity
 from octprep.inspection.features import stored_pixels
 from octprep.source.published import PUBLISHED, PublishedDataset
 from octprep.wording import listed
 from tests.inspection.planted import HOSTILE_FOLDER, write_class_folders
-from tests.worlds.archive import CLASSES, SAMPLE, draw_scan, files_of, write_scan
+from tests.worlds.archive import CLASSES, SAMPLE, archive, draw_scan, files_of, write_folder, write_scan
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +51,26 @@ def test_every_planted_fault_is_found(source, inspection):
     assert "truncated JPEG" in printed
     assert "Leaky as it is: " in printed
     assert checks.recommendation(inspection) in printed
+
+
+def test_flags_are_counted_with_three_examples(tmp_path):
+    src = write_folder(tmp_path / "src", archive(2))
+    drawn = [path for path in sorted(src.rglob("*.jpeg")) if path.parent.name == "CNV"][:4]
+    for path in drawn:
+        rgb = np.dstack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)] * 3)
+        cv2.line(rgb, (20, 20), (90, 20), (0, 0, 255), 1)
+        cv2.imwrite(str(path), rgb)
+    found = inspect(src, workers=0)
+    assert found.flags["drawn"] == [path.relative_to(src).as_posix() for path in drawn]
+    names = listed(found.flags["drawn"], 3)
+    assert names.endswith(" and 1 more")
+    printed = console.inspection_summary(src, found)
+    assert f"\n  drawn 4 ({MEANINGS['drawn']}): {names}\n" in printed
+    assert f"scans with a flag: {len(found.scans)}\n  small {len(found.scans)} (" in printed  # all have 128 columns
+    content = json.loads(found.to_json())
+    assert content["flags"] == {"small": len(found.scans), "drawn": 4}
+    assert [scan["flags"] for scan in content["scans"] if "drawn" in scan["flags"]] == [["drawn", "small"]] * 4
+    assert names in page.render(src, found).decode()
 
 
 def test_label_conflicts_are_listed(source, inspection):

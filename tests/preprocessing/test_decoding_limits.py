@@ -13,7 +13,9 @@ from tests.worlds.archive import draw_scan, write_scan
 
 def test_image_files_are_read_or_unreadable_with_a_reason(tmp_path):
     path = write_scan(tmp_path / "a.jpeg")
-    assert np.array_equal(preprocessing.read_image(path), preprocessing.decode(path.read_bytes()))
+    pixels, flags = preprocessing.read_image(path)
+    assert np.array_equal(pixels, preprocessing.decode(path.read_bytes()))
+    assert flags == ()
     with (tmp_path / "huge.jpeg").open("wb") as file:
         file.truncate(50_000_000_000)  # takes no space on the disk
     with pytest.raises(UnreadableImage, match="50,000,000,000 bytes"):

@@ -44,7 +44,7 @@ def test_a_prepared_scan_holds_everything_about_its_file(source):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<html>", "not a JPEG but an HTML page"),
+        (b"<html>", "not a JPEG, PNG, TIFF, BMP or WebP but an HTML page"),
         (jpeg(np.full((200, 200), 255, np.uint8)), "nothing but fill: 100% of it is white or black from the border on"),
     ],
 )

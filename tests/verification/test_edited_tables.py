@@ -22,7 +22,7 @@ from tests.worlds.tables import read_cells, write_cells
 
 QUICK = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Columns whose cells, in rows of images in a shard, can be checked against a record, a path or duplicates.json.
-IN_RECORDS = [name for name in COLUMNS if name not in ("bytes", "fill_fraction", "crop_confidence", "note")]
+IN_RECORDS = [name for name in COLUMNS if name not in ("bytes", "fill_fraction", "crop_confidence", "note", "flags")]
 ODD = ["", " ", "\0", "-1", "0", "1", "1.0", "01", "1e3", "nan", "inf", "9" * 5000, "train", "x", "\u0661", "CNV", "'"]
 
 

@@ -50,6 +50,7 @@ def _scan_fields(path: str, fields: dict[str, Any]) -> dict[str, Any]:
         crop=(0, 96, 0, 128),
         crop_confidence=1.0,
         note="",
+        flags=("drawn", "small"),
         mean_intensity=50.0,
         std_intensity=30.0,
         sharpness=0.1,

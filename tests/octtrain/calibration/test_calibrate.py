@@ -216,7 +216,7 @@ def test_strict_withholds_the_verdict_on_unfamiliar_scans(run, world, tmp_path):
 def test_without_a_calibration_nothing_changes(world, tmp_path):
     predict(world[0] / "plain", [scan_file(tmp_path / "a.jpeg")], tmp_path / "out.csv", log=quiet)
     (row,) = read_rows(tmp_path / "out.csv").values()
-    assert list(row) == ["path", "prediction", *CLASSES, "exclusion_reason", "bytes", "modified_ns", "model"]
+    assert list(row) == ["path", "prediction", *CLASSES, "flags", "exclusion_reason", "bytes", "modified_ns", "model"]
 
 
 def test_an_ensemble_is_not_calibrated_and_says_so(world, tmp_path):

@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_model_and_sum_to_its_logits(run, scans, tm
         total = np.sum(image["evidence"]) + image["bias"]
         assert total == pytest.approx(image["logits"][prediction.label], abs=1e-4)
         assert abs(image["sum_error"]) < 1e-4
-        source = preprocessing.read_image(files[0])
+        source, _ = preprocessing.read_image(files[0])
         geometry = preprocessing.preprocess(source, load_run(run).run.manifest.recipe).geometry
         assert image["affine"] == list(geometry.affine)
         patches = content["patches"]

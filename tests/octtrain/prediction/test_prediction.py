@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorflow")
+import cv2
 import numpy as np
+from PIL import Image
 
 from octprep import preprocessing
 from octprep.format.config import Preprocessing
@@ -23,6 +25,7 @@ from octtrain.models import build_model
 from octtrain.prediction.classify import Exclusion, Prediction, load_run, predict, prepare_image
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
+from tests.worlds.image_files import LOSSLESS, saved, tiled_tiff
 from tests.worlds.runs import ROOT, command, quiet, read_rows, scan_file
 from tests.worlds.shards import CLASSES, record, untrained_run, write_shards
 
@@ -77,6 +80,38 @@ def test_a_prediction_does_not_depend_on_the_other_files(run, tmp_path):
     together = predict(run, [tmp_path], log=quiet)
     alone = predict(run, [files[33]], log=quiet)
     np.testing.assert_allclose(together[33].probabilities, alone[0].probabilities, atol=1e-5)
+
+
+def test_a_prediction_does_not_depend_on_the_format_of_the_file(run, tmp_path):
+    jpeg = scan_file(tmp_path / "in" / "scan.jpeg")
+    gray = preprocessing.decode(jpeg.read_bytes())
+    for name in LOSSLESS:
+        (tmp_path / "in" / f"as-{name}.dat").write_bytes(saved(Image.fromarray(gray).convert("RGB"), name))
+    (tmp_path / "in" / "tiles.jpeg").write_bytes(tiled_tiff(gray.astype(np.uint16) << 8))
+    results = predict(run, [tmp_path / "in"], log=quiet)
+    assert len(results) == 6
+    expected = prepare_image(jpeg, Run.load(run).manifest.recipe)
+    for result in results:
+        assert np.array_equal(prepare_image(result.path, Run.load(run).manifest.recipe), expected)
+        np.testing.assert_allclose(result.probabilities, results[-2].probabilities, atol=1e-6)
+
+
+def test_what_is_unusual_about_a_scan_is_printed_and_kept_in_the_csv(run, tmp_path):
+    rgb = np.dstack([cv2.imread(str(scan_file(tmp_path / "in" / "a.jpeg")), cv2.IMREAD_GRAYSCALE)] * 3)
+    false_colour = cv2.applyColorMap(rgb, cv2.COLORMAP_JET)
+    cv2.imwrite(str(tmp_path / "in" / "c.png"), false_colour)
+    cv2.line(rgb, (20, 20), (90, 20), (0, 0, 255), 1)
+    cv2.imwrite(str(tmp_path / "in" / "b.png"), rgb)
+    lines, warnings = [], []
+    results = predict(run, [tmp_path / "in"], tmp_path / "o.csv", log=lines.append, warn=warnings.append)
+    assert [result.flags for result in results[:2]] == [("small",), ("drawn", "small")]
+    assert lines[1].endswith("  drawn  small")
+    assert isinstance(results[2], Exclusion)
+    assert "c.png: in colour: " in warnings[0]
+    rows = read_rows(tmp_path / "o.csv")
+    assert rows[str(tmp_path / "in" / "b.png")]["flags"] == "drawn small"
+    again = predict(run, [tmp_path / "in"], tmp_path / "o.csv", log=quiet, warn=quiet)
+    assert [result.flags for result in again[:2]] == [("small",), ("drawn", "small")]
 
 
 def test_predictions_are_compared_with_names_and_folders(run, tmp_path):
@@ -164,7 +199,7 @@ def test_a_failure_to_read_is_not_a_bad_image_and_is_retried(run, tmp_path):
     assert [line.split("  ")[0] for line in lines[1:-2]] == [f"{folder}/b.jpeg"]  # the row of a.jpeg is kept
     rows = (tmp_path / "o.csv").read_text().splitlines(keepends=True)
     path, *_, size, modified, model = rows[1].split(",")
-    rows[1] = f"{path}{',' * 6}could not be read: Input/output error,{size},{modified},{model}"  # of a failing disk
+    rows[1] = f"{path}{',' * 7}could not be read: Input/output error,{size},{modified},{model}"  # of a failing disk
     (tmp_path / "o.csv").write_text("".join(rows))
     predict(run, [folder], tmp_path / "o.csv", log=lines.append, warn=warnings.append)
     assert all(row["prediction"] for row in read_rows(tmp_path / "o.csv").values())

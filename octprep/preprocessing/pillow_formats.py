@@ -1,0 +1,139 @@
+"""PNG, TIFF, BMP and WebP to pixels, by Pillow, with a plain reason for every file that cannot be trusted.
+
+The class for a format is called directly instead of `PIL.Image.open`, which would warn of large images where the size
+is checked here, and set up readers for some forty other formats.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from octprep.format.errors import UnreadableImage
+from octprep.preprocessing.limits import MAX_PIXELS, check_size
+from octprep.preprocessing.orientation import read_orientation, turned
+
+_READERS: Mapping[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+)
+MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
+# TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
+_TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
+_WEBP_BYTES = 16  # of memory for a pixel of a WebP: two canvases of 4 bytes, and the decoder's own
+# Filters of warnings belong to the whole process, so that only one thread at a time may change them.
+_FILTERS = threading.Lock()
+
+
+def format_of(data: bytes) -> str | None:
+    """The format of an image by its first bytes, or None if it is not one that `decode` reads."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in _MAGIC if data.startswith(magic)), None)
+
+
+def decode(data: bytes, image_format: str) -> NDArray[Any]:
+    """The pixels of an image, upright: gray, (rows, columns) uint8, uint16 or float32, or (rows, columns, 3) uint8 RGB.
+
+    image_format: as `format_of` gives it. Transparent pixels are black, as far as they are transparent. Raises
+    UnreadableImage as `octprep.preprocessing.decode` does, and MemoryError.
+    """
+    try:
+        # Pillow warns of odd metadata, which say nothing of the pixels.
+        with _FILTERS, warnings.catch_warnings(action="ignore"):
+            return _decode(data, image_format)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:  # the data are in memory, so whatever Pillow raises is about the file
+        if "memory" in str(error):
+            raise MemoryError(f"too little memory to decode a {image_format}: {error}") from None
+        problem = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise UnreadableImage(f"{problem} {image_format}: {_one_line(error)}") from None
+
+
+def _decode(data: bytes, image_format: str) -> NDArray[Any]:
+    if image_format == "WebP":
+        _check_webp(data)
+    image = _READERS[image_format](io.BytesIO(data))
+    check_size(image.height, image.width)
+    if getattr(image, "is_animated", False):
+        raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")
+    is_inverted = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0)) > MAX_PIXELS:
+            raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
+        if len(image.tile) > MAX_PIECES:
+            raise UnreadableImage(f"too slow to decode: more than {MAX_PIECES:,} strips or tiles")
+        is_inverted = image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    image.load()
+    pixels = _pixels(image)
+    if is_inverted:
+        pixels = np.invert(pixels)
+    if image_format == "TIFF":  # Pillow has turned it
+        return pixels
+    return turned(pixels, read_orientation(image.info.get("exif", b"")))
+
+
+def _check_webp(data: bytes) -> None:
+    """Check the size and the memory that a WebP needs: its reader takes the memory, and does not say if there is none.
+
+    RFC 9649: the first chunk states the size. Raises UnreadableImage or MemoryError.
+    """
+    chunk, start = data[12:16], data[20:30]
+    if chunk == b"VP8X":
+        columns, rows = (1 + int.from_bytes(start[at : at + 3], "little") for at in (4, 7))
+    elif chunk == b"VP8L":
+        bits = int.from_bytes(start[1:5], "little")
+        columns, rows = 1 + bits % 2**14, 1 + (bits >> 14) % 2**14
+    else:
+        columns, rows = (int.from_bytes(start[at : at + 2], "little") % 2**14 for at in (6, 8))
+    check_size(rows, columns)
+    np.empty(_WEBP_BYTES * rows * columns, np.uint8)
+
+
+def _pixels(image: Image.Image) -> NDArray[Any]:
+    """The pixels of a loaded image, as `decode` gives them. Raises UnreadableImage for modes without gray values."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if mode == "F":
+        return np.asarray(image, np.float32)
+    if mode == "1":
+        return np.asarray(image.convert("L"), np.uint8)
+    if mode in ("LA", "RGBA"):
+        return _opaque(image)
+    if mode in ("P", "PA", "La", "RGBa"):
+        return _opaque(image.convert("LA" if mode == "La" else "RGBA"))
+    if mode in ("L", "RGB", "RGBX", "YCbCr"):
+        return np.asarray(image if mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
+    raise UnreadableImage(f"pixels without a gray level: mode {mode}; give an image in gray or RGB")
+
+
+def _opaque(image: Image.Image) -> NDArray[np.uint8]:
+    """An image in LA or RGBA over black: (rows, columns) or (rows, columns, 3)."""
+    pixels = np.asarray(image, np.uint8)
+    values, alpha = pixels[..., :-1], pixels[..., -1:]
+    if int(alpha.min()) < 255:
+        values = ((values.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

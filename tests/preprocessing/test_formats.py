@@ -1,0 +1,180 @@
+"""Files of every format give the same gray values for the same pixels, or a reason; never others, never a crash."""
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from octprep import preprocessing
+from octprep.format.config import Preprocessing
+from octprep.format.errors import UnreadableImage
+from octprep.preprocessing import pillow_formats
+from tests.image_faults import read_damaged_file, read_odd_file
+from tests.worlds.archive import draw_scan
+from tests.worlds.image_files import LOSSLESS, TIFF_COMPRESSIONS, png_of_size, saved, tiled_tiff, turned_jpeg
+from tests.worlds.layers import jpeg, layered
+
+
+def test_odd_files_give_their_pixels_or_a_reason():
+    assert len({read_odd_file(seed) for seed in range(156)}) > 50
+
+
+def test_damaged_files_give_pixels_or_a_reason():
+    assert len({read_damaged_file(seed) for seed in range(156)}) > 10
+
+
+def test_the_same_pixels_are_stored_whatever_the_format():
+    gray = preprocessing.decode(jpeg(layered(30, 20)[0], 90))
+    stored = preprocessing.preprocess(gray, Preprocessing()).pixels
+    image = Image.fromarray(gray)
+    files = [saved(image.convert(mode), name) for name in LOSSLESS for mode in ("RGB", *("L" * (name != "WebP")))]
+    files += [saved(image, "TIFF", compression=compression) for compression in TIFF_COMPRESSIONS]
+    files += [tiled_tiff(gray), tiled_tiff(gray.astype(np.uint16) * 257), tiled_tiff(gray / np.float32(255))]
+    for data in files:
+        decoded, flags = preprocessing.decode_with_flags(data)
+        assert np.array_equal(preprocessing.preprocess(decoded, Preprocessing(), flags).pixels, stored)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_exif_is_honoured(orientation):
+    gray = draw_scan("turned", 80, 120)
+    data, upright = turned_jpeg(gray, orientation)
+    assert upright.shape == gray.shape
+    assert np.array_equal(preprocessing.decode(data), upright)
+    for image_format in ("PNG", "TIFF", "WebP"):
+        image = Image.fromarray(gray).convert("RGB")
+        assert np.array_equal(preprocessing.decode(saved(image, image_format, orientation)), gray)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01", b"garbage"]
+)
+def test_damaged_exif_data_leave_the_image_as_it_is(exif):
+    good = jpeg(draw_scan("x"))
+    segment = b"Exif\0\0" + exif
+    data = good[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2) + segment + good[2:]
+    assert np.array_equal(preprocessing.decode(data), preprocessing.decode(good))
+
+
+def test_sixteen_bits_are_cut_to_the_upper_eight():
+    values = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+    gray, flags = preprocessing.decode_with_flags(saved(values, "PNG"))
+    assert np.array_equal(gray, values >> 8)
+    assert flags == ("16-bit",)
+    of_12_bits, _ = preprocessing.decode_with_flags(saved(values % 4096, "TIFF"))
+    assert np.array_equal(of_12_bits, values % 4096 >> 4)
+
+
+def test_white_is_zero_in_a_tiff_that_says_so():
+    values = (np.arange(80 * 80, dtype=np.uint16) * 10).reshape(80, 80)
+    data = bytearray(tiled_tiff(values))
+    entry = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[entry + 8] = 0
+    assert np.array_equal(preprocessing.decode(bytes(data)), (65535 - values) >> 8)
+
+
+def test_decibels_are_scaled_between_percentiles():
+    decibels = np.random.default_rng(0).normal(-40, 10, (90, 90)).astype(np.float32)
+    gray, flags = preprocessing.decode_with_flags(tiled_tiff(decibels))
+    black, white = np.percentile(decibels, (0.1, 99.9))
+    expected = np.clip((decibels.astype(float) - black) / (white - black), 0, 1) * 255
+    assert np.abs(gray - expected).max() <= 0.5 + 1e-4
+    assert flags == ("float",)
+
+
+def test_linear_reflectance_is_shown_as_its_fourth_root():
+    levels = np.linspace(0, 1, 8100, dtype=np.float32).reshape(90, 90)
+    for reflectance in (levels**8, levels**8 * 7e4):
+        gray, flags = preprocessing.decode_with_flags(tiled_tiff(reflectance.astype(np.float32)))
+        assert flags == ("float", "reflectance")
+        assert np.abs(gray[:89] / 255 - (reflectance[:89] / reflectance.max()) ** 0.25).max() < 0.01
+    raw = np.rint(levels**16 * 65535).astype(np.uint16)
+    assert preprocessing.decode_with_flags(saved(raw, "TIFF"))[1] == ("16-bit", "reflectance")
+
+
+def test_size_and_cost_are_checked_before_an_image_is_decoded():
+    huge_tile = bytearray(tiled_tiff(np.zeros((64, 64), np.uint8)))
+    for tag in (322, 323):
+        entry = huge_tile.index(struct.pack("<HHI", tag, 4, 1))
+        huge_tile[entry + 8 : entry + 12] = struct.pack("<I", 60_000)
+    strips = saved(np.zeros((20_001, 64), np.uint8), "TIFF", tiffinfo={278: 1})
+    webp = bytearray(saved(np.zeros((64, 64, 3), np.uint8), "WebP"))
+    webp[21:25] = ((16_382 << 14) + 16_382).to_bytes(4, "little")
+    bmp = bytearray(saved(np.zeros((64, 64), np.uint8), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
+    for data, reason in [
+        (png_of_size(60_000, 60_000), "too large: 60000x60000"),
+        (bytes(bmp), "too large: 60000x60000"),
+        (bytes(webp), "too large: 16383x16383"),
+        (bytes(huge_tile), "tiles larger"),
+        (strips, "too slow to decode: more than 20,000 strips"),
+    ]:
+        with pytest.raises(UnreadableImage, match=reason):
+            preprocessing.decode(data)
+
+
+def test_too_little_memory_is_no_bad_image(tmp_path):
+    """In a process of its own, as the limit of its address space cannot be raised again."""
+    black = Image.new("RGB", (4000, 4000))
+    for image_format in LOSSLESS:
+        (tmp_path / "image").write_bytes(
+            saved(black, image_format, **({"compression": "tiff_lzw"} if image_format == "TIFF" else {}))
+        )
+        code = (
+            "import resource, sys; from pathlib import Path; from octprep import preprocessing\n"
+            "data = Path(sys.argv[1]).read_bytes()\n"
+            "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000,) * 2)\n"
+            "try: preprocessing.decode(data)\n"
+            "except MemoryError: print('too little memory')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "image"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "too little memory\n", image_format
+
+
+def test_threads_decode_at_once_and_leave_the_filters_of_warnings_alone():
+    gray = draw_scan("threads", 300, 400)
+    data, before, decoded = saved(gray, "TIFF", compression="tiff_lzw"), list(warnings.filters), []
+    threads = [threading.Thread(target=lambda: decoded.append(preprocessing.decode(data))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 8
+    assert all(np.array_equal(pixels, gray) for pixels in decoded)
+    assert warnings.filters == before
+
+
+def test_odd_metadata_are_not_warned_of():
+    stream = io.BytesIO()
+    Image.fromarray(draw_scan("odd")).save(stream, "TIFF", tiffinfo={282: 1.0})
+    data = bytearray(stream.getvalue())
+    entry = data.index(struct.pack("<H", 282))
+    data[entry + 4 : entry + 8] = struct.pack("<I", 2**31)  # more values than the file has bytes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert preprocessing.decode(bytes(data)).shape == (96, 128)
+
+
+def test_the_name_of_a_file_does_not_matter(tmp_path):
+    gray = draw_scan("named")
+    for name, data in (("a.jpeg", saved(gray, "PNG")), ("b.png", saved(gray, "TIFF")), ("c", saved(gray, "BMP"))):
+        (tmp_path / name).write_bytes(data)
+        assert np.array_equal(preprocessing.read_image(tmp_path / name)[0], gray)
+
+
+def test_every_format_is_known_by_its_first_bytes():
+    gray = np.zeros((64, 64), np.uint8)
+    for name in LOSSLESS:
+        assert pillow_formats.format_of(saved(Image.fromarray(gray).convert("RGB"), name)) == name
+    assert pillow_formats.format_of(tiled_tiff(gray, order=">")) == "TIFF"
+    assert pillow_formats.format_of(saved(gray, "TIFF", big_tiff=True)) == "TIFF"
+    assert preprocessing.decode(saved(gray + 9, "TIFF", big_tiff=True)).max() == 9
