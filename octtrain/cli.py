@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,6 +41,16 @@ app = typer.Typer(
 )
 
 Shards = Annotated[Path, typer.Argument(help="Folder or URL of shards, made by `octprep build`.", show_default=False)]
+
+EvaluatedShards = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|URL",
+        help="The shards that the run was trained on, if they were moved.",
+        show_default=False,
+        rich_help_panel="Data",
+    ),
+]
 
 
 @app.callback()
@@ -249,17 +259,21 @@ def report(
 def figures(
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder for the SVG files.", show_default=False, rich_help_panel="Output"),
+        typer.Option(metavar="DIR", help="Folder for the files.", show_default=False, rich_help_panel="Output"),
     ],
     run: Evaluated = None,
     split: ResultsOf = "test",
+    file_format: Annotated[
+        Literal["svg", "pdf", "both"],
+        typer.Option("--format", help="Of the files; pdf needs the extra `figures`.", rich_help_panel="Output"),
+    ] = "svg",
 ) -> None:
-    """Write the charts of a run's report as SVG files, for a paper."""
+    """Write the charts of a run's report as SVG or PDF files, for a paper."""
     interrupts.advise("not all figures were written")
     with importing_keras():
         from octtrain.report import write
 
-    write.figures(run or _latest_run(), out, split, log=log)
+    write.figures(run or _latest_run(), out, split, file_format=file_format, log=log)
 
 
 @command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from octprep.format.config import require_one_of
 from octprep.format.errors import ManifestError, OctError, OutputError
 from octprep.format.files import atomic_write
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.html import pictures
 from octprep.html.pictures import Picture
-from octprep.wording import listed
+from octprep.wording import listed, number
 from octtrain.data.passes import one_pass
 from octtrain.report import card, facts, page
 from octtrain.report.evaluation import Evaluation, load_evaluation
-from octtrain.report.figures import draw_figures, standalone
+from octtrain.report.figures import as_pdf, draw_figures, standalone
 from octtrain.runs.run import Run
 
 _BATCH = 64  # images read at once
+_WRITERS = {"svg": standalone, "pdf": as_pdf}
 Log = Callable[[str], None]
 
 
@@ -50,25 +52,32 @@ def write_pages(run: Run, name: str, shards: Path | None = None) -> tuple[Path, 
     return paths
 
 
-def figures(run: Run | Path | str, out: Path, split: str = "test", *, log: Log = print) -> Sequence[Path]:
-    """Write the charts of the report as SVG files into a folder, made if need be, and return their paths.
+def figures(
+    run: Run | Path | str, out: Path, split: str = "test", *, file_format: str = "svg", log: Log = print
+) -> Sequence[Path]:
+    """Write the charts of the report as SVG or PDF files, or both, into a folder, made if need be; return their paths.
 
-    Arguments and errors as of `report`.
+    file_format: svg, pdf or both.  Other arguments and errors as of `report`; SettingError for another format, and
+    MissingPackage for a PDF if typst, which writes it, is not installed, both before anything is written.
     """
+    require_one_of("format", file_format, (*_WRITERS, "both"))
     run = run if isinstance(run, Run) else Run.load(Path(run))
-    evaluation = load_evaluation(run, split)
+    contents = {
+        out / f"{figure.key}.{suffix}": write(figure)
+        for figure in draw_figures(load_evaluation(run, split))
+        for suffix, write in _WRITERS.items()
+        if file_format in (suffix, "both")
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"--out {_text(out)} cannot be made ({error.strerror or error}); name another folder."
         ) from None
-    paths = []
-    for figure in draw_figures(evaluation):
-        paths.append(out / f"{figure.key}.svg")
-        _write(paths[-1], standalone(figure))
-    log(f"wrote {len(paths)} figures into {_text(out)}: {listed([path.name for path in paths])}")
-    return paths
+    for path, content in contents.items():
+        _write(path, content)
+    log(f"wrote {number(len(contents), 'file')} into {_text(out)}: {listed([path.name for path in contents])}")
+    return list(contents)
 
 
 def _error_pictures(evaluation: Evaluation, shards: Path | None) -> Mapping[str, Picture]:
