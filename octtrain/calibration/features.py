@@ -6,28 +6,21 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
 from numpy.typing import NDArray
 
 from octtrain.calibration.pixel_statistics import pixel_statistics
 from octtrain.calibration.unfamiliar import Distances, TrainingScans
 from octtrain.inference import predict_with_features
-from octtrain.models.parts import layer_of, logits_model, output_layer, softmax_layer
+from octtrain.models.parts import last_dense_layer, logits_model
 
 POOLED, LOGITS = "pooled features", "logits"
 MAX_FEATURES = 4096  # whose covariances take 2 * 64 MB as float32; of more the logits are used
 
 
 def pooled_features(model: keras.Model) -> Any:
-    """The tensor that the last dense layer of a model takes, (n, features); None if it does not end in one.
-
-    A model ends in one if nothing but a softmax over the classes follows it.
-    """
-    softmax = softmax_layer(model)
-    dense = output_layer(model) if softmax is None else layer_of(model, softmax.input)
-    if type(dense) is not layers.Dense or len(dense.input.shape) != 2:
-        return None
-    return dense.input
+    """The tensor that the last dense layer of a model takes, (n, features); None if it does not end in one."""
+    dense = last_dense_layer(model)
+    return dense.input if dense is not None and len(dense.input.shape) == 2 else None
 
 
 def with_features(model: keras.Model) -> tuple[keras.Model, str]:
