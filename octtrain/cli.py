@@ -42,7 +42,16 @@ app = typer.Typer(
 
 Shards = Annotated[Path, typer.Argument(help="Folder or URL of shards, made by `octprep build`.", show_default=False)]
 
-EvaluatedShards = Annotated[
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
+        "their probabilities is used.",
+        show_default=False,
+    ),
+]
+OwnShards = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR|URL",
@@ -106,27 +115,11 @@ def fit(
 
 @command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json", urls=("shards", "dataset"))
 def evaluate(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[RUN]...",
-            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
-            "their probabilities is evaluated.",
-            show_default=False,
-        ),
-    ] = None,
+    runs: Runs = None,
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="Split to evaluate on: test, val or a fold.", rich_help_panel="Data")
     ] = "test",
-    shards: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|URL",
-            help="The shards that the run was trained on, if they were moved.",
-            show_default=False,
-            rich_help_panel="Data",
-        ),
-    ] = None,
+    shards: OwnShards = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -276,14 +269,9 @@ def figures(
     write.figures(run or _latest_run(), out, split, file_format=file_format, log=log)
 
 
-@command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)
+@command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig, urls=("shards",))
 def calibrate(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.", show_default=False
-        ),
-    ] = None,
+    runs: Runs = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -293,24 +281,18 @@ def calibrate(
             rich_help_panel="Data",
         ),
     ] = None,
-    shards: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The shards that the run was trained on, if they were moved.",
-            show_default=False,
-            rich_help_panel="Data",
-        ),
-    ] = None,
+    shards: OwnShards = None,
     **settings: Any,
 ) -> None:
-    """Choose temperature, referral threshold, abstention and limits on val, and freeze them in the run."""
+    """Choose temperature, thresholds, limits and how patients are predicted on val, and freeze them in the run."""
     interrupts.advise("nothing was written")
     config = make(CalibrationConfig, settings)
     with importing_keras():
         from octtrain.evaluation import calibrate as calibration
 
-    calibration.calibrate(run or _latest_run(), split, shards, config=config, log=log)
+    calibration.calibrate(
+        runs or [_latest_run()], split, None if shards is None else location(shards), config=config, log=log
+    )
 
 
 @command(app, "octtrain compare runs/shards-octnet-s-1 runs/shards-octnet-m-1")
