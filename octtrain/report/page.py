@@ -27,10 +27,10 @@ METRICS = (
 _METRIC = Markup('<td class="metric"><span data-metric="{key}">{value}</span> <span class="faint">{rest}</span></td>')
 
 
-def render(evaluation: Evaluation, pictures: Mapping[str, Picture]) -> bytes:
+def render(evaluation: Evaluation, pictures: Mapping[str, Picture], evidence: Mapping[str, Picture]) -> bytes:
     """The page in UTF-8. It depends on its arguments alone: no clock.
 
-    pictures: path of an image -> the pixels that the model saw.
+    pictures: path of an image -> the pixels that the model saw.  evidence: path -> what it found on them.
     """
     content, calibration = evaluation.content, evaluation.calibration
     style, script = page.asset("page.css") + page.asset("report.css", "octtrain.report"), page.asset("page.js")
@@ -67,6 +67,7 @@ def render(evaluation: Evaluation, pictures: Mapping[str, Picture]) -> bytes:
         errors=errors,
         error_count=error_count,
         pictures=pictures,
+        evidence=evidence,
         unknown=facts.unknown(evaluation),
         note=NOTE[:1].upper() + NOTE[1:] + ".",
     )

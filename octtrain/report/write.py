@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octprep.format.config import require_one_of
 from octprep.format.errors import ManifestError, OctError, OutputError
 from octprep.format.files import atomic_write
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.html import pictures
-from octprep.html.pictures import Picture
 from octprep.wording import listed, number
 from octtrain.data.passes import one_pass
 from octtrain.report import card, facts, page
 from octtrain.report.evaluation import Evaluation, load_evaluation
+from octtrain.report.evidence import evidence_pictures
 from octtrain.report.figures import as_pdf, draw_figures, standalone
 from octtrain.runs.run import Run
 
@@ -46,7 +49,9 @@ def write_pages(run: Run, name: str, shards: Path | None = None) -> tuple[Path, 
     evaluation = load_evaluation(run, name)
     suffix = "" if name == "test" else f"-{name}"
     paths = run.folder / f"report{suffix}.html", run.folder / f"model-card{suffix}.md"
-    contents = page.render(evaluation, _error_pictures(evaluation, shards)), card.write(evaluation)
+    stored = _stored_pixels(evaluation, shards)
+    shown = {path: pictures.jpeg(f"Stored pixels of {path}", pixels) for path, pixels in stored.items()}
+    contents = page.render(evaluation, shown, evidence_pictures(evaluation, stored)), card.write(evaluation)
     for path, content in zip(paths, contents, strict=True):
         _write(path, content)
     return paths
@@ -80,14 +85,17 @@ def figures(
     return list(contents)
 
 
-def _error_pictures(evaluation: Evaluation, shards: Path | None) -> Mapping[str, Picture]:
-    """The stored pixels of the worst errors, by path; none if the shards cannot be read or are of another dataset."""
+def _stored_pixels(evaluation: Evaluation, shards: Path | None) -> Mapping[str, NDArray[np.uint8]]:
+    """The stored pixels of the worst errors, by path: (height, width) uint8 in 0..255.
+
+    None if the shards cannot be read or are of another dataset.
+    """
     own = evaluation.run.shards
     folder = shards or (own if evaluation.is_own_dataset and isinstance(own, Path) else None)
     wanted = {error.path for error in facts.worst_errors(evaluation)[0]}
     if folder is None or not wanted:
         return {}
-    found: dict[str, Picture] = {}
+    found: dict[str, NDArray[np.uint8]] = {}
     try:
         manifest = Manifest.load(folder)
         if manifest.digest != evaluation.content["digest"]:
@@ -95,7 +103,7 @@ def _error_pictures(evaluation: Evaluation, shards: Path | None) -> Mapping[str,
         for batch in one_pass(folder, (evaluation.content["split"],), batch_size=_BATCH, manifest=manifest):
             for path, pixels in zip(batch.paths, batch.pixels, strict=True):
                 if path in wanted and path not in found:
-                    found[path] = pictures.jpeg(f"Stored pixels of {path}", pixels[..., 0])
+                    found[path] = pixels[..., 0].copy()
             if len(found) == len(wanted):
                 break
     except (OctError, OSError):

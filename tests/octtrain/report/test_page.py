@@ -1,11 +1,13 @@
 """Every figure in the report is the one in evaluate's JSON, and nothing that is in the JSON is missing."""
 
+import base64
 import csv
 import json
 import re
 import shutil
 from html import unescape
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,10 +15,14 @@ pytest.importorskip("tensorflow")
 
 from octprep.format.errors import ManifestError, SourceError
 from octprep.format.manifest import Manifest
+from octtrain.data.passes import one_pass
 from octtrain.evaluation.estimates import format_interval, format_value
 from octtrain.evaluation.evaluate import evaluate
+from octtrain.explain.explainer import Explainer
 from octtrain.report import points
 from octtrain.report.evaluation import load_evaluation
+from octtrain.report.evidence import SHOWN_MAPS
+from octtrain.report.facts import worst_errors
 from octtrain.report.write import report, write_pages
 from octtrain.runs.run import Run
 from tests.worlds.runs import quiet
@@ -146,10 +152,39 @@ def test_worst_errors_are_shown_with_the_pixels_that_the_model_saw(uncertain):
     with (uncertain / "predictions-test.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["prediction"] != row["truth"]]
     patients = {row["patient_group"] for row in rows}
-    assert html.count('src="data:image/jpeg;base64,') == len(patients) > 1
+    assert html.count('alt="Stored pixels of ') == len(patients) > 1
     surest = max(rows, key=lambda row: float(row[row["prediction"]]))
     assert f'alt="Stored pixels of {surest["path"]}"' in html
     assert f"{wrong} of {content['images']} images are misclassified" in html
+
+
+def test_evidence_is_drawn_on_the_worst_errors_red_where_it_speaks_for_the_prediction(uncertain):
+    html, found = (uncertain / "report.html").read_text(), load_evaluation(Run.load(uncertain), "test")
+    errors, _ = worst_errors(found, SHOWN_MAPS)
+    assert re.findall(r'alt="Evidence for (\w+) on ([^"]+)"', html) == [(e.prediction, e.path) for e in errors]
+    assert 1 < len(errors) == SHOWN_MAPS
+    explainer = Explainer(found.run.load_model())
+    manifest, pixels = Manifest.load(found.run.shards), {}
+    for batch in one_pass(found.run.shards, ("test",), batch_size=64, manifest=manifest):
+        pixels |= dict(zip(batch.paths, batch.pixels[..., 0], strict=True))
+    for error in errors:
+        stored, drawn = (
+            cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR).astype(int)
+            for data in re.findall(rf'base64,([^"]+)" width="32" height="32" alt="[^"]+ {re.escape(error.path)}"', html)
+        )
+        assert np.ptp(stored, axis=2).max() == 0  # gray
+        evidence = explainer.explain(pixels[error.path]).evidence.places[..., found.class_names.index(error.prediction)]
+        assert evidence.size == 1  # of so small an image, so all of it has one colour
+        red_minus_blue = (drawn[..., 2] - drawn[..., 0]).mean()
+        assert red_minus_blue > 20 if evidence.sum() > 0 else red_minus_blue < -20
+
+
+def test_the_report_is_written_without_evidence_if_the_model_is_gone(uncertain, tmp_path):
+    shutil.copytree(uncertain, tmp_path / "run")
+    (tmp_path / "run" / "model.keras").unlink()
+    path, _ = report(tmp_path / "run", shards=uncertain.parent / "shards", log=quiet)
+    html = path.read_text()
+    assert "Stored pixels of" in html and "Evidence for" not in html
 
 
 def test_the_report_is_the_same_when_it_is_written_again_and_lacks_pictures_without_the_shards(uncertain, tmp_path):
