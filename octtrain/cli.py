@@ -207,10 +207,11 @@ def _latest_run() -> Path:
 
 
 Evaluated = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Argument(
-        metavar="[RUN]",
-        help="Folder of a run that was evaluated; by default the latest one in runs/.",
+        metavar="[RUN]...",
+        help="Folder of a run that was evaluated; by default the latest one in runs/. Several, if they were evaluated "
+        "as one.",
         show_default=False,
     ),
 ]
@@ -227,7 +228,7 @@ ResultsOf = Annotated[
 
 @command(app, "octtrain report runs/shards-octnet-s-1")
 def report(
-    run: Evaluated = None,
+    runs: Evaluated = None,
     split: ResultsOf = "test",
     shards: Annotated[
         Path | None,
@@ -245,7 +246,7 @@ def report(
     with importing_keras():
         from octtrain.report import write
 
-    write.report(run or _latest_run(), split, shards, log=log)
+    write.report(runs or [_latest_run()], split, shards, log=log)
 
 
 @command(app, "octtrain figures runs/shards-octnet-s-1 --out figures")
@@ -254,7 +255,7 @@ def figures(
         Path,
         typer.Option(metavar="DIR", help="Folder for the files.", show_default=False, rich_help_panel="Output"),
     ],
-    run: Evaluated = None,
+    runs: Evaluated = None,
     split: ResultsOf = "test",
     file_format: Annotated[
         Literal["svg", "pdf", "both"],
@@ -266,7 +267,7 @@ def figures(
     with importing_keras():
         from octtrain.report import write
 
-    write.figures(run or _latest_run(), out, split, file_format=file_format, log=log)
+    write.figures(runs or [_latest_run()], out, split, file_format=file_format, log=log)
 
 
 @command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig, urls=("shards",))

@@ -157,7 +157,7 @@ def claim(evaluation: Evaluation) -> list[Item]:
         ("24", "Initialisation of parameters", known["initialisation"]),
         ("25", "Training approach: augmentation, hyperparameters, number of models", known["training"]),
         ("26", "Method of selecting the final model", known["selection"]),
-        ("27", "Ensembling techniques", "none"),
+        ("27", "Ensembling techniques", known["ensemble"]),
         ("28", "Metrics of model performance", known["metrics"]),
         ("29", "Statistical measures of significance and uncertainty", known["intervals"]),
         ("30", "Robustness or sensitivity analysis", known["slices"]),
@@ -195,11 +195,13 @@ def claim(evaluation: Evaluation) -> list[Item]:
 
 def _known(evaluation: Evaluation) -> dict[str, str]:
     """What the run knows, in phrases."""
-    run, content, calibration = evaluation.run, evaluation.content, evaluation.calibration
-    manifest = run.manifest
-    recipe, provenance = manifest.recipe, run.provenance
-    leaks = manifest.leaks
-    found = dict(facts.training(evaluation))
+    content, calibration = evaluation.content, evaluation.calibration
+    manifest = evaluation.run.manifest
+    recipe = manifest.recipe
+    leaks = any(run.manifest.leaks for run in evaluation.runs)
+    trained = [dict(facts.training(run)) for run in evaluation.runs]
+    found = {name: "; ".join(dict.fromkeys(each[name] for each in trained)) for name in trained[0]}
+    members = [run.provenance for run in evaluation.runs]
     thresholds = [
         f"{name} {calibration[name]['threshold']:g}"
         for name in ("referral", "abstention")
@@ -216,7 +218,8 @@ def _known(evaluation: Evaluation) -> dict[str, str]:
         "partitions": f"{manifest.config.split}, seed {manifest.config.seed}; {facts.dataset(evaluation)}",
         "disjoint": "patient groups: ids that share a scan are one; "
         + ("violated, see the report" if leaks else "no patient is in two splits"),
-        "model": f"{run.config.model}; settings in the command above",
+        "model": f"{facts.models(evaluation)}; settings in the command{'s' * evaluation.is_ensemble} above",
+        "ensemble": f"mean of the probabilities of {len(evaluation.runs)} runs" if evaluation.is_ensemble else "none",
         "metrics": "balanced accuracy, accuracy, F1, AUC, MCC; per class sensitivity, specificity, precision, AUC and "
         "PR-AUC; per image and per patient" + ("; ECE, Brier score, NLL" if calibration else ""),
         "predictions": f"the stored model, once over {content['split']}"
@@ -227,12 +230,13 @@ def _known(evaluation: Evaluation) -> dict[str, str]:
         if evaluation.is_own_dataset
         else f"external dataset {content['digest'][:12]}; how it differs: {FILL}",
         "software": found["Versions"],
-        "specification": f"model.keras, SHA-256 {found['SHA-256 of model.keras'][:12]}",
+        "specification": "model.keras, SHA-256 " + listed([each["SHA-256 of model.keras"][:12] for each in trained]),
         "performance": "the table above, and the report",
         "slices": "slices in the report: source width, sharpness, fill, crop confidence, source folder",
         "unfamiliar": "scans beyond frozen limits are marked, and withheld with --strict" if calibration else "",
         "initialisation": found["Weights to start from"],
-        "training": facts.command(evaluation),
-        "selection": f"the epoch with the best balanced accuracy on {listed(provenance.selected_on)}",
+        "training": "; ".join(dict.fromkeys(facts.command(run) for run in evaluation.runs)),
+        "selection": "the epoch with the best balanced accuracy on "
+        + listed(list(dict.fromkeys(name for member in members for name in member.selected_on))),
         "intervals": "95 % intervals from a bootstrap of patients, exact bounds at 0 and 100 %",
     }

@@ -24,11 +24,11 @@ def evidence_pictures(evaluation: Evaluation, stored: Mapping[str, NDArray[np.ui
     """The evidence for the predicted class of the first SHOWN_MAPS of the worst errors, by path.
 
     stored: path -> pixels, (height, width) uint8 in 0..255; errors without pixels have no picture. None has one if the
-    model has no evidence map or cannot be loaded, or the classes are not those of the model.
+    model has no evidence map or cannot be loaded, is an ensemble, or has other classes.
     """
     run, names = evaluation.run, evaluation.class_names
     errors = [error for error in facts.worst_errors(evaluation, SHOWN_MAPS)[0] if error.path in stored]
-    if not errors or names != run.manifest.class_names:
+    if not errors or evaluation.is_ensemble or names != run.manifest.class_names:
         return {}
     try:
         model = run.load_model()

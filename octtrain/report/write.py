@@ -20,35 +20,35 @@ from octtrain.report import card, facts, page
 from octtrain.report.evaluation import Evaluation, load_evaluation
 from octtrain.report.evidence import evidence_pictures
 from octtrain.report.figures import as_pdf, draw_figures, standalone
-from octtrain.runs.run import Run
+from octtrain.runs.ensemble import Runs
 
 _BATCH = 64  # images read at once
 _WRITERS = {"svg": standalone, "pdf": as_pdf}
 Log = Callable[[str], None]
 
 
-def report(
-    run: Run | Path | str, split: str = "test", shards: Path | str | None = None, *, log: Log = print
-) -> tuple[Path, Path]:
+def report(run: Runs, split: str = "test", shards: Path | str | None = None, *, log: Log = print) -> tuple[Path, Path]:
     """Write report.html and model-card.md of a run that was evaluated, and return their paths.
 
-    run: what `octtrain.fit` returned, or its folder.  split: of the results, as in the names of their files; of others
-    than test the files are report-SPLIT.html and model-card-SPLIT.md.  shards: what was evaluated on, by default the
-    run's own where they were, unless that is a URL; without them the page has no pictures.  log: takes lines of text.
+    run: what `octtrain.fit` returned, or its folder; or several that were evaluated as one, whose files are written
+    into the folder of the first.  split: of the results, as in the names of their files; of others than test the files
+    are report-SPLIT.html and model-card-SPLIT.md, of several runs report-SPLIT-ensemble.html and so on.  shards: what
+    was evaluated on, by default the run's own where they were, unless that is a URL; without them the page has no
+    pictures.  log: takes lines of text.
 
     Raises SourceError, SettingError and ManifestError as `load_evaluation`; OutputError if a file cannot be written.
     """
-    run = run if isinstance(run, Run) else Run.load(Path(run))
     paths = write_pages(run, split, Path(shards) if shards else None)
     log(f"wrote {listed([_text(path) for path in paths])}")
     return paths
 
 
-def write_pages(run: Run, name: str, shards: Path | None = None) -> tuple[Path, Path]:
+def write_pages(run: Runs, name: str, shards: Path | None = None) -> tuple[Path, Path]:
     """The same without a line of text."""
     evaluation = load_evaluation(run, name)
-    suffix = "" if name == "test" else f"-{name}"
-    paths = run.folder / f"report{suffix}.html", run.folder / f"model-card{suffix}.md"
+    folder = evaluation.run.folder
+    suffix = "" if evaluation.name == "test" else f"-{evaluation.name}"
+    paths = folder / f"report{suffix}.html", folder / f"model-card{suffix}.md"
     stored = _stored_pixels(evaluation, shards)
     shown = {path: pictures.jpeg(f"Stored pixels of {path}", pixels) for path, pixels in stored.items()}
     contents = page.render(evaluation, shown, evidence_pictures(evaluation, stored)), card.write(evaluation)
@@ -57,16 +57,13 @@ def write_pages(run: Run, name: str, shards: Path | None = None) -> tuple[Path, 
     return paths
 
 
-def figures(
-    run: Run | Path | str, out: Path, split: str = "test", *, file_format: str = "svg", log: Log = print
-) -> Sequence[Path]:
+def figures(run: Runs, out: Path, split: str = "test", *, file_format: str = "svg", log: Log = print) -> Sequence[Path]:
     """Write the charts of the report as SVG or PDF files, or both, into a folder, made if need be; return their paths.
 
     file_format: svg, pdf or both.  Other arguments and errors as of `report`; SettingError for another format, and
     MissingPackage for a PDF if typst, which writes it, is not installed, both before anything is written.
     """
     require_one_of("format", file_format, (*_WRITERS, "both"))
-    run = run if isinstance(run, Run) else Run.load(Path(run))
     contents = {
         out / f"{figure.key}.{suffix}": write(figure)
         for figure in draw_figures(load_evaluation(run, split))

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from octprep.format.errors import ManifestError, SourceError
+from octprep.format.errors import ManifestError, SettingError, SourceError
 from octprep.format.manifest import Manifest
 from octtrain.data.passes import one_pass
 from octtrain.evaluation.estimates import format_interval, format_value
@@ -24,6 +25,7 @@ from octtrain.report.evaluation import load_evaluation
 from octtrain.report.evidence import SHOWN_MAPS
 from octtrain.report.facts import worst_errors
 from octtrain.report.write import report, write_pages
+from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
 from tests.worlds.runs import quiet
 
@@ -196,6 +198,36 @@ def test_the_report_is_the_same_when_it_is_written_again_and_lacks_pictures_with
     report(run, log=quiet)
     assert b"data:image/jpeg" not in path.read_bytes()
     assert b"--shards DIR" in path.read_bytes()
+
+
+def test_an_ensemble_has_a_report_and_a_card_that_name_all_members(uncertain, tmp_path):
+    shutil.copytree(uncertain.parent, tmp_path / "world")
+    first, second = tmp_path / "world" / "run", tmp_path / "world" / "second"
+    shutil.copytree(first, second)
+    model = Run.load(second).load_model()
+    model.get_layer("logits").bias.assign([0.5, -0.5, 0.2, 0.1])
+    RunFolder(Run.load(second)).save_model(model, second / "model.keras")
+    before = (first / "report.html").read_bytes()
+    evaluate([first, second], write_pages=write_pages, log=quiet)
+    assert (first / "report.html").read_bytes() == before
+    html, card = (first / "report-test-ensemble.html").read_text(), first / "model-card-test-ensemble.md"
+    content = json.loads((first / "evaluate-test-ensemble.json").read_text())
+    shown = {path: value for path, value, _ in shown_in(html)}
+    for path in ("balanced_accuracy", "per_patient.balanced_accuracy", "urgent_referral.sensitivity"):
+        assert shown[path] == format_value(at(content, path)["value"])
+    assert "Member 1: run" in html and "Member 2: second" in html
+    for run in (first, second):
+        digest = hashlib.sha256((run / "model.keras").read_bytes()).hexdigest()
+        assert digest in html and digest in card.read_text()
+    assert "mean of the probabilities of 2 runs" in card.read_text()
+    written = html
+    report([first, second], log=quiet)
+    assert (first / "report-test-ensemble.html").read_text() == written
+    shutil.copytree(second, tmp_path / "world" / "third")
+    with pytest.raises(SettingError, match=r"is of .*run and .*second, and not of what is named"):
+        report([first, tmp_path / "world" / "third"], log=quiet)
+    with pytest.raises(SettingError, match="name the same runs"):
+        report(first, "test-ensemble", log=quiet)
 
 
 def test_leaky_results_are_marked(untrained, tmp_path):
