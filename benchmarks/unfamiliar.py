@@ -7,7 +7,7 @@
     python -m benchmarks.unfamiliar run scans
 
 Images are drawn, or made from the scans of the test split, at source resolution, and go through the preprocessing of
-the run as `octtrain predict` does it. Beside the three signals together the table shows each alone; one that is not
+the run as `octtrain predict` does it. Beside the four signals together the table shows each alone; one that is not
 used, a limit on the probability of the most probable class, chosen as the others are; and the accuracy of the model on
 scans that were changed, as a change that does it no harm need not be flagged.
 """
@@ -224,9 +224,9 @@ def main() -> None:
         drawn = [own[i] for i in rng.permutation(len(own))[:count]]
         return [preprocessing.read_image(args.scans / row.path)[0] for row in drawn], [row.label for row in drawn]
 
-    signals = ("features", "pixels", "crop")
+    signals = ("features", "pixels", "noise", "crop")
     print(f"| images | number | unfamiliar | {' | '.join(signals)} | least probable 1 % | accuracy |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    print("|---|--:|--:|" + "--:|" * (len(signals) + 2))
     for split in ("val", "test"):
         show(measure(run, *read(split, args.count), least, f"scans of {split}"), signals)
     scans, labels = read("test", args.count)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,6 +41,25 @@ app = typer.Typer(
 )
 
 Shards = Annotated[Path, typer.Argument(help="Folder or URL of shards, made by `octprep build`.", show_default=False)]
+
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
+        "their probabilities is used.",
+        show_default=False,
+    ),
+]
+OwnShards = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|URL",
+        help="The shards that the run was trained on, if they were moved.",
+        show_default=False,
+        rich_help_panel="Data",
+    ),
+]
 
 
 @app.callback()
@@ -96,27 +115,11 @@ def fit(
 
 @command(app, "octtrain evaluate runs/shards-octnet-s-1 --json metrics.json", urls=("shards", "dataset"))
 def evaluate(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[RUN]...",
-            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
-            "their probabilities is evaluated.",
-            show_default=False,
-        ),
-    ] = None,
+    runs: Runs = None,
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="Split to evaluate on: test, val or a fold.", rich_help_panel="Data")
     ] = "test",
-    shards: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|URL",
-            help="The shards that the run was trained on, if they were moved.",
-            show_default=False,
-            rich_help_panel="Data",
-        ),
-    ] = None,
+    shards: OwnShards = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
@@ -204,10 +207,11 @@ def _latest_run() -> Path:
 
 
 Evaluated = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Argument(
-        metavar="[RUN]",
-        help="Folder of a run that was evaluated; by default the latest one in runs/.",
+        metavar="[RUN]...",
+        help="Folder of a run that was evaluated; by default the latest one in runs/. Several, if they were evaluated "
+        "as one.",
         show_default=False,
     ),
 ]
@@ -224,7 +228,7 @@ ResultsOf = Annotated[
 
 @command(app, "octtrain report runs/shards-octnet-s-1")
 def report(
-    run: Evaluated = None,
+    runs: Evaluated = None,
     split: ResultsOf = "test",
     shards: Annotated[
         Path | None,
@@ -242,34 +246,33 @@ def report(
     with importing_keras():
         from octtrain.report import write
 
-    write.report(run or _latest_run(), split, shards, log=log)
+    write.report(runs or [_latest_run()], split, shards, log=log)
 
 
 @command(app, "octtrain figures runs/shards-octnet-s-1 --out figures")
 def figures(
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Folder for the SVG files.", show_default=False, rich_help_panel="Output"),
+        typer.Option(metavar="DIR", help="Folder for the files.", show_default=False, rich_help_panel="Output"),
     ],
-    run: Evaluated = None,
+    runs: Evaluated = None,
     split: ResultsOf = "test",
+    file_format: Annotated[
+        Literal["svg", "pdf", "both"],
+        typer.Option("--format", help="Of the files; pdf needs the extra `figures`.", rich_help_panel="Output"),
+    ] = "svg",
 ) -> None:
-    """Write the charts of a run's report as SVG files, for a paper."""
+    """Write the charts of a run's report as SVG or PDF files, for a paper."""
     interrupts.advise("not all figures were written")
     with importing_keras():
         from octtrain.report import write
 
-    write.figures(run or _latest_run(), out, split, log=log)
+    write.figures(runs or [_latest_run()], out, split, file_format=file_format, log=log)
 
 
-@command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig)
+@command(app, "octtrain calibrate runs/shards-octnet-s-1 --sensitivity 0.97", CalibrationConfig, urls=("shards",))
 def calibrate(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/.", show_default=False
-        ),
-    ] = None,
+    runs: Runs = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -279,24 +282,18 @@ def calibrate(
             rich_help_panel="Data",
         ),
     ] = None,
-    shards: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The shards that the run was trained on, if they were moved.",
-            show_default=False,
-            rich_help_panel="Data",
-        ),
-    ] = None,
+    shards: OwnShards = None,
     **settings: Any,
 ) -> None:
-    """Choose temperature, referral threshold, abstention and limits on val, and freeze them in the run."""
+    """Choose temperature, thresholds, limits and how patients are predicted on val, and freeze them in the run."""
     interrupts.advise("nothing was written")
     config = make(CalibrationConfig, settings)
     with importing_keras():
         from octtrain.evaluation import calibrate as calibration
 
-    calibration.calibrate(run or _latest_run(), split, shards, config=config, log=log)
+    calibration.calibrate(
+        runs or [_latest_run()], split, None if shards is None else location(shards), config=config, log=log
+    )
 
 
 @command(app, "octtrain compare runs/shards-octnet-s-1 runs/shards-octnet-m-1")

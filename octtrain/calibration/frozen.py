@@ -1,5 +1,7 @@
 """calibration.json and features.npz of a run: what `octtrain calibrate` chose on val, frozen for whatever comes after.
 
+Those of an ensemble lie in the folder of one member; their names end in the first digits of the ensemble's SHA-256.
+
 calibration.json holds the numbers that are applied (`frozen`), how they did on the split that they were chosen on
 (`chosen_on`), the SHA-256 of the model and of features.npz that they belong to, and its own. features.npz holds what
 distances are measured from. Neither holds code.
@@ -11,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,11 +24,12 @@ from octprep.format.json_types import check_type, read_json
 from octprep.format.paths import path_to_text
 from octtrain.calibration.temperature import scale
 from octtrain.calibration.unfamiliar import Distances, Limits, TrainingScans
+from octtrain.runs.ensemble import model_digests
 from octtrain.runs.run import MODEL_NAME, Run
 
 CALIBRATION_NAME = "calibration.json"
 FEATURES_NAME = "features.npz"
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 _MAX_BYTES = 1_000_000_000  # of either file; larger ones are not read
 
 
@@ -35,7 +37,7 @@ _MAX_BYTES = 1_000_000_000  # of either file; larger ones are not read
 class Frozen:
     """The numbers that are applied to every prediction."""
 
-    model_sha256: str
+    model_sha256: str  # of an ensemble: that of its members' digests
     features_sha256: str  # of features.npz
     dataset: str  # digest of the dataset
     split: str  # that they were chosen on
@@ -48,6 +50,7 @@ class Frozen:
     referral_threshold: float | None  # 0..1; None if none could be chosen
     error: float  # that the answers keep, 0..1
     abstention_threshold: float | None  # 0..1; None if none could be chosen
+    aggregation: str  # how the images of a case make one prediction
     limits: Limits
 
     @classmethod
@@ -109,23 +112,35 @@ def urgent_score(
     return np.asarray(probabilities[:, columns].sum(axis=1, dtype=np.float64))
 
 
-def model_sha256(run: Run) -> str:
-    """The SHA-256 of a run's model, hex. Raises OSError."""
-    with (run.folder / MODEL_NAME).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def model_sha256(runs: Sequence[Run]) -> str:
+    """The SHA-256 of a run's model, hex; of several that of their digests, in whatever order. Raises OSError."""
+    digests = model_digests(runs)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
-def save(folder: Path, frozen: Frozen, scans: bytes, chosen_on: Mapping[str, Any]) -> dict[str, Any]:
+def file_names(runs: Sequence[Run]) -> tuple[str, str]:
+    """The names of the two files for a run, or for an ensemble. Raises OSError."""
+    if len(runs) == 1:
+        return CALIBRATION_NAME, FEATURES_NAME
+    digits = model_sha256(runs)[:8]
+    return f"calibration-ensemble-{digits}.json", f"features-ensemble-{digits}.npz"
+
+
+def save(runs: Sequence[Run], frozen: Frozen, scans: bytes, chosen_on: Mapping[str, Any]) -> dict[str, Any]:
     """Write features.npz, then calibration.json, each whole or not at all; returns the content of the second.
+
+    runs: the run, or the members of an ensemble, whose files lie in the folder of the first.
 
     Interrupted in between, the new features.npz is not that of the old calibration.json, which `load` finds. Raises
     OutputError if they cannot be written.
     """
     content = {"calibration_version": CALIBRATION_VERSION, "frozen": asdict(frozen), "chosen_on": chosen_on}
     content["sha256"] = _digest(content)
+    folder = runs[0].folder
     try:
-        atomic_write(folder / FEATURES_NAME, scans)
-        atomic_write(folder / CALIBRATION_NAME, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        calibration_name, features_name = file_names(runs)
+        atomic_write(folder / features_name, scans)
+        atomic_write(folder / calibration_name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise OutputError(
             f"the calibration cannot be written to {path_to_text(folder.as_posix())} ({error.strerror or error}); "
@@ -134,46 +149,59 @@ def save(folder: Path, frozen: Frozen, scans: bytes, chosen_on: Mapping[str, Any
     return content
 
 
-def load(run: Run) -> Calibration | None:
-    """What was frozen for a run's model; None if `octtrain calibrate` has not been run.
+def load(runs: Sequence[Run]) -> Calibration | None:
+    """What was frozen for a run's model, or for an ensemble; None if `octtrain calibrate` has not been run for it.
 
     Raises ManifestError if the model is another one by now, or a file is damaged or was edited.
     """
-    path = run.folder / CALIBRATION_NAME
-    if not path.exists():
+    try:
+        calibration_name, features_name = file_names(runs)
+    except OSError:
+        return None  # a model is missing, which is reported where it is loaded
+    path = next((path for run in runs if (path := run.folder / calibration_name).exists()), None)
+    if path is None:
         return None
-    advice = f"Run `octtrain calibrate {path_to_text(run.folder.as_posix())}` again, or remove {CALIBRATION_NAME}."
+    folders = " ".join(path_to_text(run.folder.as_posix()) for run in runs)
+    advice = f"Run `octtrain calibrate {folders}` again, or remove {calibration_name}."
     try:
         raw = read_json(read_bytes(path, _MAX_BYTES)[0])
-        if not isinstance(raw, dict) or raw.get("calibration_version") != CALIBRATION_VERSION:
-            raise ValueError(f"it is not of version {CALIBRATION_VERSION}")
+        if not isinstance(raw, dict) or not isinstance(version := raw.get("calibration_version"), int):
+            raise ValueError("it names no version")
+        if version != CALIBRATION_VERSION:
+            raise ManifestError(
+                f"{path} is of calibration version {version}, and this octtrain uses version {CALIBRATION_VERSION}, "
+                f"which freezes other numbers. {advice}"
+            )
         if raw.pop("sha256", None) != _digest(raw):
             raise ValueError("its SHA-256 is not the one that it names, so it was edited")
         frozen = Frozen.from_json(raw["frozen"])
-        if frozen.model_sha256 == model_sha256(run):
-            data = read_bytes(run.folder / FEATURES_NAME, _MAX_BYTES)[0]
+        if frozen.model_sha256 == model_sha256(runs):
+            data = read_bytes(path.with_name(features_name), _MAX_BYTES)[0]
             if hashlib.sha256(data).hexdigest() != frozen.features_sha256:
-                raise ValueError(f"{FEATURES_NAME} is not the one that was written with it")
+                raise ValueError(f"{features_name} is not the one that was written with it")
             return Calibration(frozen, TrainingScans.from_bytes(data), _digest(raw))
     except (OSError, NotReadable, ValueError, KeyError, TypeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ManifestError(f"{path} is not what `octtrain calibrate` wrote ({reason}). {advice}") from None
     raise ManifestError(
-        f"{path} is of another model than {run.folder / MODEL_NAME}, which was changed since, so its thresholds say "
+        f"{path} is of another model than {path.with_name(MODEL_NAME)}, which was changed since, so its thresholds say "
         f"nothing about it. {advice}"
     )
 
 
 def load_calibration(runs: Sequence[Run], log: Callable[[str], None]) -> Calibration | None:
-    """What was frozen for a model; None for an ensemble, whose probabilities are others than those of its members.
+    """The same, and for an ensemble that has none a line if there are others in its members' folders.
 
-    log: takes a line if members of an ensemble were calibrated. Raises what `load` raises.
+    log: takes the line. A calibration of a member does not apply to the mean of the probabilities, nor one of an
+    ensemble whose models were changed.
     """
-    if len(runs) == 1:
-        return load(runs[0])
-    if any((run.folder / CALIBRATION_NAME).exists() for run in runs):
-        log("calibrations are of single runs: those of the members are not applied to the mean of their probabilities")
-    return None
+    found = load(runs)
+    if found is None and len(runs) > 1 and any(True for run in runs for _ in run.folder.glob("calibration*.json")):
+        log(
+            "no calibration is of this ensemble: those of its members, or of other models, are not applied to the mean "
+            "of their probabilities; `octtrain calibrate RUN RUN...` chooses one"
+        )
+    return found
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -16,6 +16,16 @@ BANDS = 6  # of rows, in which changes are averaged
 SCALES = 4  # the image, and it made half as large up to three times
 MIN_SIDE = 8  # pixels; images are not made smaller than this
 
+DIFFERENCE = (
+    1,
+    -4,
+    6,
+    -4,
+    1,
+)  # of five neighbouring pixels: 0 for what is a cubic polynomial, so light that changes slowly
+_UNIT_NOISE = 70**0.5  # the standard deviation of this difference of independent numbers of standard deviation 1
+_DARKEST = 2.0  # gray levels that are added to means, so that black has no relative noise
+
 Gray = NDArray[np.float32]
 
 
@@ -39,6 +49,25 @@ def pixel_statistics(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         skewness = np.cbrt((down**3).mean(axis=(1, 2))) / (rms_down + 0.1)
         columns.append(np.stack([np.log1p(rms_down), np.log1p(rms_across), skewness], axis=1))
     return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+def relative_noise(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(n,) how much neighbouring pixels differ for no reason, as a share of how bright they are, from 0.
+
+    The layers of a retina run along the rows, so what a fourth difference along them leaves is mostly speckle and noise
+    of the device. It is divided by the mean of its pixels, as speckle is proportional to the light (for one look its
+    standard deviation is the mean), and the median is taken over the brighter half of the image, where the retina is.
+
+    images: (n, rows, columns) uint8 in 0..255, of at least five columns.
+    """
+    scaled = images.astype(np.float32)
+    width = scaled.shape[2] - len(DIFFERENCE) + 1
+    windows = [scaled[:, :, i : i + width].reshape(len(scaled), -1) for i in range(len(DIFFERENCE))]
+    change = np.abs(sum(weight * window for weight, window in zip(DIFFERENCE, windows, strict=True)))
+    mean = sum(windows) / len(windows)
+    is_bright = mean >= np.median(mean, axis=1, keepdims=True)
+    relative = change / _UNIT_NOISE / (mean + _DARKEST)
+    return np.array([np.median(row[bright]) for row, bright in zip(relative, is_bright, strict=True)], np.float64)
 
 
 def _halved(images: Gray) -> Gray:

@@ -1,8 +1,9 @@
-"""How unlike the training's scans an image is: two distances, and the confidence that its crop holds the retina.
+"""How unlike the training's scans an image is: two distances, its noise, and how sure its crop is.
 
 features  the relative Mahalanobis distance (Ren et al., arXiv:2106.09022, 2021) of the model's pooled features: to the
           nearest class, with one covariance for all, less that to the training's scans as a whole
 pixels    the Mahalanobis distance of the statistics of the stored pixels
+noise     how much neighbouring pixels differ, relative to how bright they are: strong speckle
 crop      octprep's confidence that the crop holds the retina, where the recipe crops to it
 
 Covariances are shrunk towards a multiple of the unit matrix. Each signal has a limit that 99 % of val's patients keep
@@ -15,7 +16,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -31,15 +32,20 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Distances:
-    """How far some images are from the training's scans."""
+    """How far some images are from the training's scans, and how noisy they are."""
 
     features: Numbers  # (n,)
     pixels: Numbers  # (n,) from 0
+    noise: Numbers  # (n,) from 0, of `relative_noise`
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Those of several batches, one after the other."""
-        return cls(np.concatenate([p.features for p in parts]), np.concatenate([p.pixels for p in parts]))
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def chosen(self, places: Sequence[int]) -> Self:
+        """Those of some of the images, in the order given."""
+        return type(self)(*(getattr(self, f.name)[places] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,11 @@ class TrainingScans:
         exact, one = features.astype(np.float64), np.zeros(len(features), np.int64)
         return cls(Gaussians.fit(exact, labels), Gaussians.fit(exact, one), Gaussians.fit(statistics, one))
 
-    def distances(self, features: NDArray[np.floating[Any]], statistics: Numbers) -> Distances:
-        """The distances of images. features: (n, features).  statistics: (n, numbers) of their pixels."""
+    def distances(self, features: NDArray[np.floating[Any]], statistics: Numbers, noise: Numbers) -> Distances:
+        """The distances of images. features: (n, features).  statistics: (n, numbers) of their pixels.  noise: (n,)."""
         exact = features.astype(np.float64)
-        return Distances(self.classes.distance(exact) - self.all.distance(exact), self.pixels.distance(statistics))
+        distance = self.classes.distance(exact) - self.all.distance(exact)
+        return Distances(distance, self.pixels.distance(statistics), noise)
 
     def as_bytes(self) -> bytes:
         """The bytes of features.npz. The precisions are float32, which takes half the space."""
@@ -121,6 +128,7 @@ class Limits:
 
     features: float  # the largest distance
     pixels: float  # the largest distance
+    noise: float  # the largest share of the brightness
     crop_confidence: float  # the least, 0..1
 
     @classmethod
@@ -129,6 +137,7 @@ class Limits:
         return cls(
             features=limit_of_patients(distances.features, patient),
             pixels=limit_of_patients(distances.pixels, patient),
+            noise=limit_of_patients(distances.noise, patient),
             crop_confidence=-limit_of_patients(-crop_confidence, patient),
         )
 
@@ -137,6 +146,7 @@ class Limits:
         return {
             "features": distances.features > self.features,
             "pixels": distances.pixels > self.pixels,
+            "noise": distances.noise > self.noise,
             "crop": crop_confidence < self.crop_confidence,
         }
 

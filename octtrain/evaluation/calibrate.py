@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,16 +16,17 @@ from octprep.format.errors import SettingError
 from octprep.format.images_csv import ImageRow
 from octprep.format.paths import path_to_text
 from octprep.format.seeding import seeded_hash
+from octprep.storage.cache import fetch_shards
+from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
 from octtrain.calibration.abstention import choose_abstention
 from octtrain.calibration.config import CalibrationConfig
 from octtrain.calibration.features import with_features
 from octtrain.calibration.frozen import (
-    CALIBRATION_NAME,
-    FEATURES_NAME,
     Calibration,
     Frozen,
+    file_names,
     load,
     model_sha256,
     save,
@@ -37,6 +38,7 @@ from octtrain.calibration.pixel_statistics import pixel_statistics
 from octtrain.calibration.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, scale
 from octtrain.calibration.unfamiliar import FAMILIAR, MAX_IMAGES, Limits, TrainingScans
 from octtrain.data.passes import one_pass
+from octtrain.evaluation.aggregation import Candidate, choose_aggregation, describe_aggregation
 from octtrain.evaluation.calibrated import (
     CalibratedResults,
     apply_calibration,
@@ -49,6 +51,7 @@ from octtrain.evaluation.metrics import URGENT
 from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
 from octtrain.inference import predict_with_features
+from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
 from octtrain.runs.locations import lock_run
 from octtrain.runs.run import Run
 
@@ -56,9 +59,9 @@ PATIENTS_OF_LIMITS = round(1 / (1 - FAMILIAR)) - 1  # the fewest of which FAMILI
 
 
 def calibrate(
-    run: Run | Path | str,
+    run: Runs,
     split: str | None = None,
-    shards: Path | str | None = None,
+    shards: Location | str | None = None,
     *,
     config: CalibrationConfig | None = None,
     log: Callable[[str], None] = print,
@@ -67,27 +70,38 @@ def calibrate(
 
     `octtrain.evaluate` and `octtrain.load_run` use them from then on, as long as the run's model is the same.
 
-    run: what `octtrain.fit` returned, or its folder.  split: by default the one that the epoch was selected on, val.
-    shards: where the run's dataset is now, if it was moved.  log: takes lines of text.
+    run: what `octtrain.fit` returned, or its folder. Of several, trained on one dataset, the mean of their
+    probabilities is calibrated; the files are written into the first, and used for the same runs in any order.  split:
+    by default the one that the epoch was selected on, val.  shards: where the run's dataset is now, if it was moved.
+    log: takes lines of text.
 
-    Raises SettingError if the split is the test split or was trained on; otherwise what `octtrain.evaluate` raises.
+    Raises SettingError if the split is the test split or was trained on, or several runs are not of one dataset;
+    otherwise what `octtrain.evaluate` raises.
     """
     config = config or CalibrationConfig()
-    run = run if isinstance(run, Run) else Run.load(Path(run))
-    split = split or run.provenance.selected_on[0]
-    require_calibration_split(run, split)
-    target = resolve_target((run,), split, Path(shards) if shards else None)
+    runs = load_runs(run)
+    first = runs[0]
+    split = split or first.provenance.selected_on[0]
+    for member in runs:
+        if member.manifest.digest != first.manifest.digest:
+            raise SettingError(
+                f"{member.folder} was trained on another dataset ({member.manifest.digest[:12]}) than {first.folder} "
+                f"({first.manifest.digest[:12]}); an ensemble is calibrated on one that all members were trained on"
+            )
+        require_calibration_split(member, split)
+    target = resolve_target(runs, split, location(shards) if shards else None)
     require_unexposed(target)
-    trained_on = run.provenance.trained_on
+    trained_on = tuple(dict.fromkeys(name for member in runs for name in member.provenance.trained_on))
+    fetch_shards(target.place, target.shards, target.manifest, (split, *trained_on), log)
     target.manifest.check_files(target.shards, (split, *trained_on))
-    with lock_run(run.folder, what="octtrain calibrate"):
-        digest = model_sha256(run)
-        model = run.load_model()
+    with lock_run(first.folder, what="octtrain calibrate"):
+        digest = model_sha256(runs)
+        model = load_ensemble(runs)
         network, kind = with_features(model)
         scans = fit_training_scans(network, target, trained_on, config.seed)
         predictions = predict_split(model, target.manifest, target.shards, split, target.rows, scans=scans)
         data = scans.as_bytes()
-        frozen, notes = choose(
+        frozen, candidates, notes = choose(
             predictions,
             target,
             config,
@@ -97,11 +111,11 @@ def calibrate(
         )
         _, results = apply_calibration(Calibration(frozen, scans, ""), predictions, target)
         assert results  # without a class map
-        save(run.folder, frozen, data, _chosen_on(results, predictions, notes))
+        save(runs, frozen, data, _chosen_on(results, predictions, candidates, notes))
         interrupts.advise("the calibration was written")
-        calibration = load(run)
+        calibration = load(runs)
         assert calibration
-    for line in _summary(run, calibration, results, predictions, notes):
+    for line in _summary(runs, calibration, results, predictions, candidates, notes):
         log(line)
     return calibration
 
@@ -149,8 +163,8 @@ def choose(
     target: EvaluationTarget,
     config: CalibrationConfig,
     **digests: str,
-) -> tuple[Frozen, dict[str, str]]:
-    """All numbers that are frozen, and for each that could not be chosen a note that says why.
+) -> tuple[Frozen, Mapping[str, Candidate], dict[str, str]]:
+    """All that is frozen, how the aggregations do, and for each number that could not be chosen a note that says why.
 
     predictions: with distances.  digests: model_sha256, features_sha256 and features of the result.
     """
@@ -184,6 +198,8 @@ def choose(
     )
     if abstention.reason:
         notes["abstention"] = abstention.reason
+    scaled = replace(predictions, probabilities=probabilities.astype(np.float32))
+    aggregation, candidates = choose_aggregation(scaled, class_names)
     assert predictions.distances is not None
     frozen = Frozen(
         dataset=target.manifest.digest,
@@ -196,10 +212,11 @@ def choose(
         referral_threshold=referral,
         error=config.error,
         abstention_threshold=abstention.threshold,
+        aggregation=aggregation,
         limits=Limits.fit(predictions.distances, crop_confidences(predictions.paths, target.rows), patient),
         **digests,
     )
-    return frozen, notes
+    return frozen, candidates, notes
 
 
 def _images(
@@ -217,7 +234,12 @@ def _images(
             yield batch.pixels[chosen], batch.labels[chosen]
 
 
-def _chosen_on(results: CalibratedResults, predictions: SplitPredictions, notes: Mapping[str, str]) -> dict[str, Any]:
+def _chosen_on(
+    results: CalibratedResults,
+    predictions: SplitPredictions,
+    candidates: Mapping[str, Candidate],
+    notes: Mapping[str, str],
+) -> dict[str, Any]:
     """How the frozen numbers do on the split that they were chosen on, for json.dumps."""
     content = results.as_json()
     del content["sha256"], content["chosen_on"]
@@ -225,22 +247,25 @@ def _chosen_on(results: CalibratedResults, predictions: SplitPredictions, notes:
         "images": len(predictions.paths),
         "patients": results.unfamiliar_patients.total,
         "notes": dict(notes),
+        "aggregations": {name: candidate.as_json() for name, candidate in candidates.items()},
         **content,
     }
 
 
 def _summary(
-    run: Run,
+    runs: Sequence[Run],
     calibration: Calibration,
     results: CalibratedResults,
     predictions: SplitPredictions,
+    candidates: Mapping[str, Candidate],
     notes: Mapping[str, str],
 ) -> Iterator[str]:
     frozen, patients = calibration.frozen, results.unfamiliar_patients.total
-    folder = path_to_text(run.folder.as_posix())
+    folder = path_to_text(runs[0].folder.as_posix())
+    calibration_name, features_name = file_names(runs)
     yield (
-        f"{folder} on {frozen.split}: {number(len(predictions.paths), 'image')} of {number(patients, 'patient')}; "
-        f"bounds of {frozen.confidence:.0%} confidence, with patients as the unit"
+        f"{describe_runs(runs)} on {frozen.split}: {number(len(predictions.paths), 'image')} of "
+        f"{number(patients, 'patient')}; bounds of {frozen.confidence:.0%} confidence, with patients as the unit"
     )
     yield f"temperature  {notes.get('temperature') or f'{frozen.temperature:.3f}'}"
     yield f"  before     {results.before}"
@@ -255,7 +280,7 @@ def _summary(
         yield f"abstention   no threshold: {notes['abstention']}"
     yield (
         f"unfamiliar   {results.unfamiliar} of the images, of {results.unfamiliar_patients} of the patients, by "
-        f"{frozen.features}, pixels and crop confidence"
+        f"{frozen.features}, pixels, noise and crop confidence"
     )
     if patients < PATIENTS_OF_LIMITS:
         yield (
@@ -263,6 +288,9 @@ def _summary(
             f"{patients + 1:,} is expected to exceed; with {PATIENTS_OF_LIMITS:,} or more it would be one in "
             f"{PATIENTS_OF_LIMITS + 1:,}"
         )
+    for name, line in zip(("patients", "", ""), describe_aggregation(frozen.aggregation, candidates), strict=True):
+        yield f"{name:12} {line}"
     yield ""
-    yield f"wrote {folder}/{CALIBRATION_NAME} (SHA-256 {calibration.sha256[:12]}) and {FEATURES_NAME}"
-    yield f"next: `octtrain evaluate {shlex.quote(folder)}` applies this to the test split"
+    yield f"wrote {folder}/{calibration_name} (SHA-256 {calibration.sha256[:12]}) and {features_name}"
+    folders = " ".join(shlex.quote(path_to_text(run.folder.as_posix())) for run in runs)
+    yield f"next: `octtrain evaluate {folders}` applies this to the test split"

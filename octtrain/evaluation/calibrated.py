@@ -92,13 +92,14 @@ def apply_calibration(
     """The predictions after the temperature, and what the frozen thresholds do to them.
 
     predictions: with distances, of the model's own probabilities and the dataset's classes. If the target maps classes,
-    the second is None: the thresholds were chosen for the classes of the model.
+    the second is None: the thresholds, and the aggregation, were chosen for the classes of the model.
     """
     assert predictions.distances is not None
     raw, groups = predictions.probabilities, predictions.groups
     calibrated = replace(predictions, probabilities=calibration.probabilities(raw))
     if target.class_map:
         return calibrated, None
+    calibrated = replace(calibrated, aggregation=calibration.frozen.aggregation)
     marks = calibration.marks(
         calibrated.probabilities, predictions.distances, crop_confidences(predictions.paths, target.rows)
     )

@@ -7,7 +7,7 @@ named is shared under its own name. The probabilities of the model's classes are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class ClassMap:
             sums[:, shared] += kept.probabilities[:, label]
         truth = np.array([self.of_dataset[label] for label in kept.truth.tolist()], np.int64)
         probabilities = np.minimum(sums, 1).astype(np.float32)
-        return SplitPredictions(kept.paths, kept.patients, kept.groups, truth, probabilities)
+        return replace(kept, truth=truth, probabilities=probabilities, distances=None)
 
     def as_json(self, model: Sequence[str], dataset: Sequence[str]) -> dict[str, dict[str, list[str]]]:
         """For json.dumps: shared class -> the classes of both that it is made of."""

@@ -7,6 +7,7 @@ the differences between trainings that predicted the same fold with the same see
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from octtrain.evaluation.estimates import EXACT, Estimate, format_difference, fo
 from octtrain.evaluation.intervals import DESCRIPTION, Interval, Resampled, exact_bound
 from octtrain.evaluation.metrics import Key, confusion, resampled_metrics, sample_of_images
 from octtrain.evaluation.patients import sample_of_cases
-from octtrain.evaluation.predictions import SplitPredictions, read_predictions
+from octtrain.evaluation.predictions import AGGREGATIONS, MEAN_LOG, SplitPredictions, read_predictions
 from octtrain.evaluation.report import exact_intervals, limits_of, make_estimate
 from octtrain.evaluation.trainings import CROSSVAL_PREDICTIONS, CROSSVAL_RESULT, interval_over_trainings
 
@@ -182,6 +183,10 @@ def read_evaluated(path: Path, split: str) -> Evaluated:
     try:
         raw = json.loads(json_path.read_bytes()) if json_path.is_file() and json_path != csv_path else {}
         trainings = {str(key): value for key, value in raw.get("balanced_accuracy_by_run", {}).items()}
+        aggregation = raw.get("per_patient", {}).get("aggregation", MEAN_LOG)
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"its aggregation {aggregation!r} is none of {listed(AGGREGATIONS)}")
+        predictions = dataclasses.replace(predictions, aggregation=aggregation)
         ratio = _ratio(path, [*trainings]) if trainings else math.nan
         return Evaluated(
             name, class_names, predictions, raw.get("images_sha256"), raw.get("leak_warning"), trainings, ratio
@@ -233,8 +238,12 @@ def align(first: Evaluated, other: Evaluated) -> Evaluated:
             f"{first.name} and {other.name} were evaluated on images of the same names, but of other contents; "
             "evaluate both on the same dataset"
         )
-    predictions = SplitPredictions(
-        chosen.paths, first.predictions.patients, first.predictions.groups, truth, chosen.probabilities[:, columns]
+    predictions = dataclasses.replace(
+        chosen,
+        patients=first.predictions.patients,
+        groups=first.predictions.groups,
+        truth=truth,
+        probabilities=chosen.probabilities[:, columns],
     )
     return Evaluated(
         other.name,

@@ -50,7 +50,7 @@ def evaluate(
     allow_leaks: bool = False,
     classes: Mapping[str, Sequence[str]] | None = None,
     prevalence: Mapping[str, float] | None = None,
-    write_pages: Callable[[Run, str, Path], Sequence[Path]] | None = None,
+    write_pages: Callable[[Sequence[Run], str, Path], Sequence[Path]] | None = None,
     log: Callable[[str], None] = print,
 ) -> Report:
     """Evaluate a run's best model on a split; print and write metrics with 95 % intervals.
@@ -68,9 +68,9 @@ def evaluate(
     printed and written is then marked LEAKY.  classes: for a dataset of other classes, shared class -> the classes of
     the model or the dataset that it is made of; a class that is not named is shared under its own name.  prevalence:
     class -> its share where the predictive values are to hold, 1 in all; one class may be omitted and has the rest.
-    write_pages: writes what is to be read of the results of one run in its own folder, from the run, the results' name
-    and the shards, as `octtrain.report.write.write_pages` does, and returns its files; if it fails, the results are
-    kept and the log says why.  log: takes lines of text.
+    write_pages: writes what is to be read of results in the folder of the run, or of the first, from the runs, the
+    results' name and the shards, as `octtrain.report.write.write_pages` does, and returns its files; if it fails, the
+    results are kept and the log says why.  log: takes lines of text.
 
     Returns the metrics of images and, as `per_patient`, of patients, each with its interval; the value is None where
     undefined.
@@ -148,9 +148,9 @@ def evaluate(
         log("\n".join(["", *calibrated.lines()]))
     if failure:
         raise failure
-    if write_pages and len(runs) == 1 and folder == runs[0].folder:
+    if write_pages and folder == runs[0].folder:
         try:
-            written += write_pages(runs[0], target.name, target.shards)
+            written += write_pages(runs, target.name, target.shards)
         except Exception as error:  # whatever it is, the results are there, and are not to be lost for it
             log(f"\nWARNING: the results were written, but no report on them ({str(error) or type(error).__name__})")
     if json_file and json_file != STDOUT:

@@ -2,8 +2,9 @@
 
 A patient is a patient group: ids that octprep linked by duplicates are one. The archives do not say which images are of
 one eye or one visit, and an id may occur under several classes. So a patient's images of one class are one case, with
-the mean of their log-probabilities, and a patient under two classes is two cases, but one patient when patients are
-resampled. Referral is of the whole patient, whatever the classes: urgent if any image is.
+one prediction, and a patient under two classes is two cases, but one patient when patients are resampled. The
+prediction is of the mean log-probabilities of the images, or of another aggregation that a calibration chose. Referral
+is of the whole patient, whatever the classes: urgent if any image is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octtrain.evaluation.metrics import Binary, Sample, indices, urgent_classes
-from octtrain.evaluation.predictions import SplitPredictions
+from octtrain.evaluation.predictions import LARGEST, MEAN, SplitPredictions
 
 LEAST = 1e-7  # a probability below it counts as this one, so that no single image decides alone
 
@@ -40,13 +41,11 @@ def cases_of(predictions: SplitPredictions, class_names: Sequence[str]) -> Cases
     keys, member, images = np.unique(
         group_of * len(class_names) + predictions.truth, return_inverse=True, return_counts=True
     )
-    logs = np.zeros((len(keys), len(class_names)))
-    np.add.at(logs, member, np.log(np.maximum(predictions.probabilities.astype(np.float64), LEAST)))
-    means = np.exp(logs / images[:, None])
+    aggregated = _aggregated(predictions.probabilities, member, images, predictions.aggregation)
     groups, truth = np.divmod(keys, len(class_names))
     scores = urgent_scores(predictions.probabilities, class_names)
     worst = None if scores is None else _highest(scores, group_of)[groups]
-    return Cases([names[i] for i in groups], images, truth, means / means.sum(axis=1, keepdims=True), worst)
+    return Cases([names[i] for i in groups], images, truth, aggregated, worst)
 
 
 def sample_of_cases(predictions: SplitPredictions, class_names: Sequence[str]) -> Sample:
@@ -87,6 +86,26 @@ def patients_csv(class_names: Sequence[str], cases: Cases) -> bytes:
         prediction = class_names[int(cases.probabilities[i].argmax())]
         writer.writerow([group, images, class_names[truth], prediction, *(f"{value:.6g}" for value in numbers)])
     return out.getvalue().encode(errors="backslashreplace")
+
+
+def _aggregated(
+    probabilities: NDArray[np.float32], case: NDArray[np.intp], images: NDArray[np.int64], aggregation: str
+) -> NDArray[np.float64]:
+    """The probabilities of cases, (cases, classes), whose sum is 1.
+
+    probabilities: (n, classes) of images.  case: (n,) number of the case of each, from 0.  images: (cases,) how many
+    each is of.  aggregation: of a class's probabilities over the images of a case, before they are made to sum up to 1.
+    """
+    exact = probabilities.astype(np.float64)
+    found = np.zeros((len(images), exact.shape[1]))
+    if aggregation == LARGEST:
+        np.maximum.at(found, case, exact)
+    elif aggregation == MEAN:
+        np.add.at(found, case, exact)
+    else:
+        np.add.at(found, case, np.log(np.maximum(exact, LEAST)))
+        found = np.exp(found / images[:, None])
+    return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
 def _highest(values: NDArray[np.float64] | NDArray[np.bool_], group_of: NDArray[np.int64]) -> NDArray:  # type: ignore[type-arg]

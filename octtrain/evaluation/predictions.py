@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from octprep.format.images_csv import ImageRow
 from octtrain.calibration.unfamiliar import Distances
 
+MEAN_LOG, MEAN, LARGEST = "mean log-probability", "mean probability", "largest probability"
+AGGREGATIONS = (MEAN_LOG, MEAN, LARGEST)  # how the images of a case make one prediction; the first is the default
+
 COLUMNS = ("path", "patient", "patient_group", "truth", "prediction")  # and the classes, with their probabilities
 
 
@@ -27,6 +30,7 @@ class SplitPredictions:
     truth: NDArray[np.int64]  # (n,) index into the class names
     probabilities: NDArray[np.float32]  # (n, classes), 0..1
     distances: Distances | None = None  # from the training's scans, where they were asked for
+    aggregation: str = MEAN_LOG  # one of AGGREGATIONS
 
     def chosen(self, places: Iterable[int]) -> SplitPredictions:
         """Some of the images, in the order given."""
@@ -37,7 +41,8 @@ class SplitPredictions:
             [self.groups[i] for i in places],
             self.truth[places],
             self.probabilities[places],
-            self.distances and Distances(self.distances.features[places], self.distances.pixels[places]),
+            self.distances and self.distances.chosen(places),
+            self.aggregation,
         )
 
 

@@ -91,12 +91,14 @@ class Report:
     urgent: ClassReport | None  # CNV or DME against the rest; None where the classes are others
     at_prevalence: PrevalenceReport | None
     per_patient: Report | None = None  # the same of the cases; None in the report of the cases itself
+    aggregation: str | None = None  # in the report of the cases: how a case's images make one prediction
 
     def as_json(self) -> dict[str, Any]:
         """For json.dumps."""
         return {
             f"{self.unit}s": self.accuracy.total,
             "patients": self.patients,
+            **({"aggregation": self.aggregation} if self.aggregation else {}),
             "accuracy": self.accuracy.as_json(),
             "balanced_accuracy": self.balanced_accuracy.as_json(),
             "macro_f1": self.macro_f1.as_json(),
@@ -133,6 +135,7 @@ def report_of(
         predictions.truth, predictions.probabilities, class_names, predictions.groups, prevalence
     )
     of_cases = make_report(sample_of_cases(predictions, class_names), class_names, prevalence)
+    of_cases = dataclasses.replace(of_cases, aggregation=predictions.aggregation)
     return dataclasses.replace(of_images, per_patient=of_cases)
 
 
@@ -294,7 +297,7 @@ def format_report(report: Report) -> str:
         cases = report.per_patient
         parts += [
             f"PER PATIENT: {number(cases.accuracy.total, 'case')} of {number(cases.patients, 'patient')}; a case is a "
-            "patient's images of one class (mean log-probability); referral is by a patient's worst image",
+            f"patient's images of one class ({cases.aggregation}); referral is by a patient's worst image",
             format_tables(cases),
         ]
     return "\n\n".join([*parts, NOTE])

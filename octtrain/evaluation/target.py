@@ -24,6 +24,8 @@ from octtrain.runs.run import Run
 MAX_NAMED = 5  # patients in one message; none with --quiet, whose output is often kept in logs
 LEAKS_BETWEEN_SPLITS = "LEAKY: patients in two splits of this dataset, so these results are too good"
 
+ENSEMBLE = "-ensemble"  # what the names of results of several runs end in
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTarget:
@@ -62,7 +64,7 @@ class EvaluationTarget:
         """A part of file names: the split, for another dataset than the run's the start of its digest, and so on."""
         split = self.split if self.is_own_dataset else f"{self.split}-{self.manifest.digest[:8]}"
         split += "-mapped" if self.class_map else ""
-        return split if len(self.runs) == 1 else f"{split}-ensemble"
+        return split if len(self.runs) == 1 else f"{split}{ENSEMBLE}"
 
 
 def resolve_target(

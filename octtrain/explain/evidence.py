@@ -19,7 +19,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from octtrain.models.parts import layer_of, softmax_layer
+from octtrain.models.parts import last_dense_layer, layer_of, softmax_layer
 
 Float64 = NDArray[np.float64]
 
@@ -39,9 +39,8 @@ def find_head(model: keras.Model) -> Head | None:
 
     Looked for by the layers themselves and not by their names, so that a model of the user's own has one too.
     """
-    softmax = softmax_layer(model)
-    dense: Any = None if softmax is None else layer_of(model, softmax.input)
-    if type(dense) is not layers.Dense or dense.activation is not keras.activations.linear:
+    dense = last_dense_layer(model)
+    if softmax_layer(model) is None or dense is None or dense.activation is not keras.activations.linear:
         return None
     pooled = _skip_identities(model, dense.input)
     joined = layer_of(model, pooled)

@@ -38,13 +38,15 @@ def at_source(
     return np.where(inside, at, 0.0), inside
 
 
-def over_stored(values: Float64, shape: tuple[int, int]) -> Float64:
-    """The values of a map at each pixel of the stored image, each pixel with that of its place: (height, width)."""
-    rows, columns = (
-        _index((np.arange(side) + 0.5) * count / side - 0.5, count)
-        for side, count in zip(shape, values.shape, strict=True)
-    )
-    return values[np.ix_(rows, columns)]
+def over_stored(values: Float64, shape: tuple[int, ...], *, smooth: bool = False) -> Float64:
+    """The values of a map at each pixel of the stored image: (height, width).
+
+    smooth: as of `at_source`; otherwise each pixel has the value of its place.
+    """
+    u, v = ((np.arange(side) + 0.5) * count / side - 0.5 for side, count in zip(shape, values.shape, strict=True))
+    if smooth:
+        return _interpolated(values, u[:, None], v[None])
+    return values[np.ix_(_index(u, values.shape[0]), _index(v, values.shape[1]))]
 
 
 def _interpolated(values: Float64, u: Float64, v: Float64) -> Float64:

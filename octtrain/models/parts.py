@@ -86,6 +86,13 @@ def softmax_layer(model: keras.Model) -> Any:
     return layer if type(layer) is layers.Softmax and layer.axis == -1 else None
 
 
+def last_dense_layer(model: keras.Model) -> Any:
+    """The dense layer that a model ends in, with nothing but a softmax over the classes after it; otherwise None."""
+    softmax = softmax_layer(model)
+    layer = output_layer(model) if softmax is None else layer_of(model, softmax.input)
+    return layer if type(layer) is layers.Dense else None
+
+
 def output_layer(model: keras.Model) -> Any:
     """The layer that gives a model's only output; None if that is an operation, or a layer that is used twice."""
     return layer_of(model, model.outputs[0])

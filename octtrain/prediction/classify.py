@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import warnings
 from collections import Counter
@@ -39,8 +38,8 @@ from octtrain.inference import predict_probabilities
 from octtrain.prediction import predictions_csv
 from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
 from octtrain.prediction.predictions_csv import PredictionsCsv, Row
-from octtrain.runs.ensemble import Runs, load_ensemble, load_runs
-from octtrain.runs.run import MODEL_NAME, Run
+from octtrain.runs.ensemble import Runs, load_ensemble, load_runs, model_digests
+from octtrain.runs.run import Run
 
 BATCH = 32  # images
 MARKS = ("referral", "uncertain", "unfamiliar")  # columns of a calibrated run, after the probabilities
@@ -130,8 +129,8 @@ class LoadedRun:
         """All results, and how many of them were in the CSV already."""
         if strict and not self.calibration:
             raise SettingError(
-                "--strict needs the limits of a single run that was calibrated; run `octtrain calibrate RUN` first, or "
-                "omit --strict"
+                "--strict needs the limits of a run, or an ensemble, that was calibrated; run `octtrain calibrate RUN` "
+                "first, or omit --strict"
             )
         names = self.class_names
         marks = MARKS if self.calibration else ()
@@ -442,11 +441,7 @@ def _file_state(path: Path) -> list[str]:
 
 def _model_id(runs: Sequence[Run]) -> str:
     """The model's identity in the CSV: the first digits of its file's SHA-256; of an ensemble those of all members."""
-    digits = []
-    for run in runs:
-        with (run.folder / MODEL_NAME).open("rb") as file:
-            digits.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
-    return "+".join(sorted(digits))
+    return "+".join(sorted(digest[:16] for digest in model_digests(runs)))
 
 
 def _text(path: Path) -> str:

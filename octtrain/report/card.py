@@ -15,6 +15,7 @@ from octtrain.evaluation.estimates import Estimate
 from octtrain.report import facts
 from octtrain.report.checklists import FILL, Item, claim, tripod_ai
 from octtrain.report.evaluation import Evaluation
+from octtrain.runs.run import Run
 
 TAGS = ("medical", "ophthalmology", "oct", "retina", "octprep")
 _METRICS = (  # place in the JSON, Hugging Face's name of the metric, name
@@ -34,7 +35,8 @@ _URGENT = (
 def write(evaluation: Evaluation) -> bytes:
     """The card in UTF-8. It names no patient and no file of one."""
     content = evaluation.content
-    name = f"{evaluation.run.config.model} on OCT B-scans ({evaluation.run.manifest.digest[:8]})"
+    mean = f"Mean of {len(evaluation.runs)} runs of " if evaluation.is_ensemble else ""
+    name = f"{mean}{facts.models(evaluation)} on OCT B-scans ({evaluation.run.manifest.digest[:8]})"
     units = (("image", content), ("patient", content["per_patient"]))
     rows = [(f"{title}, per {unit}", _estimate(raw)) for unit, part in units for _, title, raw in _metrics(part)]
     parts = [
@@ -45,7 +47,7 @@ def write(evaluation: Evaluation) -> bytes:
         "of this kind, from a bootstrap of patients.\n\n" + _table(("metric", "value (95 % interval)"), rows),
         "## What was checked\n\n"
         + _table(("check", "state", ""), [(each.name, each.state, each.sentence) for each in facts.checks(evaluation)]),
-        "## Training\n\n" + _table(("", ""), facts.training(evaluation)) + f"\n\n```\n{facts.command(evaluation)}\n```",
+        "## Training\n\n" + "\n\n".join(_training(run) for run in evaluation.runs),
         "## How the dataset was prepared and split\n\n" + _table(("", ""), facts.preparation(evaluation)),
         "## What is not known\n\n" + "\n".join(f"- {_text(line)}" for line in facts.unknown(evaluation)),
         "## TRIPOD+AI\n\nItems of Collins et al., BMJ 2024;385:e078378, shortened; hand in the original "
@@ -55,6 +57,10 @@ def write(evaluation: Evaluation) -> bytes:
         + _items(claim(evaluation)),
     ]
     return ("\n\n".join(parts) + "\n").encode()
+
+
+def _training(run: Run) -> str:
+    return _table(("", ""), facts.training(run)) + f"\n\n```\n{facts.command(run)}\n```"
 
 
 def _header(evaluation: Evaluation, name: str) -> str:
@@ -75,7 +81,7 @@ def _header(evaluation: Evaluation, name: str) -> str:
     values: dict[str, Any] = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "tags": [*TAGS, evaluation.run.config.model],
+        "tags": [*TAGS, *dict.fromkeys(run.config.model for run in evaluation.runs)],
         "metrics": [kind for _, kind, _ in _METRICS],
         "model-index": [
             {

@@ -1,7 +1,7 @@
 """The items of TRIPOD+AI and CLAIM, with what a run knows about each.
 
-TRIPOD+AI: Collins et al., BMJ 2024;385:e078378. CLAIM: Mongan et al., Radiol. Artif. Intell. 2020;2(2):e200029, whose
-numbers are used here. The wording of the items is shortened.
+TRIPOD+AI: Collins et al., BMJ 2024;385:e078378 (CC BY 4.0). CLAIM: Mongan et al., Radiol. Artif. Intell.
+2020;2(2):e200029, whose numbers are used here. Numbers and order are those of the checklists; the wording is shortened.
 """
 
 from __future__ import annotations
@@ -19,58 +19,102 @@ def tripod_ai(evaluation: Evaluation) -> list[Item]:
     """The items of TRIPOD+AI."""
     known = _known(evaluation)
     items = (
-        ("1", "Title: study of a prediction model, population, outcome", ""),
-        ("2", "Abstract", ""),
-        ("3a", "Background: healthcare context and rationale", ""),
-        ("3b", "Background: target population, purpose, intended users", ""),
-        ("3c", "Background: known health inequalities", ""),
+        ("1", "Title: developing or evaluating a prediction model, its target population and outcome", ""),
+        ("2", "Abstract: by TRIPOD+AI for Abstracts", ""),
+        ("3a", "Background: healthcare context, rationale, existing models", ""),
+        ("3b", "Background: target population, purpose in the care pathway, intended users", ""),
+        ("3c", "Background: known health inequalities between sociodemographic groups", ""),
         ("4", "Objectives: development, evaluation, or both", ""),
-        ("5a", "Data: sources, and how representative they are", known["data"]),
-        ("5b", "Data: dates", ""),
-        ("6a", "Participants: setting and number of centres", ""),
-        ("6b", "Participants: eligibility", ""),
-        ("6c", "Participants: treatments received", ""),
-        ("7", "Data preparation and quality checks", known["preparation"]),
-        ("8a", "Outcome: definition, and how and when it was assessed", known["outcome"]),
-        ("8b", "Outcome: assessors' qualifications, where it is subjective", ""),
-        ("8c", "Outcome: blinding of the assessment", ""),
-        ("9a", "Predictors: choice", "the image alone"),
-        ("9b", "Predictors: definition and measurement", known["input"]),
+        ("5a", "Data: sources for development and evaluation, rationale, representativeness", known["data"]),
+        ("5b", "Data: dates of the start and end of accrual, and of follow-up", ""),
+        ("6a", "Participants: setting, number and location of centres", ""),
+        ("6b", "Participants: eligibility criteria", ""),
+        ("6c", "Participants: treatments received, and how they were handled", ""),
+        (
+            "7",
+            "Data preparation: pre-processing and quality checks, and whether similar across groups",
+            known["preparation"],
+        ),
+        ("8a", "Outcome: definition, time horizon, how and when it was assessed, rationale", known["outcome"]),
+        ("8b", "Outcome: assessors' qualifications and demographics, where it is subjective", ""),
+        ("8c", "Outcome: actions to blind its assessment", ""),
+        ("9a", "Predictors: initial choice and pre-selection", "the image alone"),
+        ("9b", "Predictors: definition, how and when they were measured, blinding", known["input"]),
         ("9c", "Predictors: assessors' qualifications, where they are subjective", "not applicable: pixels"),
-        ("10", "Sample size: how it was arrived at", f"{known['size']}; why this many: {FILL}"),
-        ("11", "Missing data", "files that cannot be read are excluded with a reason in images.csv of the dataset"),
-        ("12a", "Analysis: how data were used, partitions", known["partitions"]),
-        ("12b", "Analysis: handling of predictors", known["preparation"]),
-        ("12c", "Analysis: type of model, building steps, hyperparameters, internal validation", known["model"]),
-        ("12d", "Analysis: differences between clusters, such as centres", f"results by slices; centres: {FILL}"),
-        ("12e", "Analysis: measures of performance", known["metrics"]),
-        ("12f", "Analysis: model updating after evaluation", "none by the program"),
-        ("12g", "Analysis: how predictions were made for the evaluation", known["predictions"]),
-        ("13", "Class imbalance", known["balance"]),
+        (
+            "10",
+            "Sample size: how it was arrived at, for development and evaluation, and why it is sufficient",
+            f"{known['size']}; why this many: {FILL}",
+        ),
+        (
+            "11",
+            "Missing data: how they were handled, reasons for omitting data",
+            "files that cannot be read are excluded with a reason in images.csv of the dataset",
+        ),
+        ("12a", "Analysis: how the data were used, and whether they were partitioned", known["partitions"]),
+        ("12b", "Analysis: handling of predictors, such as rescaling and standardisation", known["preparation"]),
+        (
+            "12c",
+            "Analysis: type of model, rationale, building steps, hyperparameter tuning, internal validation",
+            known["model"],
+        ),
+        (
+            "12d",
+            "Analysis: heterogeneity across clusters, such as hospitals or countries",
+            f"results by slices; centres: {FILL}",
+        ),
+        ("12e", "Analysis: measures and plots of performance, and their rationale", known["metrics"]),
+        (
+            "12f",
+            "Analysis: model updating that arose from the evaluation, such as recalibration",
+            "none by the program",
+        ),
+        ("12g", "Analysis: how the predictions were calculated for the evaluation", known["predictions"]),
+        ("13", "Class imbalance: methods, why and how, and recalibration after them", known["balance"]),
         ("14", "Fairness: approaches and their rationale", ""),
-        ("15", "Model output: what it is, thresholds", known["output"]),
-        ("16", "Differences between development and evaluation data", known["difference"]),
-        ("17", "Ethical approval and consent", ""),
-        ("18a", "Funding", ""),
-        ("18b", "Conflicts of interest", ""),
-        ("18c", "Protocol", ""),
-        ("18d", "Registration", ""),
-        ("18e", "Data sharing", ""),
-        ("18f", "Code sharing", f"{known['software']}; your own code: {FILL}"),
+        (
+            "15",
+            "Model output: what it is, rationale of a classification, how thresholds were identified",
+            known["output"],
+        ),
+        (
+            "16",
+            "Training versus evaluation: differences in setting, eligibility, outcome and predictors",
+            known["difference"],
+        ),
+        ("17", "Ethical approval, and consent or its waiver", ""),
+        ("18a", "Funding: its source, and the role of the funders", ""),
+        ("18b", "Conflicts of interest and financial disclosures", ""),
+        ("18c", "Protocol: where it is, or that there is none", ""),
+        ("18d", "Registration: register and number, or that there is none", ""),
+        ("18e", "Data sharing: availability of the data", ""),
+        ("18f", "Code sharing: availability of the analytical code", f"{known['software']}; your own code: {FILL}"),
         ("19", "Patient and public involvement", ""),
-        ("20a", "Results: flow of participants", f"images.csv and report.html of the dataset; patients: {FILL}"),
-        ("20b", "Results: characteristics of participants", ""),
-        ("20c", "Results: comparison of development and evaluation data", ""),
+        (
+            "20a",
+            "Results: flow of participants, with and without the outcome",
+            f"images.csv and report.html of the dataset; patients: {FILL}",
+        ),
+        ("20b", "Results: characteristics of participants, overall and by source or setting", ""),
+        ("20c", "Results: distribution of important predictors beside that of the development data", ""),
         ("21", "Results: participants and outcome events in each analysis", known["size"]),
-        ("22", "Results: model specification", known["specification"]),
-        ("23a", "Results: performance with confidence intervals, also of subgroups", known["performance"]),
-        ("23b", "Results: differences in performance between clusters", known["slices"]),
-        ("24", "Results: model updating", "none by the program"),
-        ("25", "Discussion: interpretation", ""),
-        ("26", "Discussion: limitations", f"what is not known, above; others: {FILL}"),
-        ("27a", "Usability: input of poor quality or unavailable", known["unfamiliar"]),
-        ("27b", "Usability: users' expertise and interaction", ""),
-        ("27c", "Usability: next steps, generalisability", ""),
+        ("22", "Results: specification of the full model, and restrictions to its use", known["specification"]),
+        ("23a", "Results: performance with confidence intervals, also of key subgroups", known["performance"]),
+        ("23b", "Results: heterogeneity in performance across clusters", known["slices"]),
+        ("24", "Results: model updating, the updated model and its performance", "none by the program"),
+        ("25", "Discussion: interpretation, with fairness, in the context of objectives and previous studies", ""),
+        (
+            "26",
+            "Discussion: limitations, and their effects on bias, uncertainty and generalisability",
+            f"what is not known, above; others: {FILL}",
+        ),
+        (
+            "27a",
+            "Usability: how input of poor quality, or that is unavailable, is to be assessed and handled",
+            known["unfamiliar"],
+        ),
+        ("27b", "Usability: whether users interact with input or model, and their expertise", ""),
+        ("27c", "Usability: next steps for research, applicability and generalisability", ""),
     )
     return [(number, asked, answer or FILL) for number, asked, answer in items]
 
@@ -79,63 +123,85 @@ def claim(evaluation: Evaluation) -> list[Item]:
     """The items of CLAIM (2020)."""
     known = _known(evaluation)
     items = (
-        ("1", "Title or abstract: names the AI methodology", ""),
-        ("2", "Structured summary", ""),
-        ("3", "Background and intended use", ""),
-        ("4", "Objectives and hypotheses", ""),
+        ("1", "Title or abstract: AI methodology, with the category of technology", ""),
+        ("2", "Structured summary of design, methods, results and conclusions", ""),
+        ("3", "Scientific and clinical background, intended use and clinical role", ""),
+        ("4", "Study objectives and hypotheses", ""),
         ("5", "Prospective or retrospective", ""),
-        ("6", "Study goal", ""),
+        ("6", "Study goal, such as model creation, exploratory, feasibility or non-inferiority", ""),
         ("7", "Data sources", known["data"]),
-        ("8", "Eligibility criteria", ""),
+        ("8", "Eligibility criteria: how, where and when participants were identified", ""),
         ("9", "Preprocessing of data", known["preparation"]),
         (
             "10",
             "Selection of data subsets",
             "images.csv of the dataset: one row per file, with the reason of an exclusion",
         ),
-        ("11", "Definitions of data elements", known["input"]),
-        ("12", "De-identification", ""),
-        ("13", "Missing data", "files that cannot be read are excluded with a reason in images.csv of the dataset"),
+        ("11", "Definitions of data elements, with common data elements", known["input"]),
+        ("12", "De-identification methods", ""),
+        (
+            "13",
+            "How missing data were handled",
+            "files that cannot be read are excluded with a reason in images.csv of the dataset",
+        ),
         ("14", "Definition of the reference standard", known["outcome"]),
         ("15", "Rationale for the reference standard", ""),
-        ("16", "Source of annotations, annotators' qualifications", ""),
+        ("16", "Source of annotations, qualifications and preparation of annotators", ""),
         ("17", "Annotation tools", ""),
-        ("18", "Variability of annotations", ""),
-        ("19", "Intended sample size", f"{known['size']}; why this many: {FILL}"),
-        ("20", "Assignment of data to partitions", known["partitions"]),
+        ("18", "Variability between and within raters, and how it was mitigated", ""),
+        ("19", "Intended sample size, and how it was determined", f"{known['size']}; why this many: {FILL}"),
+        ("20", "How data were assigned to partitions, with proportions", known["partitions"]),
         ("21", "Level at which partitions are disjoint", known["disjoint"]),
-        ("22", "Description of the model", known["model"]),
-        ("23", "Software and versions", known["software"]),
+        ("22", "Description of the model: inputs, outputs, layers and connections", known["model"]),
+        ("23", "Software libraries, frameworks and packages", known["software"]),
         ("24", "Initialisation of parameters", known["initialisation"]),
-        ("25", "Training approach", known["training"]),
-        ("26", "Selection of the final model", known["selection"]),
-        ("27", "Ensembling", "none"),
-        ("28", "Metrics of performance", known["metrics"]),
-        ("29", "Measures of uncertainty", known["intervals"]),
+        ("25", "Training approach: augmentation, hyperparameters, number of models", known["training"]),
+        ("26", "Method of selecting the final model", known["selection"]),
+        ("27", "Ensembling techniques", known["ensemble"]),
+        ("28", "Metrics of model performance", known["metrics"]),
+        ("29", "Statistical measures of significance and uncertainty", known["intervals"]),
         ("30", "Robustness or sensitivity analysis", known["slices"]),
-        ("31", "Explainability", "octtrain explain draws the evidence for a class on a scan; not part of this card"),
-        ("32", "Validation on external data", known["difference"]),
-        ("33", "Flow of participants", f"images.csv and report.html of the dataset; patients: {FILL}"),
-        ("34", "Demographics and clinical characteristics", ""),
-        ("35", "Performance on all partitions", f"{known['performance']}; other partitions: octtrain evaluate --split"),
+        (
+            "31",
+            "Methods of explainability, and how they were validated",
+            "evidence maps of the worst errors in the report; docs/explain.md compares such maps with lesions",
+        ),
+        ("32", "Validation or testing on external data", known["difference"]),
+        (
+            "33",
+            "Flow of participants or cases, with inclusion and exclusion",
+            f"images.csv and report.html of the dataset; patients: {FILL}",
+        ),
+        ("34", "Demographic and clinical characteristics of cases in each partition", ""),
+        (
+            "35",
+            "Performance of the best model on all partitions",
+            f"{known['performance']}; other partitions: octtrain evaluate --split",
+        ),
         ("36", "Diagnostic accuracy and its precision", known["performance"]),
-        ("37", "Failure analysis", f"worst errors in the report; their causes: {FILL}"),
-        ("38", "Limitations", f"what is not known, above; others: {FILL}"),
-        ("39", "Implications for practice", ""),
-        ("40", "Registration", ""),
-        ("41", "Where the protocol is", ""),
-        ("42", "Funding", ""),
+        ("37", "Failure analysis of incorrectly classified cases", f"worst errors in the report; their causes: {FILL}"),
+        (
+            "38",
+            "Limitations: bias, statistical uncertainty, generalisability",
+            f"what is not known, above; others: {FILL}",
+        ),
+        ("39", "Implications for practice, intended use and clinical role", ""),
+        ("40", "Registration number and registry", ""),
+        ("41", "Where the full study protocol can be accessed", ""),
+        ("42", "Sources of funding and other support, role of funders", ""),
     )
     return [(number, asked, answer or FILL) for number, asked, answer in items]
 
 
 def _known(evaluation: Evaluation) -> dict[str, str]:
     """What the run knows, in phrases."""
-    run, content, calibration = evaluation.run, evaluation.content, evaluation.calibration
-    manifest = run.manifest
-    recipe, provenance = manifest.recipe, run.provenance
-    leaks = manifest.leaks
-    found = dict(facts.training(evaluation))
+    content, calibration = evaluation.content, evaluation.calibration
+    manifest = evaluation.run.manifest
+    recipe = manifest.recipe
+    leaks = any(run.manifest.leaks for run in evaluation.runs)
+    trained = [dict(facts.training(run)) for run in evaluation.runs]
+    found = {name: "; ".join(dict.fromkeys(each[name] for each in trained)) for name in trained[0]}
+    members = [run.provenance for run in evaluation.runs]
     thresholds = [
         f"{name} {calibration[name]['threshold']:g}"
         for name in ("referral", "abstention")
@@ -152,7 +218,8 @@ def _known(evaluation: Evaluation) -> dict[str, str]:
         "partitions": f"{manifest.config.split}, seed {manifest.config.seed}; {facts.dataset(evaluation)}",
         "disjoint": "patient groups: ids that share a scan are one; "
         + ("violated, see the report" if leaks else "no patient is in two splits"),
-        "model": f"{run.config.model}; settings in the command above",
+        "model": f"{facts.models(evaluation)}; settings in the command{'s' * evaluation.is_ensemble} above",
+        "ensemble": f"mean of the probabilities of {len(evaluation.runs)} runs" if evaluation.is_ensemble else "none",
         "metrics": "balanced accuracy, accuracy, F1, AUC, MCC; per class sensitivity, specificity, precision, AUC and "
         "PR-AUC; per image and per patient" + ("; ECE, Brier score, NLL" if calibration else ""),
         "predictions": f"the stored model, once over {content['split']}"
@@ -163,12 +230,13 @@ def _known(evaluation: Evaluation) -> dict[str, str]:
         if evaluation.is_own_dataset
         else f"external dataset {content['digest'][:12]}; how it differs: {FILL}",
         "software": found["Versions"],
-        "specification": f"model.keras, SHA-256 {found['SHA-256 of model.keras'][:12]}",
+        "specification": "model.keras, SHA-256 " + listed([each["SHA-256 of model.keras"][:12] for each in trained]),
         "performance": "the table above, and the report",
         "slices": "slices in the report: source width, sharpness, fill, crop confidence, source folder",
         "unfamiliar": "scans beyond frozen limits are marked, and withheld with --strict" if calibration else "",
         "initialisation": found["Weights to start from"],
-        "training": facts.command(evaluation),
-        "selection": f"the epoch with the best balanced accuracy on {listed(provenance.selected_on)}",
+        "training": "; ".join(dict.fromkeys(facts.command(run) for run in evaluation.runs)),
+        "selection": "the epoch with the best balanced accuracy on "
+        + listed(list(dict.fromkeys(name for member in members for name in member.selected_on))),
         "intervals": "95 % intervals from a bootstrap of patients, exact bounds at 0 and 100 %",
     }

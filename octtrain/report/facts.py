@@ -11,13 +11,14 @@ from typing import Any
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.manifest import Manifest
 from octprep.format.options import arguments, described
+from octprep.format.paths import path_to_text
 from octprep.wording import listed, number
 from octtrain.calibration.frozen import CALIBRATION_NAME
 from octtrain.config import FitConfig
 from octtrain.evaluation.metrics import MIN_PATIENTS
 from octtrain.report.evaluation import Evaluation
 from octtrain.runs.history import best_epoch
-from octtrain.runs.run import MODEL_NAME
+from octtrain.runs.run import MODEL_NAME, Run
 
 MAX_MODEL_BYTES = 4_000_000_000
 SHOWN_ERRORS = 12
@@ -62,13 +63,23 @@ def dataset(evaluation: Evaluation) -> str:
     """What was evaluated on, as a phrase."""
     content = evaluation.content
     what = "the run's own dataset" if evaluation.is_own_dataset else "another dataset than the run's"
-    return f"{content['split']} of {what} ({content['digest'][:12]})"
+    model = f", by the mean of {len(evaluation.runs)} runs" if evaluation.is_ensemble else ""
+    return f"{content['split']} of {what} ({content['digest'][:12]}){model}"
 
 
-def training(evaluation: Evaluation) -> list[tuple[str, str]]:
+def models(evaluation: Evaluation) -> str:
+    """The name of the model, or those of the members."""
+    return listed(list(dict.fromkeys(run.config.model for run in evaluation.runs)))
+
+
+def folder_name(run: Run) -> str:
+    """The name of a run's folder."""
+    return path_to_text(run.folder.resolve().name)
+
+
+def training(run: Run) -> list[tuple[str, str]]:
     """What was trained on what, as names and values."""
-    run, manifest = evaluation.run, evaluation.run.manifest
-    history = evaluation.history
+    manifest, history = run.manifest, run.history()
     splits = [name for names in (run.provenance.trained_on, run.provenance.selected_on) for name in names]
     return [
         ("Model", run.config.model),
@@ -80,7 +91,7 @@ def training(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Classes", ", ".join(manifest.class_names)),
         ("Trained on", listed([_split(manifest, name) for name in run.provenance.trained_on])),
         ("Best epoch selected on", listed([_split(manifest, name) for name in run.provenance.selected_on])),
-        ("Patients that the model was exposed to", _exposed_patients(evaluation, splits)),
+        ("Patients that the model was exposed to", _exposed_patients(run, splits)),
         (
             "Epochs",
             f"{len(history)} of at most {run.config.epochs}; the best is {best_epoch(history)}" if history else "-",
@@ -89,7 +100,7 @@ def training(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Started", run.started or "not recorded"),
         ("Device when it started", run.device or "not recorded"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in run.libraries.items())),
-        ("SHA-256 of model.keras", _model_sha256(evaluation)),
+        ("SHA-256 of model.keras", _model_sha256(run)),
     ]
 
 
@@ -99,9 +110,9 @@ def preparation(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [*described(config.recipe), *described(config)]
 
 
-def command(evaluation: Evaluation) -> str:
+def command(run: Run) -> str:
     """`octtrain fit` with every option that differs from its default. SHARDS stands for the folder of shards."""
-    return shlex.join(["octtrain", "fit", "SHARDS", *arguments(evaluation.run.config, FitConfig())])
+    return shlex.join(["octtrain", "fit", "SHARDS", *arguments(run.config, FitConfig())])
 
 
 def checks(evaluation: Evaluation) -> list[Check]:
@@ -174,17 +185,16 @@ def worst_errors(evaluation: Evaluation, most: int = SHOWN_ERRORS) -> tuple[list
 
 
 def _exposure(evaluation: Evaluation) -> Check:
-    content, complete = evaluation.content, evaluation.run.exposure().complete
+    content, incomplete = evaluation.content, [run for run in evaluation.runs if not run.exposure().complete]
     name, exposed = "The model was not exposed to these patients", content["exposed"]
     if exposed["patients"] or exposed["images"]:
         found = f"{number(exposed['patients'], 'patient')} and {number(exposed['images'], 'image')}"
         return Check(
             name, "violated", f"It was exposed to {found} of {content['split']}, so these results are too good."
         )
-    if not complete:
-        return Check(
-            name, "unknown", f"The training patients of {evaluation.run.sources_of_exposure} are unknown; see below."
-        )
+    if incomplete:
+        sources = listed(list(dict.fromkeys(run.sources_of_exposure for run in incomplete)))
+        return Check(name, "unknown", f"The training patients of {sources} are unknown; see below.")
     return Check(
         name,
         "holds",
@@ -194,8 +204,8 @@ def _exposure(evaluation: Evaluation) -> Check:
 
 
 def _leaks(evaluation: Evaluation) -> Check:
-    name, leaks = "No patient is in two splits of the dataset", evaluation.run.manifest.leaks
-    if leaks:
+    name = "No patient is in two splits of the dataset"
+    if leaks := next(filter(None, (run.manifest.leaks for run in evaluation.runs)), None):
         found = f"{number(len(leaks.patients), 'patient')} and {number(len(leaks.contents), 'image content')}"
         return Check(name, "violated", f"By the manifest, {found} are in two splits of the training dataset.")
     return Check(
@@ -210,13 +220,14 @@ def _thresholds(evaluation: Evaluation) -> Check:
     name, calibration = "Thresholds were fixed before the split was seen", evaluation.calibration
     if not calibration:
         return Check(name, "not applicable", "None were frozen, so none were applied.")
-    sha256, chosen_on = calibration["sha256"][:12], calibration["chosen_on"]
+    chosen_on = calibration["chosen_on"]
+    what = f"{'The calibration' if evaluation.is_ensemble else CALIBRATION_NAME} ({calibration['sha256'][:12]})"
     if evaluation.is_own_dataset and chosen_on == evaluation.content["split"]:
-        return Check(name, "violated", f"{CALIBRATION_NAME} ({sha256}) was chosen on {chosen_on} itself.")
+        return Check(name, "violated", f"{what} was chosen on {chosen_on} itself.")
     return Check(
         name,
         "holds",
-        f"{CALIBRATION_NAME} ({sha256}) was chosen on {chosen_on} and applied here as it is. How often this split was "
+        f"{what} was chosen on {chosen_on} and applied here as it is. How often this split was "
         "looked at before is not recorded.",
     )
 
@@ -239,17 +250,17 @@ def _split(manifest: Manifest, name: str) -> str:
     return f"{name} ({number(manifest.records(name), 'record')})"
 
 
-def _exposed_patients(evaluation: Evaluation, splits: Sequence[str]) -> str:
+def _exposed_patients(run: Run, splits: Sequence[str]) -> str:
     groups: dict[str, set[str]] = {}
-    for image in evaluation.run.exposure().images:
+    for image in run.exposure().images:
         groups.setdefault(image.split, set()).add(image.patient_group)
     order = [*splits, *sorted({*groups} - {*splits})]
     return ", ".join(f"{len(groups.get(name, ())):,} in {name.replace('_', ' ')}" for name in order)
 
 
-def _model_sha256(evaluation: Evaluation) -> str:
+def _model_sha256(run: Run) -> str:
     try:
-        data = read_bytes(evaluation.run.folder / MODEL_NAME, MAX_MODEL_BYTES)[0]
+        data = read_bytes(run.folder / MODEL_NAME, MAX_MODEL_BYTES)[0]
     except (OSError, NotReadable):
         return "not readable"
     return hashlib.sha256(data).hexdigest()

@@ -19,17 +19,25 @@ from octtrain.evaluation.patients import urgent_scores
 from octtrain.report import points
 from octtrain.report.evaluation import Evaluation
 from octtrain.runs.history import best_epoch
+from octtrain.runtime import MissingPackage
 
 _URGENT_COLOUR = 6  # beyond those of the four classes of OCT2017
 _DIAGONAL = ((0.0, 0.0), (1.0, 1.0))
 _TICKS = 4  # of an axis whose end depends on the data
+_FONTS = 'Arial, "Liberation Sans", "DejaVu Sans", sans-serif'  # by name: not all programs know a general "sans-serif"
+# A page as large as the chart. Without a date the same chart gives the same bytes.
+_PDF_PAGE = b"""
+#set document(title: sys.inputs.title, date: none)
+#set page(width: auto, height: auto, margin: 0pt)
+#image(bytes(sys.inputs.svg), format: "svg", alt: sys.inputs.title)
+"""
 
 
 @dataclass(frozen=True)
 class Figure:
     """A chart, and what it shows in a sentence or two."""
 
-    key: str  # its file's name without .svg
+    key: str  # its file's name without .svg or .pdf
     title: str
     how: str
     drawing: Markup
@@ -54,12 +62,28 @@ def standalone(figure: Figure) -> bytes:
     """A chart as an SVG file of its own, with the colours of the printed page."""
     css = page.asset("page.css")
     colours = dict(re.findall(r"--([\w-]+): ([^;]+);", css.rpartition("@media print")[2]))
-    rules = " ".join(re.findall(r"svg \.?[\w.-]+ \{[^}]*\}", css))
+    rules = " ".join(re.findall(r"(?:svg \.?[\w.-]+,? )+\{[^}]*\}", css))
     style = re.sub(r"var\(--([\w-]+)\)", lambda match: colours[match[1]], rules)
+    style = re.sub(r"font-family: [^;]*;", f"font-family: {_FONTS};", style)
     width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', figure.drawing)[0]
     start = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
     drawing = str(figure.drawing).replace("<svg ", start, 1).replace("</title>", f"</title><style>{style}</style>", 1)
     return ('<?xml version="1.0" encoding="UTF-8"?>\n' + drawing + "\n").encode()
+
+
+def as_pdf(figure: Figure) -> bytes:
+    """The chart of `standalone` as a PDF of the same size, with its lines as lines and its fonts embedded.
+
+    Raises MissingPackage without typst, which converts it.
+    """
+    try:
+        import typst
+    except ModuleNotFoundError:
+        raise MissingPackage(
+            'a PDF needs typst, which is not installed; run `pip install "octprep[figures]"`, or give --format svg.'
+        ) from None
+    inputs = {"svg": standalone(figure).decode(), "title": figure.title}
+    return bytes(typst.compile(_PDF_PAGE, sys_inputs=inputs, format="pdf"))
 
 
 def _overview(evaluation: Evaluation) -> Figure | None:

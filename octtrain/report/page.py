@@ -27,10 +27,10 @@ METRICS = (
 _METRIC = Markup('<td class="metric"><span data-metric="{key}">{value}</span> <span class="faint">{rest}</span></td>')
 
 
-def render(evaluation: Evaluation, pictures: Mapping[str, Picture]) -> bytes:
+def render(evaluation: Evaluation, pictures: Mapping[str, Picture], evidence: Mapping[str, Picture]) -> bytes:
     """The page in UTF-8. It depends on its arguments alone: no clock.
 
-    pictures: path of an image -> the pixels that the model saw.
+    pictures: path of an image -> the pixels that the model saw.  evidence: path -> what it found on them.
     """
     content, calibration = evaluation.content, evaluation.calibration
     style, script = page.asset("page.css") + page.asset("report.css", "octtrain.report"), page.asset("page.js")
@@ -42,7 +42,6 @@ def render(evaluation: Evaluation, pictures: Mapping[str, Picture]) -> bytes:
         style=Markup(style),
         script=Markup(script),
         policy=Markup(page.policy(style, script)),
-        run=evaluation.run,
         headline=_headline(evaluation),
         state=_state(evaluation),
         warning=content["leak_warning"],
@@ -58,15 +57,15 @@ def render(evaluation: Evaluation, pictures: Mapping[str, Picture]) -> bytes:
         calibration=calibration,
         figures={figure.key: figure for figure in draw_figures(evaluation)},
         confusions=_confusions(content),
-        training=facts.training(evaluation),
+        trainings=[(facts.folder_name(run), facts.training(run), facts.command(run)) for run in evaluation.runs],
         preparation=facts.preparation(evaluation),
-        command=facts.command(evaluation),
         slices=sorted(enumerate(content["slices"]), key=lambda numbered: numbered[1]["patients"] < MIN_PATIENTS),
         min_patients=MIN_PATIENTS,
         worse_slices=facts.worse_slices(evaluation),
         errors=errors,
         error_count=error_count,
         pictures=pictures,
+        evidence=evidence,
         unknown=facts.unknown(evaluation),
         note=NOTE[:1].upper() + NOTE[1:] + ".",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from octprep.format.errors import ManifestError, SettingError
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
 from octprep.wording import listed
-from octtrain.runs.run import Run
+from octtrain.runs.run import MODEL_NAME, Run
 
 CLASS_NAMES = "class names"  # the name of the difference
 Runs = Run | Path | str | Sequence[Run | Path | str]  # a run, its folder, or several of them
@@ -58,6 +59,8 @@ def task_differences(manifest: Manifest, other: Manifest) -> list[tuple[str, obj
 def load_ensemble(members: Sequence[Run]) -> keras.Model:
     """A run's model, or one that gives the mean of several: (n, height, width, 1) uint8 to (n, classes) float32.
 
+    The members are joined in the order of their digests, so that runs named in another order are the same model.
+
     Raises what `Run.load_model` raises, and ManifestError if a member is not made for the images of its run.
     """
     models = [run.load_model() for run in members]
@@ -70,7 +73,17 @@ def load_ensemble(members: Sequence[Run]) -> keras.Model:
                 f"the model of {run.folder} is of the shapes {shapes[0]} to {shapes[1]}, which its run does not "
                 "describe. Put the run's own model back."
             )
-    return mean_of(models)
+    order = sorted(zip(model_digests(members), models, strict=True), key=lambda pair: pair[0])
+    return mean_of([model for _, model in order])
+
+
+def model_digests(members: Sequence[Run]) -> list[str]:
+    """The SHA-256 of the model of each run, hex. Raises OSError."""
+    digests = []
+    for run in members:
+        with (run.folder / MODEL_NAME).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests
 
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:

@@ -15,14 +15,17 @@ import numpy as np
 from octprep.format.errors import ManifestError, SettingError
 from octtrain.calibration.config import CalibrationConfig
 from octtrain.calibration.features import LOGITS, POOLED, with_features
-from octtrain.calibration.frozen import CALIBRATION_NAME, FEATURES_NAME, load
+from octtrain.calibration.frozen import CALIBRATION_NAME, FEATURES_NAME, load, save
 from octtrain.config import FitConfig
 from octtrain.evaluation.calibrate import calibrate, choose
+from octtrain.evaluation.compare import read_evaluated
 from octtrain.evaluation.evaluate import evaluate, predict_split
+from octtrain.evaluation.predictions import AGGREGATIONS, LARGEST, MEAN_LOG
 from octtrain.evaluation.target import resolve_target
 from octtrain.inference import predict_probabilities, predict_with_features
 from octtrain.models import build_model
 from octtrain.prediction.classify import WITHHELD, Exclusion, load_run, predict
+from octtrain.runs.ensemble import mean_of
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
 from octtrain.training.fit import fit
@@ -80,7 +83,7 @@ def scans(folder, count=4):
 
 def test_a_calibration_is_frozen_with_its_digests_and_printed(world):
     folder, lines = world
-    calibration = load(Run.load(folder / "run"))
+    calibration = load((Run.load(folder / "run"),))
     raw = json.loads((folder / "run" / CALIBRATION_NAME).read_text())
     assert raw["sha256"] == calibration.sha256
     assert raw["chosen_on"]["patients"] == 160
@@ -90,14 +93,14 @@ def test_a_calibration_is_frozen_with_its_digests_and_printed(world):
     assert raw["chosen_on"]["referral"]["sensitivity_lower_bound"] >= 0.95
     assert raw["chosen_on"]["abstention"]["error_upper_bound"] <= 0.05
     assert raw["chosen_on"]["unfamiliar"]["images"]["value"] <= 0.02
-    starts = ("temperature", "  before", "  after", "referral", "abstention", "unfamiliar", "wrote", "next")
+    starts = ("temperature", "  before", "  after", "referral", "abstention", "unfamiliar", "patients", "wrote", "next")
     assert all(any(line.startswith(start) for line in lines) for start in starts)
 
 
 def test_calibrating_again_gives_the_same_numbers(run, world):
-    before = load(Run.load(run)).frozen
+    before = load((Run.load(run),)).frozen
     calibrate(run, log=quiet)
-    after = load(Run.load(run)).frozen
+    after = load((Run.load(run),)).frozen
     assert after.temperature == pytest.approx(before.temperature, rel=1e-4)
     assert after.limits.pixels == pytest.approx(before.limits.pixels, rel=1e-4)
 
@@ -112,11 +115,11 @@ def test_a_run_is_not_calibrated_on_what_it_is_tested_or_trained_on(world):
 def test_linked_patient_ids_count_as_one_patient(world):
     run = Run.load(world[0] / "run")
     target = resolve_target((run,), "val")
-    scans = load(run).scans
+    scans = load((run,)).scans
     predictions = predict_split(run.load_model(), target.manifest, target.shards, "val", target.rows, scans=scans)
     linked = dataclasses.replace(predictions, groups=[f"group {i % 7}" for i in range(len(predictions.paths))])
     digests = dict.fromkeys(("model_sha256", "features_sha256", "features"), "")
-    frozen, notes = choose(linked, target, CalibrationConfig(), **digests)
+    frozen, _, notes = choose(linked, target, CalibrationConfig(), **digests)
     assert frozen.referral_threshold is frozen.abstention_threshold is None
     assert notes["referral"].startswith("7 patients with CNV or DME cannot assure")
     assert notes["abstention"].endswith("here are 7")
@@ -130,7 +133,7 @@ def test_evaluation_applies_it_and_shows_before_and_after(world, tmp_path):
     after, before = (json.loads((tmp_path / name / "evaluate-test.json").read_text()) for name in ("with", "without"))
     assert "calibration" not in before
     block = after["calibration"]
-    calibration = load(Run.load(folder / "run"))
+    calibration = load((Run.load(folder / "run"),))
     assert block["sha256"] == calibration.sha256
     assert block["referral"]["threshold"] == calibration.frozen.referral_threshold
     assert sum(part["count"] for part in block["after"]["bins"]) == 40
@@ -164,6 +167,10 @@ def test_a_changed_model_or_an_edited_file_is_refused(run, world, tmp_path):
     with pytest.raises(ManifestError, match=r"so it was edited.*octtrain calibrate"):
         evaluate(run, log=quiet)
     (run / CALIBRATION_NAME).write_text(content)
+    (run / CALIBRATION_NAME).write_text(content.replace('"calibration_version": 2', '"calibration_version": 1', 1))
+    with pytest.raises(ManifestError, match=r"is of calibration version 1, .* version 2.*octtrain calibrate .* again"):
+        load_run(run)
+    (run / CALIBRATION_NAME).write_text(content)
     features = (run / FEATURES_NAME).read_bytes()
     (run / FEATURES_NAME).write_bytes(features[:-1] + b"x")
     with pytest.raises(ManifestError, match=r"features\.npz is not the one"):
@@ -184,7 +191,7 @@ def test_prediction_marks_scans_and_the_table_holds_the_marks(run, tmp_path):
     lines = []
     results = predict(run, [folder], tmp_path / "out.csv", log=lines.append)
     rows = {path.rpartition("/")[2]: row for path, row in read_rows(tmp_path / "out.csv").items()}
-    frozen = load(Run.load(run)).frozen
+    frozen = load((Run.load(run),)).frozen
     assert rows["noise.jpeg"]["unfamiliar"] == "yes"
     assert [rows[f"{name}-{i}-1.jpeg"]["unfamiliar"] for i, name in enumerate(CLASSES)] == ["no"] * 4
     for result in results:
@@ -193,7 +200,7 @@ def test_prediction_marks_scans_and_the_table_holds_the_marks(run, tmp_path):
         assert row["referral"] == ("yes" if score >= frozen.referral_threshold else "no")
         assert row["uncertain"] == ("yes" if result.probabilities.max() < frozen.abstention_threshold else "no")
         assert result.marks == {name: row[name] for name in ("referral", "uncertain", "unfamiliar")}
-    assert any(line.startswith(f"calibration {load(Run.load(run)).sha256[:12]}: ") for line in lines)
+    assert any(line.startswith(f"calibration {load((Run.load(run),)).sha256[:12]}: ") for line in lines)
     assert sum(line.endswith("unfamiliar") and "noise.jpeg" in line for line in lines) == 1
     again = predict(run, [folder], tmp_path / "out.csv", log=lines.append)
     assert any("already holds 5 of the 5 files" in line for line in lines)
@@ -209,7 +216,7 @@ def test_strict_withholds_the_verdict_on_unfamiliar_scans(run, world, tmp_path):
     row = read_rows(tmp_path / "out.csv")[f"{folder}/noise.jpeg"]
     assert (row["prediction"], row["CNV"], row["referral"], row["unfamiliar"]) == ("", "", "", "yes")
     assert any("1 unfamiliar" in line for line in lines)
-    with pytest.raises(SettingError, match="--strict needs the limits of a single run that was calibrated"):
+    with pytest.raises(SettingError, match="--strict needs the limits of a run, or an ensemble, that was calibrated"):
         predict(world[0] / "plain", [folder], strict=True, log=quiet)
 
 
@@ -219,13 +226,72 @@ def test_without_a_calibration_nothing_changes(world, tmp_path):
     assert list(row) == ["path", "prediction", *CLASSES, "flags", "exclusion_reason", "bytes", "modified_ns", "model"]
 
 
-def test_an_ensemble_is_not_calibrated_and_says_so(world, tmp_path):
-    lines = []
+@pytest.fixture
+def members(world, run, tmp_path):
+    """Two runs on the same shards, whose models differ; the first is calibrated alone."""
     shutil.copytree(world[0] / "plain", tmp_path / "other")
-    shards = world[0] / "shards"
-    evaluate([world[0] / "run", tmp_path / "other"], shards=shards, out=tmp_path / "out", log=lines.append)
-    assert sum("calibrations are of single runs" in line for line in lines) == 1
+    keras.utils.set_random_seed(5)
+    RunFolder(Run.load(tmp_path / "other")).save_model(tiny(32, 32, 4), tmp_path / "other" / "model.keras")
+    return [run, tmp_path / "other"]
+
+
+def test_calibrations_of_members_are_not_those_of_the_ensemble(members, tmp_path):
+    lines = []
+    evaluate(members, out=tmp_path / "out", log=lines.append)
+    assert sum("no calibration is of this ensemble" in line for line in lines) == 1
     assert "calibration" not in json.loads((tmp_path / "out" / "evaluate-test-ensemble.json").read_text())
+
+
+def test_an_ensemble_is_calibrated_and_its_calibration_is_used_in_any_order_until_a_member_changes(members, tmp_path):
+    alone = (members[0] / CALIBRATION_NAME).read_bytes()
+    frozen = calibrate(members, log=quiet).frozen
+    assert (members[0] / CALIBRATION_NAME).read_bytes() == alone
+    assert frozen.features == POOLED
+    lines = []
+    evaluate(members[::-1], out=tmp_path / "with", log=lines.append)
+    assert not any("no calibration" in line for line in lines)
+    content = json.loads((tmp_path / "with" / "evaluate-test-ensemble.json").read_text())
+    assert content["calibration"]["temperature"] == frozen.temperature
+    assert content["calibration"]["unfamiliar"]["images"]["value"] < 0.2
+    results = predict(members, [scans(tmp_path / "in")], strict=True, log=quiet, warn=quiet)
+    assert [result.path.name for result in results if isinstance(result, Exclusion)] == ["noise.jpeg"]
+
+    RunFolder(Run.load(members[1])).save_model(tiny(32, 32, 4), members[1] / "model.keras")
+    evaluate(members, out=tmp_path / "changed", log=lines.append)
+    assert sum("no calibration is of this ensemble" in line for line in lines) == 1
+
+
+def test_features_of_an_ensemble_are_those_of_its_members(world):
+    models = [tiny(32, 32, 4), build_model("octnet-s", (32, 32, 1), 4)]
+    apart = [predict_with_features(with_features(model)[0], IMAGES, 4, 5) for model in models]
+    together, kind = with_features(mean_of(models))
+    probabilities, features = predict_with_features(together, IMAGES, 4, 5)
+    assert kind == POOLED
+    np.testing.assert_allclose(probabilities, np.mean([part for part, _ in apart], axis=0), atol=1e-6)
+    np.testing.assert_allclose(features, np.concatenate([part for _, part in apart], axis=1), atol=1e-5)
+
+
+def test_members_of_other_datasets_are_not_calibrated_together(world, trained):
+    with pytest.raises(SettingError, match="was trained on another dataset"):
+        calibrate([world[0] / "run", trained[0]], log=quiet)
+
+
+def test_evaluation_uses_the_aggregation_that_was_frozen(run, tmp_path):
+    content = json.loads((run / CALIBRATION_NAME).read_text())
+    assert content["frozen"]["aggregation"] == MEAN_LOG
+    assert {*content["chosen_on"]["aggregations"]} == {*AGGREGATIONS}
+    calibration = load((Run.load(run),))
+    save(
+        (Run.load(run),),
+        dataclasses.replace(calibration.frozen, aggregation=LARGEST),
+        (run / FEATURES_NAME).read_bytes(),
+        content["chosen_on"],
+    )
+    lines = []
+    evaluate(run, log=lines.append)
+    assert any("PER PATIENT" in line and "(largest probability)" in line for line in lines)
+    assert json.loads((run / "evaluate-test.json").read_text())["per_patient"]["aggregation"] == LARGEST
+    assert read_evaluated(run, "test").predictions.aggregation == LARGEST
 
 
 def test_the_command_says_why_too_few_patients_assure_nothing(trained, tmp_path, capsys):
@@ -237,7 +303,7 @@ def test_the_command_says_why_too_few_patients_assure_nothing(trained, tmp_path,
     assert "needs 59 patients" in out
     assert "can be shown with 59 patients or more, and here are 6" in out
     assert "each limit is the largest value of 6 patients" in out
-    assert load(Run.load(tmp_path / "run")).frozen.referral_threshold is None
+    assert load((Run.load(tmp_path / "run"),)).frozen.referral_threshold is None
     code, _, err = program(capsys, "calibrate", tmp_path / "run", "--split", "test")
     assert (code, "not calibrated on test" in err) == (2, True)
 

@@ -112,3 +112,12 @@ def test_places_divide_the_image_into_equal_parts():
     smooth, _ = at_source(values, geometry, (20, 30), (60, 100))
     assert smooth.min() >= 0 and smooth.max() <= 5
     assert (np.diff(smooth[10:50, 20:80], axis=1) >= 0).all()
+
+
+def test_a_smooth_map_has_the_values_of_its_places_in_their_middles_and_lies_between_them_elsewhere():
+    values = np.array([[0.0, 1.0, 4.0], [2.0, -3.0, 5.0]])
+    smooth = over_stored(values, (10, 27), smooth=True)
+    assert smooth.shape == (10, 27)
+    np.testing.assert_allclose(smooth[2::5, 4::9], values)
+    assert smooth[2, 4:14].tolist() == pytest.approx(np.linspace(0, 1, 10))
+    assert (smooth.min(), smooth.max()) == (-3, 5)

@@ -1,23 +1,31 @@
 """Every figure in the report is the one in evaluate's JSON, and nothing that is in the JSON is missing."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
 from html import unescape
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
 
-from octprep.format.errors import ManifestError, SourceError
+from octprep.format.errors import ManifestError, SettingError, SourceError
 from octprep.format.manifest import Manifest
+from octtrain.data.passes import one_pass
 from octtrain.evaluation.estimates import format_interval, format_value
 from octtrain.evaluation.evaluate import evaluate
+from octtrain.explain.explainer import Explainer
 from octtrain.report import points
 from octtrain.report.evaluation import load_evaluation
+from octtrain.report.evidence import SHOWN_MAPS
+from octtrain.report.facts import worst_errors
 from octtrain.report.write import report, write_pages
+from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
 from tests.worlds.runs import quiet
 
@@ -146,10 +154,39 @@ def test_worst_errors_are_shown_with_the_pixels_that_the_model_saw(uncertain):
     with (uncertain / "predictions-test.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["prediction"] != row["truth"]]
     patients = {row["patient_group"] for row in rows}
-    assert html.count('src="data:image/jpeg;base64,') == len(patients) > 1
+    assert html.count('alt="Stored pixels of ') == len(patients) > 1
     surest = max(rows, key=lambda row: float(row[row["prediction"]]))
     assert f'alt="Stored pixels of {surest["path"]}"' in html
     assert f"{wrong} of {content['images']} images are misclassified" in html
+
+
+def test_evidence_is_drawn_on_the_worst_errors_red_where_it_speaks_for_the_prediction(uncertain):
+    html, found = (uncertain / "report.html").read_text(), load_evaluation(Run.load(uncertain), "test")
+    errors, _ = worst_errors(found, SHOWN_MAPS)
+    assert re.findall(r'alt="Evidence for (\w+) on ([^"]+)"', html) == [(e.prediction, e.path) for e in errors]
+    assert 1 < len(errors) == SHOWN_MAPS
+    explainer = Explainer(found.run.load_model())
+    manifest, pixels = Manifest.load(found.run.shards), {}
+    for batch in one_pass(found.run.shards, ("test",), batch_size=64, manifest=manifest):
+        pixels |= dict(zip(batch.paths, batch.pixels[..., 0], strict=True))
+    for error in errors:
+        stored, drawn = (
+            cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR).astype(int)
+            for data in re.findall(rf'base64,([^"]+)" width="32" height="32" alt="[^"]+ {re.escape(error.path)}"', html)
+        )
+        assert np.ptp(stored, axis=2).max() == 0  # gray
+        evidence = explainer.explain(pixels[error.path]).evidence.places[..., found.class_names.index(error.prediction)]
+        assert evidence.size == 1  # of so small an image, so all of it has one colour
+        red_minus_blue = (drawn[..., 2] - drawn[..., 0]).mean()
+        assert red_minus_blue > 20 if evidence.sum() > 0 else red_minus_blue < -20
+
+
+def test_the_report_is_written_without_evidence_if_the_model_is_gone(uncertain, tmp_path):
+    shutil.copytree(uncertain, tmp_path / "run")
+    (tmp_path / "run" / "model.keras").unlink()
+    path, _ = report(tmp_path / "run", shards=uncertain.parent / "shards", log=quiet)
+    html = path.read_text()
+    assert "Stored pixels of" in html and "Evidence for" not in html
 
 
 def test_the_report_is_the_same_when_it_is_written_again_and_lacks_pictures_without_the_shards(uncertain, tmp_path):
@@ -161,6 +198,36 @@ def test_the_report_is_the_same_when_it_is_written_again_and_lacks_pictures_with
     report(run, log=quiet)
     assert b"data:image/jpeg" not in path.read_bytes()
     assert b"--shards DIR" in path.read_bytes()
+
+
+def test_an_ensemble_has_a_report_and_a_card_that_name_all_members(uncertain, tmp_path):
+    shutil.copytree(uncertain.parent, tmp_path / "world")
+    first, second = tmp_path / "world" / "run", tmp_path / "world" / "second"
+    shutil.copytree(first, second)
+    model = Run.load(second).load_model()
+    model.get_layer("logits").bias.assign([0.5, -0.5, 0.2, 0.1])
+    RunFolder(Run.load(second)).save_model(model, second / "model.keras")
+    before = (first / "report.html").read_bytes()
+    evaluate([first, second], write_pages=write_pages, log=quiet)
+    assert (first / "report.html").read_bytes() == before
+    html, card = (first / "report-test-ensemble.html").read_text(), first / "model-card-test-ensemble.md"
+    content = json.loads((first / "evaluate-test-ensemble.json").read_text())
+    shown = {path: value for path, value, _ in shown_in(html)}
+    for path in ("balanced_accuracy", "per_patient.balanced_accuracy", "urgent_referral.sensitivity"):
+        assert shown[path] == format_value(at(content, path)["value"])
+    assert "Member 1: run" in html and "Member 2: second" in html
+    for run in (first, second):
+        digest = hashlib.sha256((run / "model.keras").read_bytes()).hexdigest()
+        assert digest in html and digest in card.read_text()
+    assert "mean of the probabilities of 2 runs" in card.read_text()
+    written = html
+    report([first, second], log=quiet)
+    assert (first / "report-test-ensemble.html").read_text() == written
+    shutil.copytree(second, tmp_path / "world" / "third")
+    with pytest.raises(SettingError, match=r"is of .*run and .*second, and not of what is named"):
+        report([first, tmp_path / "world" / "third"], log=quiet)
+    with pytest.raises(SettingError, match="name the same runs"):
+        report(first, "test-ensemble", log=quiet)
 
 
 def test_leaky_results_are_marked(untrained, tmp_path):
