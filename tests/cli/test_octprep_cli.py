@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,9 +60,10 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
         ("octprep.format.manifest", HEAVY),
         ("octprep.pipeline", ["tensorflow", "keras", "octtrain"]),
         ("octprep.report", ["tensorflow", "keras", "octtrain", "matplotlib"]),
-        ("octtrain.training.fit", ["cv2", "google_crc32c", "PIL"]),
-        ("octtrain.evaluation.evaluate", ["cv2", "google_crc32c", "PIL"]),
-        ("octtrain.experiments.leakage.experiment", ["cv2", "google_crc32c", "PIL"]),
+        (
+            "octtrain.training.fit, octtrain.evaluation.evaluate, octtrain.experiments.leakage.experiment",
+            ["cv2", "google_crc32c", "PIL"],
+        ),
     ],
 )
 def test_each_package_imports_without_the_dependencies_of_the_other(module, absent):
@@ -118,78 +120,109 @@ def test_inspect_build_verify_report_and_build_again(source, tmp_path):
     assert "guarantee 2 VIOLATED" in broken.stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (["build", "--src", "{tmp}/absent", "--out", "{tmp}/out"], 2, "does not exist"),
-        (["build", "--src", "{tmp}/empty", "--out", "{tmp}/out"], 2, "is empty"),
-        (["build", "--src", "{tmp}/plain", "--out", "{tmp}/out"], 2, "has no class folders"),
-        (["build", "--src", "{tmp}/lonely", "--out", "{tmp}/out"], 2, "class DME has 1 patient"),
-        (["build", "--src", "{src}", "--out", "{tmp}/plain"], 2, "is left alone"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "0"], 2, "got height 0"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "-1"], 2, "workers must be 1 or more"),
-        (
-            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
-            2,
-            "folds take",
-        ),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
-        (
-            ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "by-patient", "--split-file", "{tmp}/who.csv"],
-            2,
-            "so --split by-patient cannot",
-        ),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711 and 4712. Give"),
-        (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: 1 patient (1)"),
-        (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
-        (["index", "{tmp}/plain"], 1, "has no manifest.json"),
-        (["report", "{tmp}/plain"], 1, "has no manifest.json"),
-        (["report", "{tmp}/absent"], 1, "is not a folder"),
-        (["report", "{shards}/manifest.json"], 1, "is not a folder"),
-        (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
-        (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
-        (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
-        (["inspect", "--quick", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
-        (["inspect", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
-        (["inspect", "--src", "{src}", "--quick", "--report", "{tmp}/x"], 2, "needs a full inspection"),
-        (["inspect"], 2, "--src is missing: name a folder"),
-        (["build", "{src}"], 2, "--out is missing: name a folder"),
-        (["build", "{src}", "{tmp}/out", "more"], 2, "more is one folder too many"),
-        (["build", "{src}", "{tmp}/out", "--quiet", "--verbose"], 2, "exclude each other"),
-        (["inspect", "--quick", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
-        (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["inspect", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["synthesize", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
-        (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
-        (["inspect", "--quick", "--src", "{tmp}/empty"], 2, "is empty"),
-        (["synthesize", "{tmp}/plain"], 2, "plain"),
-        (["scan", "--src", "{src}"], 2, "octprep scan is now `octprep inspect --quick`"),
-        (["verify", "{shards}", "--certificate", "-", "--json", "-"], 2, "both ask for standard output"),
-        (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
-    ],
-)
-def test_every_usage_error_is_one_line_and_leaves_nothing_behind(source, shards, tmp_path, words, code, sentence):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "notes.txt").write_text("x")
-    write_folder(tmp_path / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
-    (tmp_path / "who.csv").write_text("patient,split\n1,train\n4711,test\n4712,test\n")
-    (tmp_path / "leak.csv").write_text(
-        "path,split\ntrain/CNV/CNV-1-1.jpeg,train\ntrain/CNV/CNV-1-2.jpeg,test\ntest/DME/DME-150-1.jpeg,test\n"
-    )
-    before = files_of(tmp_path)
-    done = run(*(word.format(tmp=tmp_path, src=source, shards=shards) for word in words))
-    assert done.returncode == code
-    assert sentence in done.stderr
-    assert done.stderr.startswith("octprep: ")
-    assert done.stderr.count("\n") == 1
-    assert files_of(tmp_path) == before
-    assert not (tmp_path / "out").exists()
+USAGE_ERRORS = [
+    (["build", "--src", "{tmp}/absent", "--out", "{tmp}/out"], 2, "does not exist"),
+    (["build", "--src", "{tmp}/empty", "--out", "{tmp}/out"], 2, "is empty"),
+    (["build", "--src", "{tmp}/plain", "--out", "{tmp}/out"], 2, "has no class folders"),
+    (["build", "--src", "{tmp}/lonely", "--out", "{tmp}/out"], 2, "class DME has 1 patient"),
+    (["build", "--src", "{src}", "--out", "{tmp}/plain"], 2, "is left alone"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "0"], 2, "got height 0"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--size", "big"], 2, "got 'big'"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--fractions", "1,2"], 2, "three numbers"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--workers", "-1"], 2, "workers must be 1 or more"),
+    (
+        ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "kfold", "--balance", "oversample"],
+        2,
+        "folds take",
+    ),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--max-per-patient", "-1"], 2, "got -1"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "file"], 2, "without such a file"),
+    (
+        ["build", "--src", "{src}", "--out", "{tmp}/out", "--split", "by-patient", "--split-file", "{tmp}/who.csv"],
+        2,
+        "so --split by-patient cannot",
+    ),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/absent"], 2, "absent cannot be read"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/plain/notes.txt"], 2, "must have a"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/who.csv"], 2, "4711 and 4712. Give"),
+    (["build", "--src", "{src}", "--out", "{tmp}/out", "--split-file", "{tmp}/leak.csv"], 1, "leak: 1 patient (1)"),
+    (["verify", "{tmp}/plain"], 1, "has no manifest.json"),
+    (["index", "{tmp}/plain"], 1, "has no manifest.json"),
+    (["report", "{tmp}/plain"], 1, "has no manifest.json"),
+    (["report", "{tmp}/absent"], 1, "is not a folder"),
+    (["report", "{shards}/manifest.json"], 1, "is not a folder"),
+    (["report", "{shards}", "--src", "{tmp}/absent"], 2, "does not exist"),
+    (["report", "{shards}", "--src", "{src}/train"], 2, "has none of the files"),
+    (["report", "{shards}", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+    (["inspect", "--quick", "--src", "{src}", "--json", "{src}/found.json"], 2, "which is only read"),
+    (["inspect", "{src}", "--json", "{tmp}/x", "--report", "{tmp}/x"], 2, "give each a file of its own"),
+    (["inspect", "--src", "{src}", "--quick", "--report", "{tmp}/x"], 2, "needs a full inspection"),
+    (["inspect"], 2, "--src is missing: name a folder"),
+    (["build", "{src}"], 2, "--out is missing: name a folder"),
+    (["build", "{src}", "{tmp}/out", "more"], 2, "more is one folder too many"),
+    (["build", "{src}", "{tmp}/out", "--quiet", "--verbose"], 2, "exclude each other"),
+    (["inspect", "--quick", "--src", "x" * 300], 2, "cannot be reached (File name too long)"),
+    (["build", "--src", "{src}", "--out", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+    (["inspect", "--src", "{src}", "--report", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+    (["synthesize", "{tmp}/out", "--truth", "{tmp}/" + "x" * 300], 2, "cannot be written: File name too long"),
+    (["report", "{shards}", "--src", "{tmp}/plain"], 2, "has none of the files"),
+    (["inspect", "--quick", "--src", "{tmp}/empty"], 2, "is empty"),
+    (["synthesize", "{tmp}/plain"], 2, "plain"),
+    (["scan", "--src", "{src}"], 2, "octprep scan is now `octprep inspect --quick`"),
+    (["verify", "{shards}", "--certificate", "-", "--json", "-"], 2, "both ask for standard output"),
+    (["synthesize", "{tmp}/out", "--patients", "3"], 2, "3"),
+]
+END = "-- end with "
+
+# Runs command lines one after the other in one process, as importing the program takes a while.
+COMMANDS = f"""
+import json, sys
+from octprep.cli import main
+for words in json.load(sys.stdin):
+    sys.argv = ["octprep", *words]
+    code = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code or 0
+    print({END!r} + str(code), file=sys.stderr, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def usage_errors(source, shards, tmp_path_factory):
+    """Of each command: exit code, standard error, its folder and what was in it before."""
+    folders = [tmp_path_factory.mktemp("usage") for _ in USAGE_ERRORS]
+    for folder in folders:
+        (folder / "empty").mkdir()
+        (folder / "plain").mkdir()
+        (folder / "plain" / "notes.txt").write_text("x")
+        write_folder(folder / "lonely", [*(f"CNV-{n}-1" for n in range(5)), "DME-9-1"])
+        (folder / "who.csv").write_text("patient,split\n1,train\n4711,test\n4712,test\n")
+        (folder / "leak.csv").write_text(
+            "path,split\ntrain/CNV/CNV-1-1.jpeg,train\ntrain/CNV/CNV-1-2.jpeg,test\ntest/DME/DME-150-1.jpeg,test\n"
+        )
+    before = [files_of(folder) for folder in folders]
+    commands = [
+        [word.format(tmp=folder, src=source, shards=shards) for word in words]
+        for (words, *_), folder in zip(USAGE_ERRORS, folders, strict=True)
+    ]
+    done = subprocess.run([sys.executable, "-c", COMMANDS], input=json.dumps(commands), capture_output=True, text=True)
+    *parts, rest = re.split(rf"{END}(\d+)\n", done.stderr)  # text, code, text, code, ...
+    assert (len(parts), rest) == (2 * len(commands), ""), done.stderr
+    return list(zip(map(int, parts[1::2]), parts[::2], folders, before, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(USAGE_ERRORS)), ids=lambda number: " ".join(USAGE_ERRORS[number][0])[:80])
+def test_every_usage_error_is_one_line_and_leaves_nothing_behind(usage_errors, number):
+    _, expected, sentence = USAGE_ERRORS[number]
+    code, err, folder, before = usage_errors[number]
+    assert code == expected
+    assert sentence in err
+    assert err.startswith("octprep: ")
+    assert err.count("\n") == 1
+    assert files_of(folder) == before
+    assert not (folder / "out").exists()
 
 
 def test_a_folder_that_may_not_be_entered_is_a_one_line_error(source, shards, tmp_path):
