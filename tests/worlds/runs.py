@@ -15,9 +15,10 @@ from octtrain.config import FitConfig
 from tests.worlds.shards import picture
 
 ROOT = Path(__file__).parents[2]
-CONFIG = FitConfig(epochs=3, batch_size=16, lr=3e-3, patience=0, seed=2)  # of a training that learns in three epochs
+TINY = "tests.worlds.networks:tiny"
+CONFIG = FitConfig(model=TINY, epochs=3, batch_size=16, lr=3e-3, patience=0, seed=2)  # learns in three epochs
 # Of a run whose epochs are saved without training; without auto, as fit stores it.
-LONG_CONFIG = FitConfig(epochs=500, batch_size=16, lr=1e-3, patience=0, feed="mapped", precision="float32")
+LONG_CONFIG = FitConfig(model=TINY, epochs=500, batch_size=16, lr=1e-3, patience=0, feed="mapped", precision="float32")
 
 
 class Stopped(Exception):
@@ -90,11 +91,15 @@ def epoch_row(epoch, accuracy=0.5):
 
 def set_bias(model, value):
     """Make the last bias of a model a number by which its file is recognised."""
-    model.get_layer("logits").bias.assign(np.full(4, value, np.float32))
+    _last_dense(model).bias.assign(np.full(4, value, np.float32))
 
 
 def bias(model):
-    return float(np.asarray(model.get_layer("logits").bias)[0])
+    return float(np.asarray(_last_dense(model).bias)[0])
+
+
+def _last_dense(model):
+    return next(layer for layer in reversed(model.layers) if type(layer).__name__ == "Dense")
 
 
 def initialised(folder, shards, config=LONG_CONFIG):

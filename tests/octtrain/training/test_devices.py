@@ -19,13 +19,15 @@ from tests.worlds.shards import write_shards
 
 pytestmark = pytest.mark.slow
 
-FIT = """
+# Several trainings one after the other in one process, as importing a backend takes seconds.
+FITS = """
 import sys
 from pathlib import Path
 {setup}
 import octtrain
-octtrain.fit(sys.argv[1], sys.argv[2], model="tests.worlds.networks:tiny", epochs=2, batch_size=8, lr=3e-3,
-             devices={devices}, feed={feed!r}, log=print)
+for run, (devices, feed) in {runs}.items():
+    octtrain.fit(sys.argv[1], run, model="tests.worlds.networks:tiny", epochs=2, batch_size=8, lr=3e-3,
+                 devices=devices, feed=feed, log=print)
 """
 TWO_CPUS = """
 import tensorflow as tf
@@ -45,58 +47,62 @@ def shards(tmp_path_factory):
     return folder
 
 
-def start(shards, run, backend, *, setup="", count=1, feed="mapped", flags=""):
-    code = FIT.format(setup=setup, devices=count, feed=feed)
+def start(shards, runs, backend, *, setup="", flags=""):
+    """Start a process of trainings. runs: folder -> number of devices and feed."""
+    code = FITS.format(setup=setup, runs={str(run): settings for run, settings in runs.items()})
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {flags}"
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(shards), str(run)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(shards)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
-def history(process, run):
-    """The metrics of every epoch: (epochs, metrics)."""
+def histories(process, runs):
+    """The metrics of every epoch of each run: (epochs, metrics)."""
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    with (run / "history.csv").open(newline="") as file:
-        return np.array(
-            [[float(v) for k, v in row.items() if k != "images_per_second"] for row in csv.DictReader(file)]
-        )
+    for run in runs:
+        with (run / "history.csv").open(newline="") as file:
+            yield np.array(
+                [[float(v) for k, v in row.items() if k != "images_per_second"] for row in csv.DictReader(file)]
+            )
+
+
+@pytest.fixture(scope="module")
+def on_jax(shards, tmp_path_factory):
+    """The histories of one device, and of two devices that take the images from either feed."""
+    folder = tmp_path_factory.mktemp("on_jax")
+    runs = {folder / "one": (1, "mapped"), folder / "mapped": (2, "mapped"), folder / "resident": (2, "resident")}
+    process = start(shards, runs, "jax", flags="--xla_force_host_platform_device_count=2")
+    return list(histories(process, runs))
 
 
 @needs_jax
-def test_two_devices_on_jax_train_as_one(shards, tmp_path):
-    flags = "--xla_force_host_platform_device_count=2"
-    one = history(start(shards, tmp_path / "one", "jax"), tmp_path / "one")
-    for feed in ("mapped", "resident"):
-        run = tmp_path / feed
-        two = history(start(shards, run, "jax", count=2, feed=feed, flags=flags), run)
-        np.testing.assert_allclose(two, one, rtol=1e-3)
+def test_two_devices_on_jax_train_as_one(on_jax):
+    one, mapped, resident = on_jax
+    np.testing.assert_allclose(mapped, one, rtol=1e-3)
+    np.testing.assert_allclose(resident, one, rtol=1e-3)
 
 
 @needs_jax
-def test_two_processes_on_jax_train_as_one_and_end_with_the_same_weights(shards, tmp_path):
+def test_two_processes_on_jax_train_as_one_and_end_with_the_same_weights(shards, on_jax, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    runs = [tmp_path / "first", tmp_path / "second"]
+    runs = [{tmp_path / name: (2, "mapped")} for name in ("first", "second")]
     processes = [
-        start(shards, run, "jax", count=2, setup=JOIN.format(address=address, number=number))
-        for number, run in enumerate(runs)
+        start(shards, run, "jax", setup=JOIN.format(address=address, number=number)) for number, run in enumerate(runs)
     ]
-    first, second = (history(process, run) for process, run in zip(processes, runs, strict=True))
+    (first,), (second,) = [list(histories(process, run)) for process, run in zip(processes, runs, strict=True)]
     assert np.array_equal(first, second)
-    one = history(start(shards, tmp_path / "one", "jax"), tmp_path / "one")
-    np.testing.assert_allclose(first, one, rtol=1e-3)
+    np.testing.assert_allclose(first, on_jax[0], rtol=1e-3)
 
 
 @needs_tensorflow
 def test_two_devices_on_tensorflow_learn_the_same(shards, tmp_path):
     """Not the same numbers: each has its own batch statistics, augmentation and dropout."""
-    run = tmp_path / "two"
-    two = history(start(shards, run, "tensorflow", count=2, setup=TWO_CPUS), run)
-    one = history(start(shards, tmp_path / "one", "tensorflow"), tmp_path / "one")
+    runs = {tmp_path / "two": (2, "mapped"), tmp_path / "one": (1, "mapped")}
+    two, one = histories(start(shards, runs, "tensorflow", setup=TWO_CPUS), runs)
     assert two[-1, 1] < two[0, 1]
     np.testing.assert_allclose(two[:, 1], one[:, 1], rtol=0.5)
 
