@@ -10,7 +10,7 @@ from tests.worlds.pages import HOSTILE
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=[("light", 1280), ("dark", 1280), ("light", 400), ("dark", 400)], ids=str)
+@pytest.fixture(params=[("light", 1280), ("dark", 400)], ids=str)
 def opened(browser, built, request):
     """The report in a browser, its requests, and its errors."""
     scheme, width = request.param

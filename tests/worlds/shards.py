@@ -169,10 +169,11 @@ def untrained_run(folder: Path, manifest: Manifest, shards: Path) -> Any:
     from octtrain.runs.folder import RunFolder
     from octtrain.runs.run import Run
 
-    run = Run(folder=folder, config=FitConfig(), manifest=manifest, shards=shards)
+    config = FitConfig(model="tests.worlds.networks:small")
+    run = Run(folder=folder, config=config, manifest=manifest, shards=shards)
     run_folder = RunFolder(run)
     run_folder.initialise()
-    run_folder.save_model(build_model("octnet-s", run.image_shape, len(manifest.class_names)), folder / "model.keras")
+    run_folder.save_model(build_model(config.model, run.image_shape, len(manifest.class_names)), folder / "model.keras")
     return run
 
 

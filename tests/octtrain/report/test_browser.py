@@ -7,8 +7,7 @@ pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("width", [1200, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 400)])
 @pytest.mark.parametrize("fixture", ["reported", "uncertain"])
 def test_browser_shows_the_report_without_requests_or_errors(browser, request, fixture, scheme, width):
     path = request.getfixturevalue(fixture) / "report.html"
