@@ -1,4 +1,4 @@
-"""An environment that has JAX and no TensorFlow: training, evaluation, prediction and leakage experiment work there."""
+"""An environment with JAX and without TensorFlow: all commands work, and a model gives TensorFlow's probabilities."""
 
 import csv
 import importlib.util
@@ -7,10 +7,11 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.worlds.environments import Environment
-from tests.worlds.runs import metrics_of, scan_file
+from tests.worlds.runs import metrics_of, quiet, scan_file
 from tests.worlds.shards import CLASSES, write_shards
 
 pytestmark = [
@@ -61,6 +62,7 @@ def world(jax_only, tmp_path_factory):
         "predict": "predict mapped scan.jpeg",
         "explain": "explain mapped scan.jpeg --out explained",
         "leakage": f"leakage shards {FIT} --epochs 1 --repeats 2 --folds 3",
+        "bench": "bench shards --seconds 0.05 --model tests.worlds.networks:tiny",
         "fit bare": f"fit bare --run none {FIT}",
         "fit png": f"fit png --run none {FIT}",
         "fit stream": f"fit shards --run none {FIT} --feed stream",
@@ -104,6 +106,29 @@ def test_a_model_is_evaluated_and_used(world):
     assert results["predict"].out.startswith("scan.jpeg  ")
 
 
+def probabilities(folder):
+    rows = list(csv.DictReader((folder / "predictions-test.csv").read_text().splitlines()))
+    return np.array([[float(row[name]) for name in CLASSES] for row in rows])
+
+
+def test_a_model_trained_on_jax_gives_the_same_probabilities_on_tensorflow(world, tmp_path):
+    pytest.importorskip("tensorflow")
+    from octtrain.evaluation.evaluate import evaluate
+    from octtrain.runtime import prepare_keras
+
+    prepare_keras()
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        pytest.skip("these tests run on another backend")
+    folder, _ = world
+    evaluate(folder / "mapped", out=tmp_path, log=quiet)
+    on_jax, on_tensorflow = probabilities(folder / "mapped"), probabilities(tmp_path)
+    assert on_jax.shape == (24, 4)
+    assert np.allclose(on_jax, on_tensorflow, atol=1e-3)
+    assert on_jax.std(axis=0).max() > 0.01
+
+
 def test_a_scan_is_explained(world):
     folder, results = world
     assert (results["explain"].code, results["explain"].err) == (0, "")
@@ -114,6 +139,14 @@ def test_the_leakage_experiment_runs(world):
     _, results = world
     assert (results["leakage"].code, results["leakage"].err) == (0, "")
     assert "repeat 2/2" in results["leakage"].out
+
+
+def test_mapped_and_resident_are_measured(world):
+    _, results = world
+    assert (results["bench"].code, results["bench"].err) == (0, "")
+    assert results["bench"].out.splitlines()[-4].startswith("With ")
+    reason = "--feed stream is TensorFlow's way of reading, and TensorFlow is not installed"
+    assert f"not measured: stream, {reason}" in results["bench"].out
 
 
 @pytest.mark.parametrize(
