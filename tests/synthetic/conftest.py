@@ -7,9 +7,9 @@ from octprep.synthetic import MIN_PATIENTS, draw
 
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory):
-    """A folder with faults, and its summary."""
+    """A folder with faults, and its summary. The truth about its scans lies beside it."""
     out = tmp_path_factory.mktemp("synthetic") / "faulty"
-    return out, draw(out, patients=MIN_PATIENTS, seed=3, workers=2)
+    return out, draw(out, patients=MIN_PATIENTS, seed=3, truth=out.with_name("truth.jsonl"), workers=2)
 
 
 @pytest.fixture(scope="session")
