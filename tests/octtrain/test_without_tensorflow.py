@@ -12,7 +12,7 @@ import pytest
 
 from tests.worlds.environments import Environment
 from tests.worlds.runs import metrics_of, quiet, scan_file
-from tests.worlds.shards import CLASSES, write_shards
+from tests.worlds.shards import CLASSES, untrained_run, write_shards
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +48,8 @@ def jax_only(tmp_path_factory):
 def world(jax_only, tmp_path_factory):
     """A folder, and what each of some commands did in it: exit code, standard output and standard error."""
     folder = tmp_path_factory.mktemp("world")
-    write_shards(folder / "shards", {"train": 24, "val": 6, "test": 6})
+    manifest, _ = write_shards(folder / "shards", {"train": 24, "val": 6, "test": 6})
+    untrained_run(folder / "untrained", manifest, folder / "shards")
     write_shards(folder / "png", {"train": 8, "val": 2, "test": 2}, encoding="png")
     write_shards(folder / "other", {"test": 2}, first_patient=50_000)
     write_shards(folder / "other-png", {"test": 2}, encoding="png", first_patient=50_000)
@@ -60,7 +61,7 @@ def world(jax_only, tmp_path_factory):
         "resident": f"fit shards --run resident {FIT} --feed resident",
         "evaluate": "evaluate mapped --json -",
         "predict": "predict mapped scan.jpeg",
-        "explain": "explain mapped scan.jpeg --out explained",
+        "explain": "explain untrained scan.jpeg --out explained --json explained.json",
         "leakage": f"leakage shards {FIT} --epochs 1 --repeats 2 --folds 3",
         "bench": "bench shards --seconds 0.05 --model tests.worlds.networks:tiny",
         "fit bare": f"fit bare --run none {FIT}",
@@ -133,6 +134,9 @@ def test_a_scan_is_explained(world):
     folder, results = world
     assert (results["explain"].code, results["explain"].err) == (0, "")
     assert (folder / "explained" / "scan-evidence.png").read_bytes().startswith(b"\x89PNG")
+    (image,) = json.loads((folder / "explained.json").read_text())["images"]
+    assert np.any(image["evidence"])
+    assert np.sum(image["evidence"]) + image["bias"] == pytest.approx(image["logits"][image["class"]], abs=1e-4)
 
 
 def test_the_leakage_experiment_runs(world):

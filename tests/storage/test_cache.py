@@ -58,7 +58,7 @@ def test_a_run_remembers_the_url_and_trains_and_evaluates_from_the_cache(store, 
     from octtrain.training.fit import fit
 
     lines = []
-    url, config = str(remote_shards), FitConfig(epochs=1, batch_size=16)
+    url, config = str(remote_shards), FitConfig(model="tests.worlds.networks:tiny", epochs=1, batch_size=16)
     fit(url, tmp_path / "run", config, log=lines.append, show_progress=False)
     assert lines[0].startswith(f"fetching 7 shards (0.0 GB) of {url} into {tmp_path / 'cache'}")
     assert Run.load(tmp_path / "run").shards == remote_shards

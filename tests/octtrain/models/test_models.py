@@ -13,6 +13,7 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group 
 from benchmarks.models import multiplications  # noqa: E402
 from octprep.format.errors import SettingError  # noqa: E402
 from octtrain.config import MODELS  # noqa: E402
+from octtrain.explain.evidence import find_head  # noqa: E402
 from octtrain.models import BUILDERS, build_model, last_feature_map, logits_model  # noqa: E402
 from octtrain.models.augmentation import Augment, augmented  # noqa: E402
 
@@ -23,6 +24,12 @@ def pixels(n=6, height=32, width=40, seed=0):
 
 QUICK = ["octnet-s", "octnet-m", "efficientnet-lite0", "mobilenetv3-small"]
 ALL = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.fixture(scope="module", params=ALL)
+def network(request):
+    """Name and model of every network, each built once."""
+    return request.param, build_model(request.param, (96, 80, 1), 3)
 
 
 @pytest.mark.parametrize("name", ["octnet-s", "efficientnet-lite0", "mobilenetv3-small"])
@@ -40,9 +47,9 @@ def test_the_models_that_help_lists_are_those_that_can_be_built():
     assert tuple(BUILDERS) == MODELS
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_network_is_flat_and_ends_in_feature_map_pooling_and_one_dense_layer(name):
-    model = build_model(name, (96, 80, 1), 3)
+def test_every_network_is_flat_and_ends_in_feature_map_pooling_and_one_dense_layer(network):
+    """So each has an evidence map, of its last feature map."""
+    _, model = network
     assert not any(isinstance(layer, keras.Model) for layer in model.layers)
     names = [layer.name for layer in model.layers]
     head = model.layers[names.index("features") + 1 :]
@@ -50,11 +57,15 @@ def test_every_network_is_flat_and_ends_in_feature_map_pooling_and_one_dense_lay
     assert names[-2:] == ["logits", "probabilities"]
     assert len(last_feature_map(model).shape) == 4
     assert model.get_layer("mean").input is last_feature_map(model)
+    found = find_head(model)
+    assert found.feature_map is last_feature_map(model)
+    assert found.mean.any() and found.maximum.any() == ("maximum" in names)
 
 
-@pytest.mark.parametrize("name", [one for one in ALL if one.values[0] != "efficientnet-lite0"])
-def test_moving_averages_follow_the_batches_within_some_dozen_steps(name):
-    model = build_model(name, (96, 80, 1), 3)
+def test_moving_averages_follow_the_batches_within_some_dozen_steps(network):
+    name, model = network
+    if name == "efficientnet-lite0":
+        pytest.skip("it keeps the momentum of Keras")
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             assert 0 < layer.momentum <= 0.9
