@@ -175,10 +175,14 @@ def build(
     from octprep import console, pipeline
     from octprep.splits import split_file as split_files
 
-    given = [*(src or ()), *(str(location(path)) for path in paths or [])]
-    if out is None and len(given) > len(src or ()):
-        out = Path(given.pop())
-    sources, target = _sources(given, table, columns, unknown, pattern, one=not src), _place("--out", out)
+    left = list(paths or [])
+    given = list(src or ()) or [str(location(path)) for path in left[:1]]
+    left = left if src else left[1:]
+    if out is None and left:
+        out = left.pop(0)
+    if left:
+        raise SettingError(f"{location(left[0])} is one folder too many; give --src and --out once each.")
+    sources, target = _sources(given, table, columns, unknown, pattern), _place("--out", out)
     if split_file is not None:
         if values["split"] not in ("auto", "file"):
             raise SettingError(
@@ -246,8 +250,10 @@ def inspect(
     from octprep.format.files import check_output_file, write_output_file
     from octprep.inspection import page
 
-    given = [*(src or ()), *([str(location(path))] if path else [])]
-    specs = _sources(given, table, columns, unknown, pattern, one=not src)
+    if path is not None and src:
+        raise SettingError(f"{location(path)} is one folder too many; give --src for each source.")
+    given = list(src or ()) or [str(location(path))] * (path is not None)
+    specs = _sources(given, table, columns, unknown, pattern)
     source = source_of(specs)
     if quick and report is not None:
         raise SettingError(f"--report {report} needs a full inspection, which --quick is not; give one of them.")
@@ -451,14 +457,10 @@ def _sources(
     columns: list[str] | None,
     unknown: list[str] | None,
     patterns: list[str] | None,
-    *,
-    one: bool,
 ) -> list[SourceSpec]:
-    """The sources of a command line. one: they are arguments, of which there may be one only."""
+    """The sources of a command line."""
     if not given:
         raise SettingError(f"--src is missing: name a folder, such as --src {_EXAMPLES['--src']}.")
-    if one and len(given) > 1:
-        raise SettingError(f"{given[1]} is one folder too many; give --src once for each source.")
     return parse_sources(given, tables or (), columns or (), unknown or (), patterns or ())
 
 

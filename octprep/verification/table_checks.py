@@ -152,6 +152,9 @@ def _scan_differences(row: ScanRow, groups: Mapping[str, str] | None, manifest: 
         ):
             if cell != in_path:
                 yield f"{column} and path", f"says {column} {cell or 'none'}, but its path says {in_path or 'none'}"
+    for name in STATED:
+        if name not in manifest.stated and getattr(row, name):
+            yield name, f"says {name} {getattr(row, name)!r}, which the manifest's source.features does not have"
     if groups is not None and row.patient_group != groups[row.patient]:
         expected = groups[row.patient]
         yield "patient_group", f"says patient_group {row.patient_group}, but by {DUPLICATES_NAME} it is {expected}"
