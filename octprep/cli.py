@@ -252,7 +252,7 @@ def inspect(
 
     if path is not None and src:
         raise SettingError(f"{location(path)} is one folder too many; give --src for each source.")
-    given = list(src or ()) or [str(location(path))] * (path is not None)
+    given = list(src or ()) or ([] if path is None else [str(location(path))])
     specs = _sources(given, table, columns, unknown, pattern)
     source = source_of(specs)
     if quick and report is not None:
