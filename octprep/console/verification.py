@@ -59,8 +59,8 @@ def verification_summary(folder: Location, result: VerificationResult) -> str:
         if result.unchecked_rows:
             lines[-1] += f"; {number(result.unchecked_rows, 'row')} of {IMAGES_NAME} point there"
     lines.append(
-        "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence and note in "
-        f"{IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
+        "in no record, so only the form was checked: bytes, fill_fraction, crop_confidence, note and flags "
+        f"in {IMAGES_NAME}, what it says of excluded files, and settings that leave no trace, such as the seed"
     )
     lines += [f"note: {note}" for note in result.notes]
     if result.violations:

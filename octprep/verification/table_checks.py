@@ -1,8 +1,8 @@
 """Check 2 on images.csv: its rows against the records, the manifest's counts, the file names and duplicates.json.
 
 No record shows, and only the form is checked (`octprep.format.images_csv.decode`) of: bytes, fill_fraction,
-crop_confidence and note, and what a row of an excluded file holds beyond its path and patient group. A change of stored
-pixels shows in their mean, std and sharpness, if it is large enough to change the rounded values.
+crop_confidence, note and flags, and what a row of an excluded file holds beyond its path and patient group. A change of
+stored pixels shows in their mean, std and sharpness, if it is large enough to change the rounded values.
 """
 
 from __future__ import annotations

@@ -88,13 +88,12 @@ def icon(gray):
 def test_an_icon_is_inpainted_and_nothing_else_changes():
     gray = cv2.GaussianBlur(layered(0, 0)[0], (0, 0), 1.0)
     marked = icon(gray)
-    is_marked = marked != gray
-    cleaned = without_graphics(preprocessing.decode(jpeg(marked)))
-    near = cv2.dilate(is_marked.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    assert np.abs(cleaned[~near].astype(int) - gray[~near]).max() <= 8  # what JPEG changed
-    assert marked[is_marked].mean() > 200
-    assert cleaned[is_marked].mean() < 1.5 * gray[is_marked].mean()
-    assert cleaned[is_marked].max() < 80
+    near = cv2.dilate((marked != gray).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    soft = cv2.GaussianBlur(marked, (0, 0), 0.6)  # as a viewer draws it
+    assert np.abs(soft.astype(int) - gray)[near].max() > 150
+    cleaned = without_graphics(preprocessing.decode(jpeg(soft))).astype(int)
+    assert np.abs(cleaned - gray)[near].max() <= 12
+    assert np.abs(cleaned - cv2.GaussianBlur(gray, (0, 0), 0.6))[~near].max() <= 12  # what JPEG changed
     image = preprocessing.preprocess(marked, Preprocessing())
     assert image.measurements.flags == ("graphics",)
 
