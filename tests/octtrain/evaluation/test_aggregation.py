@@ -29,15 +29,19 @@ def test_each_aggregation_of_a_case_counted_by_hand():
         np.testing.assert_allclose(cases.probabilities, [expected[name]], rtol=1e-5)
 
 
-def world(patients, shown):
-    """Patients of ten scans of which `shown` show the disease; the others look normal, with some noise."""
+def world(patients, shown, clear=0):
+    """Patients of ten scans of which `shown` show the disease; the others look normal, with some noise.
+
+    clear: so many of the patients show it in all scans.
+    """
     rng = np.random.default_rng(0)
     rows, truth, ids = [], [], []
     for i in range(patients):
         label = i % 4
         for k in range(10):
-            sees = label if k < shown or label == 3 else 3
-            scores = rng.normal(0, 0.3, 4) + (4.0 if k < shown else 1.0) * np.eye(4)[sees]
+            shows = k < (10 if i < clear else shown)
+            sees = label if shows or label == 3 else 3
+            scores = rng.normal(0, 0.3, 4) + (4.0 if shows else 1.0) * np.eye(4)[sees]
             rows.append(np.exp(scores) / np.exp(scores).sum())
             truth.append(label)
             ids.append(f"{i:04}")
@@ -57,5 +61,8 @@ def test_without_a_clear_difference_the_default_stays():
     chosen, candidates = choose_aggregation(world(80, shown=10), CLASSES)
     assert chosen == MEAN_LOG
     assert all(candidate.balanced_accuracy.value == 1 for candidate in candidates.values())
+    chosen, candidates = choose_aggregation(world(79, shown=2, clear=78), CLASSES)
+    assert chosen == MEAN_LOG
+    assert candidates[LARGEST].difference > 0  # by one patient
     few = world(80, shown=2).chosen(range(10))  # a single patient
     assert choose_aggregation(few, CLASSES)[0] == MEAN_LOG
