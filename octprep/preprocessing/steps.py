@@ -27,10 +27,11 @@ class PreprocessedImage:
     measurements: ScanMeasurements
 
 
-def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
+def preprocess(gray: Gray, recipe: Preprocessing, axial_um: float | None = None) -> PreprocessedImage:
     """Preprocess one B-scan as the recipe says.
 
-    gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. Equal input gives equal pixels. Raises
+    gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. axial_um: distance of two rows in
+    micrometres, where the source states it; only --crop band uses it. Equal input gives equal pixels. Raises
     ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
     SettingError if its denoiser is not installed.
     """
@@ -40,7 +41,7 @@ def preprocess(gray: Gray, recipe: Preprocessing) -> PreprocessedImage:
             f"here has version {PREPROCESSING_VERSION}, which would give other pixels. Install the octprep that the "
             "manifest names under libraries, or rebuild the shards."
         )
-    cropped = clean_and_crop(gray, recipe)
+    cropped = clean_and_crop(gray, recipe, axial_um)
     top, bottom, left, right = placement(cropped.crop, recipe)
     pixels = resize(denoise(cropped.pixels, recipe), bottom - top, right - left)
     mean, std, sharpness = measure_intensity(pixels)
