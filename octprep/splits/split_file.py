@@ -109,7 +109,8 @@ class _TailIndex:
         candidates = self._by_name.get(parts[-1], []) if parts else []
         ends = [path for path in candidates if parts[-len(path) :] == path]
         if ends:
-            return ["/".join(max(ends, key=len))]
+            longest = max(ends, key=len)
+            return ["/".join(longest)]
         return ["/".join(path) for path in candidates if path[-len(parts) :] == parts]
 
 
