@@ -1,8 +1,8 @@
 """The pictures of README and docs/, drawn from synthetic scans: `make pictures` writes them next to this file.
 
-preparation.jpg: a scan of each class with the crop, cleaned, as stored, and as stored with --flatten. denoisers.jpg:
-the same region of a scan after each denoiser. report.jpg: the top of a report.html as a browser shows it, light and
-dark; only where Chromium is installed.
+preparation.jpg: a scan of each class with the crop, cleaned, as stored, and as stored with --flatten. band.jpg: a thin
+and a swollen retina with both crops, and as stored with each. denoisers.jpg: the same region of a scan after each
+denoiser. report.jpg: the top of a report.html as a browser shows it, light and dark; only where Chromium is installed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.format.config import DENOISERS, Preprocessing
-from octprep.synthetic import CLASSES, scans
+from octprep.synthetic import CLASSES, Phantom, scans
 from octprep.synthetic.faults import encode
 
 HERE = Path(__file__).parent
@@ -37,6 +37,17 @@ def main() -> None:
         rows.append(before_and_after(gray))
     titles = ["source, with the crop", "cleaned", "as stored", "as stored, --flatten"]
     save(sheet(titles, CLASSES, rows), "preparation.jpg")
+
+    def thickness(pair: tuple[Phantom, Gray]) -> float:
+        """The largest of the retina in rows; 0 where tilt or fill would hide how thick it is."""
+        scan, _ = pair
+        is_plain = np.ptp(scan.bruch) < 60 and not scan.fill.any()
+        return float((scan.bruch - scan.ilm).max()) if is_plain else 0.0
+
+    thin = min((pair for pair in drawn if pair[0].label == "NORMAL" and thickness(pair)), key=thickness)
+    swollen = max((pair for pair in drawn if pair[0].label == "DME"), key=thickness)
+    titles = ["source: retina orange, band blue", "stored, --crop retina", "stored, --crop band"]
+    save(sheet(titles, ("thin", "swollen"), [both_crops(gray) for _, gray in (thin, swollen)]), "band.jpg")
 
     _, gray = next(pair for pair in drawn if pair[0].label == "DRUSEN" and not pair[0].fill.any())
     top, bottom, _, _ = preprocessing.preprocess(gray, Preprocessing()).geometry.crop
@@ -63,6 +74,17 @@ def before_and_after(gray: Gray) -> list[Gray]:
     cv2.rectangle(marked, (left, top), (right - 1, bottom - 1), (255, 176, 0), max(gray.shape[1] // 200, 2))
     wide = [cv2.resize(picture, (348, 224), interpolation=cv2.INTER_AREA) for picture in (marked, cleaned)]
     return [*wide, plain.pixels, flat.pixels]
+
+
+def both_crops(gray: Gray) -> list[Gray]:
+    """Three pictures of equal height: the source with the frames of both crops (RGB), stored with each."""
+    marked, stored = np.stack([gray] * 3, axis=-1), []
+    for crop, ink in (("band", (90, 160, 255)), ("retina", (255, 176, 0))):
+        image = preprocessing.preprocess(gray, Preprocessing(crop=crop))
+        top, bottom, left, right = image.geometry.crop
+        cv2.rectangle(marked, (left, top), (right - 1, bottom - 1), ink, max(gray.shape[1] // 200, 2))
+        stored.append(image.pixels)
+    return [cv2.resize(marked, (348, 224), interpolation=cv2.INTER_AREA), *reversed(stored)]
 
 
 def enlarged(gray: Gray, factor: int) -> Gray:

@@ -206,9 +206,13 @@ def build(
     config = config or BuildConfig()
     source = list_sources(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
     config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
+    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
+        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
+    if split_file is not None:
+        split_file = split_file.resolved(source.scan_files)
+        config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
     dry_run = partial(_dry_run_split, source, config, split_file)
     if split_file is not None and names:
-        _check_split_file(source, config, split_file)
         split_file = split_file.under(names, source)
         config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
     here = _LocalBuild(
@@ -502,20 +506,11 @@ def _require_key_outside(pseudonyms: Path | str | None, folders: Iterable[Path])
 
 def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
     """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
-    _check_split_file(source, config, split_file)
     scans = [
         Scan.of(file, sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
         for file in source.scan_files
     ]
     split_scans(scans, config, split_file=split_file)
-
-
-def _check_split_file(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
-    """Raise SettingError if the config is of another split file, SourceError if that names what is not there."""
-    if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
-        raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
-    if split_file is not None:
-        split_file.check(source.scan_files)
 
 
 def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:

@@ -4,8 +4,8 @@ The hash of a descriptor has one bit for each of its lowest frequencies but the 
 
     bit_k = (c_k > median of c_k over all rows),
 
-as all retinas look similar, so that the plain signs would mostly agree. The 96 bits are cut into 48 bands of 24 bits
-(every bit is in 12 bands). Two rows are candidates if they agree in all bits of one band, where the 4 bits of the first
+as all retinas look similar, so that the plain signs would mostly agree. The 96 bits are cut into 48 bands of 22 bits
+(every bit is in 11 bands). Two rows are candidates if they agree in all bits of one band, where the 4 bits of the first
 row that are nearest to the median, in units of the mean absolute deviation, may be flipped (query-directed multiprobe:
 Lv et al., Multi-Probe LSH, VLDB 2007), and if they differ in at most 26 of all 96 bits (Hamming distance).
 
@@ -32,7 +32,7 @@ _MAX_DIFFERENT_BITS = 26  # 99.5 % of near-duplicates have 17, padded ones 21
 # most bits (not cropped 99.6, padded 99.4, flattened 99.3), and 0.12 % of the pairs of two patients in what
 # benchmarks/near_duplicates.py takes for the archive. 16 bands of 16 bits without flips find 98 % (flattened 94) and
 # let 0.2 % of the pairs through.
-_BANDS, _BAND_BITS, _FLIPPED_BITS = 48, 24, 4
+_BANDS, _BAND_BITS, _FLIPPED_BITS = 48, 22, 4
 _MAX_BUCKET = 1024  # rows of one bucket that are paired with each probe: those nearest to it in the order of the rows
 
 _CHUNK = 1 << 16  # rows worked on at a time

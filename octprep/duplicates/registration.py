@@ -20,14 +20,15 @@ import numpy as np
 
 from octprep.arrays import Float32, Gray
 
-# `detail_correlation` from which two images count as the same scan. Near-duplicates of synthetic scans: at least 0.86,
-# of real scans 0.94. The most similar scans of different patients: 0.29 and 0.31; neighbouring scans of one volume,
+# `detail_correlation` from which two images count as the same scan. Near-duplicates of synthetic scans: at least 0.90,
+# of real scans 0.92. The most similar scans of different patients: 0.38 and 0.30; neighbouring scans of one volume,
 # which share everything but their speckle: 0.73 at most among synthetic, 0.33 among real ones. Other settings: of
-# synthetic scans that are not cropped all near-duplicates but 0.25 % have 0.80, of flattened ones all but 5 %. At 96x96
-# pixels, and padded, near-duplicates have 0.90, but neighbours up to 0.96 and different patients 0.77 and 0.80; there
-# it is MAX_ALIGNED_DISTANCE that keeps patients apart, as the nearest of the real scans are 0.56 apart.
+# synthetic scans that are not cropped all near-duplicates but 0.25 % have 0.80, of flattened ones all but 5 %.
 MIN_CORRELATION = 0.80
 
+# Images of fewer pixels without letterbox, as at 96x96 and padded, hold less detail: near-duplicates have 0.92 there,
+# and different patients up to 0.84. So what their correlation is below 1 counts by this factor.
+_FEW_PIXELS, _FEW_PIXELS_FACTOR = 1 << 15, 1.6
 MIN_PIXELS = 8192  # of an image without letterbox, below which detail does not tell patients apart: no pair is found
 _MAX_SIDE = 256  # pixels of the shorter side to which larger images are reduced before they are compared
 _DETAIL_SIGMAS = (0.5, 1.5)  # of the Gaussians whose difference is the fine detail, in pixels of such an image
@@ -44,7 +45,8 @@ def detail_correlation(first: Gray, second: Gray) -> float:
     """How well the fine detail of two stored images agrees once they are registered, -1..1.
 
     first, second: (rows, columns) uint8, of one recipe. 1 for equal images, 0 where there is no detail, or less than
-    MIN_PIXELS without letterbox. Raises MemoryError if OpenCV runs out of memory.
+    MIN_PIXELS without letterbox; lower than the correlation for less than _FEW_PIXELS. Raises MemoryError if OpenCV
+    runs out of memory.
     """
     first, second = strip_letterbox(first), strip_letterbox(second)
     if first.shape == second.shape and np.array_equal(first, second):
@@ -63,7 +65,7 @@ def detail_correlation(first: Gray, second: Gray) -> float:
         correlation = float(np.median(correlations)) if correlations else 0.0
         if correlation < _HOPELESS:
             break
-    return correlation
+    return max(1 - (1 - correlation) * _FEW_PIXELS_FACTOR, -1.0) if first.size < _FEW_PIXELS else correlation
 
 
 def is_comparable(pixels: Gray) -> bool:

@@ -13,13 +13,13 @@ from octprep.format.options import option, text_of
 
 # Increase it with every change of `octprep.preprocessing` that gives other pixels: stored pixels depend on it and the
 # recipe alone.
-PREPROCESSING_VERSION = 4
+PREPROCESSING_VERSION = 5
 
 IMAGE_FORMATS = "JPEG, PNG, TIFF, BMP or WebP"  # that are read, by their content
 SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset
 Colour = Literal["refuse", "luminance"]
 COLOURS: tuple[str, ...] = get_args(Colour)
-Crop = Literal["retina", "none"]
+Crop = Literal["retina", "band", "none"]
 CROPS: tuple[str, ...] = get_args(Crop)
 Resize = Literal["stretch", "pad"]
 RESIZES: tuple[str, ...] = get_args(Resize)
@@ -27,6 +27,10 @@ RESIZES: tuple[str, ...] = get_args(Resize)
 # A-scans a degree in its fast mode (384, 512, 768 columns) and 51.2 in its fine mode (1024, 1536). A file does not say
 # its mode: a 768 that was taken in the fine mode, 15 degrees wide, would be taken for one of 30.
 FIELDS_OF_VIEW: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20.0, 1536: 30.0}
+
+# Distance of two rows of a scan of that device in micrometres: 496 rows over 1.92 mm. It does not depend on the eye
+# (Salmon et al., IOVS 59:3037, 2018).
+AXIAL_UM = 3.87
 
 Encoding = Literal["raw", "png"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
@@ -112,13 +116,18 @@ class Preprocessing:
     )
     crop: Crop = option(
         "retina",
-        help="retina: keep the rows around the retina; none: keep all.",
+        help="retina: keep the rows around the retina; band: keep as many rows of every scan, --band-rows, with the "
+        "retina among them, so that thickness is kept; none: keep all.",
         panel=_IMAGE,
         title="Crop",
         words={
             "retina": "to the retina, with {margin_above:.0%} of its height above and {margin_below:.0%} below",
+            "band": "to a band of {band_rows} rows with the retina in it",
             "none": "none: all rows kept",
         },
+    )
+    band_rows: int = option(
+        320, help="Rows of the source that --crop band keeps; 320 are 1.24 mm in the archive's scans.", panel=_IMAGE
     )
     margin_above: float = option(
         0.03, help="Vitreous that the crop keeps, as a fraction of the retina's height.", panel=_IMAGE
@@ -186,6 +195,8 @@ class Preprocessing:
                 raise SettingError(f"size must be between 16 and 4096 pixels a side; got {name} {value}")
         require_one_of("colour", self.colour, COLOURS)
         require_one_of("crop", self.crop, CROPS)
+        if not 64 <= self.band_rows <= 4096:
+            raise SettingError(f"band-rows must be between 64 and 4096 rows of the source; got {self.band_rows}")
         require_one_of("resize", self.resize, RESIZES)
         require_one_of("denoise", self.denoise, tuple(DENOISERS))
         if self.denoise_strength is None:

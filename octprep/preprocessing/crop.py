@@ -1,4 +1,4 @@
-"""The part of a scan that is kept, at source resolution: fill inpainted, cropped to the retina, flattened."""
+"""The part of a scan that is kept, at source resolution: fill inpainted, cropped in its rows, flattened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.arrays import Gray, Mask
-from octprep.format.config import FIELDS_OF_VIEW, Preprocessing
+from octprep.format.config import AXIAL_UM, FIELDS_OF_VIEW, Preprocessing
 from octprep.format.flags import WHITE_FRAME, Flags
 from octprep.preprocessing.fill_detection import find_fill
 from octprep.preprocessing.fill_inpainting import SpeckleTile, inpaint_rows, inpaint_sides
@@ -18,7 +18,8 @@ from octprep.preprocessing.geometry import Crop, source_rows
 from octprep.preprocessing.page_layout import find_white_frame
 from octprep.preprocessing.retina_detection import Retina, find_retina
 
-MIN_CONFIDENCE = 0.5  # of the retina's detection; below it all rows are kept
+MIN_CONFIDENCE = 0.5  # of the retina's detection; below it the crop does not depend on it
+_MAX_BELOW = 1 / 6  # of a band: what it holds at most below the crop to the retina
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,25 @@ class CroppedScan:
     flags: Flags = ()  # of what was found around the scan
 
 
-def clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
-    """Cut off a white frame, inpaint the fill, cut to the field of view and the retina, flatten, as the recipe says.
+def clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None = None) -> CroppedScan:
+    """Cut off a white frame, inpaint the fill, cut to the field of view, crop the rows, flatten, as the recipe says.
 
-    gray: (rows, columns) uint8, which is not changed; the pixels that are returned are a new array. What lies inside a
-    frame is treated as the whole scan: `fill_fraction` is of it, and a field of view is known by its width.
+    gray: (rows, columns) uint8, which is not changed; the pixels that are returned are a new array. axial_um: distance
+    of two rows in micrometres, where it is known; a band is then as deep as the recipe's rows are in the archive. What
+    lies inside a frame is treated as the whole scan: `fill_fraction` is of it, and a field of view is known by its
+    width.
     """
     inside = find_white_frame(gray)
     if inside is None:
-        return _clean_and_crop(gray, recipe)
+        return _clean_and_crop(gray, recipe, axial_um)
     top, bottom, left, right = inside
-    cropped = _clean_and_crop(gray[top:bottom, left:right], recipe)
+    cropped = _clean_and_crop(gray[top:bottom, left:right], recipe, axial_um)
     crop_top, crop_bottom, crop_left, crop_right = cropped.crop
     crop = (crop_top + top, crop_bottom + top, crop_left + left, crop_right + left)
     return dataclasses.replace(cropped, crop=crop, flags=(WHITE_FRAME,))
 
 
-def _clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
+def _clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None) -> CroppedScan:
     """What `clean_and_crop` does inside a frame, or without one."""
     rows, columns = gray.shape
     left, right, fill_fraction = 0, columns, 0.0
@@ -67,12 +70,17 @@ def _clean_and_crop(gray: Gray, recipe: Preprocessing) -> CroppedScan:
     kept_fill = None if fill is None else fill[:, left:right]
     retina = _retina(cleaned[:, left:right], kept_fill, recipe, notes)
     top, bottom = (retina.top, retina.bottom) if recipe.crop == "retina" else (0, rows)
+    if recipe.crop == "band":
+        height = recipe.band_rows if axial_um is None else max(round(recipe.band_rows * AXIAL_UM / axial_um), 1)
+        top = _band_top(retina, height, rows, recipe, notes)
+        bottom = top + height
     from_rows = source_rows(retina.rpe_curve, top, bottom, right - left)
     if depths is not None and fill is not None:  # only the rows that are kept, to save time
         cleaned = inpaint_rows(cleaned, fill, depths, int(from_rows.min()), int(from_rows.max()) + 1)
     kept = cleaned[:, left:right]
+    is_slice = not retina.rpe_curve and top >= 0 and bottom <= rows
     return CroppedScan(
-        pixels=_flatten(kept, from_rows, kept_fill) if retina.rpe_curve else kept[top:bottom].copy(),
+        pixels=kept[top:bottom].copy() if is_slice else _moved(kept, from_rows, kept_fill),
         crop=(top, bottom, left, right),
         rpe_curve=retina.rpe_curve,
         fill_fraction=fill_fraction,
@@ -89,11 +97,35 @@ def _retina(gray: Gray, fill: Mask | None, recipe: Preprocessing, notes: list[st
     retina = find_retina(gray, (recipe.margin_above, recipe.margin_below), fill, flatten=recipe.flatten)
     if retina.confidence < MIN_CONFIDENCE:
         retina = Retina(0, len(gray), retina.confidence)
-        if recipe.crop == "retina":
-            notes.append("no clear retina: all rows kept")
+        if recipe.crop != "none":
+            notes.append(f"no clear retina: {'all' if recipe.crop == 'retina' else 'the middle'} rows kept")
     if recipe.flatten and not retina.rpe_curve:
         notes.append("no clear line of the pigment epithelium: not flattened")
     return retina
+
+
+def _band_top(retina: Retina, height: int, rows: int, recipe: Preprocessing, notes: list[str]) -> int:
+    """The first row of a band of `height` rows that holds the retina; it may lie outside the scan.
+
+    The outer retina is near the same row of every band: below the crop to the retina a band holds half of what it is
+    taller, at most _MAX_BELOW of itself, so that a swollen retina reaches further up and not further down. It lies
+    inside the scan if that does not cut the retina, and a scan of fewer rows than the band lies inside the band. A
+    crop to the retina that is taller than the band is cut by as much at both ends, but below at most by its margin.
+    Where no retina is clear the middle of the scan is kept. rows: of the scan.
+    """
+    if retina.confidence < MIN_CONFIDENCE:
+        return (rows - height) // 2
+    excess = retina.bottom - retina.top - height
+    if excess > 0:
+        margin = (height + excess) * recipe.margin_below / (1 + recipe.margin_above + recipe.margin_below)
+        below = min(excess // 2, int(margin))
+        notes.append(
+            f"the crop to the retina is taller than the band: cut by {excess - below} rows above and {below} below"
+        )
+        return retina.top + excess - below
+    top = retina.bottom + min(-excess // 2, int(height * _MAX_BELOW)) - height
+    inside = min(max(top, min(0, rows - height)), max(0, rows - height))
+    return min(max(inside, retina.bottom - height), retina.top)
 
 
 def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list[str]) -> tuple[int, int]:
@@ -110,16 +142,17 @@ def _cut_to_field(left: int, right: int, columns: int, field: float, notes: list
     return max(left, margin), min(right, columns - margin)
 
 
-def _flatten(gray: Gray, from_rows: NDArray[np.intp], fill: Mask | None) -> Gray:
-    """Each column of a scan moved up or down to the rows that `source_rows` names: a new array of their shape.
+def _moved(gray: Gray, from_rows: NDArray[np.intp], fill: Mask | None) -> Gray:
+    """Each column of a scan moved up or down to the rows that `source_rows` names: (from_rows' rows, columns), new.
 
     Pixels from outside the scan are filled with speckle sampled from the scan where it is not fill.
     """
     rows, columns = gray.shape
-    flattened = gray[np.clip(from_rows, 0, rows - 1), np.arange(columns)]
+    moved = gray[np.clip(from_rows, 0, rows - 1), np.arange(columns)]
     for is_outside, from_top in ((from_rows < 0, True), (from_rows >= rows, False)):
         if is_outside.any():
             tile = SpeckleTile.from_scan(gray, fill, from_top=from_top)
-            texture = tile.texture(slice(0, len(flattened)), flattened.shape)
-            cv2.copyTo(texture, is_outside.view(np.uint8), flattened)
-    return np.asarray(flattened, np.uint8)
+            texture = tile.texture(slice(0, len(moved)), moved.shape)
+            mask = np.ascontiguousarray(np.broadcast_to(is_outside, moved.shape))
+            cv2.copyTo(texture, mask.view(np.uint8), moved)
+    return np.asarray(moved, np.uint8)

@@ -2,8 +2,9 @@
 
 For each side the depth of fill at a position along it is the length of the run of fill-coloured pixels from the border
 inwards. White depths are opened (in the morphological sense, over the contact length), which removes narrow spikes such
-as a saturated retina that ends at the border. Black depths count only where a straight line fits them (a Theil-Sen line
-over one lag), as shadows and the deep choroid are as dark but ragged.
+as a saturated retina that ends at the border. Above and below, white fill may lie behind black: a scan with white fill
+was then turned or shifted once more, by a tool that leaves black. Black depths count only where a straight line fits
+them (a Theil-Sen line over one lag), as shadows and the deep choroid are as dark but ragged.
 """
 
 from __future__ import annotations
@@ -81,24 +82,52 @@ def find_fill(gray: Gray) -> FillDepths | None:
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
     reach = int(MAX_BAND * gray.shape[1]) + 1
     sides = (gray, gray[::-1], gray.T[:reach], gray.T[: -reach - 1 : -1])
-    across, along = (CONTACT_ACROSS, STEP_ACROSS), (CONTACT_ALONG, STEP_ALONG)
+    # At the sides the retina itself, which may be white, lies behind black fill.
+    across, along = (CONTACT_ACROSS, STEP_ACROSS, True), (CONTACT_ALONG, STEP_ALONG, False)
     top, bottom, left, right = (
-        np.maximum(_white_depths(side, contact, step), _black_depths(side, contact))
-        for side, (contact, step) in zip(sides, (across, across, along, along), strict=True)
+        np.maximum(_white_depths(side, contact, step, behind_black=behind_black), _black_depths(side, contact))
+        for side, (contact, step, behind_black) in zip(sides, (across, across, along, along), strict=True)
     )
     np.maximum(left, _dark_band_width(gray), out=left)
     np.maximum(right, _dark_band_width(gray[:, ::-1]), out=right)
     return FillDepths(top, bottom, left, right) if any(map(np.any, (top, bottom, left, right))) else None
 
 
-def _white_depths(gray: Gray, contact: int, step: int) -> Depths:
-    """The depth of white fill at each position along the border; gray: (inwards, along), returns (along,)."""
-    if np.count_nonzero(gray[0] >= WHITE) < contact:
-        return np.zeros(gray.shape[1], np.int32)
-    depths = _run_lengths(gray, WHITE, 255)
+def _white_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) -> Depths:
+    """The depth of white fill at each position along the border; gray: (inwards, along), returns (along,).
+
+    With behind_black white fill that begins where black fill ends counts too.
+    """
+    depths = _white_behind_black(gray, contact) if behind_black else np.zeros(gray.shape[1], np.int32)
+    if np.count_nonzero(gray[0] >= WHITE) >= contact:
+        depths = np.maximum(depths, _run_lengths(gray, WHITE, 255))
+    if not depths.any():
+        return depths
     broad = _without_narrow(depths, contact)
     near_broad = deepest_within(broad, contact) > 0
     return np.where(near_broad & (depths - broad <= step), depths, broad)
+
+
+def _white_behind_black(gray: Gray, contact: int) -> Depths:
+    """The depth of white fill that begins where black fill at the border ends, or 0; arrays as in `_white_depths`."""
+    depths = np.zeros(gray.shape[1], np.int32)
+    if np.count_nonzero(gray[0] <= BLACK) < contact:
+        return depths
+    # Every 8th line shows whether white is the first that is not black, but for a tinted pixel; in most scans it is
+    # not.
+    samples = gray[2 * RINGING :: 8]
+    white, lit = samples >= WHITE, samples > BLACK
+    is_white = white.any(axis=0) & (np.argmax(white, axis=0) <= np.argmax(lit, axis=0) + 1) & (gray[0] < WHITE)
+    if np.count_nonzero(is_white) < contact:
+        return depths
+    along = np.flatnonzero(is_white)
+    lines = np.ascontiguousarray(gray[:, along].T)
+    black = np.argmax(lines > BLACK, axis=1)
+    white = np.argmax(lines >= WHITE, axis=1)
+    is_after = (lines < WHITE) & (np.arange(len(gray)) > white[:, None])
+    end = np.where(is_after.any(axis=1), np.argmax(is_after, axis=1), len(gray))
+    depths[along] = np.where(white <= black + RINGING, end, 0)  # JPEG and interpolation have tinted what is between
+    return depths
 
 
 def _black_depths(gray: Gray, contact: int) -> Depths:

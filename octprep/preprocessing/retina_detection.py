@@ -14,7 +14,8 @@ of the column's position x in -1..1 is fitted to these edge rows by iteratively 
     minimise sum_i w_i (row_i - p(x_i))^2,   w_i = sqrt(fall_i) * max(0, 1 - (residual_i / c)^2)^2,
 
 which is Tukey's biweight; the degree grows from 1 to 3 while c closes in from 60 rows to 8. So shadows, lesions and
-vessels, whose edges lie elsewhere, do not pull the curve.
+vessels, whose edges lie elsewhere, do not pull the curve. Where a wide stretch of columns has its edge below the curve,
+as at a fall towards the optic disc or under a detachment, the margin below is larger by the width of that stretch.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ _STEEP = 0.7  # of the steepest fall in a column is steep enough to be that edge
 _FITS = ((1, 60), (2, 30), (3, 15), (3, 8))  # degree of the polynomial and c, in rows of the source, of each iteration
 _INLIER_DISTANCE = 10  # rows of the source within which a column's edge agrees with the curve
 _MIN_INLIERS = 0.6  # fraction of the columns that must agree; with fewer there is no curve to flatten
+# Fraction of the columns that may have their edge below the curve side by side. What the widest such stretch is wider
+# by is added to the margin below: without it the retina of 2 of 24 genuine scans is cut by 8 rows. The crops of 102
+# genuine scans grow by 0.4 % in the mean for it.
+_MAX_STRETCH_BELOW = 0.06
 _LOWEST_LIGHT, _LOWEST_EDGE = 0.98, 0.97  # quantiles over the columns that give the lower end without a curve
 
 
@@ -95,8 +100,10 @@ def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = No
         rpe_curve = (*fit.curve[:-1], fit.curve[-1] - float(rpe_row.mean()))
         offset = curve_offset(rpe_curve, column, columns)
     first = float((np.argmax(bright, axis=0) * factor - offset)[covered].min())
+    above, below = margins
     if is_clear:
         last = float((rpe_row - offset).max())
+        below += max(fit.stretch_below - _MAX_STRETCH_BELOW, 0)
     else:  # a large lesion, or a choroid as bright as the epithelium
         lowest_light = (bright.shape[0] - np.argmax(bright[::-1], axis=0)) * factor
         last = min(
@@ -104,7 +111,6 @@ def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = No
         )
     if last <= first:
         return not_found
-    above, below = margins
     top = math.floor(first - above * (last - first))
     bottom = math.ceil(last + below * (last - first))
     if not rpe_curve:
@@ -159,6 +165,7 @@ class _RpeFit(NamedTuple):
 
     curve: tuple[float, ...]  # for `curve_offset`, giving rows of the source
     inlier_fraction: float  # of the columns, 0..1
+    stretch_below: float  # the widest stretch of columns whose edge is below the curve, as a fraction of all, 0..1
     edge_rows: Float64  # (columns of `_edges`,) where each column has that edge, rows of the source
 
 
@@ -173,9 +180,14 @@ def _fit_rpe(small: Gray, window: int, factor: int, columns: int) -> _RpeFit:
         basis = powers[:, -1 - degree :]
         weighted = basis.T * weights
         curve = np.linalg.solve(weighted @ basis, weighted @ edge_rows)
-        residual = np.abs(edge_rows - basis @ curve)
+        residual = edge_rows - basis @ curve
         weights = strength * (np.maximum(1 - (residual / c) ** 2, 0) ** 2 + 1e-6)
-    return _RpeFit(tuple(curve.tolist()), _inlier_fraction(residual < _INLIER_DISTANCE), edge_rows)
+    return _RpeFit(
+        tuple(curve.tolist()),
+        _inlier_fraction(np.abs(residual) < _INLIER_DISTANCE),
+        _longest_run(residual >= _INLIER_DISTANCE) / residual.size,
+        edge_rows,
+    )
 
 
 def _edges(small: Gray, window: int, factor: int) -> tuple[Float64, Gray]:
@@ -201,6 +213,12 @@ def _inlier_fraction(is_inlier: NDArray[np.bool_]) -> float:
     third = -(-is_inlier.size // 3)
     fewest = min(np.count_nonzero(is_inlier[start : start + third]) for start in range(0, is_inlier.size, third))
     return float(min(np.count_nonzero(is_inlier) / is_inlier.size, 2 * fewest / third))
+
+
+def _longest_run(is_member: NDArray[np.bool_]) -> int:
+    """How many True in a row there are at most."""
+    ends = np.flatnonzero(np.diff(is_member, prepend=False, append=False))
+    return int((ends[1::2] - ends[::2]).max(initial=0))
 
 
 @lru_cache(maxsize=32)

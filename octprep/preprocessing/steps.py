@@ -31,11 +31,14 @@ class PreprocessedImage:
     measurements: ScanMeasurements
 
 
-def preprocess(gray: Gray, recipe: Preprocessing, flags: Flags = ()) -> PreprocessedImage:
+def preprocess(
+    gray: Gray, recipe: Preprocessing, flags: Flags = (), axial_um: float | None = None
+) -> PreprocessedImage:
     """Preprocess one B-scan as the recipe says.
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. flags: that its decoding gave, to which
-    those found here are added. Equal input gives equal pixels. Raises
+    those found here are added. axial_um: distance of two rows in micrometres, where the source states it; only --crop
+    band uses it. Equal input gives equal pixels. Raises
     ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
     SettingError if its denoiser is not installed.
     """
@@ -46,7 +49,7 @@ def preprocess(gray: Gray, recipe: Preprocessing, flags: Flags = ()) -> Preproce
             "manifest names under libraries, or rebuild the shards."
         )
     unmarked = without_graphics(gray)
-    cropped = clean_and_crop(gray if unmarked is None else unmarked, recipe)
+    cropped = clean_and_crop(gray if unmarked is None else unmarked, recipe, axial_um)
     top, bottom, left, right = placement(cropped.crop, recipe)
     pixels = resize(denoise(cropped.pixels, recipe), bottom - top, right - left)
     mean, std, sharpness = measure_intensity(pixels)

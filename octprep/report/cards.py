@@ -145,7 +145,7 @@ def rows_of_pairs(pairs: Iterable[DuplicatePair], images: Images) -> dict[str, R
 def find_extremes(images: Images, recipe: Preprocessing) -> list[tuple[str, str, list[tuple[ImageRow, str]]]]:
     """The images most likely to be bad: a title, what it means, and the images with their values in words."""
     kept = images.kept
-    located = kept if recipe.crop == "retina" or recipe.flatten else ()
+    located = kept if recipe.crop != "none" or recipe.flatten else ()
     filled = [row for row in kept if row.measurements.fill_fraction > 0]
     least_confident = statistics.lowest(located, lambda row: row.measurements.crop_confidence)
     most_fill = statistics.lowest(filled, lambda row: -row.measurements.fill_fraction)
@@ -154,7 +154,7 @@ def find_extremes(images: Images, recipe: Preprocessing) -> list[tuple[str, str,
     return [
         (
             "Lowest crop confidence",
-            "Confidence of the retina detection, from 0 to 1; below 0.5 all rows are kept.",
+            "Confidence of the retina detection, from 0 to 1; below 0.5 the crop does not follow it.",
             [(row, f"confidence {row.measurements.crop_confidence:.2f}") for row in least_confident],
         ),
         (

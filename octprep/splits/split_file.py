@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
@@ -16,6 +17,9 @@ from octprep.source.pseudonyms import Pseudonyms
 from octprep.wording import listed, number
 
 _MAX_EXAMPLES = 5  # names that an error lists
+_DELIMITERS = ",;\t"
+_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}  # of splits
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # an id as a table of numbers with gaps writes it
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,41 @@ class SplitFile:
         return self.splits.get(scan.path if self.key == "path" else scan.patient)
 
     def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> SplitFile:
-        """The same under pseudonyms. listing: of the source, without them; `check` must have passed."""
+        """The same under pseudonyms. listing: of the source, without them. The names are as `resolved` gives them."""
         new_paths = pseudonyms.new_paths(listing)
         new = new_paths.__getitem__ if self.key == "path" else pseudonyms.patient
         return SplitFile(self.key, {new(name): split for name, split in self.splits.items()})
 
-    def check(self, files: Sequence[ScanFile]) -> None:
-        """Raise SourceError if the file names a path or patient that the source does not have."""
+    def resolved(self, files: Sequence[ScanFile]) -> SplitFile:
+        """The same with every name as the source has it. files: of the source.
+
+        A path may have backslashes, "./" or blanks at its start; be absolute, of any machine, and end with a path of
+        the source; or be the end of a single path of the source, such as a file's name. A patient may be a whole number
+        with a fraction of 0. Raises SourceError if a name is not in the source, may mean several of its paths, or means
+        what another name with another split means.
+        """
         present = {scan.path if self.key == "path" else scan.patient for scan in files}
-        absent = sorted(self.splits.keys() - present)
+        meant = {name: [name] for name in self.splits if name in present}
+        others = self.splits.keys() - meant.keys()
+        if others:
+            find = _TailIndex(present).find if self.key == "path" else _find_patient
+            meant |= {name: [found for found in find(name) if found in present] for name in others}
+        self._require_all(meant, present)
+        splits: dict[str, str] = {}
+        named: dict[str, str] = {}
+        for name, split in self.splits.items():
+            [found] = meant[name]
+            if splits.setdefault(found, split) != split:
+                raise SourceError(
+                    f"{named[found]} and {name} in the file of --split-file are both {found}, but one is in "
+                    f"{splits[found]}, the other in {split}; give it one split."
+                )
+            named.setdefault(found, name)
+        return SplitFile(self.key, splits)
+
+    def _require_all(self, meant: Mapping[str, Sequence[str]], present: set[str]) -> None:
+        """Raise SourceError if a name has no meaning in the source, or several."""
+        absent = sorted(name for name, found in meant.items() if not found)
         if absent:
             hint = "paths are relative to --src" if self.key == "path" else "patients are bare ids"
             raise SourceError(
@@ -54,40 +84,81 @@ class SplitFile:
                 f"source: {listed(absent, _MAX_EXAMPLES)}. Give the source that the file was made for; {hint}, such "
                 f"as {min(present, default='none')}."
             )
+        ambiguous = sorted(name for name, found in meant.items() if len(found) > 1)
+        if ambiguous:
+            first = ambiguous[0]
+            raise SourceError(
+                f"{len(ambiguous):,} of {number(len(self.splits), self.key)} in the file of --split-file may mean "
+                f"several files of the source: {first} is the end of {listed(sorted(meant[first]), _MAX_EXAMPLES)}. "
+                "Give paths relative to --src."
+            )
+
+
+class _TailIndex:
+    """The paths of a source, by the name of their file."""
+
+    def __init__(self, paths: set[str]) -> None:
+        self._by_name: dict[str, list[tuple[str, ...]]] = {}
+        for path in paths:
+            parts = tuple(path.split("/"))
+            self._by_name.setdefault(parts[-1], []).append(parts)
+
+    def find(self, name: str) -> list[str]:
+        """The longest path that `name` ends with, or else all paths that end with `name`."""
+        parts = tuple(part for part in PurePosixPath(name.strip().replace("\\", "/")).parts if part != "/")
+        candidates = self._by_name.get(parts[-1], []) if parts else []
+        ends = [path for path in candidates if parts[-len(path) :] == path]
+        if ends:
+            longest = max(ends, key=len)
+            return ["/".join(longest)]
+        return ["/".join(path) for path in candidates if path[-len(parts) :] == parts]
+
+
+def _find_patient(name: str) -> list[str]:
+    """What a patient's id may mean: itself without blanks around it, and without a fraction of 0."""
+    bare = name.strip()
+    number_of = _WHOLE_NUMBER.fullmatch(bare)
+    return [number_of[1]] if number_of else [bare]
 
 
 def load(file: Path) -> SplitFile:
-    """Read a CSV file with a header, a column `split` and a column `path` (relative to --src) or else `patient`.
+    """Read a CSV file with a header, a column `split` and a column `path` or else `patient`.
 
-    Other columns and rows with an empty split are ignored, so images.csv of an earlier build can be given. Raises
-    SourceError if the file cannot be read, lacks a column, names another split than train, val and test, or gives one
-    path or patient two splits.
+    Commas, semicolons or tabs may separate the columns; capitals in the header and in a split do not matter, nor do
+    blanks around them, and `valid`, `validation`, `training` and `testing` are understood. Other columns and rows with
+    an empty split are ignored, so images.csv of an earlier build can be given. `SplitFile.resolved` finds what the
+    names mean in a source. Raises SourceError if the file cannot be read, lacks a column, names another split than
+    train, val and test, or gives one path or patient two splits.
     """
     try:
         text = file.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        header = text.partition("\n")[0]
+        delimiter = max(_DELIMITERS, key=header.count)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except OSError as error:
         raise SourceError(f"--split-file {file} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"--split-file {file} is not a CSV file in UTF-8: {error}.") from None
-    columns = list(rows[0]) if rows else []
+    columns = [name.strip().casefold() for name in rows[0]] if rows[1:] else []
     key = next((name for name in ("path", "patient") if name in columns), None)
     if key is None or "split" not in columns:
         raise SourceError(
             f"--split-file {file} must have a header with the columns split and path (or patient), and rows below it; "
-            f"got {', '.join(map(str, columns)) or 'no rows'}."
+            f"got {', '.join(columns) or 'no rows'}."
         )
     splits: dict[str, str] = {}
-    for row_number, row in enumerate(rows, 2):
-        name, split = row[key] or "", (row["split"] or "").strip()
-        if not split:
+    for row_number, row in enumerate(rows[1:], 2):
+        cells = dict(zip(columns, row, strict=False))  # a row may end early
+        name, given = cells.get(key, ""), cells.get("split", "").strip()
+        if not given:
             continue
+        split = _SYNONYMS.get(given.casefold(), given.casefold())
         if split not in SOURCE_SPLITS:
             raise SourceError(
                 f"--split-file {file}, row {row_number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to "
-                f"exclude the {key}; got {split!r}."
+                f"exclude the {key}; got {given!r}."
             )
-        if not name:
+        if not name.strip():
             raise SourceError(f"--split-file {file}, row {row_number}: {key} is empty, but its split is {split}.")
         if splits.setdefault(name, split) != split:
             raise SourceError(

@@ -15,6 +15,7 @@ import cv2
 
 from octprep import preprocessing
 from octprep.duplicates.duplicates_json import DuplicatesFile
+from octprep.format.flags import WHITE_FRAME
 from octprep.format.images_csv import DECIMALS, ImageRow, ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, STATED, Manifest
 from octprep.format.names import split_of_folder
@@ -158,7 +159,8 @@ def _scan_differences(row: ScanRow, groups: Mapping[str, str] | None, manifest: 
     if groups is not None and row.patient_group != groups[row.patient]:
         expected = groups[row.patient]
         yield "patient_group", f"says patient_group {row.patient_group}, but by {DUPLICATES_NAME} it is {expected}"
-    if manifest.recipe.crop == "none" and row.measurements.crop[:2] != (0, row.height):
+    has_frame = WHITE_FRAME in row.measurements.flags  # which is cut off
+    if manifest.recipe.crop == "none" and not has_frame and row.measurements.crop[:2] != (0, row.height):
         yield "crop rows", "is cropped in its rows, but config.recipe.crop is none"
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.near_duplicates import RECIPES
+from benchmarks.near_duplicates import RECIPES, turned
 from octprep import preprocessing
 from octprep.duplicates import DESCRIPTOR_BYTES, MIN_CORRELATION, dct_descriptor, near_identical, search
 from octprep.synthetic.faults import near_duplicate
 from tests.duplicates.images import PLANTED, descriptors_of, pairs_of, random_image
-from tests.worlds.archive import SAMPLE
+from tests.worlds.archive import SAMPLE, SAMPLE_2
 
 
 @pytest.mark.slow
@@ -111,6 +111,21 @@ def test_in_the_real_sample_only_planted_near_duplicates_are_found(recipe):
     expected = {(index, index + len(paths)) for index in range(len(paths))}
     assert {(pair.first, pair.second) for pair in pairs} <= expected
     assert len(pairs) >= len(expected) - (2 if recipe == "flatten" else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLE.is_dir() and SAMPLE_2.is_dir()), reason="the samples of real scans are missing")
+def test_turned_scans_of_the_real_samples_are_found_and_no_other_pair():
+    paths = sorted([*SAMPLE.rglob("*.jpeg"), *SAMPLE_2.rglob("*.jpeg")])
+    rng = np.random.default_rng(0)
+    grays = [preprocessing.decode(path.read_bytes()) for path in paths]
+    grays += [preprocessing.decode(turned(gray, rng)) for gray in grays]
+    images = [preprocessing.preprocess(gray, RECIPES["default"]).pixels for gray in grays]
+    patients = [path.stem.split("-")[1] for path in paths]
+    pairs = pairs_of(images, patients + [f"{patient} again" for patient in patients])
+    expected = {(index, index + len(paths)) for index in range(len(paths))}
+    assert {(pair.first, pair.second) for pair in pairs} <= expected
+    assert len(pairs) >= 0.93 * len(expected)
 
 
 @pytest.mark.parametrize("value", [0, 7, 255])

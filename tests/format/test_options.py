@@ -82,5 +82,5 @@ def test_the_printed_command_makes_the_same_config(config, monkeypatch, tmp_path
 
 
 def test_a_value_outside_a_closed_set_is_a_setting_error():
-    with pytest.raises(SettingError, match="crop must be one of retina, none; got 'x'"):
+    with pytest.raises(SettingError, match="crop must be one of retina, band, none; got 'x'"):
         Preprocessing(crop="x")

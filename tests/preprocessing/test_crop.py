@@ -7,7 +7,20 @@ import pytest
 from octprep import preprocessing
 from octprep.format.config import Preprocessing
 from octprep.preprocessing import retina_detection
+from tests.worlds.archive import SAMPLE_2
 from tests.worlds.layers import layered
+
+# Rows of genuine scans read by eye, to about 3 rows: the uppermost of the inner limiting membrane and the lowest of
+# Bruch's membrane; vitreous membranes and the optic disc's cup do not count.
+ROWS_BY_EYE = {
+    "CNV-103044-10": (112, 260), "CNV-103044-6": (127, 274), "CNV-103044-7": (135, 273), "CNV-103044-8": (74, 282),
+    "CNV-13823-1": (60, 226), "CNV-6652117-1": (140, 257), "CNV-6668596-1": (30, 199), "DME-15208-2": (80, 288),
+    "DME-15307-9": (127, 308), "DME-9583225-1": (90, 343), "DME-9583225-2": (55, 236), "DRUSEN-142234-15": (152, 290),
+    "DRUSEN-142234-8": (99, 270), "DRUSEN-228939-1": (108, 215), "DRUSEN-609387-3": (150, 252),
+    "DRUSEN-95633-1": (127, 298), "DRUSEN-9861332-1": (130, 233), "NORMAL-12494-2": (172, 315),
+    "NORMAL-12494-3": (117, 287), "NORMAL-1746717-1": (163, 284), "NORMAL-33637-1": (110, 203),
+    "NORMAL-4872585-1": (203, 328), "NORMAL-5171640-1": (84, 202), "NORMAL-62749-3": (134, 275),
+}  # fmt: skip
 
 
 def test_the_brightest_layers_of_genuine_scans_are_inside_the_crop(sample_path):
@@ -22,6 +35,23 @@ def test_the_brightest_layers_of_genuine_scans_are_inside_the_crop(sample_path):
     assert rows.max() < bottom
     assert image.measurements.note == ""
     assert image.pixels.shape == (224, 224)
+
+
+@pytest.mark.skipif(not SAMPLE_2.is_dir(), reason="the second sample of real scans is missing")
+@pytest.mark.parametrize("crop", ["retina", "band"])
+def test_the_retina_seen_by_eye_in_genuine_scans_is_inside_the_crop(crop):
+    paths = sorted(SAMPLE_2.rglob("*.jpeg"))
+    assert {path.stem for path in paths} == ROWS_BY_EYE.keys()
+    for path in paths:
+        geometry = preprocessing.preprocess(preprocessing.decode(path.read_bytes()), Preprocessing(crop=crop)).geometry
+        first, last = ROWS_BY_EYE[path.stem]
+        assert geometry.crop[0] <= first and last < geometry.crop[1], path.stem
+
+
+def test_a_retina_that_falls_below_the_curve_side_by_side_is_inside_the_crop():
+    gray, _, lower = layered(0, 0)
+    gray[:, 420:500] = np.roll(gray[:, 420:500], 14, axis=0)
+    assert preprocessing.preprocess(gray, Preprocessing()).geometry.crop[1] > lower.max() + 14
 
 
 @pytest.mark.parametrize("tilt", [-90, 0, 60])
@@ -136,3 +166,71 @@ def test_columns_with_another_edge_do_not_pull_the_curve():
     distance = np.abs(preprocessing.curve_offset(fit.curve, column, 512) - lower)
     assert distance.max() < 4
     assert 0.7 < fit.inlier_fraction < 0.85
+
+
+@pytest.mark.parametrize("level", [90, 260, 480])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_band_has_the_rows_of_the_recipe_and_keeps_how_thick_a_retina_is(level, flatten):
+    thickness = {}
+    for rows in (60, 150) if level > 90 else (40, 75):
+        gray, upper, lower = layered(10, 0, level=level, thickness=rows)
+        image = preprocessing.preprocess(gray, Preprocessing(crop="band", flatten=flatten))
+        top, bottom, _, _ = image.geometry.crop
+        assert bottom - top == 320
+        assert image.geometry.affine[4] == 320 / 224
+        assert image.measurements.note == ""
+        _, stored = image.geometry.stored_position(np.full(2, 256.0), np.array([upper[256], lower[256]]))
+        assert stored[0] >= 0 and stored[1] < 224
+        is_retina = image.pixels[:, 112] > 60
+        thickness[rows] = np.count_nonzero(is_retina[int(stored[0]) - 1 : int(stored[1]) + 2])
+        assert flatten or (top >= 0 and bottom <= 496)
+    thin, thick = thickness
+    assert abs(thickness[thick] / thickness[thin] - thick / thin) < 0.15 * thick / thin
+
+
+def test_a_swollen_retina_reaches_further_up_in_a_band_and_not_further_down():
+    rows = []
+    for thickness in (60, 120, 150):
+        gray, _, lower = layered(0, 0, level=300, thickness=thickness)
+        top, _, _, _ = preprocessing.preprocess(gray, Preprocessing(crop="band")).geometry.crop
+        rows.append(lower[0] - top)
+    assert np.ptp(rows) <= 15  # the margins are fractions of the retina's height
+
+
+def test_a_scan_lower_than_the_band_is_kept_whole_between_its_own_speckle():
+    gray, _, _ = layered(0, 0, level=200)
+    gray = np.ascontiguousarray(gray[:240])
+    recipe = Preprocessing(crop="band", denoise="none", height=320, width=512)
+    image = preprocessing.preprocess(gray, recipe)
+    top, bottom, _, _ = image.geometry.crop
+    assert top < 0 and bottom > 240 and bottom - top == 320
+    assert np.array_equal(image.pixels[-top : 240 - top], gray)
+    for outside in (image.pixels[:-top], image.pixels[240 - top :]):
+        assert 10 < outside.mean() < 18
+        assert outside.std() > 3
+
+
+def test_a_retina_taller_than_the_band_is_noted_and_keeps_its_lower_end():
+    gray, _, lower = layered(150, 0, thickness=80)
+    image = preprocessing.preprocess(gray, Preprocessing(crop="band"))
+    top, bottom, _, _ = image.geometry.crop
+    assert bottom - top == 320
+    assert image.measurements.note.startswith("the crop to the retina is taller than the band: cut by")
+    assert lower.max() <= bottom
+
+
+def test_a_band_covers_the_same_depth_where_the_axial_spacing_is_known():
+    gray, _, _ = layered(0, 0)
+    heights = [
+        bottom - top
+        for spacing in (None, 3.87, 7.74)
+        for top, bottom, _, _ in [preprocessing.preprocess(gray, Preprocessing(crop="band"), spacing).geometry.crop]
+    ]
+    assert heights == [320, 320, 160]
+
+
+@pytest.mark.parametrize("rows", [200, 496])
+def test_a_band_of_a_scan_without_a_retina_is_its_middle_and_noted(rows):
+    image = preprocessing.preprocess(np.full((rows, 512), 90, np.uint8), Preprocessing(crop="band"))
+    assert image.geometry.crop[:2] == ((rows - 320) // 2, (rows + 320) // 2)
+    assert image.measurements.note == "no clear retina: the middle rows kept"

@@ -7,7 +7,7 @@ import pytest
 from octprep import preprocessing
 from octprep.format.config import Preprocessing
 from octprep.preprocessing import fill_detection
-from tests.worlds.layers import layered
+from tests.worlds.layers import jpeg, layered
 
 
 @pytest.mark.slow
@@ -32,6 +32,18 @@ def test_no_fill_is_left_on_genuine_scans(sample_path):
     _, labels, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=8)
     at_edges = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     assert all(stats[i, cv2.CC_STAT_AREA] <= 0.001 * gray.size for i in at_edges if i)
+
+
+@pytest.mark.parametrize("degrees", [-2, -1, 1, 2])
+def test_white_fill_of_a_scan_that_was_turned_once_more_and_left_black_is_fill(degrees):
+    gray, _, _ = layered(10, 5)
+    cv2.fillPoly(gray, [np.array([(0, 0), (511, 0), (511, 30), (0, 50)])], [255.0])
+    turn = cv2.getRotationMatrix2D((255.5, 247.5), degrees, 1)
+    turned = preprocessing.decode(jpeg(cv2.warpAffine(gray, turn, (512, 496), borderValue=[0.0]), 80))
+    depths = preprocessing.find_fill(turned)
+    assert (preprocessing.inpaint(turned, depths)[:100] < 235).all()
+    top, _, _, _ = preprocessing.preprocess(turned, Preprocessing()).geometry.crop
+    assert top > 100
 
 
 def test_a_saturated_retina_behind_a_strip_of_fill_is_not_fill():

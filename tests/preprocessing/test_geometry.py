@@ -10,7 +10,7 @@ from tests.worlds.layers import layered
 
 
 @pytest.mark.parametrize("resize", ["stretch", "pad"])
-@pytest.mark.parametrize("crop", ["none", "retina"])
+@pytest.mark.parametrize("crop", ["none", "retina", "band"])
 @pytest.mark.parametrize("size", [(224, 224), (160, 320), (600, 900)])
 @pytest.mark.parametrize(
     "extra",
@@ -58,6 +58,24 @@ def test_column_offsets_are_what_flattening_applied(resize, height, width):
     assert np.ptp(offsets) > 20
     by_affine = stored.affine[4] * row + stored.affine[5]
     assert np.allclose(source_row, by_affine + offsets[column])
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad"])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_marker_is_found_at_its_source_position_in_a_scan_lower_than_the_band(resize, flatten):
+    gray, _, lower = layered(40, 0, level=150)
+    gray = np.ascontiguousarray(gray[:240])
+    recipe = Preprocessing(crop="band", band_rows=300, denoise="none", resize=resize, flatten=flatten)
+    row = round(lower[100]) - 40
+    marked, blank = gray.copy(), gray.copy()
+    marked[row - 4 : row + 5, 96:105], blank[row - 4 : row + 5, 96:105] = 255, 0
+    image, unmarked = preprocessing.preprocess(marked, recipe), preprocessing.preprocess(blank, recipe)
+    assert image.geometry == unmarked.geometry
+    assert image.geometry.crop[0] < 0 and image.geometry.crop[1] >= 240
+    light = image.pixels.astype(float) - unmarked.pixels
+    rows, columns = np.indices(light.shape)
+    centre = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
+    assert np.abs(np.subtract(image.geometry.source_position(*centre), (100, row))).max() < 0.5
 
 
 def test_without_flattening_only_the_affine_counts():

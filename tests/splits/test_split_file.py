@@ -62,5 +62,61 @@ def test_names_that_are_not_in_the_source_are_an_error():
     with pytest.raises(
         SourceError, match=r"2 of 4 patients in the file of --split-file are not in the source: 2 and 9\."
     ):
-        file.check(scans(["CNV-1-1", "DME-3-1"]))
-    file.check(scans(["CNV-1-1", "CNV-2-1", "DME-3-1", "DME-9-1"]))
+        file.resolved(scans(["CNV-1-1", "DME-3-1"]))
+    assert file.resolved(scans(["CNV-1-1", "CNV-2-1", "DME-3-1", "DME-9-1"])) == file
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "path,split\n{},{}\n",
+        "path;split\r\n{};{}\r\n",
+        "path\tnote\tsplit\n{}\tx\t{}\n",
+        " Path , Split \n {} , {} \n",
+        '"PATH";"SPLIT"\n"{}";"{}"\n',
+    ],
+)
+@pytest.mark.parametrize("split", ["val", "Val", "VALID", "validation"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "train/CNV/CNV-1-1.jpeg",
+        "./train/CNV/CNV-1-1.jpeg",
+        "train\\CNV\\CNV-1-1.jpeg",
+        ".\\train\\CNV\\CNV-1-1.jpeg",
+        "/content/drive/OCT2017/train/CNV/CNV-1-1.jpeg",
+        "C:\\Users\\x\\OCT2017\\train\\CNV\\CNV-1-1.jpeg",
+        "CNV/CNV-1-1.jpeg",
+        "CNV-1-1.jpeg",
+    ],
+)
+def test_a_file_in_any_form_that_people_have_means_the_same(written, line, split, path):
+    population = scans(["train/CNV-1-1", "test/CNV-11-1", "train/DME-1-1"])
+    resolved = load(written(line.format(path, split))).resolved(population)
+    assert resolved == SplitFile("path", {"train/CNV/CNV-1-1.jpeg": "val"})
+
+
+@pytest.mark.parametrize("name", ["633913", "633913.0", " 633913"])
+def test_a_patient_may_be_written_as_a_table_of_numbers_writes_it(written, name):
+    resolved = load(written(f"patient,split\n{name},test\n")).resolved(scans(["CNV-633913-1", "CNV-6-1"]))
+    assert resolved == SplitFile("patient", {"633913": "test"})
+
+
+def test_a_name_that_may_mean_two_files_is_an_error_that_names_them():
+    population = scans(["train/CNV-1-1", "test/CNV-1-1"])
+    with pytest.raises(
+        SourceError, match=r"CNV-1-1\.jpeg is the end of test/CNV/CNV-1-1\.jpeg and train/CNV/CNV-1-1\.jpeg"
+    ):
+        split_file("path", train=["CNV-1-1.jpeg"]).resolved(population)
+
+
+@pytest.mark.parametrize("path", ["val/CNV/CNV-1-1.jpeg", "/data/val/CNV/CNV-1-1.jpeg", "1.jpeg", "./"])
+def test_a_path_of_another_folder_or_half_a_name_is_not_matched(path):
+    with pytest.raises(SourceError, match="1 of 1 path in the file of --split-file are not in the source"):
+        split_file("path", train=[path]).resolved(scans(["train/CNV-1-1"]))
+
+
+def test_two_names_of_one_file_with_different_splits_are_an_error_that_names_both():
+    file = split_file("path", train=["CNV-1-1.jpeg"], test=["./train/CNV/CNV-1-1.jpeg"])
+    with pytest.raises(SourceError, match=r"CNV-1-1\.jpeg and \./train/CNV/CNV-1-1\.jpeg .* one is in train"):
+        file.resolved(scans(["train/CNV-1-1"]))

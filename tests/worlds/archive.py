@@ -13,6 +13,7 @@ from octprep.format.manifest import PREPARED_NAME
 from octprep.source.files import Scan
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "oct2017-sample" / "OCT2017"
+SAMPLE_2 = SAMPLE.parents[1] / "oct2017-sample-2"
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 
 
