@@ -56,7 +56,7 @@ Columns = Annotated[
     typer.Option(
         metavar="[NAME=]path=COLUMN,...",
         help="Columns of --table that are not found by their usual names: of path, class, patient, eye, volume, "
-        "number, split.",
+        "number, split, axial_um.",
         show_default=False,
         rich_help_panel="Source",
     ),

@@ -42,7 +42,7 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
     if isinstance(result, Exclusion):
         return result
     scan, gray, flags = result
-    image = preprocessing.preprocess(gray, recipe, flags)
+    image = preprocessing.preprocess(gray, recipe, flags, scan_file.axial_um or None)
     fill_fraction = image.measurements.fill_fraction
     if fill_fraction > MAX_FILL_FRACTION:
         return Exclusion(

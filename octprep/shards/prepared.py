@@ -58,7 +58,7 @@ def find_known(
     perhaps: dict[str, tuple[ScanFile, KnownFile]] = {}
     for file in files:
         before = known.get(file.path)
-        if before is None or before.bytes != file.bytes:
+        if before is None or before.bytes != file.bytes or _spacing_changed(before, file):
             unknown.append(file)
         elif before.changed_ns == file.changed_ns:
             same.append((file, before))
@@ -84,6 +84,11 @@ def find_known(
         tuple(before.as_listed(file) for file, before in same),
         tuple(sorted(unknown, key=lambda file: file.path)),
     )
+
+
+def _spacing_changed(before: KnownFile, file: ScanFile) -> bool:
+    """Whether another distance of rows is stated than the one that a scan was prepared with."""
+    return isinstance(before.result, CachedScan) and before.result.scan.axial_um != file.axial_um
 
 
 def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, KnownFile]:

@@ -43,6 +43,7 @@ class ScanFile:
     volume: str = field(
         default="", kw_only=True
     )  # the examination that it is of, "" where the source does not state it
+    axial_um: float = field(default=0.0, kw_only=True)  # distance of two rows, micrometres; 0: not stated
     # When listed; ns since 1970, -1: not known. The last change of its content, and of its content or status.
     modified_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
     changed_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
@@ -116,6 +117,7 @@ def make_scan_file(path: str, facts: PathFacts, size: int, **disk: Any) -> ScanF
         size,
         eye=sys.intern(facts.eye),
         volume=sys.intern(facts.volume),
+        axial_um=facts.axial_um,
         **disk,
     )
 

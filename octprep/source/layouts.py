@@ -37,6 +37,7 @@ class PathFacts:
     split: str = ""  # train, val or test, or "" if it is not stated
     eye: str = ""  # OD (right) or OS (left), or "" if it is not stated
     volume: str = ""  # the examination that the B-scan is of, or "" if it is not stated
+    axial_um: float = 0.0  # distance of two rows in micrometres, or 0 if it is not stated
     name: str = ""  # the base name that an annotation tool has put into another one, or ""
 
 
@@ -138,6 +139,9 @@ def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:
     number = texts.get("number", "0")
     if not re.fullmatch(r"[0-9]{1,15}(\.0+)?", number) or int(number.partition(".")[0]) > MAX_NUMBER:
         return f"number is not a whole number of at most 10 digits: {number}"
+    axial_um = _spacing(texts.get("axial_um", "0"))
+    if axial_um is None:
+        return f"axial_um is not a number of micrometres from 0.5 to 20: {texts['axial_um']}"
     split = texts.get("split", "")
     if split and not split_of_folder(split):
         return f"split is not train, val or test: {split}"
@@ -148,6 +152,7 @@ def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:
         split=split_of_folder(split),
         eye=_EYES.get(texts.get("eye", "").lower(), ""),
         volume=texts.get("volume", ""),
+        axial_um=axial_um,
         name=name,
     )
 
@@ -162,6 +167,15 @@ class UnknownLayout:
     def read(self, path: str) -> PathFacts | str:
         """See `Layout`."""
         return PathFacts(NO_CLASS, "") if is_image_name(path) else "not an image by its ending"
+
+
+def _spacing(text: str) -> float | None:
+    """A distance of two rows in micrometres, 0 if it is not known, or None for what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value == 0 or 0.5 <= value <= 20 else None
 
 
 # What the names in braces of a pattern stand for.

@@ -279,7 +279,7 @@ def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion
         digest.update(f"{key}\0{size}\n".encode())
     for file in sorted(read):
         facts = (file.path, file.label, file.patient, file.image_number, file.source_split, file.eye, file.volume)
-        digest.update("\0".join(map(str, facts)).encode() + b"\n")
+        digest.update("\0".join(map(str, (*facts, file.axial_um))).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -35,6 +35,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "eye": ("eye", "laterality"),
     "volume": ("volume", "volume_id", "exam", "exam_id", "study", "study_id", "visit"),
     "number": ("number", "image_number", "b_scan", "bscan", "slice"),
+    "axial_um": ("axial_um", "axial_spacing_um", "axial_resolution_um", "row_spacing_um"),
     "split": ("split", "source_split", "subset", "partition", "fold_name"),
 }  # fmt: skip
 # data_information.csv of NEH has the class of the patient and the label of the scan; patients count within a class.

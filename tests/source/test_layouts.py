@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from octprep.format import images_csv
-from octprep.format.config import BuildConfig
+from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.names import parse_scan_name
 from octprep.inspection import inspect
 from octprep.pipeline import build
+from octprep.prepare import prepare_scan
 from octprep.shards.records import read_records
 from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
 from octprep.source.listing import list_source, list_sources
@@ -304,3 +305,18 @@ def test_images_without_patients_are_built_as_asked_and_all_that_is_written_says
     for text in (console.build_summary(shards, result), console.verification_summary(shards, checked),
                  console.certificate(checked), (shards / "report.html").read_text()):  # fmt: skip
         assert "atient ids are not known" in text
+
+
+def test_a_stated_distance_of_rows_makes_bands_of_the_same_depth(two_sources, tmp_path):
+    scan = min((two_sources[0] / "first" / "NORMAL").iterdir())
+    for name in ("a.jpeg", "b.jpeg"):
+        shutil.copyfile(scan, touch(tmp_path / "scans", name) / name)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,class,patient,axial_um\na,NORMAL,1,\nb,NORMAL,1,7.74\n")
+    files = list_source(SourceSpec(tmp_path / "scans", table=table)).scan_files
+    recipe = Preprocessing(crop="band", band_rows=320)
+    crops = [prepare_scan(tmp_path / "scans", file, recipe).measurements.crop for file in files]
+    assert [bottom - top for top, bottom, *_ in crops] == [320, 160]
+    table.write_text("path,class,patient,axial_um\na,NORMAL,1,400\nb,NORMAL,1,3.87\n")
+    listing = list_source(SourceSpec(tmp_path / "scans", table=table))
+    assert listing.exclusions[0].reason.startswith("axial_um is not a number of micrometres")
