@@ -37,6 +37,9 @@ _MAGIC = (
 MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
 # TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
 _TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
+_MAX_TILE_SIDE = 1 << 16  # of a tile; a longer one makes libtiff report a lack of memory
+# Parts of the errors by which Pillow and libtiff report that an allocation failed.
+_NO_MEMORY = ("out of memory error", "decoder error -9")
 _WEBP_BYTES = 16  # of memory for a pixel of a WebP: two canvases of 4 bytes, and the decoder's own
 # Filters of warnings belong to the whole process, so that only one thread at a time may change them.
 _FILTERS = threading.Lock()
@@ -62,7 +65,7 @@ def decode(data: bytes, image_format: str) -> NDArray[Any]:
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:  # the data are in memory, so whatever Pillow raises is about the file
-        if "memory" in str(error):
+        if any(words in str(error) for words in _NO_MEMORY):
             raise MemoryError(f"too little memory to decode a {image_format}: {error}") from None
         problem = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise UnreadableImage(f"{problem} {image_format}: {_one_line(error)}") from None
@@ -77,7 +80,8 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
         raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")
     is_inverted = False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        if int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0)) > MAX_PIXELS:
+        width, length = (int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        if width * length > MAX_PIXELS or max(width, length) > _MAX_TILE_SIDE:
             raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
         if len(image.tile) > MAX_PIECES:
             raise UnreadableImage(f"too slow to decode: more than {MAX_PIECES:,} strips or tiles")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from octprep.format.errors import UnreadableImage
 from octprep.preprocessing import pillow_formats
 from tests.image_faults import read_damaged_file, read_odd_file
 from tests.worlds.archive import draw_scan
-from tests.worlds.image_files import LOSSLESS, TIFF_COMPRESSIONS, png_of_size, saved, tiled_tiff, turned_jpeg
+from tests.worlds.image_files import LOSSLESS, TIFF_COMPRESSIONS, chunk, png_of_size, saved, tiled_tiff, turned_jpeg
 from tests.worlds.layers import jpeg, layered
 
 
@@ -116,6 +117,16 @@ def test_size_and_cost_are_checked_before_an_image_is_decoded():
         (strips, "too slow to decode: more than 20,000 strips"),
     ]:
         with pytest.raises(UnreadableImage, match=reason):
+            preprocessing.decode(data)
+
+
+def test_text_that_grows_when_it_is_unpacked_is_a_bad_image_and_no_lack_of_memory():
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1_000_000)))
+    profile = chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(9_000_000)))
+    good = saved(draw_scan("text"), "PNG")
+    for added in (text * 80, profile):
+        data = good[:33] + added + good[33:]
+        with pytest.raises(UnreadableImage, match="corrupt PNG"):
             preprocessing.decode(data)
 
 

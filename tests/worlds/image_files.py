@@ -212,17 +212,15 @@ def _refused(gray: np.ndarray, rng: np.random.Generator) -> ImageFile:
     return ImageFile(kind, make(), reason=reason)
 
 
-def png_of_size(rows: int, columns: int, pixels: bytes = b"") -> bytes:
-    """A gray PNG whose header states a size."""
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(pixels)),
-        (b"IEND", b""),
-    ]
-    packed = [
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of_size(rows: int, columns: int) -> bytes:
+    """A gray PNG whose header states a size, without pixels."""
+    header = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 _KINDS = (_png, _tiff, _bmp, _webp, _jpeg, _one_bit, _16_bit, _float, _transparent, _drawn, _refused, _refused)

@@ -201,7 +201,7 @@ def test_prediction_marks_scans_and_the_table_holds_the_marks(run, tmp_path):
         assert row["uncertain"] == ("yes" if result.probabilities.max() < frozen.abstention_threshold else "no")
         assert result.marks == {name: row[name] for name in ("referral", "uncertain", "unfamiliar")}
     assert any(line.startswith(f"calibration {load((Run.load(run),)).sha256[:12]}: ") for line in lines)
-    assert sum(line.endswith("unfamiliar") and "noise.jpeg" in line for line in lines) == 1
+    assert sum("  unfamiliar" in line and "noise.jpeg" in line for line in lines) == 1
     again = predict(run, [folder], tmp_path / "out.csv", log=lines.append)
     assert any("already holds 5 of the 5 files" in line for line in lines)
     assert [result.marks for result in again] == [result.marks for result in results]
