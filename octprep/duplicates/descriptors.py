@@ -28,6 +28,7 @@ SIDE = 16  # frequencies along each axis that a descriptor holds
 DESCRIPTOR_BYTES = SIDE * SIDE
 QUANTISATION = 22.0  # a coefficient c is stored as sign(c) * 22 * sqrt(|c|); |c| is below 32, so it fits in an int8
 _THUMBNAIL = 32  # pixels a side to which an image is reduced before its frequencies are taken
+_PLACE = np.arange(_THUMBNAIL, dtype=np.float32) - np.float32((_THUMBNAIL - 1) / 2)  # of its rows and columns
 _MIN_STD = 1e-3  # gray levels below which an image is constant
 _CHANGES = 6  # columns of C
 
@@ -49,12 +50,11 @@ def dct_descriptor(pixels: Gray) -> bytes:
     zeros.
     """
     thumbnail = cv2.resize(strip_letterbox(pixels), (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
-    thumbnail = _levelled(thumbnail.astype(np.float32))
-    thumbnail -= thumbnail.mean()
-    std = float(thumbnail.std())
+    levelled = _levelled(thumbnail.astype(np.float32))
+    mean, std = (float(value[0, 0]) for value in cv2.meanStdDev(levelled))
     if std < _MIN_STD:
         return bytes(DESCRIPTOR_BYTES)
-    low = cv2.dct(thumbnail / np.float32(std))[:SIDE, :SIDE]
+    low = cv2.dct((levelled - np.float32(mean)) / np.float32(std))[:SIDE, :SIDE]
     quantised = np.sign(low) * np.sqrt(np.abs(low)) * np.float32(QUANTISATION)
     return np.clip(np.rint(quantised), -127, 127).astype(np.int8).tobytes()
 
@@ -65,14 +65,14 @@ def _levelled(thumbnail: Float32) -> Float32:
     The slope is that of the line through the mean rows of the columns' light above the median gray level, by least
     squares weighted with the root of that light: near-identical scans that are turned give nearly the same thumbnail.
     """
-    light = np.maximum(thumbnail - np.median(thumbnail), 0)
-    place = np.arange(_THUMBNAIL, dtype=np.float32) - (_THUMBNAIL - 1) / 2  # of rows and columns, about the middle
+    middle = thumbnail.size // 2
+    light = np.maximum(thumbnail - np.partition(thumbnail, middle, axis=None)[middle], 0)
     in_column = light.sum(axis=0) + np.float32(_MIN_STD)
-    row = (place @ light) / in_column
     weight = np.sqrt(in_column)
-    column = place - (weight * place).sum() / weight.sum()
-    slope = float((weight * column * row).sum() / (weight * column * column).sum())
-    shear = np.array([[1, 0, 0], [slope, 1, slope * place[0]]], np.float32)
+    column = _PLACE - np.float32((weight @ _PLACE) / weight.sum())
+    weight *= column
+    slope = float((weight @ ((_PLACE @ light) / in_column)) / (weight @ column))
+    shear = np.array([[1, 0, 0], [slope, 1, slope * _PLACE[0]]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = (_THUMBNAIL, _THUMBNAIL)
     return np.asarray(cv2.warpAffine(thumbnail, shear, size, flags=flags, borderMode=cv2.BORDER_REFLECT), np.float32)

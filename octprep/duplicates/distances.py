@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from octprep.arrays import Bytes, Float32, Int64
 from octprep.duplicates.descriptors import aligned_distance, coefficients
 
-_CHUNK = 1 << 12  # pairs worked on at a time
+_CHUNK = 1 << 9  # pairs worked on at a time; more do not fit into the caches
 _MAX_COUNT = 2**53
 
 

@@ -76,11 +76,13 @@ def is_comparable(pixels: Gray) -> bool:
 def strip_letterbox(pixels: Gray) -> Gray:
     """A stored image without bars of black that are of equal width at opposite sides."""
     for _ in range(2):
-        lit = np.flatnonzero(pixels.any(axis=1))
-        if lit.size == 0:
-            return pixels
-        bar = min(int(lit[0]), len(pixels) - 1 - int(lit[-1]))
-        pixels = pixels[bar : len(pixels) - bar].T
+        if not (pixels[0].any() or pixels[-1].any()):
+            lit = np.flatnonzero(pixels.any(axis=1))
+            if lit.size == 0:
+                return pixels
+            bar = min(int(lit[0]), len(pixels) - 1 - int(lit[-1]))
+            pixels = pixels[bar : len(pixels) - bar]
+        pixels = pixels.T
     return np.ascontiguousarray(pixels)
 
 

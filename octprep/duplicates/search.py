@@ -39,7 +39,7 @@ from octprep.workers import default_workers
 _NEAREST, _VERY_NEAREST = 16, 3
 
 _ALL_PAIRS = 512  # descriptors up to which every pair is a candidate: the median over so few means little to LSH
-_CHUNK = 1 << 10  # pairs that are aligned at a time
+_CHUNK = 1 << 9  # pairs that are aligned at a time
 _BLOCK = 64  # pairs whose pixels are compared before it is checked which of the next are needed
 _CACHED_IMAGES = 256
 

@@ -106,6 +106,16 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def read_ahead(path: Path) -> None:
+    """Ask the system to read a regular file into its cache, and do not wait for it.
+
+    Nothing happens where the system takes no such hint, or the file cannot be opened: whoever reads it will say so.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError, NotReadable), open_regular(path) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
 def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
     """A regular file's content, and its status after reading; at most `limit` bytes are read.
 

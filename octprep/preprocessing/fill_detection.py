@@ -113,11 +113,11 @@ def _white_behind_black(gray: Gray, contact: int) -> Depths:
     depths = np.zeros(gray.shape[1], np.int32)
     if np.count_nonzero(gray[0] <= BLACK) < contact:
         return depths
-    # Every 8th line shows whether white is the first that is not black, but for a tinted pixel; in most scans it is
-    # not.
-    samples = gray[2 * RINGING :: 8]
-    white, lit = samples >= WHITE, samples > BLACK
-    is_white = white.any(axis=0) & (np.argmax(white, axis=0) <= np.argmax(lit, axis=0) + 1) & (gray[0] < WHITE)
+    # In most scans few columns have either white behind narrow black, or black so deep that white may lie behind it.
+    is_near, is_deep = gray[2 * RINGING] >= WHITE, gray[: RINGING + 1].max(axis=0) <= BLACK
+    if np.count_nonzero(is_near | is_deep) < contact:
+        return depths
+    is_white = (gray[2 * RINGING :: 8] >= WHITE).any(axis=0) & (gray[0] < WHITE)
     if np.count_nonzero(is_white) < contact:
         return depths
     along = np.flatnonzero(is_white)

@@ -28,9 +28,10 @@ from octprep.arrays import Gray
 from octprep.duplicates.descriptors import DESCRIPTOR_BYTES
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
-from octprep.format.files import atomic_write, saving
+from octprep.format.files import atomic_write, read_ahead, saving
 from octprep.format.manifest import PREPARED_NAME
 from octprep.format.measurements import ScanMeasurements
+from octprep.format.paths import text_to_path
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
@@ -39,6 +40,7 @@ from octprep.source.reading import FileBatch
 from octprep.storage.remote import Source
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
+_AHEAD = 8  # files that the system may read before they are needed: on a cold disk a file takes as long as its work
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
 
 
@@ -129,6 +131,12 @@ class BatchTask(FileBatch):
             return prepared
         return prepared, encode_pixels(prepared.pixels, self.encoding)
 
+    def read_ahead(self, index: int) -> None:
+        """Let the system read what comes _AHEAD files after a file; at the first, also all in between."""
+        if isinstance(self.src, Path):
+            for scan_file in self.files[index + _AHEAD if index else 1 : index + _AHEAD + 1]:
+                read_ahead(self.src / text_to_path(scan_file.path))
+
 
 def batch_tasks(
     src: Source,
@@ -156,7 +164,8 @@ def cache_batch(task: BatchTask) -> str:
     known: list[KnownFile] = []
     crc = 0
     with saving(pixels, durable=False) as partial_file, partial_file.open("wb") as file:
-        for scan_file in task.files:
+        for index, scan_file in enumerate(task.files):
+            task.read_ahead(index)
             prepared = task.result(scan_file, task.read)
             if isinstance(prepared, Exclusion):
                 known.append(KnownFile(prepared, scan_file.bytes, scan_file.changed_ns))

@@ -15,6 +15,7 @@ from octprep.format.errors import OutputError
 from octprep.format.files import (
     NotReadable,
     atomic_write,
+    read_ahead,
     read_bytes,
     remove_partial_files,
     saving,
@@ -148,3 +149,9 @@ def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path):
     write_output_file("--json", tmp_path / "pipe", b"bytes")
     assert reader.communicate(timeout=20)[0] == b"bytes"
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_reading_ahead_leaves_what_cannot_be_read_to_the_reader(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "absent", tmp_path / "pipe", tmp_path):
+        read_ahead(path)
