@@ -1,5 +1,6 @@
 """Shortcut features stand out, and features that only identify a patient do not."""
 
+import dataclasses
 import re
 import sys
 
@@ -57,6 +58,19 @@ def test_a_shortcut_has_an_interval_and_a_sentence():
         lines[0],
     )
     assert "may be the disease itself" in lines[-1]
+
+
+def test_the_source_of_a_scan_is_a_shortcut_where_sources_differ_in_their_classes():
+    features, groups = random_features(lambda label, rng: {})
+    named = {"CNV": "clinic", "NORMAL": "archive"}
+    of_sources = [
+        dataclasses.replace(item, scan=dataclasses.replace(item.scan, source=named[item.scan.label]))
+        for item in features
+    ]
+    test, by_name = measured(of_sources, groups)
+    assert by_name["source"].balanced_accuracy == 1
+    assert any("tell the sources apart" in line for line in sentences.shortcut_sentences(test))
+    assert "source" not in measured(features, groups)[1]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
