@@ -38,9 +38,8 @@ def preprocess(
 
     gray: (rows, columns) uint8, at least MIN_SIDE a side; it is not changed. flags: that its decoding gave, to which
     those found here are added. axial_um: distance of two rows in micrometres, where the source states it; only --crop
-    band uses it. Equal input gives equal pixels. Raises
-    ManifestError if the recipe is of another version of the preprocessing, which would give other pixels, and
-    SettingError if its denoiser is not installed.
+    band uses it. Equal input gives equal pixels. Raises ManifestError if the recipe is of another version of the
+    preprocessing, which would give other pixels, and SettingError if its denoiser is not installed.
     """
     if recipe.version != PREPROCESSING_VERSION:
         raise ManifestError(

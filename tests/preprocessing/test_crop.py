@@ -220,11 +220,11 @@ def test_a_retina_taller_than_the_band_is_noted_and_keeps_its_lower_end():
 
 
 def test_a_band_covers_the_same_depth_where_the_axial_spacing_is_known():
-    gray, _, _ = layered(0, 0)
+    gray, recipe = layered(0, 0)[0], Preprocessing(crop="band")
     heights = [
         bottom - top
         for spacing in (None, 3.87, 7.74)
-        for top, bottom, _, _ in [preprocessing.preprocess(gray, Preprocessing(crop="band"), spacing).geometry.crop]
+        for top, bottom, _, _ in [preprocessing.preprocess(gray, recipe, axial_um=spacing).geometry.crop]
     ]
     assert heights == [320, 320, 160]
 

@@ -20,7 +20,13 @@ def framed(gray):
 
 
 @pytest.mark.parametrize(
-    "recipe", [Preprocessing(), Preprocessing(flatten=True), Preprocessing(crop="none", resize="pad")]
+    "recipe",
+    [
+        Preprocessing(),
+        Preprocessing(flatten=True),
+        Preprocessing(crop="none", resize="pad"),
+        Preprocessing(crop="band"),
+    ],
 )
 def test_a_framed_scan_is_stored_like_the_scan_inside(recipe):
     gray = layered(60, 30)[0]

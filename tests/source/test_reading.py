@@ -160,10 +160,10 @@ def test_a_bug_names_the_file_and_keeps_the_rest(source, tmp_path, monkeypatch):
     last = list_source(source).scan_files[-1].path  # of the second batch
     failing = preprocessing.decode((source / last).read_bytes())
 
-    def mistaken(gray, recipe, flags):
+    def mistaken(gray, recipe, *more):
         if gray.shape == failing.shape and (gray == failing).all():
             raise ZeroDivisionError("division\nby zero")
-        return true(gray, recipe, flags)
+        return true(gray, recipe, *more)
 
     monkeypatch.setattr(preprocessing, "preprocess", mistaken)
     with pytest.raises(StoppedError, match=rf"{last} made octprep fail \(ZeroDivisionError: division\\x0aby zero"):
