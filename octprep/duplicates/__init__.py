@@ -17,7 +17,7 @@ Numbers in these modules were measured on 224x224 images as the default settings
 patients and 38 real scans of OCT2017, and 600 and 38 near-duplicates of them (shifted by up to 4 pixels, +-5 %
 brightness, other fill, JPEG quality 70), unless they say otherwise. Those on turned scans are of 96 real scans, turned
 by 0.5, 1, 1.5 and 2 degrees both ways, with white or black fill, shifted by up to 4 pixels, at JPEG quality 75 to 95:
-739 of 768 are found under a new id among 2,700 scans, and of 384 that were not turned 382; no other two patients are
+737 of 768 are found under a new id among 2,700 scans, and of 384 that were not turned 382; no other two patients are
 paired. benchmarks/near_duplicates.py measures the whole on 10,000 synthetic scans.
 """
 

@@ -30,6 +30,7 @@ RINGING = 3  # pixels around fill that JPEG and interpolation have tinted
 DARK_BAND, ALL_DARK = 6, 0.92  # gray level of a device's dark band at a side, and the fraction of a column that has it
 STRAIGHT = 1.0  # pixels: the largest median distance of a black wedge's edge from a line
 MAX_BAND = 0.4  # fraction of the width that bands at either side may take away
+_SPAN = 48  # pixels of a run that are looked at together
 _SAMPLES = 16  # pixels of a line through the scan; if all of them are fill, the whole line is taken for fill
 
 
@@ -162,11 +163,16 @@ def _run_lengths(gray: Gray, low: int, high: int) -> Depths:
     """
     samples = gray[:: max(len(gray) // _SAMPLES, 1)]
     depths = np.where(((samples >= low) & (samples <= high)).all(axis=0), len(gray), 0).astype(np.int32)
-    partial = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & (depths == 0))
-    if partial.size:
-        lines = np.ascontiguousarray(gray[:, partial].T)
-        outside = (lines < low) | (lines > high)
-        depths[partial] = np.where(outside.any(axis=1), np.argmax(outside, axis=1), len(gray))
+    running = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & (depths == 0))
+    for start in range(0, len(gray), _SPAN):  # most runs end in the first
+        if not running.size:
+            break
+        pixels = gray[start : start + _SPAN, running]
+        outside = (pixels < low) | (pixels > high)
+        ends = outside.any(axis=0)
+        depths[running[ends]] = start + np.argmax(outside[:, ends], axis=0)
+        running = running[~ends]
+    depths[running] = len(gray)
     return depths
 
 

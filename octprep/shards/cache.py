@@ -17,6 +17,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -256,9 +257,15 @@ def _damaged(path: Path) -> StoppedError:
     )
 
 
+@lru_cache(maxsize=1)
+def _octprep_version() -> str:
+    """The version installed; looking it up takes milliseconds."""
+    return version("octprep")
+
+
 def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
-    versions = {"octprep": version("octprep"), **preprocessing.library_versions(recipe)}
+    versions = {"octprep": _octprep_version(), **preprocessing.library_versions(recipe)}
     types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
     layout = [_DETAILS.format, *(field.name for kind in types for field in dataclasses.fields(kind))]
     return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()

@@ -264,11 +264,16 @@ def _values(feature: memoryview) -> list[bytes] | list[int] | list[float]:
     return []
 
 
+_SMALL_VARINTS = tuple(bytes([value]) for value in range(0x80))
+
+
 def _field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | _LENGTH]) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
+    if value <= 0x7F:  # most are
+        return _SMALL_VARINTS[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
