@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -144,19 +143,19 @@ def test_several_threads_gather_the_same_images(shards, way, monkeypatch):
     images = MappedImages(shards)
     numbers = np.array([7, -1, 19, 0, 3, 3, 12], np.int32)
     alone = images.gather(numbers)
-    threads = set()
+    together = [threading.Barrier(3)]
     work = MappedImages._copy if way == "mapped" else MappedImages._read
 
     def noted(*arguments):
-        threads.add(threading.get_ident())
-        time.sleep(0.01)  # so that no thread is done before the next one begins
+        for barrier in together:
+            barrier.wait(60)  # until three threads are here
         work(*arguments)
 
     monkeypatch.setattr(mapped, "_SHARED_BYTES", 0)
     monkeypatch.setattr(mapped, "_gathering_threads", lambda: 3)
     monkeypatch.setattr(MappedImages, work.__name__, noted)
     np.testing.assert_array_equal(images.gather(numbers), alone)
-    assert len(threads) == 3
+    together.clear()
     assert images.gather(numbers[:1]).shape == (1, 32, 32, 1)  # fewer images than threads
     if way == "read":
         os.truncate(shards / images.manifest.splits["train"][0].name, 100)
