@@ -31,17 +31,19 @@ def scale(probabilities: Probabilities, temperature: float) -> NDArray[np.floati
 
 
 def fit_temperature(truth: Labels, probabilities: Probabilities, patient: Labels) -> float | None:
-    """The temperature of the least NLL, MIN_TEMPERATURE..MAX_TEMPERATURE; None if it lies at one of these ends.
+    """The temperature of the least NLL, MIN_TEMPERATURE..MAX_TEMPERATURE; None if no image is misclassified.
 
     Each patient counts the same: otherwise a few patients with a hundred scans each would decide.
 
-    That it lies at the lower end says that nearly no image is misclassified: ever more certain probabilities would be
-    better still, and no temperature is known.
+    Where no image is misclassified, ever more certain probabilities would be better still, as far as numbers of 32 bits
+    tell them apart, and no temperature is known; nor is it where the least NLL lies at one of the ends.
 
     truth: (n,) class index.  probabilities: (n, classes), 0..1.  patient: (n,) number from 0.
     """
     from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
+    if (probabilities.argmax(axis=1) == truth).all():
+        return None
     exact = probabilities.astype(np.float64)
     low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     found = minimize_scalar(

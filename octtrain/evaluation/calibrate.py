@@ -174,8 +174,8 @@ def choose(
     temperature = fit_temperature(truth, predictions.probabilities, patient)
     if temperature is None:
         notes["temperature"] = (
-            f"it stays at 1: between {MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g} none has the greatest likelihood, as "
-            "where nothing is misclassified"
+            "it stays at 1: nothing is misclassified, or no temperature between "
+            f"{MIN_TEMPERATURE:g} and {MAX_TEMPERATURE:g} has the greatest likelihood"
         )
     probabilities = scale(predictions.probabilities, temperature or 1.0)
     referral, urgent = None, URGENT if set(URGENT) < set(class_names) else ()

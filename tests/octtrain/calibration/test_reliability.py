@@ -68,7 +68,9 @@ def test_a_temperature_changes_certainty_and_not_the_prediction():
 
 def test_no_temperature_is_found_where_nothing_is_misclassified():
     given = probabilities(100)
-    assert fit_temperature(given.argmax(axis=1), given, np.arange(100)) is None
+    certain = np.tile(np.array([[0.98, 0.01, 0.005, 0.005]], np.float32), (100, 1))  # its likelihood soon is exactly 1
+    for right in (given, certain):
+        assert fit_temperature(right.argmax(axis=1), right, np.arange(100)) is None
 
 
 def test_further_copies_of_one_patients_scans_do_not_change_the_temperature():
