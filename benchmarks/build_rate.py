@@ -125,9 +125,9 @@ def tfds(paths: list[Path], out: Path, workers: int) -> Run:
         {"image": library.features.Image(shape=(SIDE, SIDE, 1)), "label": library.features.ClassLabel(names=CLASSES)}
     )
 
-    def examples() -> Iterator[dict[str, Any]]:
-        for path in paths:
-            yield {"image": prepared(path)[..., None], "label": label(path)}
+    def examples() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, path in enumerate(paths):
+            yield number, {"image": prepared(path)[..., None], "label": label(path)}
 
     return lambda: library.dataset_builders.store_as_tfds_dataset(
         "scans", "1.0.0", features, {"train": examples()}, data_dir=out / "tfds", disable_shuffling=True
