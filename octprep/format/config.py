@@ -241,8 +241,8 @@ class BuildConfig:
     recipe: Preprocessing = field(default_factory=Preprocessing)
     patients: Patients = option(
         "auto",
-        help="across-classes: an id is of the same patient under every class. per-class: ids are counted anew in each "
-        "class. unknown: an image without an id counts as a patient of its own. auto: as the layout of the source is "
+        help="across-classes: an id is of the same patient under every class. per-class: each class has ids of its "
+        "own. unknown: an image without an id counts as a patient of its own. auto: as the layout of the source is "
         "known to be, else across-classes.",
         panel=_SOURCE,
         title="Patient ids",

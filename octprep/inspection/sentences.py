@@ -8,6 +8,7 @@ from octprep.duplicates.exact import DuplicatePair
 from octprep.format.flags import MEANINGS
 from octprep.inspection.findings import DuplicateSet, MergedIds, PatientLeak
 from octprep.inspection.inspection import Inspection
+from octprep.inspection.shared_ids import bare_id
 from octprep.inspection.shortcuts import ALL, FEATURES, MARGIN, SOURCE, FeatureAccuracy, Shortcuts
 from octprep.inspection.similarity import THRESHOLD, Similarity
 from octprep.source.layouts import NO_CLASS
@@ -76,10 +77,10 @@ def shared_ids_sentence(inspection: Inspection) -> str:
     ids = f"{number(shared.ids, 'patient id')} {'is' if shared.ids == 1 else 'are'} under several classes."
     if not shared.comparisons:
         return f"{ids} There are too few other ids to tell whether they are of one person."
-    held = any(":" in scan.patient for scan in inspection.scans)
+    held = any(bare_id(scan) != scan.patient for scan in inspection.scans)
     return (
         f"{ids} In {shared.nearer:.0%} of {number(shared.comparisons, 'comparison')} the scans of one id under two "
-        "classes are nearer to each other than to those of another id (50 % if each class counts ids anew), and "
+        "classes are nearer to each other than to those of another id (50 % if each class has ids of its own), and "
         f"{number(shared.same_content, 'id')} {'has' if shared.same_content == 1 else 'have'} the same content under "
         f"two. They count as {'one patient in each class' if held else 'one patient each'}; --patients "
         f"{'across-classes' if held else 'per-class'} changes that."

@@ -1,9 +1,9 @@
 """Whether a patient id under several classes is of one person: what the scans show for it or against it.
 
 Scans of one person resemble each other more than those of two, and archives do not say whether ids hold across classes
-or are counted anew in each. For every id under two classes, the nearest pair of its scans, one of each class, is
+or each class has ids of its own. For every id under two classes, the nearest pair of its scans, one of each class, is
 compared with the nearest pair where the scans of the second class are those of another id; by the distance of
-descriptors. If ids are counted anew, each is the nearer one in half of the comparisons.
+descriptors. If each class has ids of its own, either is the nearer one in half of the comparisons.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from octprep.arrays import Float32
 from octprep.duplicates.descriptors import aligned_distance, as_matrix, coefficients
 from octprep.format.seeding import seeded_hash
 from octprep.inspection.features import ScanFeatures
+from octprep.source.files import Scan
 
 _MAX_IDS = 500  # that are compared
 _MAX_SCANS = 20  # of an id in a class
@@ -39,7 +40,7 @@ def measure_shared_ids(scan_features: Sequence[ScanFeatures], seed: int) -> Shar
     """Compare the scans of each id under two classes, as far as there are other ids under the second class."""
     of_id: dict[str, dict[str, list[ScanFeatures]]] = defaultdict(lambda: defaultdict(list))
     for item in scan_features:
-        of_id[bare_id(item)][item.scan.label].append(item)
+        of_id[bare_id(item.scan)][item.scan.label].append(item)
     several = sorted(key for key, of_class in of_id.items() if len(of_class) > 1)
     wins: list[float] = []
     same_content = 0
@@ -56,11 +57,10 @@ def measure_shared_ids(scan_features: Sequence[ScanFeatures], seed: int) -> Shar
     return SharedIds(len(several), len(wins), float(np.mean(wins)) if wins else 0.5, same_content)
 
 
-def bare_id(item: ScanFeatures) -> str:
+def bare_id(scan: Scan) -> str:
     """The id without the class before it, where ids hold within a class only."""
-    scan = item.scan
-    head, colon, last = scan.patient.rpartition(":")
-    return last if colon and head in (scan.label, f"{scan.source}:{scan.label}") else scan.patient
+    source = f"{scan.source}:" if scan.source else ""
+    return source + scan.patient.removeprefix(source).removeprefix(f"{scan.label}:")
 
 
 def _nearest(first: Sequence[ScanFeatures], second: Sequence[ScanFeatures]) -> float:

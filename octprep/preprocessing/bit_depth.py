@@ -17,7 +17,7 @@ from octprep.arrays import Gray
 from octprep.format.errors import UnreadableImage
 from octprep.format.flags import DEPTH_16, FLOAT, REFLECTANCE, Flags
 
-# Devices of 12 bits store them in 16: the rows that 16 bits would leave dark are told by the largest value.
+# Devices of 12 bits store their values in 16 bits; the largest value of an image tells which range it uses.
 BITS = (8, 12, 16)
 # Of floating-point values outside 0..255: the percentiles of the image that become black and white.
 BLACK_PERCENTILE, WHITE_PERCENTILE = 0.1, 99.9

@@ -1,10 +1,10 @@
-"""Ids under two classes are seen to be of one person, or to be counted anew."""
+"""Ids under two classes are seen to be of one person, or that each class has ids of its own."""
 
 import numpy as np
 
 from octprep.duplicates.descriptors import dct_descriptor
 from octprep.inspection.features import ScanFeatures
-from octprep.inspection.shared_ids import measure_shared_ids
+from octprep.inspection.shared_ids import bare_id, measure_shared_ids
 from octprep.source.files import Scan
 
 RNG = np.random.default_rng(0)
@@ -27,21 +27,29 @@ def features(patient, label, picture, number):
 
 
 def test_scans_of_one_person_are_nearer_than_those_of_two():
-    same, anew = [], []
+    same, separate = [], []
     for patient in map(str, range(30)):
         person = eye()
         for number in range(2):
             same += [features(patient, label, person, number) for label in ("CNV", "DME")]
         for label in ("CNV", "DME"):
             another = eye()
-            anew += [features(f"{label}:{patient}", label, another, number) for number in range(2)]
-    one_person, counted_anew = measure_shared_ids(same, 0), measure_shared_ids(anew, 0)
-    assert (one_person.ids, counted_anew.ids) == (30, 30)
+            separate += [features(f"{label}:{patient}", label, another, number) for number in range(2)]
+    one_person, two_people = measure_shared_ids(same, 0), measure_shared_ids(separate, 0)
+    assert (one_person.ids, two_people.ids) == (30, 30)
     assert one_person.nearer > 0.95
-    assert 0.3 < counted_anew.nearer < 0.7
-    assert one_person.comparisons == counted_anew.comparisons == 150
+    assert 0.3 < two_people.nearer < 0.7
+    assert one_person.comparisons == two_people.comparisons == 150
 
 
 def test_ids_of_one_class_are_not_compared():
     found = measure_shared_ids([features(str(i), "CNV", eye(), 1) for i in range(3)], 0)
     assert (found.ids, found.comparisons) == (0, 0)
+
+
+def test_the_name_of_a_source_before_an_id_is_not_taken_for_a_class():
+    def id_of(patient):
+        return bare_id(Scan("p", "DME", patient, 0, "", 1, sha256="", height=64, width=64, source="clinic"))
+
+    assert id_of("clinic:7") == "clinic:7"
+    assert id_of("clinic:DME:7") == "clinic:7"
