@@ -42,43 +42,39 @@ Src = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _of_source(value: str, text: str, *names: str) -> Any:
+    """An option that may be given for each of several sources."""
+    return typer.Option(*names, metavar=f"[NAME=]{value}", help=text, show_default=False, rich_help_panel="Source")
+
+
 Table = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="[NAME=]FILE",
-        help="CSV, TSV or Excel file that says which class, patient, eye and split each file is of.",
-        show_default=False,
-        rich_help_panel="Source",
-    ),
+    _of_source("FILE", "CSV, TSV or Excel file that says which class, patient, eye and split each file is of."),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="[NAME=]path=COLUMN,...",
-        help="Columns of --table that are not found by their usual names: of path, class, patient, eye, volume, "
-        "number, split, axial_um.",
-        show_default=False,
-        rich_help_panel="Source",
+    _of_source(
+        "path=COLUMN,...",
+        "Columns of --table that are not found by their usual names: of path, class, patient, eye, volume, number, "
+        "split, axial_um.",
     ),
 ]
 UnknownCells = Annotated[
     list[str] | None,
-    typer.Option(
+    _of_source(
+        "TEXT,...",
+        "Cells of --table that say nothing, such as 0, besides empty ones, unknown, none and NaN.",
         "--unknown",
-        metavar="[NAME=]TEXT,...",
-        help="Cells of --table that say nothing, such as 0, besides empty ones, unknown, none and NaN.",
-        show_default=False,
-        rich_help_panel="Source",
     ),
 ]
 Pattern = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="[NAME=]PATTERN",
-        help="How the paths are read: a preset such as octdl or srinivasan (docs/sources.md lists them), "
+    _of_source(
+        "PATTERN",
+        "How the paths are read: a preset such as octdl or srinivasan (docs/sources.md lists them), "
         "'{split}/{class}/{patient}_{number}.{ext}', or a regular expression with such groups.",
-        show_default=False,
-        rich_help_panel="Source",
     ),
 ]
 SrcArgument = Annotated[Path | None, typer.Argument(metavar="[SRC]", help="The same as --src.", show_default=False)]

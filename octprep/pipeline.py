@@ -598,6 +598,7 @@ def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables
 
 
 def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
+    stated = _stated(job)
     excluded = sum(tables.counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
@@ -610,7 +611,7 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
             "kept": job.source.file_count - excluded,
             "excluded": excluded,
             **({"layouts": list(job.source.layouts)} if _is_unusual(job) else {}),
-            **({"features": list(_stated(job))} if _stated(job) else {}),
+            **({"features": list(stated)} if stated else {}),
             **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
         images_sha256=hashlib.sha256(tables.images).hexdigest(),

@@ -49,7 +49,6 @@ class ScanTable:
     file: str  # its path, for messages
     columns: Mapping[str, str]  # what it says -> its column: path, class, patient, eye, volume, number, split
     rows: tuple[Mapping[str, str], ...]  # what it says -> the cell's text, unknown ones left out
-    per_class: bool = False  # patients are counted anew in every class
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,6 @@ def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
         + ", ".join(f"{what} from {column}" for what, column in table.columns.items()),
         facts=facts,
         missing=tuple(Exclusion(path, reason) for path, reason in missing.items() if path not in known),
-        per_class=table.per_class,
     )
 
 
@@ -221,19 +219,22 @@ def _cells(file: Path) -> tuple[list[str], list[list[str]]]:
         lines = _sheet(file, data)
     else:
         try:
-            text = data.decode("utf-8-sig")
-            delimiter = _delimiter(text.partition("\n")[0])
-            lines = [
-                line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if line
-            ]
+            lines = [line for line in parse_delimited(data) if line]
         except (UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"--table {file} is not a CSV file in UTF-8: {error}.") from None
     header = [name.strip() for name in lines[0]] if lines else []
     return header, [line for line in lines[1:] if any(cell.strip() for cell in line)]
 
 
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
+def parse_delimited(data: bytes) -> list[list[str]]:
+    """The cells of a CSV file, line by line, whose columns are separated by commas, semicolons or tabs.
+
+    Raises UnicodeDecodeError if it is not UTF-8, with or without the mark that spreadsheets put before it, and
+    csv.Error if it is no table.
+    """
+    text = data.decode("utf-8-sig")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
 
 
 def _sheet(file: Path, data: bytes) -> list[list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
+from octprep.format.names import split_of_folder
 from octprep.source.files import ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
+from octprep.source.tables import parse_delimited
 from octprep.wording import listed, number
 
 _MAX_EXAMPLES = 5  # names that an error lists
-_DELIMITERS = ",;\t"
-_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}  # of splits
 _WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # an id as a table of numbers with gaps writes it
 
 
@@ -131,10 +130,7 @@ def load(file: Path) -> SplitFile:
     train, val and test, or gives one path or patient two splits.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
-        header = text.partition("\n")[0]
-        delimiter = max(_DELIMITERS, key=header.count)
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        rows = parse_delimited(file.read_bytes())
     except OSError as error:
         raise SourceError(f"--split-file {file} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -152,8 +148,8 @@ def load(file: Path) -> SplitFile:
         name, given = cells.get(key, ""), cells.get("split", "").strip()
         if not given:
             continue
-        split = _SYNONYMS.get(given.casefold(), given.casefold())
-        if split not in SOURCE_SPLITS:
+        split = split_of_folder(given)
+        if not split:
             raise SourceError(
                 f"--split-file {file}, row {row_number}: split must be one of {', '.join(SOURCE_SPLITS)}, or empty to "
                 f"exclude the {key}; got {given!r}."
