@@ -1,7 +1,6 @@
 """Decoding gives OpenCV's gray values, or a reason; never the pixels of a damaged file."""
 
 import os
-import threading
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from octprep import preprocessing
 from octprep.format.errors import UnreadableImage
 from tests.worlds.archive import draw_scan
+from tests.worlds.image_files import decoded_by_threads
 from tests.worlds.layers import jpeg
 
 GOOD = jpeg(draw_scan("good", 496, 512))
@@ -103,11 +103,6 @@ def test_decoding_writes_nothing_to_standard_error(capfd):
 
 
 def test_several_threads_decode_at_once():
-    plain, decoded = preprocessing.decode(GOOD), []
-    threads = [threading.Thread(target=lambda: decoded.append(preprocessing.decode(GOOD))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    plain, decoded = preprocessing.decode(GOOD), decoded_by_threads(GOOD, 4)
     assert len(decoded) == 4
     assert all(np.array_equal(gray, plain) for gray in decoded)

@@ -4,7 +4,6 @@ import io
 import struct
 import subprocess
 import sys
-import threading
 import warnings
 import zlib
 
@@ -18,7 +17,16 @@ from octprep.format.errors import UnreadableImage
 from octprep.preprocessing import pillow_formats
 from tests.image_faults import read_damaged_file, read_odd_file
 from tests.worlds.archive import draw_scan
-from tests.worlds.image_files import LOSSLESS, TIFF_COMPRESSIONS, chunk, png_of_size, saved, tiled_tiff, turned_jpeg
+from tests.worlds.image_files import (
+    LOSSLESS,
+    TIFF_COMPRESSIONS,
+    chunk,
+    decoded_by_threads,
+    png_of_size,
+    saved,
+    tiled_tiff,
+    turned_jpeg,
+)
 from tests.worlds.layers import jpeg, layered
 
 
@@ -153,12 +161,8 @@ def test_too_little_memory_is_no_bad_image(tmp_path):
 
 def test_threads_decode_at_once_and_leave_the_filters_of_warnings_alone():
     gray = draw_scan("threads", 300, 400)
-    data, before, decoded = saved(gray, "TIFF", compression="tiff_lzw"), list(warnings.filters), []
-    threads = [threading.Thread(target=lambda: decoded.append(preprocessing.decode(data))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before = list(warnings.filters)
+    decoded = decoded_by_threads(saved(gray, "TIFF", compression="tiff_lzw"), 8)
     assert len(decoded) == 8
     assert all(np.array_equal(pixels, gray) for pixels in decoded)
     assert warnings.filters == before

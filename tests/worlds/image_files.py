@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from octprep import preprocessing
 from tests.worlds.archive import draw_scan
 
 TIFF_COMPRESSIONS = (None, "packbits", "tiff_lzw", "tiff_adobe_deflate")
@@ -29,6 +31,17 @@ class ImageFile:
     gray: np.ndarray | None = None  # (rows, columns) uint8, upright
     flags: tuple[str, ...] = ()
     reason: str = ""  # part of it, if the file cannot be used
+
+
+def decoded_by_threads(data: bytes, count: int) -> list[np.ndarray]:
+    """The gray values of an image as each of several threads decodes them at once."""
+    decoded: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: decoded.append(preprocessing.decode(data))) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return decoded
 
 
 def saved(pixels: np.ndarray | Image.Image, image_format: str, orientation: int = 1, **options: Any) -> bytes:
