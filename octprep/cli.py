@@ -415,9 +415,9 @@ def synthesize(
         bool, typer.Option("--faults/--no-faults", help="With the real archive's faults, or a clean folder.")
     ] = True,
     difficulty: Annotated[
-        Literal["easy", "hard"],
-        typer.Option(help="hard: small lesions, and healthy eyes that resemble sick ones."),
-    ] = "easy",
+        Literal["easy", "default", "hard"],
+        typer.Option(help="easy: severe disease in clear scans; hard: subtle disease, and healthy eyes that resemble it."),
+    ] = "default",
     truth: Annotated[
         Path | None,
         typer.Option(

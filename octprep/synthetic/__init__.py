@@ -3,7 +3,7 @@
 For every scan the true rows of its layers and its fill are known.
 """
 
-from octprep.synthetic.anatomy import PatientAppearance, draw_appearance
+from octprep.synthetic.anatomy import PatientAppearance, draw_appearance, next_visit
 from octprep.synthetic.bscan import Phantom, draw_scan
 from octprep.synthetic.dataset import Summary, draw, scans
 from octprep.synthetic.difficulty import DIFFICULTIES
@@ -22,5 +22,6 @@ __all__ = [
     "draw_appearance",
     "draw_disease",
     "draw_scan",
+    "next_visit",
     "scans",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.directory import atomic_directory
 from octprep.format.errors import SettingError
-from octprep.synthetic.anatomy import draw_appearance
+from octprep.synthetic.anatomy import draw_appearance, next_visit
 from octprep.synthetic.bscan import Phantom, draw_scan
 from octprep.synthetic.difficulty import DIFFICULTIES, Difficulty
 from octprep.synthetic.disease import CLASSES, draw_disease
@@ -20,6 +20,8 @@ from octprep.synthetic.faults import add_faults, add_fill, encode
 from octprep.synthetic.population import MIN_PATIENTS, TWO_CLASS_PATIENTS, Volume, population
 from octprep.synthetic.truth import check_truth_file, merge_truth_files, truth_line
 from octprep.workers import Progress, WorkerPool, no_progress
+
+_SCANS_OF_A_VISIT = 3  # on average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ def draw(
     patients: int = 150,
     seed: int = 0,
     faults: bool = True,
-    difficulty: str = "easy",
+    difficulty: str = "default",
     truth: Path | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -109,7 +111,7 @@ def draw(
 
 
 def scans(
-    patients: int, seed: int = 0, *, faults: bool = True, difficulty: str = "easy"
+    patients: int, seed: int = 0, *, faults: bool = True, difficulty: str = "default"
 ) -> Iterator[tuple[str, Phantom]]:
     """The scans that `draw` would write, before they are encoded: path within the folder, and scan with ground truth.
 
@@ -143,7 +145,7 @@ def _draw_volume(task: _Task) -> tuple[int, Counter[str]]:
     added: Counter[str] = Counter()
     lines: list[str] = []
     for path, phantom, fault in _scans_of_volume(task.volume, task.seed, task.difficulty, faults=task.faults):
-        (task.out / path).write_bytes(encode(phantom.pixels))
+        (task.out / path).write_bytes(encode(phantom.pixels, phantom.quality))
         if fault:
             added[fault] += 1
         if task.truth is not None:
@@ -163,7 +165,11 @@ def _scans_of_volume(
     # A short volume covers a small part of the macula, so that its scans are as similar as those of a long one.
     step = 1 / max(len(volume.scans), 16)
     start = rng.uniform(0, 1 - step * (len(volume.scans) - 1))
+    left = 0  # scans of this visit that are still to be drawn
     for turn, (split, number) in enumerate(volume.scans):
+        if turn and not left:
+            appearance = next_visit(appearance, rng, difficulty)
+        left = left - 1 if left else int(rng.geometric(1 / _SCANS_OF_A_VISIT)) - 1
         phantom, fault = draw_scan(appearance, disease, start + turn * step, rng), None
         if faults:
             phantom, fault = add_fill(phantom, rng)

@@ -7,118 +7,172 @@ import cv2
 import numpy as np
 import pytest
 
-from octprep.synthetic import CLASSES, draw_disease, draw_scan
+from octprep.synthetic import CLASSES, DIFFICULTIES, draw_disease, draw_scan, next_visit
 from tests.worlds.phantoms import draw_patient
 
-POSITIONS = np.linspace(0, 1, 7)
+POSITIONS = (0.0, 0.3, 0.5, 1.0)
+# Neither speckle nor noise, so that pixels differ only where tissue does.
+QUIET = {"looks": 1e6, "noise": 1e-3, "cut": 0.0}
+PLAIN = {"vessels": (), "opacities": (), "hyaloid": None, "ghost": 0.0}
 
 
+def with_view(appearance, **changes):
+    return dataclasses.replace(appearance, view=dataclasses.replace(appearance.view, **changes))
+
+
+def healthy_eye(appearance):
+    return draw_disease("NORMAL", appearance, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("label", CLASSES)
-def test_the_ground_truth_lies_where_the_pixels_change(label):
-    for number in range(6):
-        appearance, disease, rng = draw_patient(label, number)
+def test_the_ground_truth_lies_where_the_pixels_change(label, difficulty):
+    for number in range(8):
+        appearance, disease, rng = draw_patient(label, number, difficulty, disc=9.0)
         scan = draw_scan(appearance, disease, 0.4, rng)
         rows, columns = scan.pixels.shape
-        assert (rows, columns) == (496, appearance.width) == scan.fill.shape
+        assert (rows, columns) == (496, appearance.view.width) == scan.fill.shape == scan.lesion.shape
         assert scan.ilm.shape == scan.rpe.shape == scan.bruch.shape == (columns,)
         assert (scan.ilm >= 10).all() and (scan.ilm < scan.rpe).all()
         assert (scan.rpe <= scan.bruch + 1e-3).all() and (scan.bruch < rows).all()
         column = np.arange(columns)
-        above = scan.pixels[(scan.ilm - 5).astype(int), column].mean()
-        nerve = scan.pixels[(scan.ilm + 3).astype(int), column].mean()
-        epithelium = scan.pixels[(scan.rpe - 4).astype(int), column].mean()
-        assert above < 0.75 * nerve
-        assert nerve < 1.2 * epithelium
+        smooth = cv2.blur(scan.pixels, (9, 1))
+        above = smooth[(scan.ilm - 6).astype(int), column].mean()
+        nerve = smooth[(scan.ilm + 3).astype(int), column].mean()
+        assert above < 0.9 * nerve
+        if label in ("NORMAL", "DRUSEN"):  # elsewhere the epithelium may be lost
+            epithelium = smooth[(scan.rpe - 3).astype(int), column].mean()
+            nuclear = smooth[(scan.rpe - 30).astype(int), column].mean()
+            assert epithelium > 1.2 * nuclear
 
 
-@pytest.mark.parametrize("label", CLASSES)
-def test_every_scan_of_a_volume_shows_its_disease_and_no_other(label):
-    for number, position in itertools.product(range(6), POSITIONS):
-        appearance, disease, rng = draw_patient(label, number, width=512)
-        scan = draw_scan(appearance, disease, position, rng)
-        healthy = draw_scan(appearance, draw_disease("NORMAL", appearance, rng), position, rng)
-        lift = (scan.bruch - scan.rpe).max()
-        swelling = ((scan.bruch - scan.ilm) - (healthy.bruch - healthy.ilm)).max()
-        if label == "CNV":
-            assert lift + swelling > 20
-        if label == "DRUSEN":
-            assert 6 < lift < 30
+@pytest.mark.parametrize("label", ["CNV", "DME", "DRUSEN"])
+def test_every_scan_of_a_sick_eye_shows_its_disease(label):
+    for number, position in itertools.product(range(12), POSITIONS):
+        appearance, disease, _ = draw_patient(label, number, **QUIET)
+        sick, healthy = (
+            draw_scan(appearance, each, position, np.random.default_rng(0))
+            for each in (disease, healthy_eye(appearance))
+        )
+        difference = cv2.GaussianBlur(sick.pixels.astype(np.float32) - healthy.pixels, (0, 0), 1.5)
+        retina = np.arange(496)[:, None] < np.maximum(sick.bruch, healthy.bruch)
+        assert np.abs(difference * retina).max() > 15
+        lift, swelling = sick.bruch - sick.rpe, healthy.ilm - sick.ilm
         if label == "DME":
-            assert lift == pytest.approx(0, abs=1e-3)
-            assert swelling > 18
-        if label == "NORMAL":
-            assert lift == pytest.approx(0, abs=1e-3) == swelling
+            assert lift.max() == pytest.approx(0, abs=1e-3)
+            assert sick.lesion.any() or swelling.max() > 4
+        if label == "DRUSEN":
+            assert swelling.max() < 40
 
 
-@pytest.mark.parametrize("label", CLASSES)
+def test_a_healthy_eye_has_no_lesion():
+    for number in range(8):
+        appearance, disease, rng = draw_patient("NORMAL", number, "hard")
+        scan = draw_scan(appearance, disease, 0.5, rng)
+        assert not scan.lesion.any()
+        np.testing.assert_allclose(scan.rpe, scan.bruch, atol=1e-3)
+
+
+@pytest.mark.parametrize("label", ["CNV", "DME", "DRUSEN"])
 def test_the_lesion_lies_in_the_retina_and_holds_most_of_what_the_disease_changes(label):
-    for number in range(6):
-        appearance, disease, rng = draw_patient(label, number, width=512)
-        # without speckle, at the same exposure, and without the light that a lesion takes from what lies below it
-        quiet = {"speckle": 0.0, "noise": 0.0, "choroid_gain": 0.0, "vessels": (), "opacities": ()}
-        quiet = dataclasses.replace(appearance, **quiet)
-        scan = draw_scan(quiet, disease, 0.4, rng)
-        if label == "NORMAL":
-            assert not scan.lesion.any()
-            continue
-        rows, columns = np.nonzero(scan.lesion)
-        assert (rows >= scan.ilm[columns] - 2).all() and (rows <= scan.bruch[columns] + 2).all()
-        assert 0.005 < scan.lesion.mean() < 0.2
-        healthy = draw_scan(quiet, draw_disease("NORMAL", appearance, rng), 0.4, rng)
-        thickness = (scan.bruch - scan.ilm, healthy.bruch - healthy.ilm)
-        lift = scan.bruch - scan.rpe - (healthy.bruch - healthy.rpe)
-        change = np.abs(thickness[0] - thickness[1]) + np.abs(lift)
-        has_lesion = scan.lesion.any(axis=0)
-        assert change[has_lesion].sum() > 0.6 * change.sum()
+    held = []
+    for number in range(10):
+        appearance, disease, _ = draw_patient(label, number, "easy", **QUIET, **PLAIN)
+        sick, healthy = (
+            draw_scan(appearance, each, 0.4, np.random.default_rng(0)) for each in (disease, healthy_eye(appearance))
+        )
+        rows, columns = np.nonzero(sick.lesion)
+        assert (rows >= sick.ilm[columns] - 3).all() and (rows <= sick.bruch[columns] + 3).all()
+        assert sick.lesion.mean() < 0.35
+        change = np.abs(sick.ilm - healthy.ilm) + (sick.bruch - sick.rpe)
+        has_lesion = sick.lesion.any(axis=0)
+        if change.sum() > 200:
+            held.append(change[has_lesion].sum() / change.sum())
+    assert len(held) > 3
+    assert np.mean(held) > 0.6
 
 
 @pytest.mark.parametrize("label", CLASSES)
-def test_a_wider_scan_shows_the_same_anatomy(label):
-    appearance, disease, rng = draw_patient(label, 1, width=512)
-    narrow = draw_scan(appearance, disease, 0.3, rng)
-    wide = draw_scan(dataclasses.replace(appearance, width=1536), disease, 0.3, rng)
+def test_a_scan_of_more_columns_shows_the_same_anatomy(label):
+    appearance, disease, _ = draw_patient(label, 1, width=512, field=5.8)
+    narrow = draw_scan(appearance, disease, 0.3, np.random.default_rng(0))
+    wide = draw_scan(with_view(appearance, width=1536), disease, 0.3, np.random.default_rng(0))
     for line in ("ilm", "rpe", "bruch"):
         difference = getattr(wide, line)[1::3] - getattr(narrow, line)
         assert np.abs(difference[3:-3]).max() < 0.01
 
 
+def test_a_wider_field_shows_the_same_lesion_narrower():
+    appearance, disease, _ = draw_patient("CNV", 3, "easy", width=768, field=5.0, centre=0.0)
+    narrow, wide = (
+        draw_scan(with_view(appearance, field=field), disease, 0.5, np.random.default_rng(0)) for field in (5.0, 7.5)
+    )
+    assert 0 < wide.lesion.any(axis=0).sum() < narrow.lesion.any(axis=0).sum() * 1.05
+
+
+def test_another_visit_shows_the_same_layers_through_another_device():
+    appearance, disease, rng = draw_patient("DRUSEN", 4, "easy")
+    first = draw_scan(appearance, disease, 0.5, np.random.default_rng(0))
+    for _ in range(6):
+        later = next_visit(appearance, rng)
+        assert later.view.field >= appearance.view.field and later.view.centre == appearance.view.centre
+        assert later.thickness == appearance.thickness and later.view != appearance.view
+        second = draw_scan(later, disease, 0.5, np.random.default_rng(0))
+        lifted = [
+            (scan.bruch - scan.rpe).max() * row
+            for scan, row in ((first, appearance.view.row_um), (second, later.view.row_um))
+        ]
+        assert lifted[1] == pytest.approx(lifted[0], rel=0.1)
+
+
 def choroid_below_the_retina(appearance, position: float) -> np.ndarray:
     """The choroid in rows 10 to 40 under Bruch's membrane, smoothed and without its mean decay."""
-    scan = draw_scan(
-        appearance, draw_disease("NORMAL", appearance, np.random.default_rng(0)), position, np.random.default_rng(0)
-    )
+    scan = draw_scan(appearance, healthy_eye(appearance), position, np.random.default_rng(0))
     rows = (scan.bruch[None] + np.arange(10, 40)[:, None]).astype(int)
-    flat = cv2.GaussianBlur(scan.pixels[rows, np.arange(appearance.width)].astype(np.float32), (0, 0), 4)
+    flat = cv2.GaussianBlur(scan.pixels[rows, np.arange(appearance.view.width)].astype(np.float32), (0, 0), 3)
     return (flat - flat.mean(axis=1, keepdims=True)).ravel()
 
 
 def test_choroidal_vessels_continue_between_neighbouring_scans_and_differ_between_patients():
     near, far = [], []
     for number in range(8):
-        changes = {
-            "width": 512,
-            "vessels": (),
-            "speckle": 0.1,
-            "noise": 4.0,
-            "mirrored": False,
-            "tilt": 0.0,
-            "bow": 0.0,
-        }
-        appearance, _, _ = draw_patient("NORMAL", number, **changes)
+        still = {"width": 512, "mirrored": False, "tilt": 0.0, "curvature": 0.0, "lumina": 0.5, "choroid": 250.0}
+        appearance, _, _ = draw_patient("NORMAL", number, **still, **QUIET, **PLAIN)
         choroid = choroid_below_the_retina(appearance, 0.5)
         near.append(np.corrcoef(choroid, choroid_below_the_retina(appearance, 0.55))[0, 1])
-        far.append(
-            np.corrcoef(choroid, choroid_below_the_retina(dataclasses.replace(appearance, texture_seed=number), 0.5))[
-                0, 1
-            ]
-        )
+        other = dataclasses.replace(appearance, texture_seed=number)
+        far.append(np.corrcoef(choroid, choroid_below_the_retina(other, 0.5))[0, 1])
     assert min(near) > 0.6
     assert np.mean(near) > np.mean(far) + 0.3
 
 
 def test_the_retina_stays_in_the_frame_for_every_height_and_tilt():
-    for label, row, tilt in itertools.product(CLASSES, (60, 250, 480), (-120, 0, 120)):
-        appearance, disease, rng = draw_patient(label, 2, bruch_row=row, tilt=tilt)
+    for label, row, tilt in itertools.product(CLASSES, (60, 250, 480), (-40, 0, 40)):
+        appearance, disease, rng = draw_patient(label, 2, row=row, tilt=tilt)
         scan = draw_scan(appearance, disease, 0.5, rng)
         assert scan.ilm.min() > 11
         assert scan.bruch.max() < 496
+
+
+def test_speckle_has_the_contrast_of_averaged_frames():
+    """The fourth root of a gamma variable of shape k has, for large k, a relative deviation of 1 / (4 sqrt(k))."""
+    for looks in (4, 16, 64):
+        appearance, disease, rng = draw_patient(
+            "NORMAL", 0, width=1536, looks=looks, noise=1e-3, black=0.0, gain=1.0, roll_off=0.0
+        )
+        noisy = draw_scan(appearance, disease, 0.5, rng).pixels.astype(np.float64)
+        quiet = draw_scan(with_view(appearance, **QUIET), disease, 0.5, rng).pixels.astype(np.float64)
+        bright = (quiet > 90) & (quiet < 180)
+        relative = (noisy[bright] / quiet[bright]).std()
+        assert relative == pytest.approx(0.25 / np.sqrt(looks), rel=0.12)
+
+
+def test_noise_that_the_device_takes_away_leaves_black_holes():
+    holes = []
+    for cut in (0.0, 0.6, 1.0):
+        appearance, disease, rng = draw_patient(
+            "NORMAL", 0, looks=4, noise=0.15, cut=cut, black=0.0, haze=0.0, hyaloid=None
+        )
+        scan = draw_scan(appearance, disease, 0.5, rng)
+        holes.append(float((scan.pixels[: int(scan.ilm.min()) - 8] == 0).mean()))
+    assert holes[0] < 0.01 < holes[1] < holes[2] < 0.75

@@ -52,16 +52,14 @@ def test_names_image_sizes_and_file_sizes_are_those_of_the_archive(clean):
     for path in files:
         pixels = read_image(path)
         assert pixels.dtype == np.uint8
-        assert pixels.shape in {(496, width) for width in (512, 768, 1024, 1536)}
+        assert pixels.shape in {(496, width) for width in (384, 512, 768, 1024, 1536)}
         assert 20_000 < path.stat().st_size < 250_000
 
 
-def test_every_patient_has_one_width_and_widths_are_as_frequent_as_in_the_archive(clean):
-    widths = defaultdict(set)
-    for path in files_of_scans(clean[0]):
-        widths[patient(path)].add(read_image(path).shape[1])
-    assert all(len(of_patient) == 1 for of_patient in widths.values())
-    frequencies = Counter(draw_appearance(np.random.default_rng(number)).width for number in range(2000))
+def test_widths_are_as_frequent_as_in_the_archive_and_alike_in_every_class(clean):
+    widths = Counter((path.parent.name, read_image(path).shape[1]) for path in files_of_scans(clean[0]))
+    assert all(sum(widths[label, width] > 0 for width in (512, 768, 1536)) >= 2 for label in CLASSES)
+    frequencies = Counter(draw_appearance(np.random.default_rng(number)).view.width for number in range(2000))
     assert 0.48 < frequencies[512] / 2000 < 0.58
     assert 0.26 < frequencies[768] / 2000 < 0.36
 

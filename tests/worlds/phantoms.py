@@ -11,16 +11,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from octprep.synthetic import CLASSES, Disease, PatientAppearance, draw_appearance, draw_disease
+from octprep.synthetic import CLASSES, DIFFICULTIES, Disease, PatientAppearance, draw_appearance, draw_disease
+from octprep.synthetic.anatomy import View
 
 SCAN_NAME = re.compile(r"(CNV|DME|DRUSEN|NORMAL)-(\d+)-(\d+)\.jpeg")
 
 
-def draw_patient(label: str, number: int, **changes) -> tuple[PatientAppearance, Disease, np.random.Generator]:
-    """A patient of a class, always the same for a number, with some fields of the appearance changed."""
+def draw_patient(
+    label: str, number: int, difficulty: str = "default", **changes
+) -> tuple[PatientAppearance, Disease, np.random.Generator]:
+    """A patient of a class, always the same for a number, with some fields of the appearance or its view changed."""
     rng = np.random.default_rng([77, number, CLASSES.index(label)])
-    appearance = dataclasses.replace(draw_appearance(rng), **changes)
-    return appearance, draw_disease(label, appearance, rng), rng
+    appearance = draw_appearance(rng, DIFFICULTIES[difficulty])
+    of_view = {field.name for field in dataclasses.fields(View)}
+    view = dataclasses.replace(appearance.view, **{k: v for k, v in changes.items() if k in of_view})
+    others = {k: v for k, v in changes.items() if k not in of_view}
+    appearance = dataclasses.replace(appearance, view=view, **others)
+    return appearance, draw_disease(label, appearance, rng, DIFFICULTIES[difficulty]), rng
 
 
 def files_of_scans(root: Path) -> list[Path]:
