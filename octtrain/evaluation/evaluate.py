@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ from octtrain.evaluation.slices import format_slices, slices_of
 from octtrain.evaluation.target import EvaluationTarget, require_unexposed, resolve_target
 from octtrain.inference import predict_probabilities
 from octtrain.runs.ensemble import Runs, describe_runs, load_ensemble, load_runs
+from octtrain.runs.locations import RUNS
+from octtrain.runs.packing import own_copy
 from octtrain.runs.run import Run
 
 BATCH = 64  # images; more is hardly faster and takes more memory
@@ -63,7 +66,8 @@ def evaluate(
     split: test, val, a fold, or another split of the dataset.  shards: where the run's own dataset is now, if it was
     moved.  dataset: another dataset of the same classes and preprocessing to
     evaluate on instead; the first eight digits of its digest are then in the files' names.  out: the folder for these
-    files, made if need be; by default that of the run, or of the first.  json_file: a copy of the metrics; Path("-") is
+    files, made if need be; by default that of the run, or of the first, and runs/synthetic for the
+    packaged one, which is copied there.  json_file: a copy of the metrics; Path("-") is
     standard output.  allow_leaks: evaluate although the model was exposed to patients or images of the split; what is
     printed and written is then marked LEAKY.  classes: for a dataset of other classes, shared class -> the classes of
     the model or the dataset that it is made of; a class that is not named is shared under its own name.  prevalence:
@@ -91,6 +95,9 @@ def evaluate(
     shares = None if prevalence is None else complete_prevalence(prevalence, target.class_names)
     if not allow_leaks:
         require_unexposed(target)
+    if out is None:
+        runs = tuple(own_copy(member, RUNS) for member in runs)
+        target = dataclasses.replace(target, runs=runs)
     if json_file:
         json_output.check(json_file)
     folder = prepare_folder(target, _path(out))

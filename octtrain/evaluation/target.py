@@ -15,6 +15,7 @@ from octprep.storage.cache import open_dataset
 from octprep.storage.remote import Location
 from octprep.terminal.commands import verbosity
 from octprep.wording import listed, number
+from octtrain import pretrained
 from octtrain.evaluation.class_map import ClassMap, make_class_map
 from octtrain.runs import exposure
 from octtrain.runs.ensemble import CLASS_NAMES, describe_runs, task_differences
@@ -83,6 +84,11 @@ def resolve_target(
     """
     run = runs[0]
     place = dataset or shards or run.shards
+    if place == run.shards and pretrained.is_packaged(run.folder):
+        raise SourceError(
+            f"the weights `{pretrained.NAME}` come without the scans they were trained on; name the shards to evaluate "
+            "on by --dataset DIR."
+        )
     if isinstance(place, Path) and not place.is_dir():
         raise SourceError(
             f"the dataset {place} does not exist."

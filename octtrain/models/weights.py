@@ -26,7 +26,7 @@ def load_weights(model: keras.Model, path: Path) -> None:
 def require_file(path: Path) -> None:
     """Raise SettingError unless the file with the weights exists."""
     if not path.is_file():
-        raise SettingError(f"--weights {path} is not a file; give none, imagenet or a file of weights")
+        raise SettingError(f"--weights {path} is not a file; give none, imagenet, synthetic or a file of weights")
 
 
 def require_weights_file(weights: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.manifest import MANIFEST_NAME
 from octprep.format.names import parse_scan_name
+from octtrain import pretrained
 from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME
@@ -35,9 +36,12 @@ class Exclusion:
 def choose_runs(arguments: Sequence[Path]) -> tuple[list[Path], list[Path], bool]:
     """The runs: the first arguments that are such, else the latest one. Returns them, the images, whether it is that.
 
+    The word `synthetic` is the packaged run, see `octtrain.pretrained`.
+
     Raises SourceError if the first argument does not exist or is a damaged run, if no image is named, or if there is no
     run; SettingError if a run is named among the images.
     """
+    arguments = [pretrained.run_folder(path) for path in arguments]
     first = arguments[0]
     try:
         first.stat()

@@ -29,7 +29,7 @@ from octprep.format.files import NotReadable, read_bytes
 from octprep.format.manifest import MANIFEST_NAME, Manifest, read_folder_file
 from octprep.format.paths import is_url
 from octprep.storage.remote import Location, location
-from octtrain import runtime
+from octtrain import pretrained, runtime
 from octtrain.config import FitConfig, is_own_model
 from octtrain.model_files import check_weights, keras_version
 from octtrain.runs import exposure
@@ -57,10 +57,11 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a run folder's config.json and manifest.json.
+        """Read config.json and manifest.json of a run folder, or of the packaged run that the word `synthetic` names.
 
         Raises SourceError if it is not a run folder, ManifestError if it is of another version or was edited.
         """
+        folder = pretrained.run_folder(folder)
         raw = read_config(folder)
         try:
             if raw["run_version"] != RUN_VERSION:

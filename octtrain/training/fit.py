@@ -19,7 +19,7 @@ from octprep.storage.cache import fetch_shards, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
-from octtrain import devices
+from octtrain import devices, pretrained
 from octtrain.config import FitConfig, merge_settings
 from octtrain.models.weights import first_line
 from octtrain.runs.folder import RunFolder
@@ -31,6 +31,7 @@ from octtrain.training.balance import class_weights
 from octtrain.training.caveats import chance_warnings
 from octtrain.training.epochs import Clock, EpochState, train_epoch, validate
 from octtrain.training.opening import opening_lines
+from octtrain.training.packaged_start import require_packaged_start
 from octtrain.training.progress import Progress
 from octtrain.training.resolve import FeedChoice, resolve
 from octtrain.training.schedule import finish_reason, is_finished
@@ -82,6 +83,8 @@ def fit(
         base = config or Run.load(folder).config
     config = merge_settings(base, settings)
     train, val = choose_splits(manifest, config.fold, config.test_fold)
+    if config.weights == pretrained.NAME:
+        require_packaged_start(config, manifest)
     config = with_absolute_paths(config)
     if config.teacher and not resume:
         load_teacher_run(config.teacher, manifest)
@@ -102,11 +105,16 @@ def fit(
 
 
 def with_absolute_paths(config: FitConfig) -> FitConfig:
-    """Settings whose files a resumed run finds from another folder as well."""
+    """Settings whose files a resumed run finds from another folder as well; `synthetic` becomes the packaged run's.
+
+    Raises SourceError if there is no packaged run.
+    """
+    if config.weights == pretrained.NAME:
+        config = dataclasses.replace(config, weights=str(pretrained.packaged_folder() / MODEL_NAME))
     if config.weights not in ("none", "imagenet"):
         config = dataclasses.replace(config, weights=str(Path(config.weights).absolute()))
     if config.teacher:
-        config = dataclasses.replace(config, teacher=str(Path(config.teacher).absolute()))
+        config = dataclasses.replace(config, teacher=str(pretrained.run_folder(Path(config.teacher)).absolute()))
     return config
 
 
