@@ -416,8 +416,30 @@ def synthesize(
     ] = True,
     difficulty: Annotated[
         Literal["easy", "default", "hard"],
-        typer.Option(help="easy: severe disease in clear scans; hard: subtle disease, and healthy eyes that resemble it."),
+        typer.Option(
+            help="easy: severe disease in clear scans; hard: subtle disease, and healthy eyes that resemble it."
+        ),
     ] = "default",
+    class_mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS=SHARE,...",
+            help="Share of each class among the patients, in proportion; by default about that of the archive. val and "
+            "test hold as many scans of each.",
+            show_default=False,
+        ),
+    ] = None,
+    fill_rate: Annotated[
+        float, typer.Option(metavar="FACTOR", help="On how many scans have fill: 1 is 45 %, 0 none, at most 2.")
+    ] = 1.0,
+    label_noise: Annotated[
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            help="Put this fraction of the training scans, at most 0.5, under another class's folder and name; --truth "
+            "has their true label.",
+        ),
+    ] = 0.0,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -429,7 +451,9 @@ def synthesize(
     """Draw a folder of synthetic B-scans in the layout of OCT2017."""
     from octprep import console
     from octprep.synthetic import draw
+    from octprep.synthetic.dataset import parse_class_mix
 
+    mix = {} if class_mix is None else {"class_mix": parse_class_mix(class_mix)}
     with console.progress_bars("img") as progress:
         drawn = draw(
             out,
@@ -437,6 +461,9 @@ def synthesize(
             seed=seed,
             faults=faults,
             difficulty=difficulty,
+            fill_rate=fill_rate,
+            label_noise=label_noise,
+            **mix,
             truth=truth,
             workers=workers,
             progress=progress,

@@ -23,6 +23,7 @@ QUALITY = 78  # of the JPEGs: files of 30 to 150 KB, most below 100, as in the a
 _WHITE_SHARE = 0.35  # fraction of the scans with white fill, in every class
 _BAND_SHARE = 0.05  # with a black band at one side
 _BLACK_SHARE = 0.05  # with black fill, as other tools leave it when they rotate and shift
+MAX_FILL_RATE = 2.0
 # A near-duplicate is moved by up to so many pixels and brighter or darker by up to this fraction, at this JPEG quality.
 _MAX_MOVE, _MAX_BRIGHTNESS_CHANGE, _NEAR_DUPLICATE_QUALITY = 4, 0.05, 70
 _NEAR_DUPLICATE_ID = 9_999_980  # the first patient id of the near-duplicates; draw() assigns lower ones
@@ -31,13 +32,14 @@ _APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes.
 _DS_STORE = b"\0\0\0\1Bud1" + bytes(4088)
 
 
-def add_fill(phantom: Phantom, rng: Rng) -> tuple[Phantom, str | None]:
+def add_fill(phantom: Phantom, rng: Rng, rate: float = 1.0) -> tuple[Phantom, str | None]:
     """Add, to some scans, the fill that rotation, shifting and the device leave; returns the scan and the fault's name.
 
     Which scans get one is drawn from `rng`, with the same probability in every class; None if this one got none.
+    rate: factor on that probability, 0..MAX_FILL_RATE.
     """
     rows, retina = len(phantom.pixels), (phantom.ilm, phantom.bruch)
-    kind = rng.random()
+    kind = rng.random() / rate if rate else 1.0
     if kind < _WHITE_SHARE:
         fill, value, fault = _fill_of_rotation(rows, retina, rng), 255, "white fill"
     elif kind < _WHITE_SHARE + _BAND_SHARE:

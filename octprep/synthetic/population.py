@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -13,7 +14,7 @@ from octprep.synthetic.difficulty import Rng
 from octprep.synthetic.disease import CLASSES
 
 # Fractions of the patients, near the archive's fractions of images.
-_FRACTIONS = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NORMAL": 0.31}
+FRACTIONS: Mapping[str, float] = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NORMAL": 0.31}
 _MIN_PATIENTS_PER_CLASS = 6  # two in test, one in val, three in train
 MIN_PATIENTS = _MIN_PATIENTS_PER_CLASS * len(CLASSES)
 _VAL_SCANS = 4  # of each class
@@ -32,9 +33,11 @@ class Volume:
     scans: tuple[tuple[str, int], ...]  # source split and image number of each, in the order of the volume
 
 
-def population(patients: int, seed: int, *, faults: bool) -> list[Volume]:
+def population(patients: int, seed: int, *, faults: bool, class_mix: Mapping[str, float] = FRACTIONS) -> list[Volume]:
     """The volumes of so many patients, at least MIN_PATIENTS.
 
+    class_mix: the share of each class of CLASSES among the patients, in proportion; but a class has at least
+    _MIN_PATIENTS_PER_CLASS of them, and val and test hold as many scans of each.
     With `faults` some patients of test have scans in train or val too, and some patients of train have two classes.
     """
     rng = np.random.default_rng([seed, 1])
@@ -42,7 +45,7 @@ def population(patients: int, seed: int, *, faults: bool) -> list[Volume]:
     test_patients = max(2, patients // 25)  # of each class
     test_splits = _test_splits(test_patients, max(2 * test_patients, patients // 3), faults=faults)
     volumes = []
-    for label, indexes in _patients_per_class(patients).items():
+    for label, indexes in _patients_per_class(patients, class_mix).items():
         counts = _scans_per_patient(len(indexes) - test_patients - 1, rng)
         if label == "CNV":  # one patient has far more scans than all others
             counts[counts.index(max(counts))] = min(patients * 3 // 2, _MAX_SCANS)
@@ -73,9 +76,10 @@ def _scans_per_patient(patients: int, rng: Rng) -> list[int]:
     return [min(int(count), _MAX_OTHER_SCANS) for count in rng.permutation(counts)]
 
 
-def _patients_per_class(patients: int) -> dict[str, list[int]]:
-    """Indexes of patients by class, by the archive's fractions but at least _MIN_PATIENTS_PER_CLASS of each."""
-    sizes = {label: max(_MIN_PATIENTS_PER_CLASS, round(_FRACTIONS[label] * patients)) for label in CLASSES}
+def _patients_per_class(patients: int, class_mix: Mapping[str, float]) -> dict[str, list[int]]:
+    """Indexes of patients by class, in these proportions but at least _MIN_PATIENTS_PER_CLASS of each."""
+    share = {label: class_mix[label] / sum(class_mix.values()) for label in CLASSES}
+    sizes = {label: max(_MIN_PATIENTS_PER_CLASS, round(share[label] * patients)) for label in CLASSES}
     while sum(sizes.values()) != patients:
         step = 1 if sum(sizes.values()) < patients else -1
         sizes[max(sizes, key=lambda label: (sizes[label], label))] += step
@@ -91,3 +95,27 @@ def _second_classes(volumes: Sequence[Volume]) -> list[Volume]:
         scans = (("train", 1), ("train", 2))
         second.append(Volume(index=first.index, patient=first.patient, label=other_label, scans=scans))
     return second
+
+
+def wrong_labels(volumes: Sequence[Volume], fraction: float, seed: int) -> list[dict[int, str]]:
+    """For each volume, the class under which some of its training scans are to lie: image number -> wrong class.
+
+    They are a fraction of all training scans, drawn from the seed. Each other class is equally likely; of a patient who
+    has two classes, each has a wrong one of its own, so that no two scans get one name.
+    """
+    rng = np.random.default_rng([seed, 4])
+    training = [
+        (index, number) for index, volume in enumerate(volumes) for split, number in volume.scans if split == "train"
+    ]
+    wrong: list[dict[int, str]] = [{} for _ in volumes]
+    if not fraction:
+        return wrong
+    own: dict[str, list[str]] = defaultdict(list)
+    for volume in volumes:
+        own[volume.patient].append(volume.label)
+    for turn in rng.choice(len(training), round(fraction * len(training)), replace=False):
+        index, number = training[turn]
+        labels = own[volumes[index].patient]
+        others = [label for label in CLASSES if label not in labels][labels.index(volumes[index].label) :: len(labels)]
+        wrong[index][number] = others[int(rng.integers(len(others)))]
+    return wrong
