@@ -68,7 +68,7 @@ from octprep.preprocessing import curve_offset, decode, find_fill, find_retina, 
 SIDE = 64  # of a crop, pixels
 CROPS = 4  # of each scan, on the retina, outside of it, and of the stored scan
 FOLDS = 4
-EPOCHS = 12
+EPOCHS = 10
 RESAMPLES = 2000
 RINGING = 8  # pixels beside fill that JPEG has touched
 PROFILE = (-100, -75, -50, -35, -20, -10, -3, 5, 15, 30, 60)  # rows from the epithelium's lower edge
@@ -345,7 +345,7 @@ def as_many(first: Crops, second: Crops, rng: Rng) -> tuple[Crops, Crops]:
         count = min(map(len, places))
         for kept, each in zip(keep, places, strict=True):
             kept += rng.permutation(each)[:count].tolist()
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         Crops(*(values[sorted(kept)] for values in crops)) for crops, kept in zip((first, second), keep, strict=True)
     )
 
@@ -372,7 +372,8 @@ def network() -> Any:
         x = layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
     model = keras.Model(pixels, layers.Dense(1)(x))
-    model.compile(keras.optimizers.Adam(1e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    # Without XLA, which takes longer to compile than all epochs on a CPU.
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
     return model
 
 
@@ -385,17 +386,22 @@ def discriminate(
     given = genuine, drawn
     folds = [folds_of(names)[crops.scan] for names, crops in zip(patients, given, strict=True)]
     logits = tuple(np.zeros(len(crops.scan)) for crops in given)
+    keras.utils.set_random_seed(seed)
+    model = network()  # compiled once; every fold starts from the same weights
+    model.optimizer.build(model.trainable_variables)
+    start = model.get_weights()
     for fold in range(FOLDS):
-        keras.utils.set_random_seed(seed + fold)
+        model.set_weights(start)
+        for variable in model.optimizer.variables:
+            if "learning_rate" not in variable.path:
+                variable.assign(np.zeros(variable.shape, variable.dtype))
         pixels = np.concatenate([crops.pixels[each != fold] for crops, each in zip(given, folds, strict=True)])
         truth = np.concatenate([np.full((each != fold).sum(), 1 - k) for k, each in enumerate(folds)])
-        model = network()
         both = np.concatenate([pixels, pixels[:, :, ::-1]])  # a left eye is a mirrored right one
         model.fit(both, np.tile(truth, 2)[:, None], batch_size=64, epochs=epochs, verbose=0)
         for crops, each, scores in zip(given, folds, logits, strict=True):
             if (each == fold).any():
                 scores[each == fold] = model.predict(crops.pixels[each == fold], batch_size=256, verbose=0)[:, 0]
-        keras.utils.clear_session()
     return logits[0], logits[1]
 
 
@@ -431,7 +437,7 @@ def aucs(
     """Train and test on as many crops of each; the AUC of some parts of the crops, and of their means over scans."""
     genuine, drawn = as_many(genuine, drawn, np.random.default_rng(seed))
     names = tuple([scan.patient for scan in each] for each in scans)
-    logits = discriminate(genuine, drawn, names, seed, epochs)  # type: ignore[arg-type]
+    logits = discriminate(genuine, drawn, names, seed, epochs)
     results = {}
     for part, choose in parts.items():
         chosen = [choose(crops) for crops in (genuine, drawn)]
@@ -446,8 +452,8 @@ def aucs(
         of_scans = tuple([every[i] for i in each] for every, each in zip(names, seen, strict=True))
         results[part] = {
             "crops": len(scores[0]),
-            "auc of crops": auc(tuple(scores), of_crops, seed),  # type: ignore[arg-type]
-            "auc of scans": auc(means, of_scans, seed),  # type: ignore[arg-type]
+            "auc of crops": auc(tuple(scores), of_crops, seed),
+            "auc of scans": auc(means, of_scans, seed),
         }
     return results
 
