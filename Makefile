@@ -113,7 +113,7 @@ pictures: $(READY) ## draw the pictures of README from synthetic scans
 
 # Everything is made under WEIGHTS, in folders named by what was drawn; FIT_ARGS are further options of the training.
 WEIGHTS ?= build/weights
-DIFFICULTY ?= easy
+DIFFICULTY ?= default
 DRAWN = $(WEIGHTS)/$(PATIENTS)-$(SEED)-$(DIFFICULTY)
 weights: $(READY) ## train on synthetic scans alone, for the weights `synthetic` of the package (MODEL, EPOCHS, PATIENTS, SEED, DIFFICULTY)
 	@mkdir -p "$(WEIGHTS)"
