@@ -114,17 +114,20 @@ pictures: $(READY) ## draw the pictures of README from synthetic scans
 # Everything is made under WEIGHTS, in folders named by what was drawn; FIT_ARGS are further options of the training.
 WEIGHTS ?= build/weights
 DIFFICULTY ?= default
+DRAW_ARGS ?= --max-scans 1 --class-mix CNV=1,DME=1,DRUSEN=1,NORMAL=1
+weights: PATIENTS = 10000
 DRAWN = $(WEIGHTS)/$(PATIENTS)-$(SEED)-$(DIFFICULTY)
 weights: $(READY) ## train on synthetic scans alone, for the weights `synthetic` of the package (MODEL, EPOCHS, PATIENTS, SEED, DIFFICULTY)
 	@mkdir -p "$(WEIGHTS)"
 	@test -d "$(DRAWN)-scans" || \
-	  $(BIN)/octprep synthesize "$(DRAWN)-scans" --patients $(PATIENTS) --seed $(SEED) --difficulty $(DIFFICULTY)
+	  $(BIN)/octprep synthesize "$(DRAWN)-scans" --patients $(PATIENTS) --seed $(SEED) --difficulty $(DIFFICULTY) $(DRAW_ARGS)
 	$(BIN)/octprep build --src "$(DRAWN)-scans" --out "$(DRAWN)-shards" --seed $(SEED) $(BUILD_ARGS)
 	@run="$(DRAWN)-$(MODEL)"; if test -e "$$run/config.json"; then resume=--resume; fi; set -x; \
 	  $(BIN)/octtrain fit "$(DRAWN)-shards" --run "$$run" --model $(MODEL) --epochs $(EPOCHS) --seed $(SEED) $(FIT_ARGS) $$resume
 	$(BIN)/octtrain evaluate "$(DRAWN)-$(MODEL)"
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m octtrain.runs.packing "$(DRAWN)-$(MODEL)" --made-by \
 	  "$(strip make weights MODEL=$(MODEL) EPOCHS=$(EPOCHS) PATIENTS=$(PATIENTS) SEED=$(SEED) DIFFICULTY=$(DIFFICULTY) \
+	  DRAW_ARGS='$(DRAW_ARGS)' \
 	  $(if $(BUILD_ARGS),BUILD_ARGS='$(BUILD_ARGS)') $(if $(FIT_ARGS),FIT_ARGS='$(FIT_ARGS)'))"
 
 clean: ## remove what `make pipeline` drew and built from synthetic scans, under pipeline/, and nothing else

@@ -416,9 +416,7 @@ def synthesize(
     ] = True,
     difficulty: Annotated[
         Literal["easy", "default", "hard"],
-        typer.Option(
-            help="easy: severe disease in clear scans; hard: subtle disease, and healthy eyes that resemble it."
-        ),
+        typer.Option(help="easy: severe disease, clear scans; hard: subtle disease, healthy eyes that resemble it."),
     ] = "default",
     class_mix: Annotated[
         str | None,
@@ -426,6 +424,15 @@ def synthesize(
             metavar="CLASS=SHARE,...",
             help="Share of each class among the patients, in proportion; by default about that of the archive. val and "
             "test hold as many scans of each.",
+            show_default=False,
+        ),
+    ] = None,
+    max_scans: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Training scans of one patient, at most; by default as in the archive, with a median of five. "
+            "A network learns more from few scans of many patients.",
             show_default=False,
         ),
     ] = None,
@@ -461,6 +468,7 @@ def synthesize(
             seed=seed,
             faults=faults,
             difficulty=difficulty,
+            max_scans=max_scans,
             fill_rate=fill_rate,
             label_noise=label_noise,
             **mix,

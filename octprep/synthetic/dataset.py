@@ -54,6 +54,7 @@ def draw(
     faults: bool = True,
     difficulty: str = "default",
     class_mix: Mapping[str, float] = FRACTIONS,
+    max_scans: int | None = None,
     fill_rate: float = 1.0,
     label_noise: float = 0.0,
     truth: Path | None = None,
@@ -62,16 +63,17 @@ def draw(
 ) -> Summary:
     """Draw a folder train|val|test/CLASS/CLASS-patientID-number.jpeg of synthetic B-scans.
 
-    The scans are 8-bit gray JPEGs of 496 rows and 512 to 1536 columns, about 13 to a patient. With `faults` the folder
+    The scans are 8-bit gray JPEGs of 496 rows and 384 to 1536 columns, about 13 to a patient. With `faults` the folder
     has the faults of the real archive; without, every file is valid and no patient is in two splits. `difficulty` is a
-    key of DIFFICULTIES: in hard scans lesions are small, and scans of each class have what resembles the others. `out`
+    key of DIFFICULTIES: how severe the disease is, how clear the scan, and how uneven the layers of healthy eyes. `out`
     must be new or an empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one
     for each core).
 
     class_mix: class -> its share of the patients, in proportion, for all of CLASSES; val and test hold as many scans of
-    each.  fill_rate: factor, 0 to 2, on how many scans have fill, which are 45 % with `faults`.  label_noise: this
-    fraction of the training scans, 0 to 0.5, lies under the folder and name of another class, drawn from the seed; the
-    labels of val and test are right, and the truth file has the true ones.
+    each.  max_scans: training scans of one patient at most; None: as in the archive.  fill_rate: factor, 0 to 2, on how
+    many scans have fill, which are 45 % with `faults`.  label_noise: this fraction of the training scans, 0 to 0.5,
+    lies under the folder and name of another class, drawn from the seed; the labels of val and test are right, and the
+    truth file has the true ones.
 
     `truth` names a file for the ground truth, one JSON object a line: path, label, rows, columns; ilm, rpe and bruch, a
     row for each column (fractional, 0 at the top); fill and lesion, the pixels, counted row by row from 0, where these
@@ -93,7 +95,10 @@ def draw(
     _check_shares(class_mix, fill_rate, label_noise)
     if truth is not None:
         check_truth_file(truth, out)
-    volumes = population(patients, seed, faults=faults, class_mix=class_mix)
+    if max_scans is not None and max_scans < 1:
+        raise SettingError(f"max-scans must be at least 1; got {max_scans}")
+    most = {} if max_scans is None else {"max_scans": max_scans}
+    volumes = population(patients, seed, faults=faults, class_mix=class_mix, **most)
     wrong = wrong_labels(volumes, label_noise, seed)
     with atomic_directory(out, "octprep synthesize") as folder:
         for split in SOURCE_SPLITS:

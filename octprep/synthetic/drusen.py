@@ -68,35 +68,40 @@ def draw_drusen(severity: float, appearance: PatientAppearance, rng: Rng) -> Fin
 
 
 def draw_druse_group(
-    count: int,
+    number: int,
     width: tuple[float, float],
     height: tuple[float, float],
     severity: float,
     appearance: PatientAppearance,
     rng: Rng,
 ) -> list[Lesion]:
-    """Drusen in groups; the largest lies within the scan."""
-    lesions: list[Lesion] = []
-    spread = between(0.1, 1.6, rng.random())
+    """Drusen side by side, with gaps of any width between them, anywhere in the scan.
+
+    width, height: ranges of their half widths, millimetres, and heights, micrometres.
+    """
+    number = max(number, 1)
     content, fading = rng.uniform(0.36, 0.68), rng.uniform(0.1, 0.55)
     view = appearance.view
     low, high = view.centre - 0.47 * view.field, min(view.centre + 0.47 * view.field, appearance.disc - 0.5)
-    centre = rng.uniform(low, high) if happens(rng, 0.4) else draw_place(appearance, rng, 1.0)
-    for _ in range(max(count, 1)):
-        half = between(*width, rng.random())
+    centre = rng.uniform(low, high) if happens(rng, 0.45) else draw_place(appearance, rng, 1.0)
+    halves = np.array([between(*width, rng.random()) for _ in range(number)])
+    wide = between(1.3, 6.0, rng.random())
+    steps = (halves[1:] + halves[:-1]) * rng.uniform(0.7, 1.5, number - 1) * wide
+    places = np.concatenate(([0.0], np.cumsum(steps)))
+    places += centre - places.mean()
+    inside = (places > low) & (places < high)
+    if not inside.any():
+        places, halves, inside = np.array([centre]), halves[:1], np.array([True])
+    lesions: list[Lesion] = []
+    for place, half in zip(places[inside], halves[inside], strict=True):
         outline = draw_extent(
-            float(np.clip(centre + rng.normal(0, spread), low, high)),
-            half,
-            rng,
-            power=(1.7, 4.5),
-            rough=rng.uniform(0, 0.25),
-            scale=0.6 * half,
+            float(place), float(half), rng, power=(1.7, 4.5), rough=rng.uniform(0, 0.25), scale=0.6 * float(half)
         )
         size = np.clip(0.55 * rng.random() + 0.45 * severity, 0, 1)
         lesions.append(
             Elevation(
                 extent=outline,
-                height=min(between(*height, size), 900 * half),
+                height=min(between(*height, size), 900 * float(half)),
                 content=content * rng.uniform(0.85, 1.15),
                 fading=fading,
                 thinning=rng.uniform(0, 0.4),

@@ -164,9 +164,9 @@ def _scar(centre: float, severity: float, rng: Rng) -> list[Lesion]:
             amount=1.0,
             thinning=rng.uniform(0.2, 0.6),
             epithelium=rng.uniform(0.2, 1.0),
-            light=rng.uniform(0.0, 1.3),
+            light=rng.uniform(0.0, 2.0),
         ),
-        Thinning(extent=wide, amount=rng.uniform(0, 0.45)),
+        Thinning(extent=wide, amount=rng.uniform(0, 0.5)),
     ]
 
 

@@ -33,22 +33,32 @@ class Volume:
     scans: tuple[tuple[str, int], ...]  # source split and image number of each, in the order of the volume
 
 
-def population(patients: int, seed: int, *, faults: bool, class_mix: Mapping[str, float] = FRACTIONS) -> list[Volume]:
+def population(
+    patients: int,
+    seed: int,
+    *,
+    faults: bool,
+    class_mix: Mapping[str, float] = FRACTIONS,
+    max_scans: int = _MAX_SCANS,
+) -> list[Volume]:
     """The volumes of so many patients, at least MIN_PATIENTS.
 
     class_mix: the share of each class of CLASSES among the patients, in proportion; but a class has at least
     _MIN_PATIENTS_PER_CLASS of them, and val and test hold as many scans of each.
+    max_scans: training scans of one patient and class, at most, but for the few patients of two classes.
     With `faults` some patients of test have scans in train or val too, and some patients of train have two classes.
     """
     rng = np.random.default_rng([seed, 1])
     ids = [str(number) for number in rng.choice(np.arange(1000, 9_990_000), patients, replace=False)]
     test_patients = max(2, patients // 25)  # of each class
-    test_splits = _test_splits(test_patients, max(2 * test_patients, patients // 3), faults=faults)
+    test_scans = min(max(2 * test_patients, patients // 3), test_patients * max(max_scans, 2))
+    test_splits = _test_splits(test_patients, test_scans, faults=faults)
     volumes = []
     for label, indexes in _patients_per_class(patients, class_mix).items():
         counts = _scans_per_patient(len(indexes) - test_patients - 1, rng)
         if label == "CNV":  # one patient has far more scans than all others
             counts[counts.index(max(counts))] = min(patients * 3 // 2, _MAX_SCANS)
+        counts = [min(count, max_scans) for count in counts]
         splits = [*test_splits, ["val"] * (_VAL_SCANS - 2 * faults), *(["train"] * count for count in counts)]
         for index, names in zip(indexes, splits, strict=True):
             scans = tuple((name, number) for number, name in enumerate(names, start=1))
