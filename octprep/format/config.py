@@ -31,6 +31,7 @@ FIELDS_OF_VIEW: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20
 # Distance of two rows of a scan of that device in micrometres: 496 rows over 1.92 mm. It does not depend on the eye
 # (Salmon et al., IOVS 59:3037, 2018).
 AXIAL_UM = 3.87
+_BELIEVED_UM = (0.5, 20.0)  # what a table or a file may say of it; devices have 2 to 8
 
 Encoding = Literal["raw", "png"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
@@ -57,6 +58,11 @@ DENOISERS: Mapping[str, float] = {
 }
 
 _SOURCE, _IMAGE, _SPLIT, _SHARDS = "Source", "Image", "Splits", "Shards"  # panels of --help
+
+
+def believed_axial_um(value: float) -> float:
+    """A distance of two rows in micrometres, as a table or a file states it; 0 if no device has such a distance."""
+    return round(value, 6) if _BELIEVED_UM[0] <= value <= _BELIEVED_UM[1] else 0.0
 
 
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

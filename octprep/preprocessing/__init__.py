@@ -15,6 +15,7 @@ from octprep.preprocessing.geometry import Geometry, placement
 from octprep.preprocessing.limits import MAX_BYTES
 from octprep.preprocessing.retina_detection import Retina, curve_offset, find_retina
 from octprep.preprocessing.steps import PreprocessedImage, mean_and_std, measure_intensity, preprocess
+from octprep.preprocessing.volumes import read_frame, read_volume_header
 
 __all__ = [
     "MAX_BYTES",
@@ -37,5 +38,7 @@ __all__ = [
     "memory_errors",
     "placement",
     "preprocess",
+    "read_frame",
     "read_image",
+    "read_volume_header",
 ]

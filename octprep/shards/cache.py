@@ -136,7 +136,7 @@ class BatchTask(FileBatch):
         """Let the system read what comes _AHEAD files after a file; at the first, also all in between."""
         if isinstance(self.src, Path):
             for scan_file in self.files[index + _AHEAD if index else 1 : index + _AHEAD + 1]:
-                read_ahead(self.src / text_to_path(scan_file.path))
+                read_ahead(self.src / text_to_path(scan_file.file))
 
 
 def batch_tasks(
