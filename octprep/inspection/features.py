@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from octprep import preprocessing
 from octprep.arrays import Gray
+from octprep.duplicates.descriptors import dct_descriptor
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.flags import Flags
@@ -112,12 +113,13 @@ class _MeasuredBatch(FileBatch):
         prepared = prepare_scan(self.src, scan_file, RECIPE)
         if isinstance(prepared, Exclusion):
             return prepared
+        mean, std = preprocessing.mean_and_std(prepared.source)
         return ScanFeatures(
             scan=prepared.scan,
-            descriptor=prepared.descriptor,
+            descriptor=dct_descriptor(prepared.pixels),
             fill_fraction=prepared.measurements.fill_fraction,
-            decoded_mean=prepared.decoded_mean,
-            decoded_std=prepared.decoded_std,
+            decoded_mean=round(mean, 2),
+            decoded_std=round(std, 2),
             stored_mean=prepared.measurements.mean_intensity,
             stored_std=prepared.measurements.std_intensity,
             flags=prepared.measurements.flags,

@@ -127,7 +127,8 @@ def decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
             f"pixels without a gray level: {header.components} channels; give an image in gray or RGB"
         )
     max_passes = min(MAX_PASSES, MAX_DECODED_PIXELS // (rows * columns))
-    if jpeg.has_more_passes(data, max_passes):
+    is_one_pass = header.is_sequential and header.components == 1
+    if not is_one_pass and jpeg.has_more_passes(data, max_passes):
         raise UnreadableImage(f"too slow to decode: over {max_passes} progressive scans of {columns}x{rows} pixels")
     gray = jpeg.decode_strictly(data, "GRAY")
     if gray.shape != (rows, columns):
