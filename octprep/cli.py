@@ -319,7 +319,7 @@ def verify(
             if certificate is not None:
                 write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
                 lines.append(f"wrote {certificate}")
-            lines.append(f"next: octtrain fit {console.quoted(place)}")
+            lines.append(f"next: {console.next_of_octtrain(place, result.manifest)}")
     always = failed or certificate == STDOUT
     console.say("\n".join(lines), always=always, json_file=json_file, json=result.to_json)
     if failed:
