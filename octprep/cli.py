@@ -227,7 +227,8 @@ def inspect(
         bool,
         typer.Option(
             "--quick",
-            help="Only decode the scans: counts, sizes, exclusions, leaks and exact duplicates, without preprocessing.",
+            help="Only decode the scans: counts, sizes, exclusions, flags, leaks and exact duplicates, without "
+            "preprocessing.",
         ),
     ] = False,
     report: Annotated[

@@ -146,16 +146,27 @@ class FileBatch(Divisible):
         return with_retries(self.src, scan_file, lambda _, file: work(file))
 
 
+@dataclass(frozen=True)
+class FlaggedScan:
+    """A B-scan that was decoded, and what is unusual about it."""
+
+    scan: Scan
+    flags: Flags
+
+
 class DecodedBatch(FileBatch):
     """Files that are decoded, and their pixels dropped."""
 
-    def read(self, scan_file: ScanFile) -> Scan | Exclusion:
-        """One file's Scan, or an Exclusion. Raises as `read_scan` does."""
+    def read(self, scan_file: ScanFile) -> FlaggedScan | Exclusion:
+        """One file's scan with its flags, or an Exclusion. Raises as `read_scan` does."""
         result = read_scan(self.src, scan_file)
-        return result if isinstance(result, Exclusion) else result[0]
+        if isinstance(result, Exclusion):
+            return result
+        scan, gray, flags = result
+        return FlaggedScan(scan, preprocessing.find_flags(gray, flags))
 
 
-def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
+def read_scans(batch: DecodedBatch) -> list[FlaggedScan | Exclusion]:
     """Read and decode some B-scans of a source. Raises as `with_retries` does."""
     return [batch.result(scan_file, batch.read) for scan_file in batch.files]
 
