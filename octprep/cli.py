@@ -227,7 +227,8 @@ def inspect(
         bool,
         typer.Option(
             "--quick",
-            help="Only decode the scans: counts, sizes, exclusions, leaks and exact duplicates, without preprocessing.",
+            help="Only decode the scans: counts, sizes, exclusions, flags, leaks and exact duplicates, without "
+            "preprocessing.",
         ),
     ] = False,
     report: Annotated[
@@ -319,7 +320,7 @@ def verify(
             if certificate is not None:
                 write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
                 lines.append(f"wrote {certificate}")
-            lines.append(f"next: octtrain fit {console.quoted(place)}")
+            lines.append(f"next: {console.next_of_octtrain(place, result.manifest)}")
     always = failed or certificate == STDOUT
     console.say("\n".join(lines), always=always, json_file=json_file, json=result.to_json)
     if failed:

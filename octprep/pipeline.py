@@ -25,6 +25,7 @@ from octprep import preprocessing, report
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates import duplicates_json as duplicates_file
 from octprep.duplicates import search
+from octprep.duplicates.descriptors import dct_descriptor
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
@@ -46,6 +47,7 @@ from octprep.format.manifest import (
 from octprep.format.paths import require_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, prepared, repair, workdir
+from octprep.shards.cache import CachedScan
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
@@ -537,9 +539,16 @@ def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -
     items = [item for item in cached.scans if item.scan.path in paths]
     return search.near_duplicate_pairs(
         [item.scan for item in items],
-        [item.descriptor for item in items],
+        [_descriptor(job, cached, item) for item in items],
         lambda index: cache.read_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
         workers=job.pool.workers,
+    )
+
+
+def _descriptor(job: _Job, cached: CachedSource, item: CachedScan) -> bytes:
+    """Of a scan's stored pixels; it is made here if an earlier build prepared the scan without near-duplicates."""
+    return item.descriptor or dct_descriptor(
+        cache.read_pixels(cached.folder, item, job.config.recipe, job.config.encoding)
     )
 
 
@@ -590,7 +599,8 @@ def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables
     images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
-    descriptors = [item.descriptor for item in cached.scans] if job.config.near_duplicates else None
+    near = job.config.near_duplicates
+    descriptors = [_descriptor(job, cached, item) for item in cached.scans] if near else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)

@@ -1,4 +1,4 @@
-"""Prepare one B-scan: read its file, preprocess it, measure and describe it, the same for builds and inspections."""
+"""Prepare one B-scan: read its file, preprocess and measure it, the same for builds and inspections."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 
-from octprep import duplicates, preprocessing
+from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.measurements import ScanMeasurements
@@ -26,13 +26,11 @@ class PreparedScan:
     pixels: Gray  # (recipe.height, recipe.width), as they are stored
     geometry: Geometry
     measurements: ScanMeasurements  # rounded, as images.csv has them
-    descriptor: bytes  # of the stored pixels, for the search for near-duplicates
-    decoded_mean: float  # gray level of the decoded scan, fill included, 0..255
-    decoded_std: float  # standard deviation of its gray levels
+    source: Gray  # (scan.height, scan.width), as it was decoded
 
 
 def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> PreparedScan | Exclusion:
-    """Read, decode, preprocess, measure and describe one B-scan, or say why it is excluded.
+    """Read, decode, preprocess and measure one B-scan, or say why it is excluded.
 
     src: the source, a folder or a URL. scan_file: a file of its listing. Raises as `read_scan` does,
     StoppedError if the file is gone or not the one that was listed, OSError or MemoryError if the machine could not
@@ -48,15 +46,12 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
         return Exclusion(
             scan_file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on"
         )
-    mean, std = preprocessing.mean_and_std(gray)
     return PreparedScan(
         scan=dataclasses.replace(scan, pixels_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
         pixels=image.pixels,
         geometry=image.geometry,
         measurements=_rounded(image.measurements),
-        descriptor=duplicates.dct_descriptor(image.pixels),
-        decoded_mean=round(mean, 2),
-        decoded_std=round(std, 2),
+        source=gray,
     )
 
 

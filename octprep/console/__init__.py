@@ -1,6 +1,6 @@
 """Everything that the commands of octprep print: results as plain text, progress bars and warnings."""
 
-from octprep.console.build import build_summary, duplicate_lines, leak_line
+from octprep.console.build import build_summary, duplicate_lines, leak_line, next_of_octtrain
 from octprep.console.export import export_summary
 from octprep.console.inspection import inspection_summary
 from octprep.console.layout import quoted
@@ -14,6 +14,7 @@ __all__ = [
     "export_summary",
     "inspection_summary",
     "leak_line",
+    "next_of_octtrain",
     "progress_bars",
     "quoted",
     "say",

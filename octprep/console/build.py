@@ -43,9 +43,16 @@ def build_summary(out: Location, result: BuildResult) -> str:
             ]
         ),
         f"{'wrote' if result.built else 'there are'} {files}; dataset digest {manifest.digest[:16]}\n"
-        f"next: octprep verify {quoted(out)}, then octtrain fit {quoted(out)}",
+        f"next: octprep verify {quoted(out)}, then {next_of_octtrain(out, manifest)}",
     ]
     return printable("\n\n".join(paragraphs))
+
+
+def next_of_octtrain(folder: Location, manifest: Manifest) -> str:
+    """The command of octtrain that a folder of shards is for."""
+    if manifest.config.is_test_only:
+        return f"octtrain evaluate RUN --dataset {quoted(folder)}"
+    return f"octtrain fit {quoted(folder)}"
 
 
 def _finished_already(out: Location, result: BuildResult) -> str:

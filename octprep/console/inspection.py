@@ -53,7 +53,7 @@ def _quick_summary(src: Source, inspection: Inspection) -> str:
         f"scans with equal bytes: {sum(map(len, same)):,} in {len(same):,} sets"
         + (f"\n{indented(' = '.join(paths) for paths in same)}" if same else "")
     )
-    return printable("\n\n".join(paragraphs))
+    return printable("\n\n".join(filter(None, [*paragraphs, _flags(inspection)])))
 
 
 def _counts(inspection: Inspection) -> str:

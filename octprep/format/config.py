@@ -31,6 +31,7 @@ FIELDS_OF_VIEW: Mapping[int, float] = {384: 15.0, 512: 20.0, 768: 30.0, 1024: 20
 # Distance of two rows of a scan of that device in micrometres: 496 rows over 1.92 mm. It does not depend on the eye
 # (Salmon et al., IOVS 59:3037, 2018).
 AXIAL_UM = 3.87
+_BELIEVED_UM = (0.5, 20.0)  # what a table or a file may say of it; devices have 2 to 8
 
 Encoding = Literal["raw", "png"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
@@ -57,6 +58,11 @@ DENOISERS: Mapping[str, float] = {
 }
 
 _SOURCE, _IMAGE, _SPLIT, _SHARDS = "Source", "Image", "Splits", "Shards"  # panels of --help
+
+
+def believed_axial_um(value: float) -> float:
+    """A distance of two rows in micrometres, as a table or a file states it; 0 if no device has such a distance."""
+    return round(value, 6) if _BELIEVED_UM[0] <= value <= _BELIEVED_UM[1] else 0.0
 
 
 def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -227,8 +233,8 @@ class Preprocessing:
             )
 
 
-def _default_balance(split: str) -> str:
-    return "none" if split == "kfold" else "oversample"
+def _default_balance(config: BuildConfig) -> str:
+    return "none" if config.split == "kfold" or config.is_test_only else "oversample"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +290,8 @@ class BuildConfig:
     )
     fractions: tuple[float, float, float] = option(
         (0.8, 0.1, 0.1),
-        help="Target fractions of train, val and test; only ratios matter.",
+        help="Target fractions of train, val and test; only ratios matter. 0,0,1: a test split alone, for models "
+        "that are trained on other data.",
         panel=_SPLIT,
         metavar="TRAIN,VAL,TEST",
         parse=parse_fractions,
@@ -331,7 +338,7 @@ class BuildConfig:
         help="Of the classes in train. oversample: repeat images of smaller classes. undersample: exclude images of "
         "larger classes. none: neither. auto: none for --split kfold, else oversample.",
         panel=_SHARDS,
-        text=lambda config: "auto" if config.balance == _default_balance(config.split) else config.balance,
+        text=lambda config: "auto" if config.balance == _default_balance(config) else config.balance,
         title="Balance of train",
         words={
             "oversample": "oversample: every image at least once, smaller classes repeated until all classes are equal "
@@ -362,9 +369,16 @@ class BuildConfig:
         title="Seed",
     )
 
+    @property
+    def is_test_only(self) -> bool:
+        """Whether all patients are for test, so that there is nothing to train on."""
+        return tuple(self.fractions[:2]) == (0, 0)
+
     def __post_init__(self) -> None:
+        if self.split == "auto" and self.is_test_only:
+            object.__setattr__(self, "split", "by-patient")
         if self.balance == "auto":
-            object.__setattr__(self, "balance", _default_balance(self.split))
+            object.__setattr__(self, "balance", _default_balance(self))
         require_one_of("patients", self.patients, PATIENTS)
         if self.classes:
             parse_class_map(self.classes, bare=True)
@@ -377,10 +391,17 @@ class BuildConfig:
         require_one_of("balance", self.balance, BALANCES)
         require_one_of("label-conflicts", self.label_conflicts, LABEL_CONFLICTS)
         require_one_of("encoding", self.encoding, ENCODINGS)
-        if len(self.fractions) != 3 or not all(math.isfinite(f) and f > 0 for f in self.fractions):
+        shown = ",".join(f"{f:g}" for f in self.fractions)
+        above_0 = self.fractions[2:] if self.is_test_only else self.fractions
+        if len(self.fractions) != 3 or not all(math.isfinite(f) and f > 0 for f in above_0):
             raise SettingError(
-                "fractions must be three numbers above 0 for train, val and test such as 0.8,0.1,0.1; "
-                f"got {','.join(f'{f:g}' for f in self.fractions)}"
+                "fractions must be three numbers above 0 for train, val and test such as 0.8,0.1,0.1, or 0,0,1 for a "
+                f"test split alone; got {shown}"
+            )
+        if self.is_test_only and self.split != "by-patient":
+            raise SettingError(
+                f"fractions {shown} put every patient in test, which is for --split by-patient; got split "
+                f"{self.split!r}"
             )
         if not 2 <= self.folds <= 100:
             raise SettingError(f"folds must be between 2 and 100; got {self.folds}")

@@ -12,6 +12,9 @@ LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SCAN_NAME = re.compile(
     rf"(?P<label>{LABEL.pattern})-(?P<patient>[0-9]{{1,18}})-(?P<number>[0-9]{{1,9}})(\.[A-Za-z0-9]{{1,5}})?"
 )
+# The endings of files of one image each. What a file is, its content says; only files of other endings are looked into
+# for many B-scans, as opening all of a source takes as long as reading them.
+PICTURE_ENDINGS = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp"))
 # What people call the folders of a split: by Keras' and PyTorch's examples, Kaggle and annotation tools.
 _SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

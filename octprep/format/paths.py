@@ -8,6 +8,7 @@ from pathlib import PurePath
 from octprep.format.errors import SettingError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
+_FRAME = re.compile(r"(.+)#([0-9]{1,6})", re.DOTALL)
 _COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])")  # what pathlib makes of one; not a Windows drive
 
 
@@ -51,6 +52,17 @@ def text_to_path(text: str) -> str:
         text.encode(),
     )
     return raw.decode(errors="surrogateescape")
+
+
+def frame_path(path: str, frame: int, frames: int) -> str:
+    """The path of a frame of a file that holds several B-scans: `scan.dcm#07`, counted from 1, of so many frames."""
+    return f"{path}#{frame:0{len(str(frames))}d}"
+
+
+def split_frame_path(path: str) -> tuple[str, int]:
+    """The path of a file and the number of its frame that `frame_path` made one of; 0 for any other path."""
+    match = _FRAME.fullmatch(path)
+    return (match[1], int(match[2])) if match else (path, 0)
 
 
 def _escaped(character: str) -> str:

@@ -19,7 +19,10 @@ from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes
-from octprep.format.paths import text_to_path
+from octprep.format.paths import split_frame_path, text_to_path
+from octprep.preprocessing import volumes
+from octprep.preprocessing.limits import MAX_VOLUME_BYTES
+from octprep.preprocessing.volumes import Volume
 from octprep.storage.remote import RemoteFolder, Source, locate
 
 _QUALITY = 70  # of the JPEG
@@ -55,27 +58,41 @@ class SourceImages:
         sha256: what the file must have, in hex; "" if it is not known. A link may lead out of the folder only to a file
         with the expected SHA-256.
         """
-        data = self._open(path, allow_outside=bool(sha256))
-        if sha256 and self.folder is not None:
-            matches = isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == sha256
-            (self.matched if matches else self.mismatched).add(path)
-            if not matches and isinstance(data, bytes):
-                return "not shown: the file in the source is not the one that was built from"
-        if isinstance(data, str):
-            return data
         try:
-            return preprocessing.decode(data, "luminance")  # of whatever was excluded, too
+            found = self._find(self.names.get(path, path), allow_outside=bool(sha256))
+            if sha256 and self.folder is not None:
+                matches = not isinstance(found, str) and _sha256(found) == sha256
+                (self.matched if matches else self.mismatched).add(path)
+                if not matches and not isinstance(found, str):
+                    return "not shown: the file in the source is not the one that was built from"
+            if isinstance(found, str):
+                return found
+            if isinstance(found, bytes):
+                return preprocessing.decode(found, "luminance")  # of whatever was excluded, too
+            return volumes.decode_frame(*found, "luminance")[0]
         except UnreadableImage as error:
             return f"no picture: {error}"
         except (OSError, MemoryError):
             return "no picture: the machine could not decode it"
 
-    def _open(self, path: str, *, allow_outside: bool) -> bytes | str:
-        """The bytes of a file, or why there are none; allow_outside: even if a link leads out of the folder."""
+    def _find(self, name: str, *, allow_outside: bool) -> bytes | tuple[Volume, int] | str:
+        """A file, or the file that holds a frame and its number, or why there is none. Raises UnreadableImage."""
+        data = self._open(name, preprocessing.MAX_BYTES, allow_outside=allow_outside)
+        file, frame = split_frame_path(name)
+        if isinstance(data, bytes) or not frame:
+            return data
+        data = self._open(file, MAX_VOLUME_BYTES, allow_outside=allow_outside)
+        return (volumes.load_volume(data), frame) if isinstance(data, bytes) else data
+
+    def _open(self, name: str, limit: int, *, allow_outside: bool) -> bytes | str:
+        """The bytes of a file of at most `limit` bytes, or why there are none.
+
+        allow_outside: even if a link leads out of the folder.
+        """
         if self.folder is None:
             return _NO_SOURCE
         try:
-            folder, inner = locate(self.folder, self.names.get(path, path))
+            folder, inner = locate(self.folder, name)
             relative = Path(text_to_path(inner))
             if isinstance(folder, RemoteFolder):
                 return folder.read(text_to_path(inner))
@@ -83,11 +100,16 @@ class SourceImages:
             outside = not allow_outside and not file.is_relative_to(folder.resolve())
             if outside or relative.is_absolute() or ".." in relative.parts:
                 return "not shown: it is not inside the source"
-            return read_bytes(file, preprocessing.MAX_BYTES)[0]
+            return read_bytes(file, limit)[0]
         except NotReadable as error:
             return f"not shown: the file {error}"
         except (OSError, ValueError, RuntimeError):  # a null byte in the name; a loop of links
             return "not shown: the file is not in the source, or cannot be read"
+
+
+def _sha256(found: bytes | tuple[Volume, int]) -> str:
+    """SHA-256, in hex, of a file, or of a frame as its file stores it."""
+    return hashlib.sha256(found).hexdigest() if isinstance(found, bytes) else volumes.frame_sha256(*found)
 
 
 def whole(source: SourceImages, path: str, sha256: str, text: str, width: int) -> Picture:

@@ -8,7 +8,7 @@ scans are (`similarity`), and numbers that give the class away (`shortcuts`). `c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.config import Patients
 from octprep.format.errors import SettingError, SourceError
+from octprep.format.flags import Flags
 from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
@@ -78,8 +79,10 @@ def inspect(
 
 def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress) -> Inspection:
     if quick:
-        scans, exclusions = features.decode_scans(src, listing, pool, progress)
-        return _inspection(listing, scans, exclusions, group_patients(scans))
+        decoded, exclusions = features.decode_scans(src, listing, pool, progress)
+        scans = tuple(item.scan for item in decoded)
+        flags = {item.scan.path: item.flags for item in decoded}
+        return _inspection(listing, scans, exclusions, group_patients(scans), flags)
     scan_features, exclusions = features.measure_scans(src, listing, pool, progress)
     if not scan_features:
         raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
@@ -101,7 +104,8 @@ def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed:
         shared_ids=measure_shared_ids(scan_features, seed),
         typical_values=shortcuts.typical_values(scan_features, shortcut_test.labels),
     )
-    return _inspection(listing, scans, exclusions, groups, near_duplicates, pixels)
+    flags = {item.scan.path: item.flags for item in scan_features}
+    return _inspection(listing, scans, exclusions, groups, flags, near_duplicates, pixels)
 
 
 def _inspection(
@@ -109,6 +113,7 @@ def _inspection(
     scans: tuple[Scan, ...],
     exclusions: tuple[Exclusion, ...],
     groups: Sequence[PatientGroup],
+    flags: Mapping[str, Flags],
     near_duplicates: Sequence[DuplicatePair] = (),
     pixels: PixelFindings | None = None,
 ) -> Inspection:
@@ -120,6 +125,7 @@ def _inspection(
         scans=scans,
         exclusions=exclusions,
         group_of=group_keys(groups),
+        flags_of=flags,
         findings=collect_findings(scans, groups, near_duplicates),
         pixels=pixels,
     )

@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from octprep import preprocessing
 from octprep.arrays import Gray
+from octprep.duplicates.descriptors import dct_descriptor
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.flags import Flags
 from octprep.prepare import prepare_scan
 from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
-from octprep.source.reading import DecodedBatch, FileBatch, read_scan, read_scans, with_retries
+from octprep.source.reading import DecodedBatch, FileBatch, FlaggedScan, read_scan, read_scans, with_retries
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
@@ -23,7 +24,7 @@ from octprep.workers import Pool, Progress
 RECIPE = Preprocessing()
 _DECODE_BATCH, _MEASURE_BATCH = 64, 32  # scans per task; a task's results go through a pipe in one piece
 
-Result = TypeVar("Result", "ScanFeatures", Scan)
+Result = TypeVar("Result", "ScanFeatures", FlaggedScan)
 Batch = TypeVar("Batch", bound=FileBatch)
 
 
@@ -47,11 +48,11 @@ class ScanFeatures:
 
 def decode_scans(
     src: Source, listing: SourceListing, pool: Pool, progress: Progress
-) -> tuple[tuple[Scan, ...], tuple[Exclusion, ...]]:
+) -> tuple[tuple[FlaggedScan, ...], tuple[Exclusion, ...]]:
     """Decode every scan of a source: those that can be, and every other file; each sorted by path."""
     batches = [DecodedBatch(src, files) for files in _batches(listing, _DECODE_BATCH)]
-    scans, exclusions = _read(read_scans, Scan, batches, "reading scans", listing, pool, progress)
-    return tuple(sorted(scans)), exclusions
+    scans, exclusions = _read(read_scans, FlaggedScan, batches, "reading scans", listing, pool, progress)
+    return tuple(sorted(scans, key=lambda item: item.scan.path)), exclusions
 
 
 def measure_scans(
@@ -112,12 +113,13 @@ class _MeasuredBatch(FileBatch):
         prepared = prepare_scan(self.src, scan_file, RECIPE)
         if isinstance(prepared, Exclusion):
             return prepared
+        mean, std = preprocessing.mean_and_std(prepared.source)
         return ScanFeatures(
             scan=prepared.scan,
-            descriptor=prepared.descriptor,
+            descriptor=dct_descriptor(prepared.pixels),
             fill_fraction=prepared.measurements.fill_fraction,
-            decoded_mean=prepared.decoded_mean,
-            decoded_std=prepared.decoded_std,
+            decoded_mean=round(mean, 2),
+            decoded_std=round(std, 2),
             stored_mean=prepared.measurements.mean_intensity,
             stored_std=prepared.measurements.std_intensity,
             flags=prepared.measurements.flags,

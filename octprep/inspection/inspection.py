@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from octprep.duplicates.exact import DuplicatePair
+from octprep.format.flags import Flags
 from octprep.inspection.features import ScanFeatures
 from octprep.inspection.findings import DuplicateSet, Findings
 from octprep.inspection.shared_ids import SharedIds
@@ -40,6 +41,7 @@ class Inspection:
     scans: tuple[Scan, ...]  # that can be read, and in a full inspection preprocessed; sorted by path
     exclusions: tuple[Exclusion, ...]  # every other file; sorted by path
     group_of: Mapping[str, str]  # path of each scan -> key of its patient group
+    flags_of: Mapping[str, Flags]  # path of each scan -> what is unusual about it, as in images.csv
     findings: Findings
     pixels: PixelFindings | None  # None in a quick inspection
 
@@ -88,11 +90,11 @@ class Inspection:
 
     @property
     def flags(self) -> dict[str, list[str]]:
-        """The paths of the scans with each flag, most frequent first; none in a quick inspection."""
+        """The paths of the scans with each flag, most frequent first."""
         paths: dict[str, list[str]] = defaultdict(list)
-        for item in self.pixels.features if self.pixels else ():
-            for flag in item.flags:
-                paths[flag].append(item.scan.path)
+        for scan in self.scans:
+            for flag in self.flags_of[scan.path]:
+                paths[flag].append(scan.path)
         return dict(sorted(paths.items(), key=lambda found: (-len(found[1]), found[0])))
 
     def to_json(self) -> bytes:
@@ -122,7 +124,7 @@ class Inspection:
             "similarity": _similarity(pixels.similarity) if pixels else None,
             "shortcut_features": dataclasses.asdict(pixels.shortcuts) if pixels else None,
             "typical_values": pixels.typical_values if pixels else None,
-            "flags": {flag: len(paths) for flag, paths in self.flags.items()} if pixels else None,
+            "flags": {flag: len(paths) for flag, paths in self.flags.items()},
             "exclusion_reasons": self.exclusion_reasons,
             "exclusions": [dataclasses.asdict(exclusion) for exclusion in self.exclusions],
             "scans": [

@@ -14,7 +14,8 @@ from octprep.preprocessing.fill_inpainting import inpaint
 from octprep.preprocessing.geometry import Geometry, placement
 from octprep.preprocessing.limits import MAX_BYTES
 from octprep.preprocessing.retina_detection import Retina, curve_offset, find_retina
-from octprep.preprocessing.steps import PreprocessedImage, mean_and_std, measure_intensity, preprocess
+from octprep.preprocessing.steps import PreprocessedImage, find_flags, mean_and_std, measure_intensity, preprocess
+from octprep.preprocessing.volumes import read_frame, read_volume_header
 
 __all__ = [
     "MAX_BYTES",
@@ -29,6 +30,7 @@ __all__ = [
     "decode_with_flags",
     "denoise",
     "find_fill",
+    "find_flags",
     "find_retina",
     "inpaint",
     "library_versions",
@@ -37,5 +39,7 @@ __all__ = [
     "memory_errors",
     "placement",
     "preprocess",
+    "read_frame",
     "read_image",
+    "read_volume_header",
 ]

@@ -26,25 +26,34 @@ BLACK_PERCENTILE, WHITE_PERCENTILE = 0.1, 99.9
 LINEAR = 0.01
 
 
-def to_8_bits(values: NDArray[Any]) -> tuple[Gray, Flags]:
+def to_8_bits(values: NDArray[Any], bits: int = 0) -> tuple[Gray, Flags]:
     """Gray values, (rows, columns) uint8 in 0..255, and what was mapped.
 
-    values: (rows, columns) uint8, which stay as they are, uint16, or float. Raises UnreadableImage if floating-point
-    values are not finite or all the same.
+    values: (rows, columns) uint8, which stay as they are, uint16, or float. bits: of the uint16 values, where the file
+    states them, so that all images of one file are mapped alike; 0: by the largest value. Raises UnreadableImage if
+    floating-point values are not finite or all the same.
     """
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8), ()
     if values.dtype == np.uint16:
         largest = int(values.max())
-        bits = next(bits for bits in BITS if largest < 1 << bits)
+        bits = bits or next(bits for bits in BITS if largest < 1 << bits)
         black, white = 0.0, float((1 << bits) - 1)
-        mapped, flag = (values >> (bits - 8)).astype(np.uint8), DEPTH_16
+        mapped, flag = (values >> max(bits - 8, 0)).astype(np.uint8), DEPTH_16
     else:
         black, white = _float_range(values)
         mapped, flag = _scaled(values, black, white), FLOAT
     if black == 0 and _is_linear(values, white):
-        return _scaled(np.sqrt(np.sqrt(np.clip(values / np.float32(white), 0, 1))), 0, 1), (flag, REFLECTANCE)
+        return fourth_root(values, white), (flag, REFLECTANCE)
     return mapped, (flag,)
+
+
+def fourth_root(values: NDArray[Any], white: float) -> Gray:
+    """Linear reflectance as the Spectralis shows it: 255 * (v / white) ** 0.25, rounded; (rows, columns) uint8.
+
+    What lies outside 0..white is cut off.
+    """
+    return _scaled(np.sqrt(np.sqrt(np.clip(values / np.float32(white), 0, 1))), 0, 1)
 
 
 def _float_range(values: NDArray[Any]) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def to_gray(rgb: NDArray[np.uint8], luma: Gray, colour: Colour) -> tuple[Gray, F
         return inpaint_strokes(luma, np.asarray(coloured, np.uint8)), (DRAWN,)
     if colour == "refuse":
         raise UnreadableImage(
-            f"in colour: {fraction:.0%} of its pixels are coloured; give a gray export without drawings, or set "
-            "--colour luminance"
+            f"in colour: {fraction:.0%} of its pixels are coloured; give a gray export without drawings, or take "
+            "the luminance by `octprep build --colour luminance`"
         )
     return luma, (COLOUR,)

@@ -40,7 +40,7 @@ _MAGIC = (
     (b"%PDF", "a PDF"),
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000"),
-    (b"HSF-OCT-", "a Heidelberg volume (.vol)"),
+    (b"HSF-OCT-", "a Heidelberg volume under the name of a picture; give it the ending .vol"),
     (b"version https://git-lfs", "a Git LFS pointer"),
 )
 # Parts of the errors by which OpenCV reports that an allocation failed.
@@ -81,13 +81,12 @@ def decode_with_flags(data: bytes, colour: Colour = "refuse") -> tuple[Gray, Fla
         raise UnreadableImage(f"too large: {len(data):,} bytes, more than {MAX_BYTES // 10**6} MB")
     image_format = pillow_formats.format_of(data)
     if data.startswith(jpeg.MAGIC):
-        gray, flags = _decode_jpeg(data, colour)
+        gray, flags = decode_jpeg(data, colour)
     elif image_format:
-        gray, flags = _gray_of(pillow_formats.decode(data, image_format), colour)
+        gray, flags = gray_of(pillow_formats.decode(data, image_format), colour)
     else:
         raise UnreadableImage(f"not a {IMAGE_FORMATS} but {_content_name(data)}" if data else "empty file")
-    if has_panels(gray):
-        raise UnreadableImage("several panels: a white band divides it; give each B-scan as an image of its own")
+    check_panels(gray)
     return gray, flags
 
 
@@ -102,14 +101,23 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def _gray_of(pixels: NDArray[Any], colour: Colour) -> tuple[Gray, Flags]:
-    """The gray values and flags of pixels as `octprep.preprocessing.pillow_formats.decode` gives them."""
+def check_panels(gray: Gray) -> None:
+    """Raise UnreadableImage if white bands divide an image, (rows, columns), into panels."""
+    if has_panels(gray):
+        raise UnreadableImage("several panels: a white band divides it; give each B-scan as an image of its own")
+
+
+def gray_of(pixels: NDArray[Any], colour: Colour, bits: int = 0) -> tuple[Gray, Flags]:
+    """The gray values and flags of pixels as `octprep.preprocessing.pillow_formats.decode` gives them.
+
+    bits: of a gray value, where the file states them.
+    """
     if pixels.ndim == 2:
-        return to_8_bits(pixels)
+        return to_8_bits(pixels, bits)
     return to_gray(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), colour)
 
 
-def _decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
+def decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
     """The gray values and flags of a JPEG. Its gray values are its luma, as it is stored."""
     header = jpeg.read_header(data)
     rows, columns = header.rows, header.columns
@@ -119,7 +127,8 @@ def _decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
             f"pixels without a gray level: {header.components} channels; give an image in gray or RGB"
         )
     max_passes = min(MAX_PASSES, MAX_DECODED_PIXELS // (rows * columns))
-    if jpeg.has_more_passes(data, max_passes):
+    is_one_pass = header.is_sequential and header.components == 1
+    if not is_one_pass and jpeg.has_more_passes(data, max_passes):
         raise UnreadableImage(f"too slow to decode: over {max_passes} progressive scans of {columns}x{rows} pixels")
     gray = jpeg.decode_strictly(data, "GRAY")
     if gray.shape != (rows, columns):
@@ -136,7 +145,7 @@ def _content_name(data: bytes) -> str:
         if data.startswith(magic):
             return name
     if data[128:132] == b"DICM":
-        return "a DICOM file"
+        return "a DICOM file under the name of a picture; give it the ending .dcm"
     if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "an HTML page"
     if not data[:4096].strip(b"\0"):

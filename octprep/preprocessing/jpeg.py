@@ -23,6 +23,7 @@ MAX_SEGMENTS = 10_000  # of a file
 
 # ITU-T T.81, table B.1: the markers that start a frame are SOF0-15 but for DHT, JPG and DAC.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = (0xC0, 0xC1)  # baseline and extended sequential, with Huffman codes
 _END_OF_IMAGE, _START_OF_SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 _EXIF = b"Exif\0\0"
 # Any marker that a length follows, or the end of the image: not TEM, RST0-7 and SOI, which stand alone.
@@ -38,6 +39,7 @@ class Header(NamedTuple):
     columns: int
     components: int  # 1 gray, 3 colour, 4 CMYK
     orientation: int  # of the EXIF data, 1 to 8
+    is_sequential: bool  # coded in one pass over the image, if it has one component: libjpeg refuses another scan
 
 
 def read_header(data: bytes) -> Header:
@@ -52,7 +54,8 @@ def read_header(data: bytes) -> Header:
         if marker in _FRAMES:
             size = data[length_at + 3 : length_at + 7]
             components = data[length_at + 7] if length_at + 7 < len(data) else 0
-            return Header(int.from_bytes(size[:2]), int.from_bytes(size[2:]), components, orientation)
+            is_sequential = marker in _SEQUENTIAL
+            return Header(int.from_bytes(size[:2]), int.from_bytes(size[2:]), components, orientation, is_sequential)
         if marker in (_END_OF_IMAGE, _START_OF_SCAN):
             raise UnreadableImage("corrupt JPEG: no frame header before its data")
         if marker == _APP1 and data.startswith(_EXIF, length_at + 2) and orientation == UPRIGHT:

@@ -42,7 +42,7 @@ _MAX_TILE_SIDE = 1 << 16  # of a tile; a longer one makes libtiff report a lack 
 _NO_MEMORY = ("out of memory error", "decoder error -9")
 _WEBP_BYTES = 16  # of memory for a pixel of a WebP: two canvases of 4 bytes, and the decoder's own
 # Filters of warnings belong to the whole process, so that only one thread at a time may change them.
-_FILTERS = threading.Lock()
+WARNING_FILTERS = threading.Lock()
 
 
 def format_of(data: bytes) -> str | None:
@@ -60,7 +60,7 @@ def decode(data: bytes, image_format: str) -> NDArray[Any]:
     """
     try:
         # Pillow warns of odd metadata, which say nothing of the pixels.
-        with _FILTERS, warnings.catch_warnings(action="ignore"):
+        with WARNING_FILTERS, warnings.catch_warnings(action="ignore"):
             return _decode(data, image_format)
     except (UnreadableImage, MemoryError):
         raise

@@ -11,12 +11,13 @@ import numpy as np
 from octprep.arrays import Gray
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError
-from octprep.format.flags import GRAPHICS, SMALL, Flags, merged_flags
+from octprep.format.flags import GRAPHICS, SMALL, WHITE_FRAME, Flags, merged_flags
 from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing.crop import clean_and_crop
 from octprep.preprocessing.denoising import denoise
 from octprep.preprocessing.geometry import Geometry, placement
 from octprep.preprocessing.graphics import without_graphics
+from octprep.preprocessing.page_layout import find_white_frame
 from octprep.preprocessing.resizing import resize
 
 SMALL_WIDTH = 300  # columns; the narrowest scans of the archive have 384
@@ -73,6 +74,18 @@ def preprocess(
             std_intensity=std,
             sharpness=sharpness,
         ),
+    )
+
+
+def find_flags(gray: Gray, flags: Flags = ()) -> Flags:
+    """The flags that `preprocess` gives a scan, without preprocessing it. flags: that its decoding gave."""
+    unmarked = without_graphics(gray)
+    has_frame = find_white_frame(gray if unmarked is None else unmarked) is not None
+    return merged_flags(
+        flags,
+        (WHITE_FRAME,) if has_frame else (),
+        (GRAPHICS,) if unmarked is not None else (),
+        (SMALL,) if gray.shape[1] < SMALL_WIDTH else (),
     )
 
 

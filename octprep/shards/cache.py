@@ -26,7 +26,7 @@ import google_crc32c
 
 from octprep import preprocessing
 from octprep.arrays import Gray
-from octprep.duplicates.descriptors import DESCRIPTOR_BYTES
+from octprep.duplicates.descriptors import dct_descriptor
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, read_ahead, saving
@@ -68,8 +68,9 @@ class CachedScan:
 
     @property
     def descriptor(self) -> bytes:
-        """Of the stored pixels, for the search for near-duplicates."""
-        return self.details[-DESCRIPTOR_BYTES:]
+        """Of the stored pixels, for the search for near-duplicates; b"" if it was prepared without."""
+        word_bytes, columns = _DETAILS.unpack_from(self.details)[-2:]
+        return self.details[_DETAILS.size + word_bytes + 8 * columns :]
 
 
 def _pack(geometry: Geometry, measured: ScanMeasurements, descriptor: bytes) -> bytes:
@@ -124,6 +125,7 @@ class BatchTask(FileBatch):
     name: str  # of the batch
     recipe: Preprocessing
     encoding: str  # raw or png
+    described: bool = True  # with descriptors, for the search for near-duplicates
 
     def read(self, scan_file: ScanFile) -> tuple[PreparedScan, bytes] | Exclusion:
         """A prepared scan and its encoded pixels, or an Exclusion. Raises as `prepare_scan` does."""
@@ -136,7 +138,7 @@ class BatchTask(FileBatch):
         """Let the system read what comes _AHEAD files after a file; at the first, also all in between."""
         if isinstance(self.src, Path):
             for scan_file in self.files[index + _AHEAD if index else 1 : index + _AHEAD + 1]:
-                read_ahead(self.src / text_to_path(scan_file.path))
+                read_ahead(self.src / text_to_path(scan_file.file))
 
 
 def batch_tasks(
@@ -145,12 +147,15 @@ def batch_tasks(
     files: Sequence[ScanFile],
     recipe: Preprocessing,
     encoding: str,
+    *,
+    described: bool = True,
 ) -> list[BatchTask]:
-    """Files in batches of BATCH, under names that no batch in the cache's folder has."""
+    """Files in batches of BATCH, under names that no batch in the cache's folder has. described: see BatchTask."""
     first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
     batches = [tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
     return [
-        BatchTask(src, batch, folder, f"{index:06d}", recipe, encoding) for index, batch in enumerate(batches, first)
+        BatchTask(src, batch, folder, f"{index:06d}", recipe, encoding, described)
+        for index, batch in enumerate(batches, first)
     ]
 
 
@@ -172,7 +177,8 @@ def cache_batch(task: BatchTask) -> str:
                 known.append(KnownFile(prepared, scan_file.bytes, scan_file.changed_ns))
                 continue
             scan, data = prepared
-            cached = _cached(scan, data, pixels.name, file.tell())
+            descriptor = dct_descriptor(scan.pixels) if task.described else b""
+            cached = _cached(scan, descriptor, data, pixels.name, file.tell())
             known.append(KnownFile(cached, scan_file.bytes, scan_file.changed_ns))
             file.write(data)
             crc = google_crc32c.extend(crc, data)
@@ -181,10 +187,10 @@ def cache_batch(task: BatchTask) -> str:
     return task.name
 
 
-def _cached(prepared: PreparedScan, data: bytes, cache_file: str, offset: int) -> CachedScan:
+def _cached(prepared: PreparedScan, descriptor: bytes, data: bytes, cache_file: str, offset: int) -> CachedScan:
     return CachedScan(
         scan=prepared.scan,
-        details=_pack(prepared.geometry, prepared.measurements, prepared.descriptor),
+        details=_pack(prepared.geometry, prepared.measurements, descriptor),
         cache_file=cache_file,
         offset=offset,
         length=len(data),

@@ -76,7 +76,9 @@ def cache_scans(
     results = list(found.known)
     progress("preparing scans", 0, len(files))
     progress("preparing scans", len(results), len(files))
-    tasks = cache.batch_tasks(src, folder, found.unknown, config.recipe, config.encoding)
+    tasks = cache.batch_tasks(
+        src, folder, found.unknown, config.recipe, config.encoding, described=config.near_duplicates
+    )
     by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
         batch = cache.read_receipt(by_name[name])

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from octprep.format.config import SOURCE_SPLITS
+from octprep.format.paths import split_frame_path
 from octprep.source.layouts import KermanyLayout, Layout, PathFacts
 
 MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
@@ -32,7 +33,9 @@ class Exclusion:
 class ScanFile:
     """A file that is a B-scan by its name and folder; its content has not been read yet."""
 
-    path: str  # relative to the source, with forward slashes, as text (`path_to_text`): the key
+    path: (
+        str  # relative to the source, with forward slashes, as text (`path_to_text`): the key; of a frame `frame_path`
+    )
     label: str  # class, upper case
     patient: str  # the bare id; of several sources, or of ids that hold within a class, with that before it
     image_number: int  # of the image within the patient; 0 where the source does not state it
@@ -44,17 +47,23 @@ class ScanFile:
         default="", kw_only=True
     )  # the examination that it is of, "" where the source does not state it
     axial_um: float = field(default=0.0, kw_only=True)  # distance of two rows, micrometres; 0: not stated
+    frame: int = field(default=0, kw_only=True, compare=False, repr=False)  # of a file of many B-scans, from 1
     # When listed; ns since 1970, -1: not known. The last change of its content, and of its content or status.
     modified_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
     changed_ns: int = field(default=-1, kw_only=True, compare=False, repr=False)
     linked: bool = field(default=False, kw_only=True, compare=False, repr=False)  # a followed link, or behind one
+
+    @property
+    def file(self) -> str:
+        """The path of the file that holds it: without the number of a frame."""
+        return split_frame_path(self.path)[0] if self.frame else self.path
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Scan(ScanFile):
     """A B-scan that was read and decoded."""
 
-    sha256: str  # of the file, hex
+    sha256: str  # of the file, or of a frame as its file stores it; hex
     height: int  # pixels
     width: int  # pixels
     pixels_sha256: str = ""  # of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
@@ -145,5 +154,5 @@ def field_values(scan: ScanFile) -> dict[str, Any]:
     return {name: getattr(scan, name) for name in _FIELDS[type(scan)]}
 
 
-_OF_THE_DISK = ("modified_ns", "changed_ns", "linked")
+_OF_THE_DISK = ("modified_ns", "changed_ns", "linked", "frame")
 _FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in (ScanFile, Scan)}

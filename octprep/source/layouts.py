@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from octprep.format.config import believed_axial_um
 from octprep.format.errors import SettingError
-from octprep.format.names import parse_scan_name, split_of_folder, unwrapped
+from octprep.format.names import PICTURE_ENDINGS, parse_scan_name, split_of_folder, unwrapped
 
 MAX_NUMBER = 2**31 - 1  # of an image within its patient
 KERMANY = "kermany"  # the preset of the data set that is expected first
 NO_CLASS = "(NO CLASS)"  # the label of images whose class is not known
-IMAGE_ENDINGS = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm"))
+IMAGE_ENDINGS = PICTURE_ENDINGS | {".dcm", ".vol"}
 _NO_CLASS_FOLDER = "not in a class folder"
 _EYES = {
     **dict.fromkeys(("od", "r", "re", "right"), "OD"),
@@ -175,7 +176,7 @@ def _spacing(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if value == 0 or 0.5 <= value <= 20 else None
+    return value if value == 0 or believed_axial_um(value) else None
 
 
 # What the names in braces of a pattern stand for.

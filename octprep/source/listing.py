@@ -1,7 +1,7 @@
 """Listing a source, a folder or a URL: which of its files are B-scans by their paths, and why the others are not.
 
-No file is opened. A link where a scan or its folder should be is an error, unless links are to be followed; so is a
-folder that cannot be read where scans may be. So no scan is missing silently.
+Only files that may hold many B-scans are opened. A link where a scan or its folder should be is an error, unless links
+are to be followed; so is a folder that cannot be read where scans may be. So no scan is missing silently.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from octprep.format.errors import SourceError
 from octprep.format.names import LABEL, parse_scan_name, split_of_folder, unwrapped
 from octprep.format.paths import path_to_text, text_to_path
+from octprep.preprocessing.volume_header import VolumeHeader
 from octprep.source.files import (
     Exclusion,
     ScanFile,
@@ -27,6 +28,7 @@ from octprep.source.files import (
     read_path,
     reason_kind,
 )
+from octprep.source.frames import find_header, with_frames
 from octprep.source.layouts import (
     KERMANY,
     PRESETS,
@@ -66,7 +68,9 @@ def list_source(
     follow_links: bool = False,
     keep_out: Sequence[Path] = (),
 ) -> SourceListing:
-    """List every file of a source, a folder or a URL, as a B-scan or an exclusion, by its path; no file is opened.
+    """List every file of a source, a folder or a URL, as a B-scan or an exclusion, by its path.
+
+    Only files that may hold many B-scans are opened (`octprep.source.frames`); each of those is a B-scan of its own.
 
     src: a SourceSpec also says by what table or pattern the paths are read. rules: what becomes of classes and patient
     ids. With follow_links what is behind links is listed too, each file once; keep_out: paths that are written to,
@@ -132,19 +136,19 @@ def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequ
     for key, target in walk.followed_links:
         _check_link_target(src, key, target, keep_out)
     layout = _find_layout(spec, walk, rules)
-    scan_files, exclusions = _parsed(spec, walk, layout, rules)
+    scan_files, exclusions, headers = _parsed(spec, walk, layout, rules)
     _check_nothing_missed(walk, layout, scan_files)
     exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
     if follow_links:
         real_paths = {file.key: file.real_path for file in walk.files}
         scan_files, repeated = _drop_repeated_links(scan_files, real_paths)
         exclusions += repeated
-    return _listing(walk, layout, scan_files, exclusions)
+    return _listing(walk, layout, scan_files, exclusions, headers)
 
 
 def shared_paths(src: Source, listing: SourceListing) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """What each worker of a cluster must see of a source, its folders and a file; nothing of a URL."""
-    found = (locate(src, file.path) for file in listing.scan_files[:1])
+    found = (locate(src, file.file) for file in listing.scan_files[:1])
     files = (place / text_to_path(path) for place, path in found)
     return tuple(place for place in places(src) if isinstance(place, Path)), tuple(
         file for file in files if isinstance(file, Path)
@@ -159,8 +163,7 @@ def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceLis
             f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
         )
     layout = _find_layout(spec, walk, rules)
-    scan_files, exclusions = _parsed(spec, walk, layout, rules)
-    return _listing(walk, layout, scan_files, exclusions)
+    return _listing(walk, layout, *_parsed(spec, walk, layout, rules))
 
 
 def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Layout:
@@ -189,9 +192,10 @@ def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Lay
 
 def _parsed(
     spec: SourceSpec, walk: Walk | RemoteWalk, layout: Layout, rules: Rules
-) -> tuple[list[ScanFile], list[Exclusion]]:
+) -> tuple[list[ScanFile], list[Exclusion], dict[str, VolumeHeader]]:
     """The files of a walk by what their paths say, and the exclusions that the walk and the layout know.
 
+    Also what is stated in those that hold many B-scans, by path: of a patient that the layout does not name, the id.
     Raises SourceError if no image has a patient id, and the rules do not allow that.
     """
     class_of = rules.class_of()
@@ -200,16 +204,24 @@ def _parsed(
     exclusions += getattr(layout, "missing", ())
     names: dict[str, str] = {}  # of files whose names an annotation tool has changed, by path
     without_id: set[str] = set()
+    headers: dict[str, VolumeHeader] = {}
     for file in walk.files:
         facts = read_path(file.key, layout)
         if isinstance(facts, Exclusion):
             exclusions.append(facts)
             continue
+        header = find_header(spec.src, file)
+        of_file = isinstance(header, VolumeHeader) and not facts.patient
+        if isinstance(header, VolumeHeader):
+            headers[file.key] = header
+            facts = dataclasses.replace(facts, patient=facts.patient or header.patient)
         label = facts.label if class_of is None else class_of.get(facts.label, "")
-        patient = rules.patient_of(file.key, facts, spec.name, per_class=layout.per_class)
+        patient = rules.patient_of(file.key, facts, spec.name, per_class=layout.per_class and not of_file)
         if not facts.patient:
             without_id.add(file.key)
-        if not label:
+        if isinstance(header, str):
+            exclusions.append(Exclusion(file.key, header))
+        elif not label:
             exclusions.append(Exclusion(file.key, f"class is not among --classes: {facts.label}"))
         elif not patient:
             exclusions.append(Exclusion(file.key, "patient is not known"))
@@ -232,7 +244,7 @@ def _parsed(
             f"--src {path_to_text(str(spec.src))} has no scan by its paths: "
             f"{listed([f'{count:,} {reason}' for reason, count in kinds])}. They were read as {layout.title}."
         )
-    return _drop_copies(scan_files, exclusions, names, without_id)
+    return *_drop_copies(scan_files, exclusions, names, without_id), headers
 
 
 def _drop_copies(
@@ -256,14 +268,21 @@ def _drop_copies(
 
 
 def _listing(
-    walk: Walk | RemoteWalk, layout: Layout, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
+    walk: Walk | RemoteWalk,
+    layout: Layout,
+    scan_files: Sequence[ScanFile],
+    exclusions: Sequence[Exclusion],
+    headers: Mapping[str, VolumeHeader],
 ) -> SourceListing:
+    if headers:
+        scan_files, of_frames = with_frames(scan_files, headers, {file.key for file in walk.files})
+        exclusions = [*exclusions, *of_frames]
     usual = isinstance(layout, KermanyLayout)
     return SourceListing(
         layout.root if isinstance(layout, KermanyLayout) else "",
         tuple(sorted(scan_files)),
         tuple(sorted(exclusions)),
-        _listing_sha256(walk.files, exclusions, () if usual else scan_files),
+        _listing_sha256(walk.files, exclusions, [file for file in scan_files if file.frame or not usual]),
         (layout.title,),
     )
 

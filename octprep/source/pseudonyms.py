@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,9 @@ from octprep.source.files import Exclusion, ScanFile, SourceListing, reason_kind
 
 MIN_BYTES, MAX_BYTES = 32, 65_536  # of a key
 AnyScan = TypeVar("AnyScan", bound=ScanFile)
+_ENDING = re.compile(
+    r"\.[A-Za-z][A-Za-z0-9]{0,4}(#[0-9]+)?"
+)  # of a file, also of a frame; not the end of a DICOM's UID
 _DIGITS = 18  # of a pseudonym: the most that a name of a scan may have
 
 
@@ -103,7 +107,8 @@ class Pseudonyms:
         path = PurePosixPath(file.path).relative_to(root)
         parsed = parse_scan_name(path.name)
         if parsed is None or parsed.patient != file.patient or file.patient in path.parts[:-1]:
-            name = f"{self._hash('path', file.path)[:32]}{path.suffix if path.suffix.isascii() else ''}"
+            ending = path.suffix if _ENDING.fullmatch(path.suffix) else ""
+            name = f"{self._hash('path', file.path)[:32]}{ending}"
             return "/".join(filter(None, (file.source, file.source_split, file.label.replace("/", "_"), name)))
         label, _, rest = path.name.split("-", 2)
         return str(path.with_name(f"{label}-{self.patient(file.patient)}-{rest}"))

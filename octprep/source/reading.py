@@ -13,6 +13,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -24,6 +25,9 @@ from octprep.format.errors import OctError, StoppedError, UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
 from octprep.format.flags import Flags
 from octprep.format.paths import path_to_text, text_to_path
+from octprep.preprocessing import volumes
+from octprep.preprocessing.limits import MAX_VOLUME_BYTES
+from octprep.preprocessing.volumes import Volume
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.storage.remote import Location, RemoteFolder, RemoteObject, Source, locate, read_file
 
@@ -37,28 +41,50 @@ def read_scan(src: Source, scan_file: ScanFile, colour: Colour = "refuse") -> tu
     be decoded, or has over preprocessing.MAX_BYTES. Raises StoppedError if the file is gone or is not the one that was
     listed; OSError or MemoryError, which `with_retries` retries, if the machine could not read it.
     """
-    if scan_file.bytes > preprocessing.MAX_BYTES:
-        limit = preprocessing.MAX_BYTES // 10**6
-        return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit} MB")
-    folder, path = locate(src, scan_file.path)
-    if isinstance(folder, RemoteFolder):
-        data = _read_object(folder, path, scan_file)
-    else:
-        data = _read_local(folder, path, scan_file)
+    limit = MAX_VOLUME_BYTES if scan_file.frame else preprocessing.MAX_BYTES
+    if scan_file.bytes > limit:
+        return Exclusion(scan_file.path, f"too large: {scan_file.bytes:,} bytes, more than {limit // 10**6} MB")
     try:
-        with time_limit():
-            gray, flags = preprocessing.decode_with_flags(data, colour)
+        if scan_file.frame:
+            volume = _volume_of(src, scan_file)
+            with time_limit():
+                gray, flags = volumes.decode_frame(volume, scan_file.frame, colour)
+            sha256 = volumes.frame_sha256(volume, scan_file.frame)
+        else:
+            data = _read(*locate(src, scan_file.path), scan_file.bytes, scan_file.modified_ns, scan_file.linked)
+            with time_limit():
+                gray, flags = preprocessing.decode_with_flags(data, colour)
+            sha256 = hashlib.sha256(data).hexdigest()
     except UnreadableImage as error:
         return Exclusion(scan_file.path, str(error))
     height, width = gray.shape
-    return Scan.of(scan_file, sha256=hashlib.sha256(data).hexdigest(), height=height, width=width), gray, flags
+    return Scan.of(scan_file, sha256=sha256, height=height, width=width), gray, flags
 
 
-def _read_object(src: RemoteFolder, inner: str, scan_file: ScanFile) -> bytes:
+def _volume_of(src: Source, frame: ScanFile) -> Volume:
+    """The file that holds a frame. Raises UnreadableImage, and as `read_scan` does."""
+    return _volume(*locate(src, frame.file), frame.bytes, frame.modified_ns, frame.linked)
+
+
+@lru_cache(maxsize=1)  # the next frame is mostly of the same file
+def _volume(folder: Location, path: str, size: int, modified_ns: int, linked: bool) -> Volume:
+    data = _read(folder, path, size, modified_ns, linked)
+    with time_limit():
+        return volumes.load_volume(data)
+
+
+def _read(folder: Location, path: str, size: int, modified_ns: int, linked: bool) -> bytes:
+    """The bytes of a file as it was listed. path: relative to the folder, as text. Raises as `read_scan` does."""
+    if isinstance(folder, RemoteFolder):
+        return _read_object(folder, path, RemoteObject(size, modified_ns))
+    return _read_local(folder, path, size, modified_ns, linked)
+
+
+def _read_object(src: RemoteFolder, inner: str, listed: RemoteObject) -> bytes:
     """The bytes of an object as it was listed. Raises StoppedError as `read_scan` does, and StorageError."""
     name = text_to_path(inner)
     try:
-        data = src.read_unchanged(name, RemoteObject(scan_file.bytes, scan_file.modified_ns))
+        data = src.read_unchanged(name, listed)
     except FileNotFoundError:
         raise _not_as_listed(src / name, "is gone") from None
     if data is None:
@@ -66,11 +92,11 @@ def _read_object(src: RemoteFolder, inner: str, scan_file: ScanFile) -> bytes:
     return data
 
 
-def _read_local(src: Path, inner: str, scan_file: ScanFile) -> bytes:
+def _read_local(src: Path, inner: str, size: int, modified_ns: int, linked: bool) -> bytes:
     """The bytes of a file as it was listed. Raises as `read_scan` does."""
     path = src / text_to_path(inner)
     try:
-        data, status = read_bytes(path, preprocessing.MAX_BYTES, follow_links=scan_file.linked)
+        data, status = read_bytes(path, MAX_VOLUME_BYTES, follow_links=linked)
     except (FileNotFoundError, NotADirectoryError):
         raise _not_as_listed(path, "is gone") from None
     except NotReadable as error:
@@ -79,10 +105,10 @@ def _read_local(src: Path, inner: str, scan_file: ScanFile) -> bytes:
         if error.errno == errno.ELOOP:
             raise _not_as_listed(path, "is a link") from None
         raise
-    same_size = len(data) == status.st_size == scan_file.bytes
-    if not same_size or scan_file.modified_ns not in (-1, status.st_mtime_ns):
+    same_size = len(data) == status.st_size == size
+    if not same_size or modified_ns not in (-1, status.st_mtime_ns):
         raise _not_as_listed(path, "has another size or time of change")
-    if not scan_file.linked and not _is_at_its_path(src, path, status):
+    if not linked and not _is_at_its_path(src, path, status):
         raise _not_as_listed(path, "is in another place, behind a link")
     return data
 
@@ -120,16 +146,27 @@ class FileBatch(Divisible):
         return with_retries(self.src, scan_file, lambda _, file: work(file))
 
 
+@dataclass(frozen=True)
+class FlaggedScan:
+    """A B-scan that was decoded, and what is unusual about it."""
+
+    scan: Scan
+    flags: Flags
+
+
 class DecodedBatch(FileBatch):
     """Files that are decoded, and their pixels dropped."""
 
-    def read(self, scan_file: ScanFile) -> Scan | Exclusion:
-        """One file's Scan, or an Exclusion. Raises as `read_scan` does."""
+    def read(self, scan_file: ScanFile) -> FlaggedScan | Exclusion:
+        """One file's scan with its flags, or an Exclusion. Raises as `read_scan` does."""
         result = read_scan(self.src, scan_file)
-        return result if isinstance(result, Exclusion) else result[0]
+        if isinstance(result, Exclusion):
+            return result
+        scan, gray, flags = result
+        return FlaggedScan(scan, preprocessing.find_flags(gray, flags))
 
 
-def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
+def read_scans(batch: DecodedBatch) -> list[FlaggedScan | Exclusion]:
     """Read and decode some B-scans of a source. Raises as `with_retries` does."""
     return [batch.result(scan_file, batch.read) for scan_file in batch.files]
 
@@ -137,14 +174,18 @@ def read_scans(batch: DecodedBatch) -> list[Scan | Exclusion]:
 def hash_files(task: tuple[Source, Sequence[ScanFile]]) -> tuple[list[str], list[str]]:
     """The paths and SHA-256, in hex, of some files of a source, (src, files).
 
-    The SHA-256 is "" for one that is no longer a regular file, or is larger than it was listed.
+    The SHA-256 is that of a Scan; "" for one that is no longer a regular file, or is larger than it was listed, or for
+    a frame that is no longer one.
     """
     src, batch = task
     digests = []
     for file in batch:
         try:
-            digests.append(hashlib.sha256(read_file(src, file.path, file.bytes)).hexdigest())
-        except NotReadable:
+            if file.frame:
+                digests.append(volumes.frame_sha256(_volume_of(src, file), file.frame))
+            else:
+                digests.append(hashlib.sha256(read_file(src, file.path, file.bytes)).hexdigest())
+        except (NotReadable, UnreadableImage):
             digests.append("")
     return [file.path for file in batch], digests
 

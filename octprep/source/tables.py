@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import path_to_text
 from octprep.source.files import Exclusion
 from octprep.source.layouts import PathFacts, facts_of
+from octprep.source.tails import PathTails, normal_path
 from octprep.wording import listed
 
 MAX_BYTES = 256_000_000  # of a table
@@ -113,22 +113,14 @@ def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
 
     Raises SourceError if no row has a file.
     """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        name = path.casefold().rpartition("/")[2]
-        by_name[name].append(path)
-        stem = name.rpartition(".")[0]
-        if stem and stem != name:
-            by_name[stem].append(path)
+    tails = PathTails(paths)
     facts: dict[str, PathFacts | str] = {}
     missing: dict[str, str] = {}
     for row in table.rows:
         if "path" not in row:
             continue
-        given = _normal_path(row["path"])
-        name = given.casefold().rpartition("/")[2]
-        candidates = by_name.get(name) or by_name.get(name.rpartition(".")[0], [])  # or of another ending
-        best = _longest_tail(given.casefold(), candidates)
+        given = normal_path(row["path"])
+        best = tails.find(given)
         if not best:
             missing[path_to_text(given)] = "in the table, but there is no such file"
         elif len(best) > 1:
@@ -181,32 +173,6 @@ def _column(header: Sequence[str], plain: str) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
-
-
-def _normal_path(text: str) -> str:
-    """A path of any system, with forward slashes, without a drive and leading dots."""
-    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    if parts and re.fullmatch(r"[A-Za-z]:", parts[0]):
-        parts = parts[1:]
-    return "/".join(parts)
-
-
-def _longest_tail(given: str, candidates: Sequence[str]) -> list[str]:
-    """The candidates whose folders agree with most of the last folders of a path in lower case."""
-    if len(candidates) < 2:
-        return list(candidates)
-    folders = given.split("/")[-2::-1]
-
-    def shared(path: str) -> int:
-        count = 0
-        for ours, theirs in zip(path.casefold().split("/")[-2::-1], folders, strict=False):
-            if ours != theirs:
-                break
-            count += 1
-        return count
-
-    most = max(map(shared, candidates))
-    return [path for path in candidates if shared(path) == most]
 
 
 def _cells(file: Path) -> tuple[list[str], list[list[str]]]:

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from octprep.format.config import SOURCE_SPLITS
 from octprep.format.errors import SourceError
@@ -15,6 +15,7 @@ from octprep.format.names import split_of_folder
 from octprep.source.files import ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.source.tables import parse_delimited
+from octprep.source.tails import PathTails
 from octprep.wording import listed, number
 
 _MAX_EXAMPLES = 5  # names that an error lists
@@ -50,15 +51,15 @@ class SplitFile:
         """The same with every name as the source has it. files: of the source.
 
         A path may have backslashes, "./" or blanks at its start; be absolute, of any machine, and end with a path of
-        the source; or be the end of a single path of the source, such as a file's name. A patient may be a whole number
-        with a fraction of 0. Raises SourceError if a name is not in the source, may mean several of its paths, or means
-        what another name with another split means.
+        the source; or be the end of a single path of the source, such as a file's name; in any case, and without its
+        ending. A patient may be a whole number with a fraction of 0. Raises SourceError if a name is not in the source,
+        may mean several of its paths, or means what another name with another split means.
         """
         present = {scan.path if self.key == "path" else scan.patient for scan in files}
         meant = {name: [name] for name in self.splits if name in present}
         others = self.splits.keys() - meant.keys()
         if others:
-            find = _TailIndex(present).find if self.key == "path" else _find_patient
+            find = PathTails(present).find_whole if self.key == "path" else _find_patient
             meant |= {name: [found for found in find(name) if found in present] for name in others}
         self._require_all(meant, present)
         splits: dict[str, str] = {}
@@ -91,26 +92,6 @@ class SplitFile:
                 f"several files of the source: {first} is the end of {listed(sorted(meant[first]), _MAX_EXAMPLES)}. "
                 "Give paths relative to --src."
             )
-
-
-class _TailIndex:
-    """The paths of a source, by the name of their file."""
-
-    def __init__(self, paths: set[str]) -> None:
-        self._by_name: dict[str, list[tuple[str, ...]]] = {}
-        for path in paths:
-            parts = tuple(path.split("/"))
-            self._by_name.setdefault(parts[-1], []).append(parts)
-
-    def find(self, name: str) -> list[str]:
-        """The longest path that `name` ends with, or else all paths that end with `name`."""
-        parts = tuple(part for part in PurePosixPath(name.strip().replace("\\", "/")).parts if part != "/")
-        candidates = self._by_name.get(parts[-1], []) if parts else []
-        ends = [path for path in candidates if parts[-len(path) :] == path]
-        if ends:
-            longest = max(ends, key=len)
-            return ["/".join(longest)]
-        return ["/".join(path) for path in candidates if path[-len(parts) :] == parts]
 
 
 def _find_patient(name: str) -> list[str]:

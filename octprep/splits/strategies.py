@@ -191,7 +191,7 @@ def _split_by_groups(groups: Sequence[PatientGroup], config: BuildConfig) -> tup
 
 
 def _split_by_patient(groups: Sequence[PatientGroup], config: BuildConfig) -> tuple[_ScansBySplit, list[Exclusion]]:
-    """All groups into train, val and test."""
+    """All groups into train, val and test, or those of them whose fraction is above 0."""
     [targets] = target_fractions(config, has_test=False)
     return _scans(assign_groups(groups, targets, config.seed, config.max_per_patient)), []
 
@@ -278,7 +278,7 @@ def target_fractions(config: BuildConfig, *, has_test: bool) -> list[dict[str, f
     train, val, test = config.fractions
     folds = {f"fold{fold}": 1 / config.folds for fold in range(config.folds)}
     steps: dict[str, list[dict[str, float]]] = {
-        "by-patient": [{"train": train, "val": val, "test": test}],
+        "by-patient": [{"test": test} if config.is_test_only else {"train": train, "val": val, "test": test}],
         "keep-test": [{"train": train, "val": val}],
         "kfold": [folds] if has_test else [{"rest": train + val, "test": test}, folds],
     }

@@ -61,7 +61,7 @@ def _expected_splits(manifest: Manifest) -> list[str]:
         return [*(f"fold{fold}" for fold in range(config.folds)), "test"]
     if config.split in ("as-given", "file"):  # val may be missing
         return [name for name in SOURCE_SPLITS if name in manifest.splits or name != "val"]
-    return list(SOURCE_SPLITS)
+    return ["test"] if config.is_test_only else list(SOURCE_SPLITS)
 
 
 def _check_classes(table: Table, manifest: Manifest) -> Iterator[Violation]:

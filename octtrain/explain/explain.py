@@ -20,8 +20,8 @@ from octtrain.explain.field import TOLERANCE
 from octtrain.explain.occlusion import Patches
 from octtrain.explain.result import ExplainedScan, draw_scan, explain_scan
 from octtrain.inference import require_shapes
-from octtrain.prediction.classify import check_preprocessing, prepare_scan
-from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, path_of
+from octtrain.prediction.classify import check_preprocessing, prepare_scan, with_frames
+from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, frame_of, path_of
 from octtrain.runs.run import Run
 
 Log = Callable[[str], None]
@@ -60,7 +60,7 @@ def explain(
     patches = Patches.over(*run.image_shape[:2], patch, stride) if with_occlusion else None
     if json_file:
         json_output.check(json_file)
-    files = find_files(paths)
+    files = with_frames(find_files(paths))
     _prepare_folder(out)
     for line in check_preprocessing(run):
         warn(f"WARNING: {line}")
@@ -123,7 +123,8 @@ def picture_names(paths: Sequence[Path], out: Path) -> Iterator[str]:
     """
     taken = {path.name.casefold() for path in paths if path.absolute().parent == out.absolute()}
     for path in paths:
-        stem = path_to_text(path.stem)[:_MAX_STEM]
+        file, frame = frame_of(path)
+        stem = path_to_text(f"{file.stem}-{frame}" if frame else file.stem)[:_MAX_STEM]
         numbered = (f"{stem}-evidence-{k}.png" for k in itertools.count(2))
         name = next(
             name for name in itertools.chain([f"{stem}-evidence.png"], numbered) if name.casefold() not in taken

@@ -29,14 +29,23 @@ from octprep.format.errors import (
 )
 from octprep.format.flags import MEANINGS, Flags
 from octprep.format.manifest import version_differences
-from octprep.format.paths import path_to_text
+from octprep.format.names import PICTURE_ENDINGS
+from octprep.format.paths import frame_path, path_to_text
 from octprep.terminal import discard_stdout, interrupts, printable
 from octprep.wording import listed, number
 from octtrain.calibration.features import predict_with_distances, with_features
 from octtrain.calibration.frozen import Calibration, load_calibration
 from octtrain.inference import predict_probabilities
 from octtrain.prediction import predictions_csv
-from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, label_from_path, path_of, unknown_classes
+from octtrain.prediction.inputs import (
+    UNREAD,
+    Exclusion,
+    find_files,
+    frame_of,
+    label_from_path,
+    path_of,
+    unknown_classes,
+)
 from octtrain.prediction.predictions_csv import PredictionsCsv, Row
 from octtrain.runs.ensemble import Runs, load_ensemble, load_runs, model_digests
 from octtrain.runs.run import Run
@@ -100,7 +109,7 @@ class LoadedRun:
     def predict(
         self, paths: Path | str | Iterable[Path | str], csv_file: Path | str | None = None, *, strict: bool = False
     ) -> list[Result]:
-        """Classify files, and all files in folders at any depth.
+        """Classify files, and all files in folders at any depth; of a DICOM or .vol file each frame, `scan.dcm#07`.
 
         csv_file: for all probabilities and exclusions; grows with every batch, and is continued if it already holds
         predictions of this model: rows of files that have not changed since are kept.  strict: exclude scans that are
@@ -136,7 +145,7 @@ class LoadedRun:
         marks = MARKS if self.calibration else ()
         if csv_file:
             predictions_csv.check(csv_file)
-        files = find_files(inputs, csv_file)
+        files = with_frames(find_files(inputs, csv_file))
         _ = self.model  # loaded before the CSV is made
         header = ["path", "prediction", *names, *marks, *STATE_COLUMNS]
         with (
@@ -293,6 +302,26 @@ def check_preprocessing(run: Run) -> list[str]:
     ]
 
 
+def with_frames(files: Iterable[Path | Exclusion]) -> list[Path | Exclusion]:
+    """The files, with the frames in place of those that hold many B-scans; an Exclusion of one that cannot be used."""
+    return [frame for file in files for frame in _frames(file)]
+
+
+def _frames(file: Path | Exclusion) -> list[Path | Exclusion]:
+    if isinstance(file, Exclusion) or file.suffix.lower() in PICTURE_ENDINGS or frame_of(file)[1]:
+        return [file]
+    try:
+        header = preprocessing.read_volume_header(file)
+    except UnreadableImage as error:
+        return [Exclusion(file, printable(str(error)))]
+    except OSError:  # whoever reads it says why
+        return [file]
+    if header is None:
+        return [file]
+    count = len(header.frames)
+    return [Path(frame_path(str(file), number, count)) for number in range(1, count + 1)]
+
+
 def prepare_image(path: Path, recipe: Preprocessing) -> NDArray[np.uint8] | Exclusion:
     """A file's pixels as in training, (height, width) uint8 in 0..255, or an Exclusion with the reason."""
     prepared = prepare_scan(path, recipe)
@@ -305,6 +334,10 @@ def prepare_scan(
     """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
     try:
         with preprocessing.memory_errors():
+            file, frame = frame_of(path)
+            if frame:
+                source, flags, axial_um = preprocessing.read_frame(file, frame, recipe.colour)
+                return source, preprocessing.preprocess(source, recipe, flags, axial_um or None)
             source, flags = preprocessing.read_image(path, recipe.colour)
             return source, preprocessing.preprocess(source, recipe, flags)
     except UnreadableImage as error:
@@ -433,7 +466,7 @@ def _cells(flags: NDArray[np.bool_] | None, count: int) -> list[str]:
 def _file_state(path: Path) -> list[str]:
     """A file's size and modification time as cells of the CSV."""
     try:
-        status = path.stat()
+        status = frame_of(path)[0].stat()
     except OSError:
         return ["", ""]
     return [str(status.st_size), str(status.st_mtime_ns)]

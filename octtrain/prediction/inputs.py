@@ -12,6 +12,7 @@ from pathlib import Path
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.manifest import MANIFEST_NAME
 from octprep.format.names import parse_scan_name
+from octprep.format.paths import split_frame_path
 from octtrain import pretrained
 from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
@@ -81,6 +82,9 @@ def find_files(inputs: Sequence[Path], csv_file: Path | None = None) -> list[Pat
             is_folder = path.is_dir()
             path.stat()
         except FileNotFoundError:
+            if frame_of(path)[0].is_file():
+                files.setdefault(path, path)
+                continue
             raise SourceError(f"{path} does not exist; give B-scans or folders of them.") from None
         except OSError as error:
             raise SourceError(f"{path} cannot be reached ({error.strerror or error}).") from None
@@ -110,10 +114,16 @@ def unknown_classes(paths: Sequence[Path], class_names: Sequence[str]) -> Counte
     parents = {path.parent.parent for path in paths if path.parent.name.strip().upper() in class_names}
     unknown: Counter[str] = Counter()
     for path in paths:
-        states_class = parse_scan_name(path.name) is not None or path.parent.parent in parents
+        states_class = parse_scan_name(split_frame_path(path.name)[0]) is not None or path.parent.parent in parents
         if states_class and label_from_path(path, class_names) is None:
             unknown[_stated_labels(path)[0]] += 1
     return unknown
+
+
+def frame_of(path: Path) -> tuple[Path, int]:
+    """The file of a frame of it, `scan.dcm#07`, and the number of the frame; 0 for any other path."""
+    file, frame = split_frame_path(str(path))
+    return (Path(file), frame) if frame and not os.path.lexists(path) else (path, 0)
 
 
 def path_of(file: Path | Exclusion) -> Path:
@@ -138,7 +148,7 @@ def _walk(folder: Path) -> Iterator[Path | Exclusion]:
 
 def _stated_labels(path: Path) -> list[str]:
     """The class in the file's name, if it has that form, and the name of its folder."""
-    name = parse_scan_name(path.name)
+    name = parse_scan_name(split_frame_path(path.name)[0])
     return [*([name.label] if name else []), path.parent.name.strip().upper()]
 
 

@@ -196,6 +196,11 @@ def choose_splits(
 
     Raises SettingError if a fold is missing, superfluous or unknown, ManifestError if one of the splits has no images.
     """
+    if manifest.config.is_test_only:
+        raise ManifestError(
+            "these shards hold a test split alone (--fractions 0,0,1), so no model can be trained on them. Evaluate "
+            "one that was trained on others: `octtrain evaluate RUN --dataset DIR`."
+        )
     folds = fold_names(manifest)
     if folds and fold is None:
         raise SettingError(

@@ -9,7 +9,7 @@ from octprep import preprocessing
 from octprep.duplicates import search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
-from octprep.shards import cache
+from octprep.shards import cache, prepared
 from octprep.source.listing import list_source
 from tests.worlds.archive import files_of
 from tests.worlds.builds import CONFIG, cache_of, damage
@@ -86,4 +86,14 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
         patch.setattr(cache, "to_row", lambda file: to_row(file) | {"eye": ""})
         cache._write_receipt(receipt, other_key, files, head["pixels_bytes"], head["pixels_crc"])
     build(source, tmp_path / "out", CONFIG, workers=0)
+    assert files_of(tmp_path / "out") == files_of(shards)
+
+
+def test_scans_that_were_prepared_without_near_duplicates_serve_a_build_with_them(source, shards, tmp_path):
+    without = dataclasses.replace(CONFIG, near_duplicates=False)
+    build(source, tmp_path / "out", without, workers=0)
+    known = prepared.read(tmp_path / "out", tmp_path / "out", without)
+    scans = [file.result for file in known.values() if isinstance(file.result, cache.CachedScan)]
+    assert {scan.descriptor for scan in scans} == {b""}
+    build(source, tmp_path / "out", CONFIG, workers=0, overwrite=True)
     assert files_of(tmp_path / "out") == files_of(shards)

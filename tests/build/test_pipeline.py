@@ -299,3 +299,16 @@ def test_the_sample_of_real_scans_is_built_with_the_defaults(tmp_path):
     shutil.rmtree(tmp_path / "out")
     manifest = build(SAMPLE, tmp_path / "out", BuildConfig(split="as-given", allow_leaks=True)).manifest
     assert manifest.leaks.patients == ("53018", "732516", "6294785")
+
+
+def test_a_dataset_of_a_test_split_alone_is_whole_and_verifies(source, tmp_path):
+    config = BuildConfig(recipe=SMALL, shard_mb=0.02, fractions=(0, 0, 1))
+    result = build(source, tmp_path / "out", config, workers=0)
+    table = images_csv.decode((tmp_path / "out" / IMAGES_NAME).read_bytes())
+    assert {row.split for row in table.rows} == {"test"} and set(result.manifest.splits) == {"test"}
+    assert not [row for row in table.excluded if row.scan and "patient" in row.exclusion_reason]
+    assert (result.manifest.config.split, result.manifest.config.balance) == ("by-patient", "none")
+    assert not verify(tmp_path / "out", workers=0).violations
+    assert "octtrain evaluate RUN --dataset" in build_summary(tmp_path / "out", result)
+    assert (tmp_path / "out" / REPORT_NAME).stat().st_size > 10_000
+    assert not build(source, tmp_path / "out", config, workers=0).built

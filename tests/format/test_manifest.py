@@ -52,6 +52,8 @@ def manifest():
         (lambda: BuildConfig(balance="both"), "balance must be one of"),
         (lambda: BuildConfig(encoding="gif"), "encoding must be one of"),
         (lambda: BuildConfig(fractions=(1, 0, 0)), "three numbers above 0"),
+        (lambda: BuildConfig(fractions=(0, 0, 0)), "or 0,0,1 for a test split alone; got 0,0,0"),
+        (lambda: BuildConfig(fractions=(0, 0, 1), split="keep-test"), "for --split by-patient; got split 'keep-test'"),
         (lambda: BuildConfig(fractions=(float("nan"), 1, 1)), "three numbers above 0"),
         (lambda: BuildConfig(folds=1), "between 2 and 100; got 1"),
         (lambda: BuildConfig(shard_mb=0), "above 0; got 0"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from octprep import cli, console
+from octprep import cli, console, preprocessing
 from octprep.duplicates import search
 from octprep.format.errors import OutputError, SettingError, SourceError, StoppedError
 from octprep.format.files import write_output_file
@@ -91,6 +91,13 @@ def test_the_near_duplicates_are_those_of_a_build(source, inspection):
         inspection.scans, descriptors, lambda index: stored_pixels(source, inspection.scans[index])
     )
     assert pairs == sorted(inspection.pixels.similarity.duplicates)
+
+
+def test_the_gray_levels_are_those_of_the_decoded_scan(source, inspection):
+    item = inspection.pixels.features[0]
+    gray = preprocessing.read_image(source / item.scan.path)[0]
+    assert item.decoded_mean == pytest.approx(gray.mean(), abs=0.006)
+    assert item.decoded_std == pytest.approx(gray.std(), abs=0.006)
 
 
 def test_workers_do_not_change_a_byte(source, inspection, html):

@@ -2,11 +2,16 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 
 from octprep import console
+from octprep.format.config import Preprocessing
 from octprep.inspection import checks, inspect, page
-from tests.worlds.archive import CLASSES, SAMPLE, archive, files_of, write_folder
+from octprep.prepare import prepare_scan
+from octprep.source.listing import list_source
+from tests.worlds.archive import CLASSES, SAMPLE, archive, draw_scan, files_of, write_folder
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +110,20 @@ def test_the_real_sample_is_read_whole_and_its_leaks_are_found():
         "732516": ("CNV", "DRUSEN"),
         "1081406": ("DME", "NORMAL"),
     }
+
+
+def test_flags_are_those_of_a_full_inspection(tmp_path):
+    src = write_folder(tmp_path, archive(2))
+    path = src / "train" / "CNV" / "CNV-0-1.jpeg"
+    gray = draw_scan("framed", 200, 400)
+    gray[:12] = gray[-12:] = gray[:, :12] = gray[:, -12:] = 255
+    rgb = np.dstack([gray] * 3)
+    rgb[60:64, 100:150] = (0, 0, 255)
+    cv2.imwrite(str(path), rgb, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    result = inspect(src, quick=True, workers=0)
+    assert result.flags_of["train/CNV/CNV-0-1.jpeg"] == ("drawn", "white-frame")
+    prepared = [prepare_scan(src, file, Preprocessing()) for file in list_source(src).scan_files]
+    assert {scan.scan.path: scan.measurements.flags for scan in prepared} == result.flags_of
+    assert set(result.flags) == {"drawn", "small", "white-frame"}
+    assert "drawn 1 (" in console.inspection_summary(src, result)
+    assert json.loads(result.to_json())["flags"]["small"] == len(result.scans) - 1

@@ -59,6 +59,14 @@ def test_progressive_scans_are_limited_before_a_jpeg_is_decoded():
     assert np.array_equal(preprocessing.decode(hidden), preprocessing.decode(genuine))
 
 
+def test_a_gray_baseline_jpeg_of_two_scans_is_unreadable():
+    """So only the scans of others need counting."""
+    data = cv2.imencode(".jpeg", draw_scan("x"))[1].tobytes()
+    start = data.index(b"\xff\xda")
+    with pytest.raises(UnreadableImage, match="corrupt JPEG: Didn't expect more than one scan"):
+        preprocessing.decode(data[:-2] + data[start:])
+
+
 def test_a_file_of_only_markers_is_unreadable_within_seconds():
     for middle in (b"\xff" * 20_000_000, b"\xff\xe0\0\2" * 2_000_000, b"\xff\xd0" * 10_000_000, b"\xff\0" * 10_000_000):
         with pytest.raises(UnreadableImage, match="JPEG"):

@@ -18,9 +18,8 @@ from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.inspection import inspect
 from octprep.pipeline import build
-from octprep.source.files import Scan
 from octprep.source.listing import list_source
-from octprep.source.reading import DecodedBatch, read_scans, with_retries
+from octprep.source.reading import DecodedBatch, FlaggedScan, read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
 from tests.worlds.tables import read_cells
@@ -140,7 +139,7 @@ def test_too_little_memory_is_not_a_corrupt_jpeg(tmp_path, flags, room):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "StoppedError: there is too little memory for" in done.stderr
     assert "CNV-1-2.jpeg" in done.stderr
-    assert isinstance(read_scans(DecodedBatch(tmp_path, (listed_file(tmp_path, "CNV/CNV-1-2.jpeg"),)))[0], Scan)
+    assert isinstance(read_scans(DecodedBatch(tmp_path, (listed_file(tmp_path, "CNV/CNV-1-2.jpeg"),)))[0], FlaggedScan)
 
 
 def test_too_little_memory_in_preprocessing_is_not_a_bad_scan(source):

@@ -88,6 +88,8 @@ def test_names_that_are_not_in_the_source_are_an_error():
         "C:\\Users\\x\\OCT2017\\train\\CNV\\CNV-1-1.jpeg",
         "CNV/CNV-1-1.jpeg",
         "CNV-1-1.jpeg",
+        "Train/cnv/CNV-1-1.JPEG",
+        "train/CNV/CNV-1-1",
     ],
 )
 def test_a_file_in_any_form_that_people_have_means_the_same(written, line, split, path):

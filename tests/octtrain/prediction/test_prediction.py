@@ -28,6 +28,7 @@ from octtrain.runs.run import Run
 from tests.worlds.image_files import LOSSLESS, saved, tiled_tiff
 from tests.worlds.runs import ROOT, command, quiet, read_rows, scan_file
 from tests.worlds.shards import CLASSES, record, untrained_run, write_shards
+from tests.worlds.volume_files import dicom, drawn, reflectance, vol
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,31 @@ def test_a_prediction_does_not_depend_on_the_format_of_the_file(run, tmp_path):
     for result in results:
         assert np.array_equal(prepare_image(result.path, Run.load(run).manifest.recipe), expected)
         np.testing.assert_allclose(result.probabilities, results[-2].probabilities, atol=1e-6)
+
+
+def test_each_frame_of_a_volume_is_classified_as_its_picture_is(run, tmp_path):
+    pytest.importorskip("pydicom")
+    pixels = drawn("volume")
+    folder = tmp_path / "CNV"
+    folder.mkdir()
+    (folder / "scan").write_bytes(dicom(pixels, orientations=["LINEAR", "NONLINEAR", "LINEAR"]))
+    (folder / "scan.vol").write_bytes(vol(reflectance(pixels)))
+    (folder / "cut.vol").write_bytes(vol(reflectance(pixels))[:-1])
+    for number, frame in enumerate(pixels, 1):
+        (folder / f"{number}.png").write_bytes(saved(frame, "PNG"))
+    results = {result.path.name: result for result in predict(run, [folder], log=quiet, warn=quiet)}
+    for number in (1, 2, 3):
+        of_vol, of_png = results[f"scan.vol#{number}"], results[f"{number}.png"]
+        assert np.array_equal(of_vol.probabilities, of_png.probabilities) and of_vol.true_label == "CNV"
+    assert np.array_equal(results["scan#3"].probabilities, results["3.png"].probabilities)
+    assert "circular scan" in results["scan#2"].reason and "truncated .vol" in results["cut.vol"].reason
+    assert len(results) == 10
+
+    table = tmp_path / "o.csv"
+    predict(run, [folder / "scan.vol"], table, log=quiet)
+    lines: list[str] = []
+    predict(run, [folder / "scan.vol#2"], table, log=lines.append)  # one frame, which is in the table
+    assert "already holds 1 of the 1 files" in lines[0] and len(read_rows(table)) == 3
 
 
 def test_what_is_unusual_about_a_scan_is_printed_and_kept_in_the_csv(run, tmp_path):

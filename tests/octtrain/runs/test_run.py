@@ -118,3 +118,10 @@ def test_shards_without_folds_or_without_val(tmp_path):
     for bad in (without, empty):
         with pytest.raises(ManifestError, match="no images in split 'val'"):
             choose_splits(bad, None)
+
+
+def test_shards_of_a_test_split_alone_are_for_evaluation(tmp_path):
+    manifest, _ = write_shards(tmp_path / "s", {"test": 1})
+    config = dataclasses.replace(manifest.config, fractions=(0, 0, 1))
+    with pytest.raises(ManifestError, match=r"hold a test split alone .*octtrain evaluate RUN --dataset DIR"):
+        choose_splits(dataclasses.replace(manifest, config=config), None)
