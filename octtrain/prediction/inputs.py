@@ -12,11 +12,10 @@ from pathlib import Path
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.manifest import MANIFEST_NAME
 from octprep.format.names import parse_scan_name
+from octtrain.prediction.preparing import UNREAD
 from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME
-
-UNREAD = "could not be read: "  # start of the reason if reading failed, so that the image itself may be good
 
 
 @dataclass(frozen=True)
