@@ -152,6 +152,7 @@ class _Written:
     duplicates: bytes  # duplicates.json
     counts: BuildCounts
     deviations: tuple[ClassDeviation, ...]
+    places: prepared.ImagePlaces
 
 
 def build(
@@ -382,12 +383,13 @@ def _write_dataset(job: _Job) -> _Written:
     tables = _write_tables(job, cached, planned)
     manifest = _manifest(job, planned, shards, tables)
     places = prepared.ImagePlaces(tables.paths)
-    indexing.write_index(job.work, indexing.make_index(job.work / "shards", manifest, tables.paths, places.add))
+    index = indexing.make_index_of_plans(job.work / "shards", manifest, planned.plans, tables.paths, places.add)
+    indexing.write_index(job.work, index)
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
         prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
     deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
-    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations)
+    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations, places)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -644,7 +646,8 @@ def _write_report(job: _Job, written: _Written) -> None:
     """Write the report to the work folder."""
     job.progress("writing the report", 0, 1)
     source = report.SourceImages(job.src, _names_in_source(job))
-    page = report.render(job.work / "shards", written.manifest, written.images, written.duplicates, source)
+    shards = job.work / "shards"
+    page = report.render(shards, written.manifest, written.images, written.duplicates, source, written.places.record)
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
 

@@ -29,10 +29,7 @@ Progress = Callable[[str, int, int], None]  # the stage, units done since the la
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_KILLED = (
-    "a worker process was killed (usually out of memory). Run the same command again to resume, with fewer "
-    "--workers if memory is short."
-)
+_KILLED = "a worker process was killed (usually out of memory). Run the same command again to resume"
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -123,6 +120,10 @@ class WorkerPool:
         self._keep_alive.close()
         self._begun.close()
 
+    def start(self, work: Callable[[Any], object]) -> None:
+        """Start the processes before there are tasks, and do not wait for them."""
+        self._start(work, self.workers)
+
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of work(task) for every task, in the order of completion.
 
@@ -204,11 +205,16 @@ class WorkerPool:
                 continue
             number, reason = self._current.get(process_id), crash_reason(process.exitcode)
             if number is None or reason is None:
-                raise StoppedError(_KILLED)
+                raise self._killed()
             crashes[number] = reason
         if not crashes:
-            raise StoppedError(_KILLED)
+            raise self._killed()
         return crashes
+
+    def _killed(self) -> StoppedError:
+        return StoppedError(
+            f"{_KILLED}, with fewer --workers if memory is short." if self.workers > 1 else f"{_KILLED}."
+        )
 
     def _start(self, work: Callable[[Task], Result], tasks: int) -> ProcessPoolExecutor | None:
         """The worker processes, at first no more than tasks; None where the system cannot start them."""
@@ -258,7 +264,7 @@ def _crashing_parts(task: Divisible) -> dict[int, str]:
         with WorkerPool(1) as alone:
             executor = alone._start(task.try_part, 1)
             if executor is None:
-                raise StoppedError(_KILLED)
+                raise alone._killed()
             try:
                 for index, _ in alone._results(executor, task.try_part, parts):
                     del parts[index]

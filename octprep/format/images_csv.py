@@ -49,6 +49,7 @@ _WHOLE = {
     "crop_left": (0, MAX_SIDE), "crop_right": (0, MAX_SIDE), "record_count": (1, _MAX_COUNT),
 }  # fmt: skip
 _SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that could not be read as a scan
+_NO_SCAN = ("",) * len(_SCAN_COLUMNS)
 _MAY_BE_EMPTY = ("source", "eye", "volume", "source_split", "note", "flags")
 _REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in _MAY_BE_EMPTY)  # of a scan
 _REPEATED = (
@@ -149,9 +150,9 @@ def encode_sorted(rows: Iterable[Row]) -> bytes:
     """The bytes of images.csv of rows that are sorted by path; one after the other is asked for and forgotten."""
     data = io.BytesIO()
     text = io.TextIOWrapper(data, "utf-8", newline="")  # a StringIO needs four bytes for each character
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_cells(row) for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(_cells, rows))
     text.flush()
     return data.getvalue()
 
@@ -205,44 +206,33 @@ def read_checked(folder: Path, manifest: Manifest) -> Table:
     return table
 
 
-def _cells(row: Row) -> dict[str, object]:
-    """The cells of a row by column; those that are missing are empty."""
+def _cells(row: Row) -> tuple[object, ...]:
+    """The cells of a row, in the order of COLUMNS."""
     if isinstance(row, ExcludedRow):
-        scan = _scan_cells(row.scan) if row.scan else {}
-        return {"path": row.path, **scan, "record_count": 0, "exclusion_reason": row.exclusion_reason}
-    return {
-        **_scan_cells(row),
-        "split": row.split,
-        "shard": " ".join(row.shards),
-        "record_count": row.record_count,
-    }
+        scan = _scan_cells(row.scan) if row.scan else _NO_SCAN
+        return (row.path, *scan, "", "", 0, row.exclusion_reason)
+    return (row.path, *_scan_cells(row), row.split, " ".join(row.shards), row.record_count, "")
 
 
-def _scan_cells(row: ScanRow) -> dict[str, object]:
+def _scan_cells(row: ScanRow) -> tuple[object, ...]:
+    """The cells of _SCAN_COLUMNS."""
     measured = row.measurements
-    top, bottom, left, right = measured.crop
-    return {
-        "path": row.path,
-        "class": row.label,
-        "patient": row.patient,
-        "image_number": row.image_number,
-        "source": row.source,
-        "eye": row.eye,
-        "volume": row.volume,
-        "source_split": row.source_split,
-        "bytes": row.bytes,
-        "width": row.width,
-        "height": row.height,
-        "sha256": row.sha256,
-        **{column: round(float(getattr(measured, column)), places) for column, (_, places) in DECIMALS.items()},
-        "crop_top": top,
-        "crop_bottom": bottom,
-        "crop_left": left,
-        "crop_right": right,
-        "note": measured.note,
-        "flags": " ".join(measured.flags),
-        "patient_group": row.patient_group,
-    }
+    return (
+        row.label, row.patient, row.image_number, row.source, row.eye, row.volume, row.source_split,
+        row.bytes, row.width, row.height, row.sha256,
+        _rounded(measured.fill_fraction, "fill_fraction"),
+        *measured.crop,
+        _rounded(measured.crop_confidence, "crop_confidence"),
+        measured.note, " ".join(measured.flags),
+        _rounded(measured.mean_intensity, "mean_intensity"),
+        _rounded(measured.std_intensity, "std_intensity"),
+        _rounded(measured.sharpness, "sharpness"),
+        row.patient_group,
+    )  # fmt: skip
+
+
+def _rounded(value: float, column: str) -> float:
+    return round(float(value), DECIMALS[column][1])
 
 
 def _read(data: bytes) -> Iterator[dict[str, str]]:
@@ -368,6 +358,7 @@ def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, s
             yield "crop_right", f"is not between crop_left {left} and width {cells['width']}"
 
 
+@lru_cache(maxsize=1 << 14)  # many rows have the same
 def _whole_problem(cell: str, smallest: int, largest: int) -> str:
     """What is wrong with a whole number, or ""."""
     if not _INTEGER.fullmatch(cell):

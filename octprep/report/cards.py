@@ -13,7 +13,7 @@ from octprep.format.images_csv import ExcludedRow, ImageRow, Row
 from octprep.format.manifest import IMAGES_NAME, Manifest
 from octprep.html.pictures import Picture, SourceImages
 from octprep.report import pictures, statistics
-from octprep.report.pictures import LARGE, SMALL, THUMB, Steps, StoredScan
+from octprep.report.pictures import LARGE, SMALL, THUMB, RecordPlaces, Steps, StoredScan
 from octprep.report.statistics import ExclusionReason
 from octprep.report.table import Images
 
@@ -111,17 +111,18 @@ def build_cards(
     shards: Path,
     source: SourceImages,
     sample: Mapping[str, Iterable[ImageRow]],
+    places: RecordPlaces | None,
 ) -> dict[str, object]:
     """All cards of a page, by their names in the template.
 
-    pairs: the duplicate pairs to show. sample: rows to show with all steps, by class.
+    pairs: the duplicate pairs to show. sample: rows to show with all steps, by class. places: as for `read_stored`.
     """
     pairs, recipe = tuple(pairs), manifest.recipe
     in_pairs = rows_of_pairs(pairs, images)
     extremes = find_extremes(images, recipe)
     shown = {row for rows in sample.values() for row in rows} | {row for *_, rows in extremes for row, _ in rows}
     shown |= {row for row in in_pairs.values() if isinstance(row, ImageRow)}
-    cards = Cards(source, pictures.read_stored(shards, shown, manifest), recipe)
+    cards = Cards(source, pictures.read_stored(shards, shown, manifest, places), recipe)
     reasons = statistics.exclusion_reasons(images.excluded)
     return {
         "pairs": [cards.pair(pair, in_pairs) for pair in pairs],

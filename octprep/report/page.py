@@ -21,6 +21,7 @@ from octprep.report import duplicates as duplicate_pairs
 from octprep.report import table as images_table
 from octprep.report.cards import build_cards
 from octprep.report.histograms import Histogram
+from octprep.report.pictures import RecordPlaces
 from octprep.report.table import Images
 from octprep.wording import number
 
@@ -35,11 +36,18 @@ class Chart:
     format_value: Callable[[float], str]
 
 
-def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes | None, source: SourceImages) -> bytes:
+def render(
+    shards: Path,
+    manifest: Manifest,
+    table: bytes | None,
+    pairs: bytes | None,
+    source: SourceImages,
+    places: RecordPlaces | None = None,
+) -> bytes:
     """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
 
     shards: the folder that the shards' names are relative to. table: images.csv, pairs: duplicates.json; None if it
-    cannot be read.
+    cannot be read. places: where the records of images are in the shards, if that is known; else these are searched.
     """
     images = _read_table(table, manifest)
     duplicates_file = _read_duplicates(pairs)
@@ -74,6 +82,7 @@ def render(shards: Path, manifest: Manifest, table: bytes | None, pairs: bytes |
                 shards,
                 source,
                 statistics.sample_patients(images.kept if images else (), manifest),
+                places,
             ),
             recipe=settings.in_words(manifest.config),
             command=settings.command(manifest.config),

@@ -6,7 +6,8 @@ What cannot be shown becomes a sentence; no picture ever stops a report.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
 _CROP_COLOUR = (0, 176, 255)  # amber, as OpenCV orders it: blue, green, red
 
 
+RecordPlaces = Callable[[str], tuple[str, int]]  # the path of an image in a shard -> its shard and its record's offset
+
+
 @dataclass(frozen=True)
 class StoredScan:
     """What a record holds of one image."""
@@ -47,8 +51,15 @@ class Steps:
     stored: Picture
 
 
-def read_stored(folder: Path, rows: Iterable[ImageRow], manifest: Manifest) -> dict[str, StoredScan]:
-    """What the shards under a folder hold of some images, by path; those that cannot be read are absent."""
+def read_stored(
+    folder: Path, rows: Iterable[ImageRow], manifest: Manifest, places: RecordPlaces | None = None
+) -> dict[str, StoredScan]:
+    """What the shards under a folder hold of some images, by path; those that cannot be read are absent.
+
+    places: where their records are; without it the shards are searched for them.
+    """
+    if places is not None:
+        return _read_stored_at(folder, [row.path for row in rows], manifest, places)
     paths_in: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         paths_in[row.shards[0]].add(row.path)
@@ -65,6 +76,19 @@ def read_stored(folder: Path, rows: Iterable[ImageRow], manifest: Manifest) -> d
                     break
         except (OSError, RecordError):
             continue  # verify says what is wrong with it
+    return stored
+
+
+def _read_stored_at(
+    folder: Path, paths: Iterable[str], manifest: Manifest, places: RecordPlaces
+) -> dict[str, StoredScan]:
+    stored: dict[str, StoredScan] = {}
+    for path in paths:
+        shard, offset = places(path)
+        with suppress(OSError, RecordError):
+            record = decode_with_pixels(tfrecord.read_at(folder / shard, offset), manifest)
+            if record.path == path:
+                stored[path] = _stored(record)
     return stored
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import io
 import json
 import struct
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from octprep.storage.remote import Source
 
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _AHEAD = 8  # files that the system may read before they are needed: on a cold disk a file takes as long as its work
+_OPEN_FILES = 128  # that an ImageReader has open at once: the shards of a large dataset, and far from any limit
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
 
 
@@ -55,6 +58,11 @@ class CachedScan:
     offset: int  # in that file, bytes
     length: int  # bytes
     crc: int  # CRC-32C of the bytes
+    frame: bytes = b""  # in a shard: where the record is that was written of exactly this, packed by `pack_frame`
+
+    def with_scan(self, scan: Scan) -> CachedScan:
+        """The same pixels for another description of the scan, of which no record was written."""
+        return dataclasses.replace(self, scan=scan, frame=b"")
 
     @property
     def geometry(self) -> Geometry:
@@ -96,6 +104,18 @@ _DETAILS = struct.Struct("<6d4i5dIi")
 _MEASURED = ("fill_fraction", "crop_confidence", "mean_intensity", "std_intensity", "sharpness")
 
 
+_listed = attrgetter(*(field.name for field in dataclasses.fields(ScanFile)))
+
+
+# Of the frame of a record: its bytes, those of them before the image, and the CRC-32C of the frame.
+_FRAME = struct.Struct("<III")
+
+
+def pack_frame(size: int, before: int, crc: int) -> bytes:
+    """`CachedScan.frame` of a frame of `size` bytes, of which `before` are before the image, and its CRC-32C."""
+    return _FRAME.pack(size, before, crc)
+
+
 @dataclass(frozen=True, slots=True)
 class KnownFile:
     """What was found in a file when it was prepared, and how to tell whether it is still the same."""
@@ -112,8 +132,10 @@ class KnownFile:
     def as_listed(self, file: ScanFile) -> KnownFile:
         """The same, with what the path and the listing of the file say of it now."""
         result = self.result
-        if isinstance(result, CachedScan):
-            result = dataclasses.replace(result, scan=dataclasses.replace(result.scan, **field_values(file)))
+        if isinstance(result, CachedScan) and _listed(result.scan) != _listed(file):
+            result = result.with_scan(dataclasses.replace(result.scan, **field_values(file)))
+        if result is self.result and (self.bytes, self.changed_ns) == (file.bytes, file.changed_ns):
+            return self
         return KnownFile(result, file.bytes, file.changed_ns)
 
 
@@ -235,22 +257,60 @@ def read_receipts(folder: Path, key: str) -> dict[str, KnownFile]:
     return known
 
 
-def read_image(folder: Path, item: CachedScan) -> bytes:
-    """The encoded pixels of a cached scan, as its record holds them. Raises StoppedError if they were damaged."""
-    path = folder / item.cache_file
-    with path.open("rb") as file:
-        file.seek(item.offset)
-        data = file.read(item.length)
-    if google_crc32c.value(data) != item.crc:
-        if path.suffix == ".tfrecord":  # a shard of a finished folder: the next build is not to use them
-            (path.parents[1] / PREPARED_NAME).unlink(missing_ok=True)
-        raise _damaged(path)
-    return data
+class ImageReader:
+    """Reads the encoded pixels of cached scans, and keeps the files open that it last read from.
+
+    Opening a file takes longer than reading an image from it. Close it, or use it in a `with` block.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """folder: of the cache."""
+        self._folder = folder
+        self._files: dict[str, io.FileIO] = {}  # by name, that which was opened first in front
+
+    def __enter__(self) -> ImageReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, item: CachedScan) -> bytes:
+        """The encoded pixels of a scan, as its record holds them. Raises StoppedError if they were damaged."""
+        return self._read(item.cache_file, item.offset, item.length, item.crc)
+
+    def read_frame(self, item: CachedScan) -> tuple[bytes, int]:
+        """The frame of a scan's first record in a finished folder, of a scan that has one, and where its image begins.
+
+        Raises StoppedError if it was damaged.
+        """
+        size, before, crc = _FRAME.unpack(item.frame)
+        return self._read(item.cache_file, item.offset - before, size, crc), before
+
+    def _read(self, name: str, offset: int, size: int, crc: int) -> bytes:
+        file = self._open(name)
+        file.seek(offset)
+        data = file.read(size)
+        if google_crc32c.value(data) != crc:
+            path = self._folder / name
+            if path.suffix == ".tfrecord":  # a shard of a finished folder: the next build is not to use them
+                (path.parents[1] / PREPARED_NAME).unlink(missing_ok=True)
+            raise _damaged(path)
+        return data
+
+    def _open(self, name: str) -> io.FileIO:
+        file = self._files.get(name)
+        if file is None:
+            if len(self._files) == _OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[name] = io.FileIO(self._folder / name)
+        return file
 
 
 def read_pixels(folder: Path, item: CachedScan, recipe: Preprocessing, encoding: str) -> Gray:
     """The stored pixels of a cached scan, (height, width) uint8. Raises StoppedError if they were damaged."""
-    pixels = decode_pixels(read_image(folder, item), recipe.height, recipe.width, encoding)
+    with ImageReader(folder) as reader:
+        pixels = decode_pixels(reader.read(item), recipe.height, recipe.width, encoding)
     if pixels is None:
         raise _damaged(folder / item.cache_file)
     return pixels
@@ -273,7 +333,7 @@ def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
     versions = {"octprep": _octprep_version(), **preprocessing.library_versions(recipe)}
     types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
-    layout = [_DETAILS.format, *(field.name for kind in types for field in dataclasses.fields(kind))]
+    layout = [_ROWS, _DETAILS.format, *(field.name for kind in types for field in dataclasses.fields(kind))]
     return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()
 
 
@@ -311,32 +371,37 @@ def _sha256(key: str, rows: bytes) -> str:
     return hashlib.sha256(key.encode() + rows).hexdigest()
 
 
-def to_row(known: KnownFile) -> dict[str, Any]:
-    """What `from_row` reads."""
-    result = _values(known.result)
-    if isinstance(known.result, CachedScan):
-        details = base64.b64encode(known.result.details).decode()
-        result |= {"scan": field_values(known.result.scan), "details": details}
-    return _values(known) | {"result": result}
+def to_row(known: KnownFile) -> list[Any]:
+    """What `from_row` reads. A list, as the names of the fields would take most of the time to write and read."""
+    result = known.result
+    if isinstance(result, Exclusion):
+        return [known.bytes, known.changed_ns, result.path, result.reason]
+    details = base64.b64encode(result.details).decode()
+    place = place_cells(result.cache_file, result.offset, result.frame)
+    return [known.bytes, known.changed_ns, _scan_values(result.scan), details, *place, result.length, result.crc]
 
 
-def from_row(row: dict[str, Any]) -> KnownFile:
-    """The reverse of `to_row`, of parsed JSON. Raises KeyError, TypeError or ValueError for anything else."""
-    return KnownFile(**(row | {"result": _result(row["result"])}))
+def place_cells(cache_file: str, offset: int, frame: bytes) -> list[Any]:
+    """The cells PLACE of a row: see CachedScan."""
+    return [cache_file, offset, base64.b64encode(frame).decode()]
 
 
-def _result(row: dict[str, Any]) -> CachedScan | Exclusion:
-    if "reason" in row:
-        return Exclusion(**row)
-    scan = row["scan"]
-    scan |= {name: sys.intern(scan[name]) for name in ("label", "patient", "source_split", "source", "eye", "volume")}
-    values = {
-        "scan": Scan(**scan),
-        "details": base64.b64decode(row["details"]),
-        "cache_file": sys.intern(row["cache_file"]),
-    }
-    return CachedScan(**(row | values))
+def from_row(row: list[Any]) -> KnownFile:
+    """The reverse of `to_row`, of parsed JSON. Raises TypeError or ValueError for anything else."""
+    size, changed_ns, *result = row
+    if len(result) == 2:
+        return KnownFile(Exclusion(*result), size, changed_ns)
+    values, details, cache_file, offset, frame, length, crc = result
+    scan = dict(zip(_SCAN_FIELDS, values, strict=True))
+    for name in ("label", "patient", "source_split", "source", "eye", "volume"):
+        scan[name] = sys.intern(scan[name])
+    details, frame = (base64.b64decode(text) for text in (details, frame))
+    return KnownFile(
+        CachedScan(Scan(**scan), details, sys.intern(cache_file), offset, length, crc, frame), size, changed_ns
+    )
 
 
-def _values(instance: KnownFile | CachedScan | Exclusion) -> dict[str, Any]:
-    return {name: getattr(instance, name) for name in instance.__slots__}
+PLACE = slice(4, 7)  # of a row: where the pixels and the record are (`place_cells`); nothing of an exclusion
+_ROWS = 2  # the version of the form of a row
+_SCAN_FIELDS = tuple(field.name for field in dataclasses.fields(Scan))
+_scan_values = attrgetter(*_SCAN_FIELDS)

@@ -29,8 +29,10 @@ from octprep.format.record_index import (
     table_name,
 )
 from octprep.shards import tfrecord
+from octprep.shards.plan import ShardPlan
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.tfrecord import RecordError
+from octprep.shards.writer import RecordPlace, read_places
 
 _FILE = re.compile(r"[A-Za-z0-9_]{1,64}(\.csv|/[0-9]{5}-of-[0-9]{5}\.tfrecord\.idx)")
 _FEATURES = frozenset((IMAGE, LABEL, PATH, REPEAT))
@@ -60,30 +62,74 @@ def make_index(
     folder: Path,
     manifest: Manifest,
     paths: Iterable[str],
-    visit: Callable[[Shard, Sequence[IndexedRecord]], None] = lambda shard, records: None,
 ) -> dict[str, bytes]:
     """The files of an index by their names relative to the folder of shards.
 
-    folder: that holds the shards. paths: of all rows of images.csv, in any order. visit: called with each shard and its
-    records, which are then forgotten.
+    folder: that holds the shards. paths: of all rows of images.csv, in any order.
 
     Raises ManifestError, naming the shard, if a shard cannot be read, or is not as the manifest and images.csv say.
     """
-    row_of = {path: number for number, path in enumerate(sorted(paths))}
+    row_of = _row_numbers(paths)
+
+    def read_records(shard: Shard, number: int) -> list[IndexedRecord]:
+        try:
+            return _index_shard(folder / shard.name, number, row_of)
+        except (OSError, RecordError) as error:
+            problem = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise _damaged(folder / shard.name, f": {problem}") from None
+
+    return _make_index(folder, manifest, read_records)
+
+
+def make_index_of_plans(
+    folder: Path,
+    manifest: Manifest,
+    plans: Mapping[str, Sequence[ShardPlan]],
+    paths: Iterable[str],
+    visit: Callable[[Shard, Sequence[IndexedRecord], Sequence[RecordPlace]], None],
+) -> dict[str, bytes]:
+    """The same for shards that were just written to a folder, from their plans and receipts: no record is read.
+
+    visit: called with each shard, its records, and where they are by its receipt, which are then forgotten. Raises
+    StoppedError for a receipt that was damaged, and otherwise as `make_index` does.
+    """
+    row_of = _row_numbers(paths)
+    items = {plan.name: plan.items for split_plans in plans.values() for plan in split_plans}
+    label_of = {name: label for label, name in enumerate(manifest.class_names)}
+
+    def planned_records(shard: Shard, number: int) -> list[IndexedRecord]:
+        records, start = [], 0
+        places = read_places(folder, shard)
+        for (scan, repeat), place in zip(items[shard.name], places, strict=True):
+            image, label, row = start + place.image, label_of[scan.label], row_of[scan.path]
+            records.append(IndexedRecord(number, start, place.bytes, image, place.image_bytes, label, repeat, row))
+            start += place.bytes
+        visit(shard, records, places)
+        return records
+
+    return _make_index(folder, manifest, planned_records)
+
+
+def _row_numbers(paths: Iterable[str]) -> dict[str, int]:
+    """The number of each row of images.csv, by its path. paths: of all rows, in any order."""
+    return {path: number for number, path in enumerate(sorted(paths))}
+
+
+def _make_index(
+    folder: Path,
+    manifest: Manifest,
+    records_of: Callable[[Shard, int], Sequence[IndexedRecord]],
+) -> dict[str, bytes]:
+    """The files of an index. records_of: the records of a shard, by its number in its split."""
     files: dict[str, bytes] = {}
     for split, shards in manifest.splits.items():
         lines: list[bytes] = []
         for number, shard in enumerate(shards):
-            try:
-                records = _index_shard(folder / shard.name, number, row_of)
-            except (OSError, RecordError) as error:
-                problem = error.strerror if isinstance(error, OSError) and error.strerror else error
-                raise _damaged(folder / shard.name, f": {problem}") from None
+            records = records_of(shard, number)
             try:
                 check_shard(records, manifest, shard)
             except ValueError as error:
                 raise _damaged(folder / split, f" {error}") from None
-            visit(shard, records)
             lines.append(encode_lines(records))
             files[dali_name(shard)] = encode_dali(records)
         files[table_name(split)] = encode_table(lines, manifest.digest)

@@ -1,15 +1,20 @@
 """Files that an earlier build prepared, so that a build prepares only files that are new or have changed.
 
 They are known from two places: the receipts of an unfinished build (`octprep.shards.cache`), and PREPARED_NAME beside
-the shards of a finished one, which says what was found in every file and where its pixels are in the shards. It is
-compressed text: a line with what it depends on, a line of JSON for each file, sorted by path, and their SHA-256. No
-other program reads it, and it may be deleted: the next build then prepares every file again.
+the shards of a finished one, which says what was found in every file and where its pixels and its first record are in
+the shards. It is compressed text: a line with what it depends on, a line of JSON for each file, sorted by path, and
+their SHA-256. No other program reads it, and it may be deleted: the next build then prepares every file again.
+
+A shard that has another size than the manifest says, or was written or moved after it, is compared with its SHA-256
+before anything of it is used; of any other, each image and each record has a CRC-32C here, with which it is compared
+when it is read. So a record of a scan that has not changed is copied as it is (`octprep.shards.writer`).
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -27,10 +32,21 @@ from octprep.format.record_index import IndexedRecord
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.workdir import published_shard_problem
+from octprep.shards.writer import RecordPlace, records_key
 from octprep.source.files import Exclusion, ScanFile
 from octprep.source.reading import hash_files
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
+
+_BUFFER = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class FinishedFiles:
+    """What a finished folder says of files."""
+
+    files: dict[str, KnownFile]  # by path
+    records_key: str  # of its records, as `octprep.shards.writer.records_key` gives it
 
 
 @dataclass(frozen=True)
@@ -91,10 +107,10 @@ def _spacing_changed(before: KnownFile, file: ScanFile) -> bool:
     return isinstance(before.result, CachedScan) and before.result.scan.axial_um != file.axial_um
 
 
-def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, KnownFile]:
-    """What PREPARED_NAME in a finished folder says of files, by path, for a build with these settings.
+def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles | None:
+    """What PREPARED_NAME in a finished folder says of files, for a build with these settings.
 
-    Nothing if it is missing, damaged, of other preprocessing or other versions of the libraries, or not of the shards
+    None if it is missing, damaged, of other preprocessing or other versions of the libraries, or not of the shards
     that are there. cache_folder: that the results are to name their shards relative to.
     """
     try:
@@ -110,42 +126,60 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> dict[str, Kno
         known: dict[str, KnownFile] = {}
         with open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
             if file.readline() != _head(config, manifest):
-                return {}
+                return None
             digest, line = hashlib.sha256(), b""
             for following in file:
                 if line:
                     digest.update(line)
                     row = json.loads(line)
-                    shard = row["result"].get("cache_file")  # not of an exclusion
-                    if shard is None or shard in places:
-                        row["result"] |= {"cache_file": places[shard]} if shard else {}
+                    place = row[cache.PLACE]
+                    if not place or place[0] in places:
+                        row[cache.PLACE] = [places[place[0]], *place[1:]] if place else []
                         found = cache.from_row(row)
                         known[found.path] = found
                 line = following
-        return known if line.decode() == digest.hexdigest() else {}
+        if line.decode() != digest.hexdigest():
+            return None
+        return FinishedFiles(known, records_key(manifest.class_names, manifest.recipe, manifest.stated))
     except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return None
 
 
 class ImagePlaces:
-    """Where the image of each row of images.csv is in a folder of shards, of several places the first."""
+    """Where the first record of each row of images.csv, repeat 0, is in a folder of shards."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         """paths: of all rows, in any order."""
         self._paths = sorted(paths)
         self._shards = [""] * len(self._paths)
-        self._offsets = array("q", bytes(8 * len(self._paths)))
+        self._records, self._images = (array("q", bytes(8 * len(self._paths))) for _ in range(2))  # bytes of the file
+        self._sizes, self._crcs = (array("I", bytes(4 * len(self._paths))) for _ in range(2))  # of the frames
 
-    def add(self, shard: Shard, records: Iterable[IndexedRecord]) -> None:
-        """Add the places in a shard. records: of the shard's index."""
-        for record in records:
-            if not self._shards[record.row]:
-                self._shards[record.row], self._offsets[record.row] = shard.name, record.image_offset
+    def add(self, shard: Shard, records: Iterable[IndexedRecord], places: Iterable[RecordPlace]) -> None:
+        """Add the places in a shard. records: of its index. places: the same of its receipt."""
+        for record, place in zip(records, places, strict=True):
+            if record.repeat == 0:
+                row = record.row
+                self._shards[row], self._records[row], self._images[row] = (
+                    shard.name,
+                    record.record_offset,
+                    record.image_offset,
+                )
+                self._sizes[row], self._crcs[row] = place.bytes, place.crc
 
-    def find(self, path: str) -> tuple[str, int]:
-        """The shard that holds a row's image, or "" if none does, and the byte of its file at which it begins."""
-        row = bisect_left(self._paths, path)
-        return self._shards[row], self._offsets[row]
+    def record(self, path: str) -> tuple[str, int]:
+        """The shard that holds a row's first record, or "" if none does, and the byte of it at which that begins."""
+        row = self._row(path)
+        return self._shards[row], self._records[row]
+
+    def image(self, path: str) -> tuple[str, int, bytes]:
+        """The same shard, the byte at which the image begins, and the record's frame as `cache.pack_frame` has it."""
+        row = self._row(path)
+        before = self._images[row] - self._records[row]
+        return self._shards[row], self._images[row], cache.pack_frame(self._sizes[row], before, self._crcs[row])
+
+    def _row(self, path: str) -> int:
+        return bisect_left(self._paths, path)
 
 
 def write(path: Path, known: Iterable[KnownFile], manifest: Manifest, places: ImagePlaces) -> None:
@@ -154,19 +188,24 @@ def write(path: Path, known: Iterable[KnownFile], manifest: Manifest, places: Im
     Scans whose pixels are in no shard are left out.
     """
     digest = hashlib.sha256()
-    with saving(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
-        file.write(_head(manifest.config, manifest))
+    with (
+        saving(path) as partial,
+        partial.open("wb") as raw,
+        gzip.GzipFile("", "wb", 1, raw, mtime=0) as file,
+        io.BufferedWriter(file, _BUFFER) as lines,  # a line at a time takes longer
+    ):
+        lines.write(_head(manifest.config, manifest))
         for found in known:
             row = cache.to_row(found)
             if isinstance(found.result, CachedScan):
-                shard, offset = places.find(found.path)
+                shard, offset, frame = places.image(found.path)
                 if not shard:
                     continue
-                row["result"] |= {"cache_file": shard, "offset": offset}
+                row[cache.PLACE] = cache.place_cells(shard, offset, frame)
             line = json.dumps(row).encode() + b"\n"
             digest.update(line)
-            file.write(line)
-        file.write(digest.hexdigest().encode())
+            lines.write(line)
+        lines.write(digest.hexdigest().encode())
 
 
 def _head(config: BuildConfig, manifest: Manifest) -> bytes:

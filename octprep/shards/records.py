@@ -148,6 +148,15 @@ def decode_pixels(image: bytes, height: int, width: int, encoding: str) -> Gray 
 
 def encode_record(record: Record) -> bytes:
     """A record as a serialized tf.train.Example; equal records give equal bytes."""
+    return tfrecord.encode(_features(record))
+
+
+def encode_with_image_offset(record: Record) -> tuple[bytes, int]:
+    """As `encode_record`, and the byte at which the image begins."""
+    return tfrecord.encode_with_offset(_features(record), IMAGE)
+
+
+def _features(record: Record) -> dict[str, tfrecord.Value]:
     features: dict[str, tfrecord.Value] = {
         IMAGE: record.image,
         LABEL: [record.label],
@@ -164,7 +173,7 @@ def encode_record(record: Record) -> bytes:
     for name in STATED:
         if (text := getattr(record, name)) is not None:
             features[name] = text.encode()
-    return tfrecord.encode(features)
+    return features
 
 
 def decode_record(data: bytes, recipe: Preprocessing) -> Record:

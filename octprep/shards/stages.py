@@ -25,6 +25,7 @@ class CachedSource:
 
     folder: Path  # of the cache, relative to which the stored pixels of the scans are
     files: tuple[KnownFile, ...]  # sorted by path
+    records_key: str = ""  # of the records that scans have in a finished folder, as `writer.records_key` gives it
 
     def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> CachedSource:
         """The same under pseudonyms. listing: of the source, without them."""
@@ -37,10 +38,9 @@ class CachedSource:
             if isinstance(result, Exclusion):
                 result = pseudonyms.unreadable(result, new_paths)
             else:
-                scan = pseudonyms.renamed(result.scan, new_paths[file.path])
-                result = dataclasses.replace(result, scan=scan)
+                result = result.with_scan(pseudonyms.renamed(result.scan, new_paths[file.path]))
             files.append(dataclasses.replace(file, result=result))
-        return CachedSource(self.folder, tuple(sorted(files, key=lambda file: file.path)))
+        return CachedSource(self.folder, tuple(sorted(files, key=lambda file: file.path)), self.records_key)
 
     @cached_property
     def scans(self) -> tuple[CachedScan, ...]:
@@ -70,8 +70,10 @@ def cache_scans(
     """
     folder.mkdir(exist_ok=True)
     known = cache.read_receipts(folder, cache.preparation_key(config.recipe, config.encoding))
-    if finished is not None:
-        known = prepared.read(finished, folder, config) | known
+    records_key = ""
+    if finished is not None and (before := prepared.read(finished, folder, config)) is not None:
+        known = before.files | known
+        records_key = before.records_key
     found = prepared.find_known(src, files, known, pool, progress)
     results = list(found.known)
     progress("preparing scans", 0, len(files))
@@ -84,7 +86,7 @@ def cache_scans(
         batch = cache.read_receipt(by_name[name])
         results += batch
         progress("preparing scans", len(batch), len(files))
-    return CachedSource(folder, tuple(sorted(results, key=lambda file: file.path)))
+    return CachedSource(folder, tuple(sorted(results, key=lambda file: file.path)), records_key)
 
 
 def write_shards(
@@ -102,6 +104,7 @@ def write_shards(
     stated: the features of `octprep.format.manifest.STATED` that records have.
     """
     by_path = {item.scan.path: item for item in cached.scans}
+    copies = cached.records_key == writer.records_key(class_names, config.recipe, stated)
     tasks = [
         writer.ShardTask(
             folder=work / "shards",
@@ -110,6 +113,7 @@ def write_shards(
             class_names=class_names,
             recipe=config.recipe,
             stated=stated,
+            copies=copies,
             items=tuple((by_path[scan.path], repeat) for scan, repeat in plan.items),
         )
         for split_plans in plans.values()

@@ -25,6 +25,7 @@ import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import google_crc32c
@@ -37,11 +38,13 @@ Example = dict[str, list[bytes] | list[int] | list[float]]
 _MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")  # length, its masked CRC
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
+HEADER_BYTES = _HEADER.size  # of a frame, before the data
 _MAX_RECORD = 1 << 31  # a protocol buffer holds at most 2 GiB
 
 # The wire type of a field with a length, and the field numbers of feature.proto.
 _LENGTH = 2
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_PARTS = 6  # that `_parts` makes of a feature
 
 
 class RecordError(ValueError):
@@ -222,10 +225,33 @@ def encode(features: Mapping[str, Value]) -> bytes:
 
     Raises TypeError for values of any other kind, ValueError for an empty list, whose type is unknown.
     """
-    entries = b"".join(
-        _field(1, _field(1, key.encode()) + _field(2, _feature(key, features[key]))) for key in sorted(features)
-    )
-    return _field(1, entries) if entries else b""
+    return b"".join(_parts(features))
+
+
+def encode_with_offset(features: Mapping[str, Value], key: str) -> tuple[bytes, int]:
+    """As `encode`, and the byte at which the value, or the values, of one of the features begin."""
+    parts = _parts(features)
+    before = 1 + _PARTS * sorted(features).index(key) + _PARTS - 1
+    return b"".join(parts), sum(map(len, parts[:before]))
+
+
+def _parts(features: Mapping[str, Value]) -> list[bytes]:
+    """The bytes of an Example: its head, then _PARTS for each feature, of which the last is its value or values.
+
+    They are joined only once, as copying an image takes longer than all else.
+    """
+    parts = [b""]
+    for key in sorted(features):
+        kind, content = _packed(key, features[key])
+        value = _head(1, len(content))
+        values = _head(kind, size := len(value) + len(content))
+        feature = _head(2, size := size + len(values))
+        name = _key_field(key)
+        entry = _head(1, len(name) + len(feature) + size)
+        parts += (entry, name, feature, values, value, content)
+    if features:
+        parts[0] = _head(1, sum(map(len, parts)))
+    return parts
 
 
 def decode(data: bytes) -> Example:
@@ -241,15 +267,17 @@ def decode(data: bytes) -> Example:
     return example
 
 
-def _feature(key: str, value: Value) -> bytes:
+def _packed(key: str, value: Value) -> tuple[int, bytes]:
+    """The field number of the list that holds a feature's value, and the one value or packed values in it."""
     if isinstance(value, bytes):
-        return _field(_BYTES_LIST, _field(1, value))
+        return _BYTES_LIST, value
     if not value:
         raise ValueError(f"feature {key!r} is empty, so its type is unknown")
-    if all(isinstance(item, int) for item in value):
-        return _field(_INT64_LIST, _field(1, b"".join(_varint(int(item) & 0xFFFFFFFFFFFFFFFF) for item in value)))
-    if all(isinstance(item, float) for item in value):
-        return _field(_FLOAT_LIST, _field(1, struct.pack(f"<{len(value)}f", *value)))
+    kinds = set(map(type, value))
+    if all(issubclass(kind, int) for kind in kinds):
+        return _INT64_LIST, b"".join([_varint(int(item) & 0xFFFFFFFFFFFFFFFF) for item in value])
+    if all(issubclass(kind, float) for kind in kinds):
+        return _FLOAT_LIST, struct.pack(f"<{len(value)}f", *value)
     raise TypeError(f"feature {key!r} must be bytes, ints or floats; got {value!r}")
 
 
@@ -267,8 +295,17 @@ def _values(feature: memoryview) -> list[bytes] | list[int] | list[float]:
 _SMALL_VARINTS = tuple(bytes([value]) for value in range(0x80))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | _LENGTH]) + _varint(len(content)) + content
+@lru_cache(maxsize=64)
+def _key_field(key: str) -> bytes:
+    """The key of a map's entry."""
+    content = key.encode()
+    return _head(1, len(content)) + content
+
+
+@lru_cache(maxsize=1024)  # most lengths are those of all records
+def _head(number: int, length: int) -> bytes:
+    """What comes before the content of a field with a length."""
+    return bytes((number << 3 | _LENGTH,)) + _varint(length)
 
 
 def _varint(value: int) -> bytes:

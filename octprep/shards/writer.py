@@ -1,4 +1,8 @@
-"""Writing one shard and its receipt. The shard's file is complete under its name, or absent."""
+"""Writing one shard and its receipt. The shard's file is complete under its name, or absent.
+
+The receipt, NAME.receipt.json, says what the shard's bytes follow from, what they are and where each record lies in
+them, so that a shard that is there is neither written nor read again.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,29 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
 
 from octprep.format.config import Preprocessing
+from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
 from octprep.format.manifest import FORMAT_VERSION, Shard, shard_problem
-from octprep.shards import cache, tfrecord
-from octprep.shards.cache import CachedScan
-from octprep.shards.records import Record, encode_record
+from octprep.shards import tfrecord
+from octprep.shards.cache import CachedScan, ImageReader
+from octprep.shards.records import Record, encode_with_image_offset
+
+
+class RecordPlace(NamedTuple):
+    """Where a record lies in its shard, which follows from the record before it."""
+
+    bytes: int  # of the whole frame
+    image: int  # the byte of the frame at which the image begins
+    image_bytes: int
+    crc: int  # CRC-32C of the frame
 
 
 @dataclass(frozen=True)
@@ -27,37 +45,78 @@ class ShardTask:
     class_names: tuple[str, ...]
     recipe: Preprocessing
     stated: tuple[str, ...]  # the features of `octprep.format.manifest.STATED` that the records have
+    copies: bool  # whether the frames of scans in a finished folder are those that would be written: they are copied
     items: tuple[tuple[CachedScan, int], ...]  # the scan and the number of its repeat, in the order of the records
 
 
 def write_shard(task: ShardTask) -> Shard:
     """Write a shard and its receipt, or return it as a valid receipt describes it.
 
-    Raises StoppedError if a scan's pixels in the cache were damaged.
+    A frame that is copied from a shard of a finished folder is compared with its CRC-32C, which was kept when it was
+    written. Raises StoppedError if such a frame, or a scan's pixels in the cache, were damaged.
     """
     path = task.folder / task.name
-    receipt = path.with_suffix(".receipt.json")
     key = _key(task)
-    if shard := _from_receipt(task, receipt, path, key):
+    if shard := _from_receipt(task, path, key):
         return shard
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with saving(path) as partial_file, partial_file.open("wb") as file:
+    places: list[RecordPlace] = []
+    with ImageReader(task.cache_folder) as images, saving(path) as partial_file, partial_file.open("wb") as file:
         for item, repeat in task.items:
-            framed = tfrecord.frame(encode_record(_record(task, item, repeat)))
+            if task.copies and item.frame and repeat == 0:
+                framed, image = images.read_frame(item)
+            else:
+                data, image = encode_with_image_offset(_record(task, item, repeat, images.read(item)))
+                framed, image = tfrecord.frame(data), image + tfrecord.HEADER_BYTES
             digest.update(framed)
             file.write(framed)
+            places.append(RecordPlace(len(framed), image, item.length, google_crc32c.value(framed)))
         size = file.tell()
     shard = _shard(task, size, digest.hexdigest())
-    content = json.dumps({"key": key, "bytes": shard.bytes, "sha256": shard.sha256})
-    atomic_write(receipt, content.encode(), durable=False)
+    content = [key, shard.bytes, shard.sha256, places]
+    receipt = {"content": content, "sha256": _content_sha256(content)}
+    atomic_write(_receipt_path(path), json.dumps(receipt).encode(), durable=False)
     return shard
 
 
-def _record(task: ShardTask, item: CachedScan, repeat: int) -> Record:
+def read_places(folder: Path, shard: Shard) -> list[RecordPlace]:
+    """Where the records of a shard that was written to a folder lie in it, in their order.
+
+    Raises StoppedError if the receipt is not as it was written; it is removed then, so that the shard is written again.
+    """
+    path = _receipt_path(folder / shard.name)
+    try:
+        _, size, sha256, places = _read_receipt(path)
+        if (size, sha256) != (shard.bytes, shard.sha256):
+            raise ValueError("is of another shard")
+        return [RecordPlace(*place) for place in places]
+    except (OSError, ValueError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        raise StoppedError(f"{path} was damaged after it was written. Run the same command again.") from None
+
+
+def _receipt_path(path: Path) -> Path:
+    return path.with_suffix(".receipt.json")
+
+
+def _read_receipt(path: Path) -> list[Any]:
+    """The key, bytes, SHA-256 and places in a receipt. Raises OSError, or another error if it is not as written."""
+    receipt = json.loads(path.read_bytes())
+    content = list(receipt["content"])
+    if receipt["sha256"] != _content_sha256(content):
+        raise ValueError("was changed after it was written")
+    return content
+
+
+def _content_sha256(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _record(task: ShardTask, item: CachedScan, repeat: int, image: bytes) -> Record:
     scan, geometry, recipe = item.scan, item.geometry, task.recipe
     return Record(
-        image=cache.read_image(task.cache_folder, item),
+        image=image,
         label=task.class_names.index(scan.label),
         patient=scan.patient,
         path=scan.path,
@@ -71,10 +130,18 @@ def _record(task: ShardTask, item: CachedScan, repeat: int) -> Record:
     )
 
 
+def records_key(class_names: tuple[str, ...], recipe: Preprocessing, stated: tuple[str, ...]) -> str:
+    """What a record follows from besides its scan, repeat and pixels, as text. For the arguments see ShardTask."""
+    return f"{_octprep_version()} {FORMAT_VERSION} {class_names} {recipe} {stated}"
+
+
+@lru_cache(maxsize=1)
+def _octprep_version() -> str:
+    return version("octprep")
+
+
 def _key(task: ShardTask) -> str:
-    digest = hashlib.sha256(
-        f"{version('octprep')} {FORMAT_VERSION} {task.class_names} {task.recipe} {task.stated}\n".encode()
-    )
+    digest = hashlib.sha256(f"{records_key(task.class_names, task.recipe, task.stated)}\n".encode())
     for item, repeat in task.items:
         digest.update(f"{item.scan} {item.length} {item.crc} {repeat}\n".encode())
         digest.update(item.details)
@@ -92,10 +159,10 @@ def _shard(task: ShardTask, size: int, sha256: str) -> Shard:
     )
 
 
-def _from_receipt(task: ShardTask, receipt: Path, path: Path, key: str) -> Shard | None:
+def _from_receipt(task: ShardTask, path: Path, key: str) -> Shard | None:
     try:
-        content = json.loads(receipt.read_bytes())
-        shard = _shard(task, content["bytes"], content["sha256"])
-        return shard if content["key"] == key and shard_problem(path, shard) is None else None
+        written_key, size, sha256, _ = _read_receipt(_receipt_path(path))
+        shard = _shard(task, size, sha256)
+        return shard if written_key == key and shard_problem(path, shard) is None else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, cut short or of another version: write the shard again

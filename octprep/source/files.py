@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from octprep.format.config import SOURCE_SPLITS
@@ -106,10 +105,10 @@ def parse_scan_path(path: str, size: int, root: str) -> ScanFile | Exclusion:
 
 def read_path(path: str, layout: Layout) -> PathFacts | Exclusion:
     """What a layout says of a path, relative to the source, or why the file is not a B-scan."""
-    inner = PurePosixPath(path)
-    if "__MACOSX" in inner.parts or inner.name.startswith("._") or inner.name in (".DS_Store", "Icon\\x0d"):
+    *folders, name = path.split("/")
+    if "__MACOSX" in (*folders, name) or name.startswith("._") or name in (".DS_Store", "Icon\\x0d"):
         return Exclusion(path, MACOS_METADATA)
-    if inner.name.startswith("."):
+    if name.startswith("."):
         return Exclusion(path, "hidden file")
     facts = layout.read(path)
     return Exclusion(path, facts) if isinstance(facts, str) else facts

@@ -75,12 +75,12 @@ class KermanyLayout:
 
     def read(self, path: str) -> PathFacts | str:
         """See `Layout`."""
-        inner = PurePosixPath(path)
+        inner = path
         if self.root:
-            if not inner.is_relative_to(self.root):
+            if not path.startswith(f"{self.root}/"):
                 return f"outside {self.root}, which holds the class folders"
-            inner = inner.relative_to(self.root)
-        *folders, base_name = inner.parts
+            inner = path.removeprefix(f"{self.root}/")
+        *folders, base_name = inner.split("/")
         wrapped = ""
         parsed = parse_scan_name(base_name)
         if parsed is None and (wrapped := unwrapped(base_name)):

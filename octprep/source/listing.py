@@ -228,7 +228,9 @@ def _parsed(
         else:
             if facts.name:
                 names[file.key] = facts.name
-            known = dataclasses.replace(facts, label=label, patient=patient)
+            known = facts
+            if (label, patient) != (facts.label, facts.patient):
+                known = dataclasses.replace(facts, label=label, patient=patient)
             disk = {"modified_ns": file.modified_ns, "changed_ns": file.changed_ns, "linked": file.linked}
             scan_files.append(make_scan_file(file.key, known, file.bytes, **disk))
     if without_id and not scan_files:
@@ -280,7 +282,7 @@ def _listing(
     usual = isinstance(layout, KermanyLayout)
     return SourceListing(
         layout.root if isinstance(layout, KermanyLayout) else "",
-        tuple(sorted(scan_files)),
+        tuple(sorted(scan_files, key=lambda file: file.path)),
         tuple(sorted(exclusions)),
         _listing_sha256(walk.files, exclusions, [file for file in scan_files if file.frame or not usual]),
         (layout.title,),
@@ -296,7 +298,7 @@ def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion
     sizes = [(file.key, file.bytes) for file in files]
     for key, size in sorted([*sizes, *((exclusion.path, -1) for exclusion in exclusions)]):
         digest.update(f"{key}\0{size}\n".encode())
-    for file in sorted(read):
+    for file in sorted(read, key=lambda file: file.path):
         facts = (file.path, file.label, file.patient, file.image_number, file.source_split, file.eye, file.volume)
         digest.update("\0".join(map(str, (*facts, file.axial_um))).encode() + b"\n")
     return digest.hexdigest()
@@ -306,7 +308,7 @@ def _kermany_roots(walk: Walk | RemoteWalk) -> set[str]:
     """The folders, relative to src, that hold the class folders, directly or in those of splits."""
     roots = set()
     for file in walk.files:
-        *folders, base_name = PurePosixPath(file.key).parts
+        *folders, base_name = file.key.split("/")
         name = parse_scan_name(base_name) or parse_scan_name(unwrapped(base_name))
         if name is not None and folders[-1:] == [name.patient]:
             folders.pop()

@@ -101,7 +101,7 @@ class Walk:
         if entry.is_symlink():
             self._add_link(entry, path, real_paths)
             return
-        real_path = str(Path(real_paths[-1], entry.name))
+        real_path = os.path.join(real_paths[-1], entry.name)  # noqa: PTH118 - pathlib takes as long as all else
         if entry.is_dir(follow_symlinks=False):
             self._folders.append((path, (*real_paths[:-1], real_path)))
         else:

@@ -21,7 +21,8 @@ from octtrain.explain.occlusion import Patches
 from octtrain.explain.result import ExplainedScan, draw_scan, explain_scan
 from octtrain.inference import require_shapes
 from octtrain.prediction.classify import check_preprocessing, prepare_scan, with_frames
-from octtrain.prediction.inputs import UNREAD, Exclusion, find_files, frame_of, path_of
+from octtrain.prediction.inputs import Exclusion, find_files, path_of
+from octtrain.prediction.preparing import UNREAD, frame_of
 from octtrain.runs.run import Run
 
 Log = Callable[[str], None]

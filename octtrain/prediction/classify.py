@@ -21,7 +21,6 @@ from octprep.format.config import IMAGE_FORMATS, PREPROCESSING_VERSION, Preproce
 from octprep.format.errors import (
     ManifestError,
     Notice,
-    OctError,
     SettingError,
     SourceError,
     StoppedError,
@@ -38,15 +37,14 @@ from octtrain.calibration.frozen import Calibration, load_calibration
 from octtrain.inference import predict_probabilities
 from octtrain.prediction import predictions_csv
 from octtrain.prediction.inputs import (
-    UNREAD,
     Exclusion,
     find_files,
-    frame_of,
     label_from_path,
     path_of,
     unknown_classes,
 )
 from octtrain.prediction.predictions_csv import PredictionsCsv, Row
+from octtrain.prediction.preparing import UNREAD, Prepare, frame_of, prepare_file, prepare_here, preparing_apart
 from octtrain.runs.ensemble import Runs, load_ensemble, load_runs, model_digests
 from octtrain.runs.run import Run
 
@@ -124,7 +122,12 @@ class LoadedRun:
         """
         inputs = [paths] if isinstance(paths, Path | str) else list(paths)
         results, _ = self._predict(
-            [Path(path) for path in inputs], Path(csv_file) if csv_file else None, strict, _discard, _discard
+            [Path(path) for path in inputs],
+            Path(csv_file) if csv_file else None,
+            strict,
+            _discard,
+            _discard,
+            prepare_here,
         )
         return results
 
@@ -133,7 +136,7 @@ class LoadedRun:
         return prepare_image(Path(path), self.run.manifest.recipe)
 
     def _predict(
-        self, inputs: Sequence[Path], csv_file: Path | None, strict: bool, log: Log, warn: Log
+        self, inputs: Sequence[Path], csv_file: Path | None, strict: bool, log: Log, warn: Log, prepare: Prepare
     ) -> tuple[list[Result], int]:
         """All results, and how many of them were in the CSV already."""
         if strict and not self.calibration:
@@ -160,11 +163,13 @@ class LoadedRun:
             remaining = [file for file in files if path_of(file) not in results]
             _advise(table, len(results), len(files))
             batch_size = min(BATCH, len(remaining))
-            for start in range(0, len(remaining), BATCH):
-                batch = remaining[start : start + BATCH]
-                states = [_file_state(path_of(file)) for file in batch]  # before they are read
-                batch_results = list(self._classify(batch, batch_size, strict))
+            states_of = [_file_state(path_of(file)) for file in remaining] if table else []  # before they are read
+            batches = [remaining[start : start + BATCH] for start in range(0, len(remaining), BATCH)]
+            files_of = [[file for file in batch if isinstance(file, Path)] for batch in batches]
+            for batch, scans in zip(batches, prepare(files_of, self.run.manifest.recipe), strict=True):
+                batch_results = list(self._classify(batch, scans, batch_size, strict))
                 if table:
+                    states, states_of = states_of[: len(batch)], states_of[len(batch) :]
                     pairs = zip(batch_results, states, strict=True)
                     table.add([_row(result, names, marks, state) for result, state in pairs])
                 results |= {result.path: result for result in batch_results}
@@ -177,22 +182,36 @@ class LoadedRun:
                     discard_stdout()  # the reader of the output has gone; the CSV is written all the same
         return [results[path_of(file)] for file in files], earlier
 
-    def _classify(self, batch: Sequence[Path | Exclusion], batch_size: int, strict: bool) -> Iterator[Result]:
-        """The results of some files, in their order. batch_size: images that the model is run on."""
-        names, recipe = self.class_names, self.run.manifest.recipe
-        scans = [file if isinstance(file, Exclusion) else prepare_scan(file, recipe) for file in batch]
-        prepared = [scan[1] for scan in scans if not isinstance(scan, Exclusion)]
+    def _classify(
+        self,
+        batch: Sequence[Path | Exclusion],
+        scans: Sequence[preprocessing.PreprocessedImage | str],
+        batch_size: int,
+        strict: bool,
+    ) -> Iterator[Result]:
+        """The results of some files, in their order.
+
+        scans: of those that are no exclusions, or the reason why there is none. batch_size: images that the model is
+        run on.
+        """
+        names = self.class_names
+        prepared = [scan for scan in scans if not isinstance(scan, str)]
         rows = iter(self._probabilities_and_marks(prepared, batch_size) if prepared else ())
-        for file, scan in zip(batch, scans, strict=True):
-            if isinstance(scan, Exclusion):
-                yield scan
+        found = iter(scans)
+        for file in batch:
+            if isinstance(file, Exclusion):
+                yield file
                 continue
-            path, (probabilities, marks) = path_of(file), next(rows)
+            scan = next(found)
+            if isinstance(scan, str):
+                yield Exclusion(file, scan)
+                continue
+            path, (probabilities, marks) = file, next(rows)
             if strict and marks["unfamiliar"] == YES:
                 yield Exclusion(path, WITHHELD)
             else:
                 label = names[int(probabilities.argmax())]
-                flags = scan[1].measurements.flags
+                flags = scan.measurements.flags
                 yield Prediction(path, label, label_from_path(path, names), probabilities, marks, flags)
 
     def _probabilities_and_marks(
@@ -254,12 +273,14 @@ def predict(
     """Classify files as `LoadedRun.predict` does, and print a line for each and a summary.
 
     A file named CLASS-patient-number, or in a class folder, states its class: how many predictions agree is counted.
+    Files are decoded in a process of their own, so that one on which the image decoder crashes or hangs is excluded.
 
     Raises what `load_run` and `LoadedRun.predict` raise; SourceError if no file at all could be classified; after all
     other files are done, StoppedError if some could not be read.
     """
     loaded = load_run(run, warn=warn)
-    results, earlier = loaded._predict(paths, csv_file, strict, log, warn)
+    with preparing_apart() as prepare:
+        results, earlier = loaded._predict(paths, csv_file, strict, log, warn, prepare)
     try:
         for line in _summary(results, loaded, csv_file, earlier):
             log(line)
@@ -332,25 +353,8 @@ def prepare_scan(
     path: Path, recipe: Preprocessing
 ) -> tuple[NDArray[np.uint8], preprocessing.PreprocessedImage] | Exclusion:
     """A file's source scan, (rows, columns) uint8 in 0..255, and the same as in training, or an Exclusion."""
-    try:
-        with preprocessing.memory_errors():
-            file, frame = frame_of(path)
-            if frame:
-                source, flags, axial_um = preprocessing.read_frame(file, frame, recipe.colour)
-                return source, preprocessing.preprocess(source, recipe, flags, axial_um or None)
-            source, flags = preprocessing.read_image(path, recipe.colour)
-            return source, preprocessing.preprocess(source, recipe, flags)
-    except UnreadableImage as error:
-        return Exclusion(path, printable(str(error)))
-    except OSError as error:
-        return Exclusion(path, f"{UNREAD}{printable(error.strerror or str(error))}")
-    except MemoryError:
-        return Exclusion(path, f"{UNREAD}not enough memory")
-    except OctError:
-        raise
-    except Exception as error:
-        error.add_note(f"while preparing {path_to_text(str(path))}")
-        raise
+    prepared = prepare_file(path, recipe)
+    return Exclusion(path, prepared) if isinstance(prepared, str) else prepared
 
 
 def _advise(table: PredictionsCsv | None, done: int, total: int) -> None:

@@ -14,11 +14,10 @@ from octprep.format.manifest import MANIFEST_NAME
 from octprep.format.names import parse_scan_name
 from octprep.format.paths import split_frame_path
 from octtrain import pretrained
+from octtrain.prediction.preparing import UNREAD, frame_of
 from octtrain.runs.history import HISTORY_NAME
 from octtrain.runs.locations import latest_run
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME
-
-UNREAD = "could not be read: "  # start of the reason if reading failed, so that the image itself may be good
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,6 @@ def unknown_classes(paths: Sequence[Path], class_names: Sequence[str]) -> Counte
         if states_class and label_from_path(path, class_names) is None:
             unknown[_stated_labels(path)[0]] += 1
     return unknown
-
-
-def frame_of(path: Path) -> tuple[Path, int]:
-    """The file of a frame of it, `scan.dcm#07`, and the number of the frame; 0 for any other path."""
-    file, frame = split_frame_path(str(path))
-    return (Path(file), frame) if frame and not os.path.lexists(path) else (path, 0)
 
 
 def path_of(file: Path | Exclusion) -> Path:

@@ -13,7 +13,7 @@ from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest
 from octprep.pipeline import build
-from octprep.shards import cache
+from octprep.shards import cache, writer
 from octprep.source.listing import list_source
 from octprep.verification import verify
 from tests.worlds.archive import files_of, write_scan
@@ -82,6 +82,33 @@ def test_one_more_scan_is_prepared_alone(src, out, prepared):
     left_out = not_in_shards(out)
     assert rebuilt(src, out, prepared) == left_out
     assert rebuilt(src, out, prepared) | {write_first(src)} == rebuilt(src, out, prepared)
+
+
+def test_of_a_scan_that_is_the_same_no_record_but_repeats_is_encoded_again(src, out, prepared, monkeypatch):
+    encoded, encode = [], writer.encode_with_image_offset
+
+    def recorded(record):
+        encoded.append((record.path, record.repeat))
+        return encode(record)
+
+    first = write_first(src)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "encode_with_image_offset", recorded)
+        build(src, out, CONFIG, workers=0, overwrite=True)
+    assert {path for path, repeat in encoded if repeat == 0} == {first}
+    assert any(repeat for _, repeat in encoded)
+    rebuilt(src, out, prepared)
+
+
+def test_records_are_not_copied_where_other_classes_change_their_labels(src, out, prepared):
+    before = all_scans(src)
+    for patient in range(900, 906):
+        folder = src / ("train" if patient < 904 else "test") / "AMD"
+        write_scan(folder / f"AMD-{patient}-1.jpeg", key=str(patient))
+    assert all_scans(src) - before <= rebuilt(src, out, prepared)
+    assert Manifest.load(out).class_names == ("AMD", "CNV", "DME", "DRUSEN", "NORMAL")
+    rebuilt(src, out, prepared, dataclasses.replace(CONFIG, classes="AMD=AMD+CNV,DME,DRUSEN,NORMAL"))
+    assert Manifest.load(out).class_names == ("AMD", "DME", "DRUSEN", "NORMAL")
 
 
 def test_one_more_scan_does_not_undo_what_an_interrupted_build_has_prepared(src, tmp_path, prepared, monkeypatch):
@@ -156,11 +183,12 @@ def test_scans_of_a_damaged_shard_are_prepared_again(src, out, prepared, how):
     assert rebuilt(src, out, prepared) == not_in_shards(out) | in_shard
 
 
-def test_a_shard_that_rots_unnoticed_stops_the_build_and_the_next_prepares_everything(src, out, prepared):
+@pytest.mark.parametrize("byte", [1000, -1], ids=["of an image", "of a CRC"])
+def test_a_shard_that_rots_unnoticed_stops_the_build_and_the_next_prepares_everything(src, out, prepared, byte):
     left_out = not_in_shards(out)
     shard = out / Manifest.load(out).splits["test"][0].name
     data = bytearray(shard.read_bytes())
-    data[1000] ^= 1
+    data[byte] ^= 1
     shard.write_bytes(data)
     os.utime(out / MANIFEST_NAME, ns=(2**62, 2**62))  # as if nothing had been written since
     with pytest.raises(StoppedError, match=r"\.tfrecord was damaged after it was written. Run the same command again"):

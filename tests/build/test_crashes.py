@@ -5,14 +5,13 @@ import shutil
 import signal
 import subprocess
 import time
-from functools import partial
-from pathlib import Path
 
 import pytest
 
 from octprep.format.manifest import Manifest
 from tests.worlds.builds import OPTIONS, octprep, receipts
 from tests.worlds.clusters import local_cluster
+from tests.worlds.decoders import ROOT, faulty_decoder, mark
 from tests.worlds.tables import read_cells
 
 pytestmark = [
@@ -20,39 +19,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="crashes are recognised by POSIX signals"),
 ]
 
-ROOT = Path(__file__).parents[2]
-
-# A decoder with a mistake, in every process: what a file does to it stands at its end, where a JPEG may hold anything.
-DECODER = """
-import os, signal, time
-from pathlib import Path
-import simplejpeg
-from octprep import crashes
-
-CRASHED = Path(__file__).parents[1] / "crashed"
-crashes.DECODE_SECONDS = 2.0
-seen = []
-decode = simplejpeg.decode_jpeg
-
-def decode_jpeg(data, *arguments, **options):
-    name, _, number = data[-20:].rpartition(b"#")[2].decode("latin-1").partition(" ")
-    if name == "HANG":
-        time.sleep(1000)
-    elif name == "EXIT":
-        os._exit(3)
-    elif name == "ONCE" and not CRASHED.exists():
-        CRASHED.touch()
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif name == "SECOND":
-        seen.append(data)
-        if len(seen) == 2:
-            os.kill(os.getpid(), signal.SIGSEGV)
-    elif name.startswith("SIG"):
-        os.kill(os.getpid(), getattr(signal, name))
-    return decode(data, *arguments, **options)
-
-simplejpeg.decode_jpeg = decode_jpeg
-"""
 CRASHES = {
     "train/CNV/CNV-0-1.jpeg": ("SIGSEGV", "made the image decoder crash (SIGSEGV)"),
     "train/CNV/CNV-0-2.jpeg": ("SIGABRT", "made the image decoder crash (SIGABRT)"),
@@ -63,21 +29,13 @@ CRASHES = {
 @pytest.fixture
 def environment(tmp_path):
     """Of processes in which the decoder has a mistake."""
-    (tmp_path / "decoder").mkdir()
-    (tmp_path / "decoder" / "sitecustomize.py").write_text(DECODER)
-    paths = [str(tmp_path / "decoder"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return faulty_decoder(tmp_path)
 
 
 @pytest.fixture
 def hostile(src):
     """A source, and a function that marks a file of it with what it does to the decoder."""
-    return src, partial(mark, src)
-
-
-def mark(src, path, what):
-    with (src / path).open("ab") as file:
-        file.write(f"#{what} ".encode())
+    return src, lambda path, what: mark(src / path, what)
 
 
 def run(environment, *words):
@@ -111,7 +69,7 @@ def test_files_that_crash_or_hang_the_decoder_cost_only_themselves_whatever_the_
 ):
     src = shutil.copytree(large_source, tmp_path / "src")  # of several batches
     for path, (what, _) in CRASHES.items():
-        mark(src, path, what)
+        mark(src / path, what)
     digests = set()
     for workers in (1, 2, 5):
         out = tmp_path / f"out{workers}"

@@ -64,6 +64,7 @@ def test_preparation_never_imports_tensorflow(source, tmp_path):
             "octtrain.training.fit, octtrain.evaluation.evaluate, octtrain.experiments.leakage.experiment",
             ["cv2", "google_crc32c", "PIL"],
         ),
+        ("octtrain.prediction.preparing", ["tensorflow", "keras"]),
     ],
 )
 def test_each_package_imports_without_the_dependencies_of_the_other(module, absent):

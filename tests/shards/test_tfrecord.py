@@ -55,8 +55,9 @@ def test_numbers_that_other_writers_do_not_pack_are_read():
     packed = tf.train.Int64List(value=[3, -1]).SerializeToString()
     one_by_one = b"".join(b"\x08" + number for number in (b"\x03", b"\xff" * 9 + b"\x01"))  # one field a number
     assert packed != one_by_one
-    entry = tfrecord._field(1, b"label") + tfrecord._field(2, tfrecord._field(3, one_by_one))
-    data = tfrecord._field(1, tfrecord._field(1, entry))
+    data = one_by_one
+    for tag, before in ((b"\x1a", b""), (b"\x12", b"\x0a\x05label"), (b"\x0a", b""), (b"\x0a", b"")):
+        data = before + tag + bytes([len(data)]) + data
     assert list(tf.train.Example.FromString(data).features.feature["label"].int64_list.value) == [3, -1]
     assert tfrecord.decode(data) == {"label": [3, -1]}
 

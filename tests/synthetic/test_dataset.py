@@ -1,8 +1,7 @@
 """The folder of synthetic scans: its layout, its images, and errors where it cannot be written."""
 
-import itertools
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -14,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from octprep import synthetic
 from octprep.format.errors import OutputError, SettingError
-from octprep.synthetic import CLASSES, MIN_PATIENTS, draw, draw_appearance
-from tests.worlds.phantoms import digests, files_of_scans, patient, read_image, splits_of_patients
+from octprep.synthetic import CLASSES, MIN_PATIENTS, draw, draw_appearance, draw_scan
+from tests.worlds.phantoms import digests, draw_patient, files_of_scans, patient, read_image, splits_of_patients
 
 pytestmark = pytest.mark.slow
 
@@ -91,24 +90,20 @@ def test_without_faults_no_patient_is_in_two_splits_and_no_content_is_repeated(c
         assert not any((edge > 250).mean() > 0.2 or (edge < 2).mean() > 0.99 for edge in edges)
 
 
-def test_neighbouring_scans_are_more_similar_than_scans_of_other_patients(clean):
-    volumes = defaultdict(list)
-    for path in sorted(files_of_scans(clean[0]), key=lambda path: int(path.stem.split("-")[2])):
-        small = cv2.resize(read_image(path), (96, 96), interpolation=cv2.INTER_AREA).astype(float).ravel()
-        volumes[path.parent.name, patient(path)].append((small - small.mean()) / small.std())
-    near, far = [], []
-    for (label, _), volume in volumes.items():
-        others = [v[len(v) // 2] for (other, _), v in volumes.items() if other == label and v is not volume]
-        for scan, following in itertools.pairwise(volume):
-            near.append((scan * following).mean())
-            far.append(max((scan * other).mean() for other in others))
-    assert np.mean(np.array(near) > np.array(far)) > 0.98
-    assert np.mean(near) > np.mean(far) + 0.1
-    for volume in volumes.values():
-        if len(volume) >= 16:
-            neighbours = [(scan * other).mean() for scan, other in itertools.pairwise(volume)]
-            halfway = [(scan * other).mean() for scan, other in zip(volume, volume[8:], strict=False)]
-            assert np.mean(neighbours) > np.mean(halfway) + 0.007
+@pytest.mark.parametrize("label", CLASSES)
+def test_neighbouring_scans_of_a_visit_are_more_similar_than_distant_ones_and_those_of_other_patients(label):
+    def small(number: int, position: float) -> np.ndarray:
+        appearance, disease, _ = draw_patient(label, number)
+        pixels = draw_scan(appearance, disease, position, np.random.default_rng([number, int(100 * position)])).pixels
+        reduced = cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA).astype(float).ravel()
+        return (reduced - reduced.mean()) / reduced.std()
+
+    volumes = [[small(number, position) for position in (0.4, 0.46, 0.9)] for number in range(12)]
+    near, distant = ([float((scans[0] * scans[turn]).mean()) for scans in volumes] for turn in (1, 2))
+    others = [max(float((scans[0] * other[0]).mean()) for other in volumes if other is not scans) for scans in volumes]
+    assert np.mean(near) > np.mean(distant) + 0.007
+    assert np.mean(np.array(near) > np.array(others)) > 0.9
+    assert np.mean(near) > np.mean(others) + 0.1
 
 
 def statistics(pixels: np.ndarray) -> list[float]:

@@ -97,7 +97,7 @@ def test_a_near_duplicate_is_slightly_different_and_its_fill_does_not_cover_the_
         duplicate = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         assert duplicate.shape == scan.pixels.shape
         assert len(data) < len(encode(scan.pixels))
-        middle = np.arange(appearance.width // 10, appearance.width - appearance.width // 10)
+        middle = np.arange(appearance.view.width // 10, appearance.view.width - appearance.view.width // 10)
         rows = np.linspace(0.1, 0.9, 9)[:, None] * (scan.bruch - scan.ilm)[middle] + scan.ilm[middle]
         inside = rows.astype(int), middle
         white = [(cv2.blur(pixels, (9, 9))[inside] > 253).mean() for pixels in (duplicate, scan.pixels)]
@@ -109,9 +109,7 @@ def test_a_near_duplicate_is_slightly_different_and_its_fill_does_not_cover_the_
 def test_fill_is_white_or_black_does_not_cover_the_retina_and_is_equally_common_in_every_class():
     shares = []
     for label in CLASSES:
-        appearance, disease, _ = draw_patient(
-            label, 0, width=512, bruch_row=150, tilt=0
-        )  # high, where fill could reach it
+        appearance, disease, _ = draw_patient(label, 0, width=512, row=150, tilt=0)  # high, where fill could reach it
         unmarked = draw_scan(appearance, disease, 0.5, np.random.default_rng(0))
         rng = np.random.default_rng(9)
         marked = [add_fill(unmarked, rng) for _ in range(200)]

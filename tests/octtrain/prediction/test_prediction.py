@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from octtrain.models import build_model
 from octtrain.prediction.classify import Exclusion, Prediction, load_run, predict, prepare_image
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.run import Run
+from tests.worlds.decoders import faulty_decoder, mark
 from tests.worlds.image_files import LOSSLESS, saved, tiled_tiff
 from tests.worlds.runs import ROOT, command, quiet, read_rows, scan_file
 from tests.worlds.shards import CLASSES, record, untrained_run, write_shards
@@ -74,6 +76,28 @@ def test_every_file_is_classified_or_excluded_with_a_reason(run, tmp_path):
     probabilities = [float(rows["a.jpeg"][name]) for name in CLASSES]
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
     assert rows["a.jpeg"]["prediction"] == CLASSES[int(np.argmax(probabilities))]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="crashes are recognised by POSIX signals")
+def test_files_that_crash_or_hang_the_decoder_cost_only_themselves(run, tmp_path):
+    files = [scan_file(tmp_path / "in" / f"{i:02}.jpeg", i % 4, i) for i in range(40)]  # more than a batch
+    reasons = {
+        files[1]: ("SIGSEGV", "made the image decoder crash (SIGSEGV)"),
+        files[3]: ("SIGABRT", "made the image decoder crash (SIGABRT)"),
+        files[35]: ("HANG", "took the image decoder more than 2 s"),
+    }
+    for path, (what, _) in reasons.items():
+        mark(path, what)
+    done = subprocess.run(
+        command("predict", run, tmp_path / "in", "--csv", tmp_path / "out.csv"),
+        env=faulty_decoder(tmp_path), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "37 classified, 3 excluded" in done.stdout
+    rows = {Path(path): row for path, row in read_rows(tmp_path / "out.csv").items()}
+    assert [*rows] == files
+    for path, row in rows.items():
+        assert row["exclusion_reason"] == (reasons[path][1] if path in reasons else "")
+        assert bool(row["prediction"]) == (path not in reasons)
 
 
 def test_a_prediction_does_not_depend_on_the_other_files(run, tmp_path):
