@@ -174,7 +174,7 @@ def draw_view(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> Vie
 def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> PatientAppearance:
     """Draw a patient and a first visit at random."""
     overlap = rng.uniform(*difficulty.overlap)
-    whole = rng.normal(1, 0.07)
+    whole = rng.normal(1.03, 0.09)
     count = len(LAYERS)
     field = RandomField.draw
     return PatientAppearance(
@@ -187,13 +187,13 @@ def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) 
         borders=(rng.uniform(1, 4), tuple(field(between(0.1, 0.5, rng.random()), rng) for _ in range(_BORDERS))),
         bands=(rng.uniform(0.02, 0.09), tuple(field(between(0.15, 1.2, rng.random()), rng) for _ in range(_BORDERS))),
         contrast=rng.uniform(0.8, 1.3),
-        pit_width=between(0.6, 1.5, rng.random()),
+        pit_width=between(0.45, 1.5, rng.random()),
         pit_depth=min(rng.uniform(0.7, 1.15), 1.0),
-        nerve_fibres=rng.uniform(0.4, 2.0),
+        nerve_fibres=rng.uniform(0.4, 2.5),
         disc=rng.uniform(3.3, 4.1),
         rim=rng.uniform(0, 150),
         cup=rng.uniform(0, 600),
-        gloss=(rng.uniform(0.05, 0.35), field(0.8, rng)),
+        gloss=(rng.uniform(0.05, 0.45), field(0.8, rng)),
         mottling=(rng.uniform(0.03, 0.1) + 0.15 * overlap * rng.random(), field(0.5, rng), field(0.06, rng)),
         unevenness=(
             rng.uniform(0.3, 1.2) + 4 * overlap * rng.random() ** 2,

@@ -29,6 +29,7 @@ def draw_edema(severity: float, appearance: PatientAppearance, rng: Rng) -> Find
     lesions: list[Lesion] = []
     marks: list[Mark] = []
     kind = rng.choice(["cystoid", "sponge", "both", "traction"], p=[0.44, 0.08, 0.31, 0.17])
+    severity = 0.15 + 0.85 * severity
     if kind == "sponge":
         severity = 0.4 + 0.6 * severity
     centre = draw_place(appearance, rng, 0.7)
@@ -39,7 +40,7 @@ def draw_edema(severity: float, appearance: PatientAppearance, rng: Rng) -> Find
     lesions.append(
         Swelling(
             extent=draw_extent(centre, width, rng, power=(1.8, 5), rough=rng.uniform(0, 0.2), scale=0.5),
-            height=min(between(55, 330, np.clip(severity * rng.uniform(0.4, 1.1), 0, 1)), 320 * width),
+            height=min(between(75, 330, np.clip(severity * rng.uniform(0.4, 1.1), 0, 1)), 320 * width),
             shares={GCL: rest, IPL: rest, INL: inl, OPL: rest, HENLE: 0.5 * onl, ONL: 0.5 * onl},
             darkening=rng.uniform(0.05, 0.3),
             mixing=rng.uniform(0, 0.9),
@@ -57,7 +58,7 @@ def draw_edema(severity: float, appearance: PatientAppearance, rng: Rng) -> Find
             wall = Extent(centre=side, width=rng.uniform(0.5, 1.1), power=rng.uniform(3, 6), skew=-0.3 * np.sign(side))
             lesions.append(Swelling(extent=wall, height=between(40, 170, severity), mixing=rng.uniform(0, 0.9)))
     if kind in ("cystoid", "both") or happens(rng, 0.45):
-        for _ in range(round(between(1.5, 9, severity * rng.uniform(0.3, 1)))):
+        for _ in range(round(between(2, 9, severity * rng.uniform(0.3, 1)))):
             marks.append(draw_cysts(centre + rng.normal(0, 0.6 * width), severity, rng))
         if happens(rng, 0.3 + 0.25 * severity):
             marks.append(
