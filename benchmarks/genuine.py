@@ -2,13 +2,13 @@
 
     python -m benchmarks.genuine synthetic runs/first --genuine OCT2017/test --genuine other/folder
 
-Every run (a folder of `octtrain fit`, or the word `synthetic`) classifies the scans in the folders as `octtrain predict`
-does; the class folders and file names state the truth. Prints for each run the balanced accuracy per scan, of each
-folder and of all together, the fraction of each class that is read rightly, what they are taken for, and the scans that
-are read wrongly.
+Every run (a folder of `octtrain fit`, or the word `synthetic`) classifies the scans in the folders as `octtrain
+predict` does; the class folders and file names state the truth. Prints for each run the balanced accuracy per scan, of
+each folder and of all together, the fraction of each class that is read rightly, what they are taken for, and the scans
+that are read wrongly.
 
-The 95 % interval is a percentile bootstrap of patients, 2,000 draws, each with all its scans. Scans without a patient id
-count as one patient for each class of a folder, since neighbours in such folders are often one patient's. With few
+The 95 % interval is a percentile bootstrap of patients, 2,000 draws, each with all its scans. Scans without a patient
+id count as one patient for each class of a folder, since neighbours in such folders are often one patient's. With few
 patients the interval is wide, and what was changed after looking at the same scans is flattered by them.
 """
 
