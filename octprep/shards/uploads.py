@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import socket
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from octprep.format.config import BuildConfig
 from octprep.format.errors import OutputError, StoppedError
+from octprep.format.files import atomic_write
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -33,7 +39,7 @@ from octprep.format.record_index import INDEX_NAME
 from octprep.shards.tfds import TFDS_NAMES
 from octprep.shards.workdir import finished_manifest
 from octprep.storage.cache import PARALLEL, cache_folder, read_manifest
-from octprep.storage.remote import RemoteFolder, RemoteObject
+from octprep.storage.remote import RemoteFolder, RemoteObject, StorageError
 from octprep.workers import Progress
 
 UPLOADED_NAME = ".uploaded.json"
@@ -43,6 +49,11 @@ _INDEX = re.compile(rf"{INDEX_NAME}/[A-Za-z0-9_]{{1,64}}(\.csv|/[0-9]{{5}}-of-[0
 _FILES = frozenset(
     (MANIFEST_NAME, UPLOADED_NAME, IMAGES_NAME, DUPLICATES_NAME, REPORT_NAME, PREPARED_NAME, *TFDS_NAMES)
 )
+
+
+_MARKER = re.compile(r"\.writing-[0-9a-f]{32}\.json")
+_RENEW_SECONDS = 60
+_MARKER_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class ExistingUpload:
 
 def is_of_build(name: str) -> bool:
     """Whether an object may be one that a build has written, by its name."""
-    return name in _FILES or bool(_SHARD.fullmatch(name) or _INDEX.fullmatch(name))
+    return name in _FILES or any(pattern.fullmatch(name) for pattern in (_SHARD, _INDEX, _MARKER))
 
 
 def existing_upload(
@@ -102,58 +113,115 @@ def existing_upload(
 def upload(folder: Path, place: RemoteFolder, notes: Path, newest_source_ns: int, progress: Progress) -> bool:
     """Put a finished folder at a URL; whether anything had to be changed there.
 
-    notes: a local file that gets a line for each object sent. Raises StorageError, and StoppedError for an object that
-    the store shows with another size than was sent.
+    notes: a local file that gets a line for each object sent. Raises StorageError; OutputError if another build is
+    writing there; StoppedError for an object that is not there as it was sent.
     """
     manifest = Manifest.load(folder)
     sha256 = {shard.name: shard.sha256 for shards in manifest.splits.values() for shard in shards}
     sha256 |= {name: _sha256(folder / name) for name in _files(folder) if name not in sha256}
-    there = place.list()
-    known = {**_uploaded_list(place, there).objects, **_read_notes(notes)}
-    old = place.read(MANIFEST_NAME) if MANIFEST_NAME in there else b""
-    is_same = old == manifest.to_bytes()
-    if not is_same:
-        place.delete([name for name in (MANIFEST_NAME, UPLOADED_NAME) if name in there])
-    stale = [name for name in there if is_of_build(name) and name not in (*sha256, MANIFEST_NAME, UPLOADED_NAME)]
-    place.delete(stale)
-    right = {
-        name: known[name]
-        for name, digest in sha256.items()
-        if name in known and known[name].sha256 == digest and known[name].is_at(there.get(name))
-    }
-    missing = [name for name in sha256 if name not in right]
-    if is_same and not (missing or stale) and UPLOADED_NAME in there:
-        return False
+    with _marked(place, notes.with_name("marker.txt")) as marker:
+        there = marker.list_alone()
+        known = {**_uploaded_list(place, there).objects, **_read_notes(notes)}
+        old = place.read(MANIFEST_NAME) if MANIFEST_NAME in there else b""
+        is_same = old == manifest.to_bytes()
+        if not is_same:
+            place.delete([name for name in (MANIFEST_NAME, UPLOADED_NAME) if name in there])
+        stale = [name for name in there if is_of_build(name) and name not in (*sha256, MANIFEST_NAME, UPLOADED_NAME)]
+        place.delete(stale)
+        right = {
+            name: known[name]
+            for name, digest in sha256.items()
+            if name in known and known[name].sha256 == digest and known[name].is_at(there.get(name))
+        }
+        missing = [name for name in sha256 if name not in right]
+        if is_same and not (missing or stale) and UPLOADED_NAME in there:
+            return False
 
-    def send(name: str) -> tuple[str, Uploaded]:
-        size = (folder / name).stat().st_size
-        place.upload(folder / name, name)
-        found = place.status(name)
-        if found.bytes != size:
-            raise StoppedError(
-                f"{place / name} has {found.bytes:,} bytes after {size:,} were sent. Run the same command again."
-            )
-        return name, Uploaded(size, sha256[name], found.changed_ns)
-
-    progress("uploading files", 0, len(sha256))
-    progress("uploading files", len(right), len(sha256))
-    sent = {}
-    with notes.open("a") as lines, ThreadPoolExecutor(PARALLEL) as threads:
-        try:
-            for future in as_completed([threads.submit(send, name) for name in missing]):
-                name, uploaded = future.result()
-                sent[name] = uploaded
-                lines.write(json.dumps([name, *vars(uploaded).values()]) + "\n")
-                lines.flush()
-                progress("uploading files", 1, len(sha256))
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            raise
-    objects = {name: list(vars(uploaded).values()) for name, uploaded in sorted({**right, **sent}.items())}
-    content = {"digest": manifest.digest, "newest_source_ns": newest_source_ns, "objects": objects}
-    place.write(UPLOADED_NAME, (json.dumps(content, indent=1) + "\n").encode())
-    place.write(MANIFEST_NAME, manifest.to_bytes())
+        progress("uploading files", 0, len(sha256))
+        progress("uploading files", len(right), len(sha256))
+        sent = {}
+        with notes.open("a") as lines, ThreadPoolExecutor(PARALLEL) as threads:
+            try:
+                pending = {threads.submit(_send, folder, place, name, sha256[name]) for name in missing}
+                while pending:
+                    done, pending = wait(pending, _RENEW_SECONDS, FIRST_COMPLETED)
+                    marker.renew()
+                    for future in done:
+                        name, uploaded = future.result()
+                        sent[name] = uploaded
+                        lines.write(json.dumps([name, *vars(uploaded).values()]) + "\n")
+                        lines.flush()
+                        progress("uploading files", 1, len(sha256))
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        there = marker.list_alone()
+        for name, uploaded in (right | sent).items():
+            if not uploaded.is_at(there.get(name)):
+                raise StoppedError(f"{place / name} was changed after it was sent. Run the same command again.")
+        objects = {name: list(vars(uploaded).values()) for name, uploaded in sorted({**right, **sent}.items())}
+        content = {"digest": manifest.digest, "newest_source_ns": newest_source_ns, "objects": objects}
+        place.write(UPLOADED_NAME, (json.dumps(content, indent=1) + "\n").encode())
+        place.write(MANIFEST_NAME, manifest.to_bytes())
     return True
+
+
+def _send(folder: Path, place: RemoteFolder, name: str, sha256: str) -> tuple[str, Uploaded]:
+    """Upload one file. Raises StoppedError if the store shows it with another size."""
+    size = (folder / name).stat().st_size
+    place.upload(folder / name, name)
+    found = place.status(name)
+    if found.bytes != size:
+        raise StoppedError(
+            f"{place / name} has {found.bytes:,} bytes after {size:,} were sent. Run the same command again."
+        )
+    return name, Uploaded(size, sha256, found.changed_ns)
+
+
+class _Marker:
+    """An object that says that an upload to a URL is under way."""
+
+    def __init__(self, place: RemoteFolder, kept: Path) -> None:
+        """kept: a local file that keeps the name of the object for the next upload from the same folder."""
+        self._place = place
+        self.name = kept.read_text() if kept.exists() else ""
+        if not _MARKER.fullmatch(self.name):
+            self.name = f".writing-{uuid.uuid4().hex}.json"
+            atomic_write(kept, self.name.encode())
+        self._written = -float(_RENEW_SECONDS)
+
+    def renew(self) -> None:
+        """Write the object, unless that was done a short time ago."""
+        if time.monotonic() - self._written >= _RENEW_SECONDS:
+            self._place.write(self.name, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+            self._written = time.monotonic()
+
+    def list_alone(self) -> dict[str, RemoteObject]:
+        """The other objects at the URL, by name. Raises OutputError if a marker of another upload is recent."""
+        there = self._place.list()
+        own = there.pop(self.name, None)
+        if own is None:
+            raise OutputError(f"{self._place / self.name} was deleted during the upload. Run the same command again.")
+        for name, found in there.items():
+            if _MARKER.fullmatch(name) and own.changed_ns - found.changed_ns < _MARKER_SECONDS * 10**9:
+                raise OutputError(
+                    f"another octprep build is writing to {self._place}: {name} there is less than "
+                    f"{_MARKER_SECONDS // 60} minutes old. Wait for it, or, if it no longer runs, delete that object; "
+                    "then run the same command again."
+                )
+        return there
+
+
+@contextmanager
+def _marked(place: RemoteFolder, kept: Path) -> Iterator[_Marker]:
+    """A marker at a URL, until the end of the block. kept: as for _Marker."""
+    marker = _Marker(place, kept)
+    marker.renew()
+    try:
+        yield marker
+    finally:
+        with suppress(StorageError):
+            place.delete([marker.name])
 
 
 @dataclass(frozen=True)

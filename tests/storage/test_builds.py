@@ -9,9 +9,10 @@ import threading
 
 import pytest
 
-from octprep.format.errors import OutputError, SourceError, StoppedError
+from octprep.format.errors import OctError, OutputError, SourceError, StoppedError
 from octprep.inspection import inspect
 from octprep.pipeline import build
+from octprep.shards import uploads
 from octprep.source.listing import list_source
 from octprep.source.reading import read_scan
 from octprep.storage import remote
@@ -33,9 +34,10 @@ def local_content(folder):
 
 
 def keys(store, place, method="PUT"):
-    """The objects that were written or deleted below a URL, in order."""
+    """The objects that were written or deleted below a URL, in order; without the marker of an upload."""
     folder = f"{place.url.removeprefix('s3://')}/"
-    return [key.removeprefix(folder) for verb, key in store.changes(folder) if verb == method]
+    names = [key.removeprefix(folder) for verb, key in store.changes(folder) if verb == method]
+    return [name for name in names if not name.startswith(".writing-")]
 
 
 def test_a_build_from_and_to_urls_is_the_local_one_and_its_manifest_is_written_last(
@@ -132,6 +134,42 @@ def test_a_killed_upload_is_resumed_and_sends_nothing_twice(proxy, store, source
     assert written[-1] == "manifest.json"
     assert [written.count(name) for name in noted] == [1] * len(noted)
     assert not build_folder(place).exists()
+
+
+def test_of_two_uploads_to_one_url_one_is_refused_until_the_other_has_been_silent(
+    store, source, place, shards, monkeypatch
+):
+    other = f".writing-{'0' * 32}.json"
+    place.write(other, b"")
+    with pytest.raises(
+        OutputError, match=f"another octprep build is writing to {place}: {other} there is less than 10"
+    ):
+        build(source, place, CONFIG, workers=0)
+    assert [*place.list()] == [other]
+    monkeypatch.setattr(uploads, "_MARKER_SECONDS", -5)  # as if it had been written long ago
+    build(source, place, CONFIG, workers=0)
+    assert place.read("manifest.json") == (shards / "manifest.json").read_bytes()
+    assert not [name for name in place.list() if name.startswith(".writing-")]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(f".writing-{'0' * 32}.json", "another octprep build is writing"), ("images.csv", "images.csv was changed after")],
+)
+def test_an_upload_that_another_one_disturbs_writes_no_manifest(store, source, place, monkeypatch, name, message):
+    def disturb(stage, done, total):
+        if stage == "uploading files" and done == 1:
+            sent.append(stage)
+            if len(sent) == total:
+                place.write(name, b"of another build")
+
+    sent = []
+    with pytest.raises(OctError, match=message):
+        build(source, place, CONFIG, workers=0, progress=disturb)
+    assert "manifest.json" not in place.list()
+    place.delete([name])
+    assert build(source, place, CONFIG, workers=0).built
+    assert not verify(place, workers=0).violations
 
 
 def test_with_overwrite_the_old_manifest_goes_first_and_then_its_shards(store, source, remote_shards):
