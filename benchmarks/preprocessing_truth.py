@@ -58,12 +58,13 @@ class CropMeasures:
         """Measure the crop of one scan."""
         geometry = preprocessing.preprocess(gray, self.recipe).geometry
         top, bottom, left, right = geometry.crop
-        ilm, rpe, bruch = (line[left:right] for line in (truth.ilm, truth.rpe, truth.bruch))
+        ilm, rpe, bruch, retina = (line[left:right] for line in (truth.ilm, truth.rpe, truth.bruch, ~truth.disc))
         if geometry.rpe_curve:
             column = np.arange(right - left, dtype=np.float64)
             offset = preprocessing.curve_offset(geometry.rpe_curve, column, right - left)
             ilm, rpe, bruch = ilm - offset, rpe - offset, bruch - offset
             self.flattened += 1
+        ilm, rpe, bruch = ilm[retina], rpe[retina], bruch[retina]
         upper, lower = float(ilm.min()), float(bruch.max())
         self.holds_all.append(top <= upper and lower <= bottom - 1)
         self.heights.append((bottom - top) / (lower - upper))

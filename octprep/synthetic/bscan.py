@@ -29,6 +29,7 @@ from octprep.synthetic.marks import Canvas
 from octprep.synthetic.random_fields import RandomField, pattern
 
 _VOLUME_MM = 1.8  # from the first B-scan of a volume to the last; the fovea lies in the middle
+_DISC_MARGIN = 0.25  # millimetres before the edge of the disc, where the layers begin to end
 _SCLERA = 0.09  # gray level below the choroid
 
 
@@ -40,6 +41,7 @@ class Phantom:
     ilm: Float32  # (width,) row of the inner limiting membrane
     rpe: Float32  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
     bruch: Float32  # (width,) row of Bruch's membrane
+    disc: NDArray[np.bool_]  # (width,) columns of the optic disc, which has neither layers nor such rows
     fill: Gray  # (HEIGHT, width), 1 where white or black covers the scan, 0 elsewhere
     lesion: Gray  # (HEIGHT, width), 1 where the disease changed the layers or is a cyst, 0 elsewhere; see `_changed`
     label: str
@@ -66,9 +68,9 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
     for mark in disease.marks:
         mark.paint(canvas)
     _cast_shadows(image, edges[0], appearance, retina)
-    lesion_mask = canvas.lesion
+    lesion_mask, disc = canvas.lesion, retina.x > appearance.disc - _DISC_MARGIN
     if appearance.mirrored:
-        image, edges, lesion_mask = image[:, ::-1], edges[:, ::-1], lesion_mask[:, ::-1]
+        image, edges, lesion_mask, disc = image[:, ::-1], edges[:, ::-1], lesion_mask[:, ::-1], disc[::-1]
     pixels = expose(np.ascontiguousarray(image), view, rng)
     ilm, rpe, bruch = (_widened(edges[k], view.width) for k in (0, UNDER, -1))
     wide = cv2.resize(np.ascontiguousarray(lesion_mask), pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -77,6 +79,7 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
         ilm=ilm,
         rpe=rpe,
         bruch=bruch,
+        disc=_widened(np.asarray(disc, np.float32), view.width) > 0,
         fill=np.zeros_like(pixels),
         lesion=np.asarray(wide, np.uint8),
         label=disease.label,

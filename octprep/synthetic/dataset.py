@@ -76,9 +76,10 @@ def draw(
     truth file has the true ones.
 
     `truth` names a file for the ground truth, one JSON object a line: path, label, rows, columns; ilm, rpe and bruch, a
-    row for each column (fractional, 0 at the top); fill and lesion, the pixels, counted row by row from 0, where these
-    begin and end, alternately. A lesion is where the disease made layers clearly thicker or thinner, and its cysts, not
-    the shadow below; healthy scans have none. Files that are added as faults afterwards have no line.
+    row for each column (fractional, 0 at the top); disc, the columns where the optic disc, which has no layers, begins
+    and ends; fill and lesion, the pixels, counted row by row from 0, where these begin and end, alternately. A lesion
+    is where the disease made layers clearly thicker or thinner, and its cysts, not the shadow below; healthy scans have
+    none. Files that are added as faults afterwards have no line.
 
     Raises SettingError for fewer than MIN_PATIENTS patients, a negative seed, an unknown difficulty, or a share or rate
     out of range; OutputError if `out` cannot be written, or exists and is not empty, or if `truth` cannot be written or

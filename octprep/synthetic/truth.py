@@ -41,6 +41,7 @@ def truth_line(path: str, phantom: Phantom) -> str:
         "rows": rows,
         "columns": columns,
         **{name: [round(float(row), 1) for row in line] for name, line in lines.items()},
+        "disc": _runs(np.asarray(phantom.disc, np.uint8)),
         "fill": _runs(phantom.fill),
         "lesion": _runs(phantom.lesion),
     }

@@ -17,12 +17,12 @@ from tests.worlds.archive import SAMPLE, SAMPLE_2
 @pytest.mark.parametrize("recipe", ["default", "crop-none"])
 def test_planted_near_duplicates_are_found_and_no_other_pair(recipe, population):
     pairs = {(pair.first, pair.second) for pair in pairs_of(population.stored(recipe), population.patients)}
-    assert len(population.planted_pairs & pairs) >= 0.99 * PLANTED
+    assert len(population.planted_pairs & pairs) >= 0.95 * PLANTED
     assert not pairs - population.planted_pairs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "recall"), [("size-96", 0.99), ("pad", 0.75), ("flatten", 0.9)])
+@pytest.mark.parametrize(("recipe", "recall"), [("size-96", 0.95), ("pad", 0.75), ("flatten", 0.9)])
 def test_other_recipes_pair_only_scans_of_the_same_patient(recipe, recall, population):
     true_patients = population.patients[population.genuine]
     true_patients += [population.patients[original] for original in population.originals]
