@@ -41,9 +41,10 @@ class Reading:
 
 def read_scans(run: str, folder: Path) -> list[Reading]:
     """What a run takes the scans of a folder for: those whose class is known."""
+    from octtrain import pretrained
     from octtrain.prediction.classify import Prediction, load_run
 
-    loaded = load_run(_folder_of(run))
+    loaded = load_run(pretrained.run_folder(Path(run)))
     readings = []
     for found in loaded.predict([folder]):
         if isinstance(found, Prediction) and found.true_label:
@@ -52,12 +53,6 @@ def read_scans(run: str, folder: Path) -> list[Reading]:
             predicted = loaded.class_names[int(np.argmax(found.probabilities))]
             readings.append(Reading(found.path.name, patient, found.true_label, predicted))
     return readings
-
-
-def _folder_of(run: str) -> Path:
-    from octtrain import pretrained
-
-    return pretrained.run_folder(Path(run))
 
 
 def cell(readings: Sequence[Reading]) -> str:

@@ -32,8 +32,8 @@ are: at the scan's own resolution, half of them centred on the retina and half i
 another one crops of the scan as octprep stores it (`--crop retina`, 224 x 224). It is trained for a fixed number of
 epochs on three quarters of the patients of both kinds and tested on the others, four times. The AUC, of crops and of
 the mean over a scan's crops, is that of all four test parts together, with a 95 % interval by a bootstrap of patients,
-genuine and synthetic ones separately: 0.5 means that they cannot be told apart, by so small a network from so few
-scans. The interval does not hold what another training would change.
+genuine and synthetic ones separately. At 0.5 this network, trained on these few scans, cannot tell them apart. The
+interval does not hold what another training would change.
 """
 
 from __future__ import annotations

@@ -137,7 +137,6 @@ class PatientAppearance:
     stripes: tuple[float, RandomField]  # of light below the epithelium
     texture_seed: int  # seeds the patterns of all tissue
     mirrored: bool  # a left eye
-    overlap: float  # of Difficulty
 
 
 def draw_view(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> View:
@@ -214,7 +213,6 @@ def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) 
         stripes=(rng.uniform(0.01, 0.07), field(0.03, rng)),
         texture_seed=int(rng.integers(2**32)),
         mirrored=bool(rng.random() < 0.5),
-        overlap=overlap,
     )
 
 
@@ -289,7 +287,7 @@ def healthy(appearance: PatientAppearance, y: float) -> Retina:
     bruch -= np.asarray(height / view.row_um * unevenness.at(x, y), np.float32)
     brightness = _brightness(appearance, x, y, r)
     amount, stripes = appearance.stripes
-    inside = _logistic((x - appearance.disc) / 0.07)
+    inside = _in_disc(appearance, x)
     bruch += appearance.cup / view.row_um * _logistic((x - appearance.disc - 0.55) / 0.12)
     light = np.clip(1 + amount * stripes.at(x, y), 0.5, 1.5) * (1 - 0.6 * inside)
     return Retina(
@@ -309,7 +307,7 @@ def _thickness(appearance: PatientAppearance, x: Float32, r: Float32) -> Float32
     thickness[[GCL, IPL]] *= 0.8 + 0.35 * np.exp(-(((r - 0.95) / 0.7) ** 2))
     thickness[ONL] *= 1 - 0.2 * np.clip(r / 3, 0, 1)
     thickness[NFL] *= 0.55 + appearance.nerve_fibres * np.clip((x + 0.6) / 4.2, 0, 1.1) ** 1.3 * (1 - pit)
-    inside = _logistic((x - appearance.disc) / 0.07)  # of the disc: only nerve fibres go on
+    inside = _in_disc(appearance, x)  # only nerve fibres go on there
     thickness[GCL:] *= 1 - inside
     rim = appearance.rim * np.exp(-(((x - appearance.disc - 0.1) / 0.3) ** 2))
     thickness[NFL] += rim * np.float32(0.5 + 0.5 * appearance.nerve_fibres)
@@ -340,6 +338,11 @@ def _brightness(appearance: PatientAppearance, x: Float32, y: float, r: Float32)
 def gaussian(x: Float32, centre: float, width: float) -> Float32:
     """A Gaussian of height 1; width is its standard deviation."""
     return np.asarray(np.exp(-0.5 * ((x - centre) / width) ** 2), np.float32)
+
+
+def _in_disc(appearance: PatientAppearance, x: Float32) -> Float32:
+    """0 in the retina, 1 in the optic disc."""
+    return _logistic((x - appearance.disc) / 0.07)
 
 
 def _logistic(x: Float32) -> Float32:

@@ -81,8 +81,7 @@ def draw_druse_group(
     """
     number = max(number, 1)
     content, fading = rng.uniform(0.36, 0.68), rng.uniform(0.1, 0.55)
-    view = appearance.view
-    low, high = view.centre - 0.47 * view.field, min(view.centre + 0.47 * view.field, appearance.disc - 0.5)
+    low, high = _visible_retina(appearance)
     centre = rng.uniform(low, high) if happens(rng, 0.45) else draw_place(appearance, rng, 1.0)
     halves = np.array([between(*width, rng.random()) for _ in range(number)])
     wide = between(1.3, 6.0, rng.random())
@@ -111,6 +110,12 @@ def draw_druse_group(
     return lesions
 
 
+def _visible_retina(appearance: PatientAppearance) -> tuple[float, float]:
+    """From where to where a scan shows retina, millimetres, within its ends and away from the optic disc."""
+    view = appearance.view
+    return view.centre - 0.47 * view.field, min(view.centre + 0.47 * view.field, appearance.disc - 0.5)
+
+
 def _subretinal_deposits(severity: float, appearance: PatientAppearance, rng: Rng) -> list[Lesion]:
     """Reticular pseudodrusen: material above the epithelium, from a ripple of the ellipsoid zone to peaks through it.
 
@@ -120,8 +125,7 @@ def _subretinal_deposits(severity: float, appearance: PatientAppearance, rng: Rn
     peaks = happens(rng, 0.65)
     number = round(between(1, 12, severity * rng.uniform(0.3, 1)) if peaks else between(5, 22, severity))
     step = rng.uniform(0.12, 0.5) if peaks else rng.uniform(0.09, 0.2)
-    view = appearance.view
-    low, high = view.centre - 0.47 * view.field, min(view.centre + 0.47 * view.field, appearance.disc - 0.5)
+    low, high = _visible_retina(appearance)
     centre = rng.uniform(low, high) if happens(rng, 0.5) else draw_place(appearance, rng, 1.2)
     height = between(28, 80, rng.random()) if peaks else between(9, 22, 0.5 * rng.random() + 0.5 * severity)
     content, fading = rng.uniform(0.45, 0.75), rng.uniform(0.1, 0.8)

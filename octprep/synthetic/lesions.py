@@ -71,7 +71,7 @@ class Extent:
 
 
 def _push(retina: Retina, lift: Float32) -> None:
-    """Make room for `lift` rows under the outer nuclear layer: it gives half of it, the surface rises by the rest."""
+    """Make room for `lift` rows under the outer nuclear layer: it gives 0.6 of it, the surface rises by the rest."""
     onl = retina.thickness[ONL]
     give = np.minimum(0.6 * lift, np.maximum(onl - _LEAST_ONL, 0))
     onl -= give

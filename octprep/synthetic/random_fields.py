@@ -12,7 +12,6 @@ from octprep.arrays import Float32
 from octprep.synthetic.difficulty import Rng
 
 _WAVES = 9  # cosines that a field is the sum of
-_REFINEMENT = 2  # a pattern is drawn at a fraction of the scan's size and enlarged, unless its grain is finer
 
 
 @dataclass(frozen=True)
