@@ -13,7 +13,7 @@ from octprep.format.options import option, text_of
 
 # Increase it with every change of `octprep.preprocessing` that gives other pixels: stored pixels depend on it and the
 # recipe alone.
-PREPROCESSING_VERSION = 5
+PREPROCESSING_VERSION = 6
 
 IMAGE_FORMATS = "JPEG, PNG, TIFF, BMP or WebP"  # that are read, by their content
 SOURCE_SPLITS = ("train", "val", "test")  # folders of the published dataset

@@ -10,6 +10,7 @@ the fovea, nasal ones positive; the drawing is in rows of the scan.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ LAYERS = {
     "Bruch's membrane": Layer(0, 1.0, 0.45),  # seen on its own only where the epithelium is lifted from it
 }
 NFL, GCL, IPL, INL, OPL, HENLE, ONL, ELM, MYOID, EZ, OS, FLUID, MATERIAL, IZ, RPE, UNDER, BRUCH = range(len(LAYERS))
+_DISC_IN_PLANE = 0.45  # of the eyes: the disc lies above the height of the fovea, and many volumes end below it
 _BORDERS = ELM  # layers whose lower border is uneven on its own: those of the inner retina
 OUTER = slice(ELM, OS + 1)  # what photoreceptors are lost with
 
@@ -119,7 +121,7 @@ class PatientAppearance:
     pit_width: float  # factor on the width of the foveal pit
     pit_depth: float  # 0..1
     nerve_fibres: float  # by how much these thicken towards the disc, 0..2
-    disc: float  # position of the optic disc's edge
+    disc: float  # position of the optic disc's edge; infinite where the planes of the scans do not cross the disc
     rim: float  # height of its rim, micrometres
     cup: float  # depth of its cup, micrometres
     gloss: tuple[float, RandomField]  # uneven brightness of the nerve fibres
@@ -189,9 +191,9 @@ def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) 
         pit_width=between(0.45, 1.5, rng.random()),
         pit_depth=min(rng.uniform(0.7, 1.15), 1.0),
         nerve_fibres=rng.uniform(0.4, 2.5),
-        disc=rng.uniform(3.3, 4.1),
+        disc=rng.uniform(3.3, 4.1) if rng.random() < _DISC_IN_PLANE else math.inf,
         rim=rng.uniform(0, 150),
-        cup=rng.uniform(0, 600),
+        cup=between(40, 600, rng.random()),
         gloss=(rng.uniform(0.05, 0.45), field(0.8, rng)),
         mottling=(rng.uniform(0.03, 0.1) + 0.15 * overlap * rng.random(), field(0.5, rng), field(0.06, rng)),
         unevenness=(
