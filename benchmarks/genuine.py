@@ -55,10 +55,10 @@ def read_scans(run: str, folder: Path) -> list[Reading]:
     return readings
 
 
-def cell(readings: Sequence[Reading]) -> str:
-    """The balanced accuracy per scan in per cent, with its interval."""
+def verdicts(readings: Sequence[Reading]) -> Verdicts:
+    """Whether each scan was read rightly."""
     correct = np.array([one.truth == one.predicted for one in readings], np.float64)
-    return percent(Verdicts([one.patient for one in readings], [one.truth for one in readings], correct))
+    return Verdicts([one.patient for one in readings], [one.truth for one in readings], correct)
 
 
 def confusion(readings: Sequence[Reading]) -> str:
@@ -83,8 +83,8 @@ def main() -> None:
         together = [one for readings in per_folder for one in readings]
         print(f"\n## {run}\n\n| scans | balanced accuracy, % (95 %) |\n|---|---|")
         for folder, readings in zip(options.genuine, per_folder, strict=True):
-            print(f"| {folder.name}, {len(readings)} | {cell(readings)} |")
-        print(f"| together, {len(together)} | {cell(together)} |\n\n{confusion(together)}\n")
+            print(f"| {folder.name}, {len(readings)} | {percent(verdicts(readings))} |")
+        print(f"| together, {len(together)} | {percent(verdicts(together))} |\n\n{confusion(together)}\n")
         wrong = [f"{one.name} as {one.predicted}" for one in together if one.predicted != one.truth]
         print(f"wrong: {', '.join(wrong) or 'none'}", flush=True)
 

