@@ -20,8 +20,11 @@ OUT ?= shards
 RUN ?= runs/first
 endif
 MODEL ?= octnet-s
-EPOCHS ?= 12
-PATIENTS ?= 150
+EPOCHS ?= 10
+# So many synthetic patients, with so many scans of each to train on at most: few of many teach more than many of few.
+PATIENTS ?= 800
+MAX_SCANS ?= 3
+DIFFICULTY ?= default
 SEED ?= 0
 BUILD_ARGS ?=
 FIT_ARGS ?=
@@ -52,12 +55,13 @@ $(READY): pyproject.toml
 
 pipeline: $(READY) ## scans -> shards -> verify -> model -> results (synthetic scans unless SRC=DIR)
 ifeq ($(strip $(SRC)),)
-	@mkdir -p pipeline; drawn='$(PATIENTS) patients, seed $(SEED)'; \
+	@mkdir -p pipeline; drawn='$(PATIENTS) patients, $(MAX_SCANS) scans of each at most, difficulty $(DIFFICULTY), seed $(SEED)'; \
 	if test -d pipeline/scans && test "`cat pipeline/drawn.txt`" != "$$drawn"; then \
 	  echo "pipeline/ holds scans of `cat pipeline/drawn.txt`, but $$drawn were asked for; run 'make clean' first."; exit 1; \
 	fi; \
 	echo "$$drawn" > pipeline/drawn.txt
-	@test -d pipeline/scans || $(BIN)/octprep synthesize pipeline/scans --patients $(PATIENTS) --seed $(SEED)
+	@test -d pipeline/scans || $(BIN)/octprep synthesize pipeline/scans --patients $(PATIENTS) --max-scans $(MAX_SCANS) \
+	  --difficulty $(DIFFICULTY) --seed $(SEED)
 	$(BIN)/octprep build --src pipeline/scans --out "$$OUT" --seed $(SEED) $(BUILD_ARGS)
 else
 	@for path in "$$OUT" "$$RUN"; do case "$$path/" in pipeline/* | ./pipeline/* | "$(CURDIR)"/pipeline/*) \
@@ -113,9 +117,10 @@ pictures: $(READY) ## draw the pictures of README from synthetic scans
 
 # Everything is made under WEIGHTS, in folders named by what was drawn; FIT_ARGS are further options of the training.
 WEIGHTS ?= build/weights
-DIFFICULTY ?= default
 DRAW_ARGS ?= --max-scans 1 --class-mix CNV=1,DME=1,DRUSEN=1,NORMAL=1
-weights: PATIENTS = 10000
+weights: PATIENTS = 20000
+weights: EPOCHS = 8
+weights: DIFFICULTY = hard
 DRAWN = $(WEIGHTS)/$(PATIENTS)-$(SEED)-$(DIFFICULTY)
 weights: $(READY) ## train on synthetic scans alone, for the weights `synthetic` of the package (MODEL, EPOCHS, PATIENTS, SEED, DIFFICULTY)
 	@mkdir -p "$(WEIGHTS)"

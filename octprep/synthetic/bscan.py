@@ -166,7 +166,8 @@ def _draw_vitreous(image: Float32, ilm: Float32, appearance: PatientAppearance, 
             0,
             1,
         )
-        haze += line * strength * np.exp(-(((rows[:bottom] - face) / 1.1) ** 2))
+        near = slice(int(max(face.min() - 6, 0)), int(np.clip(face.max() + 7, 0, bottom)))
+        haze[near] += line * strength * np.exp(-(((rows[near] - face) / 1.1) ** 2))
     np.copyto(image[:bottom], haze, where=above)
     if view.ghost:
         row, column = 24 + 14 * np.sin(appearance.texture_seed), COLUMNS / 2
