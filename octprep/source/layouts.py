@@ -112,6 +112,11 @@ class PatternLayout:
 
     def read(self, path: str) -> PathFacts | str:
         """See `Layout`."""
+        found = self.match(path)
+        return found if isinstance(found, str) else facts_of(*found)
+
+    def match(self, path: str) -> tuple[dict[str, str], str] | str:
+        """The groups that a path has, and the name within that of an annotation tool; or why it does not match."""
         inner = path
         if self.root:
             if not path.startswith(f"{self.root}/"):
@@ -125,15 +130,12 @@ class PatternLayout:
                 match = self._compiled.fullmatch(f"{folder}{slash}{name}")
         if match is None:
             return "path does not match the pattern"
-        return facts_of({key: value for key, value in match.groupdict().items() if value}, name)
+        return {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value}, name
 
 
 def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:
-    """The facts in texts: class, patient, number, split, eye, volume; or why they are not those of a scan.
-
-    A group of a pattern whose name ends in a digit, such as eye2, is another place of the same.
-    """
-    texts = {key.rstrip("0123456789"): " ".join(value.split()) for key, value in found.items()}
+    """The facts in texts: class, patient, number, split, eye, volume; or why they are not those of a scan."""
+    texts = {key: " ".join(value.split()) for key, value in found.items()}
     label = texts.get("class", "").upper()
     if not label:
         return "class is not stated"
@@ -191,12 +193,13 @@ _PLACEHOLDERS = {
 }
 
 
-def compile_pattern(text: str) -> PatternLayout:
+def compile_pattern(text: str, *, needs_class: bool = True) -> PatternLayout:
     """The layout of --pattern: a pattern with names in braces, or a regular expression.
 
     `{split}/{class}/{patient}_{number}.{ext}` is a pattern; `*` in one stands for any characters of a name, and `**/`
-    for any folders. A regular expression has named groups such as (?P<class>[^/]+). Raises SettingError for a text that
-    is neither, that has a group of another name, or none for the class.
+    for any folders. A regular expression has named groups such as (?P<class>[^/]+); one whose name ends in a digit,
+    such as eye2, is another place of the same. Raises SettingError for a text that is neither, that has a group of
+    another name, or none for the class if it needs one.
     """
     if "(?P<" in text:
         expression, title = text, "a regular expression"
@@ -214,9 +217,10 @@ def compile_pattern(text: str) -> PatternLayout:
     names = {name.rstrip("0123456789") for name in groups}
     if unknown := sorted(names - _PLACEHOLDERS.keys()):
         raise SettingError(f"--pattern {text} has a group {unknown[0]}; known are {', '.join(_PLACEHOLDERS)}.")
-    if "class" not in names:
+    if needs_class and "class" not in names:
         raise SettingError(
-            f"--pattern {text} does not say where the class is; write {{class}} or (?P<class>...) there."
+            f"--pattern {text} does not say where the class is; write {{class}} or (?P<class>...) there, or give a "
+            "--table that has it."
         )
     return PatternLayout(title, expression)
 
@@ -250,6 +254,7 @@ class Preset:
     expression: str  # of PatternLayout, below the folder that holds the splits or classes
     per_class: bool = False
     min_classes: int = 1  # that a source must have to be recognised by itself
+    needs_table: bool = False  # the paths do not have the class
     untested: bool = False  # written from published conventions; no scan of the data set was at hand
 
     def layout(self, root: str) -> PatternLayout:
@@ -308,6 +313,13 @@ _ALL = (
         "CLASS/patient/[OD|OS/]scan, as NEH, by the class of the patient; its data_information.csv has those of scans",
         rf"(?P<class>NORMAL|DRUSEN|CNV)/(?P<patient>[0-9]+)/(?:{_EYE}/)?[^/]*?(?P<number>[0-9]{{1,9}})?[^/0-9]*{_ENDING}",
         per_class=True,
+        untested=True,
+    ),
+    Preset(
+        "topcon-mm",
+        "oct_images/patient-eye-number, as TOPCON-MM, with its oct_labels.csv as --table",
+        rf"(?:.*/)?oct_images/(?P<patient>[A-Za-z0-9]+)-(?P<eye>OD|OS|[RL]E?|left|right)-(?P<number>[0-9]{{1,9}}){_ENDING}",
+        needs_table=True,
         untested=True,
     ),
     Preset(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
-from octprep.format.errors import SourceError
+from octprep.format.errors import SettingError, SourceError
 from octprep.format.names import LABEL, parse_scan_name, split_of_folder, unwrapped
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.preprocessing.volume_header import VolumeHeader
@@ -169,10 +169,19 @@ def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceLis
 def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Layout:
     """The layout that is asked for, or the one that is recognised. Raises SourceError or SettingError."""
     paths = sorted(file.key for file in walk.files)
+    preset = PRESETS.get(spec.pattern)
     if spec.table is not None:
-        return match_rows(load_table(spec.table, spec.columns, spec.unknown), paths)
+        if spec.pattern == KERMANY:
+            raise SettingError(f"--pattern {KERMANY} names the class, so --table {spec.table} is not needed; omit one.")
+        pattern = preset_layout(preset, paths) if preset else None
+        if pattern is None and spec.pattern:
+            pattern = compile_pattern(spec.pattern, needs_class=False)
+        return match_rows(load_table(spec.table, spec.columns, spec.unknown), paths, pattern)
+    if preset and preset.needs_table:
+        raise SettingError(
+            f"--pattern {preset.name} does not name the class; give the table that does, by --table FILE."
+        )
     if spec.pattern and spec.pattern != KERMANY:
-        preset = PRESETS.get(spec.pattern)
         layout = preset_layout(preset, paths) if preset else compile_pattern(spec.pattern)
         if not any(isinstance(read_path(path, layout), PathFacts) for path in paths):
             raise SourceError(

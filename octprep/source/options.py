@@ -27,13 +27,9 @@ class SourceSpec:
     table: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)  # what the table says -> its column
     unknown: tuple[str, ...] = ()  # cells of the table that say nothing
-    pattern: str = ""  # the name of a preset, a pattern or a regular expression
+    pattern: str = ""  # the name of a preset, a pattern or a regular expression; with a table, for what it lacks
 
     def __post_init__(self) -> None:
-        if self.table and self.pattern:
-            raise SettingError(
-                f"--table {self.table} and --pattern {self.pattern} both say how {self.src} is read; give one of them."
-            )
         if (self.columns or self.unknown) and not self.table:
             raise SettingError(f"--columns and --unknown are for a --table, and {self.src} has none; give one.")
 

@@ -27,7 +27,7 @@ def preset_layout(preset: Preset, paths: Sequence[str]) -> PatternLayout:
 
     def fits(root: str) -> int:
         layout = preset.layout(root)
-        return sum(isinstance(layout.read(path), PathFacts) for path in images[:_MAX_TRIED])
+        return sum(not isinstance(layout.match(path), str) for path in images[:_MAX_TRIED])
 
     return preset.layout(max(_roots(images), key=fits))
 

@@ -17,7 +17,7 @@ from octprep.format.errors import SettingError, SourceError
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import path_to_text
 from octprep.source.files import Exclusion
-from octprep.source.layouts import PathFacts, facts_of
+from octprep.source.layouts import PathFacts, PatternLayout, facts_of
 from octprep.source.tails import PathTails, normal_path
 from octprep.wording import listed
 
@@ -108,10 +108,11 @@ def load_table(file: Path, columns: Mapping[str, str], unknown: Iterable[str] = 
     return ScanTable(str(file), found, tuple(rows))
 
 
-def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
+def match_rows(table: ScanTable, paths: Sequence[str], pattern: PatternLayout | None = None) -> TableLayout:
     """The files that the rows of a table are of. paths: of all files, relative to the source, as text.
 
-    Raises SourceError if no row has a file.
+    pattern: says what a row does not, from the file's path, which must match it. Raises SourceError if no row has a
+    file.
     """
     tails = PathTails(paths)
     facts: dict[str, PathFacts | str] = {}
@@ -127,7 +128,7 @@ def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
             missing[path_to_text(given)] = f"in the table, but {len(best)} files are called so: {listed(best, 2)}"
         else:
             path = best[0]
-            says = facts_of({what: text for what, text in row.items() if what != "path"})
+            says = _facts(row, path, pattern)
             if facts.setdefault(path, says) != says:
                 facts[path] = "rows of the table disagree"
     if not facts:
@@ -139,10 +140,21 @@ def match_rows(table: ScanTable, paths: Sequence[str]) -> TableLayout:
     known = set(paths)
     return TableLayout(
         title=f"table {Path(table.file).name}: "
-        + ", ".join(f"{what} from {column}" for what, column in table.columns.items()),
+        + ", ".join(f"{what} from {column}" for what, column in table.columns.items())
+        + (f"; the rest from {pattern.title}" if pattern else ""),
         facts=facts,
         missing=tuple(Exclusion(path, reason) for path, reason in missing.items() if path not in known),
+        per_class=pattern is not None and pattern.per_class,
     )
+
+
+def _facts(row: Mapping[str, str], path: str, pattern: PatternLayout | None) -> PathFacts | str:
+    """What a row, and for what it lacks the path of its file, says of a scan; or why it is not one."""
+    found = pattern.match(path) if pattern else ({}, "")
+    if isinstance(found, str):
+        return found
+    groups, name = found
+    return facts_of(groups | {what: text for what, text in row.items() if what != "path"}, name)
 
 
 def _find_columns(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -175,6 +175,26 @@ def test_a_table_that_does_not_fit_is_refused_with_what_it_has(tmp_path):
     assert reading("path,class,patient\na,AMD,1\na.jpg,DME,1\nb,AMD,2\n") == {"AMD/b.jpg": ("AMD", "2", 0)}
 
 
+def test_a_pattern_says_what_a_table_does_not(tmp_path):
+    scans = touch(tmp_path / "scans", "oct_images/12-OD-1.jpg", "oct_images/12-L-2.jpg", "oct_images/stray.jpg")
+    table = tmp_path / "oct_labels.csv"
+    table.write_text("name,label,eye\n12-OD-1.jpg,AMD,\n12-L-2.jpg,CNV,right\nstray,DME,\n")
+    for pattern in ("topcon-mm", "oct_images/{patient}-{eye}-{number}.{ext}"):
+        spec = SourceSpec(scans, table=table, columns={"path": "name"}, pattern=pattern)
+        listing = list_source(spec)
+        assert [(file.path, file.label, file.patient, file.image_number, file.eye) for file in listing.scan_files] == [
+            ("oct_images/12-L-2.jpg", "CNV", "12", 2, "OD"),  # the table's eye
+            ("oct_images/12-OD-1.jpg", "AMD", "12", 1, "OD"),
+        ]
+        assert [(one.path, one.reason) for one in listing.exclusions] == [
+            ("oct_images/stray.jpg", "path does not match the pattern")
+        ]
+    with pytest.raises(SettingError, match="topcon-mm does not name the class; give the table"):
+        list_source(SourceSpec(scans, pattern="topcon-mm"))
+    with pytest.raises(SettingError, match="kermany names the class"):
+        list_source(SourceSpec(scans, table=table, pattern="kermany"))
+
+
 def test_an_excel_sheet_is_read_as_a_table(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
@@ -210,8 +230,6 @@ def test_sources_of_a_command_line_have_names(tmp_path):
         parse_sources([str(tmp_path / "a"), str(tmp_path / "b")], tables=["labels.csv"])
     with pytest.raises(SettingError, match="two sources are called a"):
         parse_sources([str(tmp_path / "a"), f"A={tmp_path / 'b'}"])
-    with pytest.raises(SettingError, match="both say how"):
-        parse_sources([str(tmp_path / "a")], tables=["x.csv"], patterns=["octdl"])
 
 
 def test_what_is_not_known_is_asked_for_and_an_inspection_shows_it_all_the_same(tmp_path):
