@@ -9,6 +9,7 @@ them (a Theil-Sen line over one lag), as shadows and the deep choroid are as dar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -45,16 +46,16 @@ class FillDepths:
 
     def mask(self) -> Mask:
         """(rows, columns) uint8, 255 where the scan is fill, 0 elsewhere."""
-        mask = np.zeros((self.left.size, self.top.size), np.uint8)
-        for view, depths in ((mask, self.top), (mask[::-1], self.bottom)):
+        is_fill = np.zeros((self.left.size, self.top.size), np.bool_)
+        # 16 bits are compared fastest, and a JPEG has at most 65,535 rows and columns.
+        for view, depths in ((is_fill, self.top), (is_fill[::-1], self.bottom)):
             deepest = min(int(depths.max(initial=0)), len(view))
-            row = np.arange(deepest, dtype=np.uint16)[:, None]  # a JPEG has at most 65,535 rows
-            np.putmask(view[:deepest], row < depths.astype(np.uint16), 255)
-        for view, depths in ((mask, self.left), (mask[:, ::-1], self.right)):
+            view[:deepest] |= np.arange(deepest, dtype=np.uint16)[:, None] < depths.astype(np.uint16)
+        for view, depths in ((is_fill, self.left), (is_fill[:, ::-1], self.right)):
             sideways = np.where(depths <= MAX_BAND * self.top.size, depths, 0)  # longer rows are above or below
             deepest = int(sideways.max(initial=0))
-            view[:, :deepest][np.arange(deepest) < sideways[:, None]] = 255
-        return mask
+            view[:, :deepest] |= np.arange(deepest, dtype=np.uint16) < sideways.astype(np.uint16)[:, None]
+        return -is_fill.view(np.uint8)
 
     def kept_columns(self) -> tuple[int, int]:
         """The columns to keep, half open: bands over more than half of the rows are cut off rather than inpainted.
@@ -82,26 +83,40 @@ def find_fill(gray: Gray) -> FillDepths | None:
     """
     # Deeper at a side is a wedge above or below, which is found there; no need to follow it across the scan.
     reach = int(MAX_BAND * gray.shape[1]) + 1
-    sides = (gray, gray[::-1], gray.T[:reach], gray.T[: -reach - 1 : -1])
+    top, bottom = (_fill_depths(side, CONTACT_ACROSS, STEP_ACROSS, behind_black=True) for side in (gray, gray[::-1]))
     # At the sides the retina itself, which may be white, lies behind black fill.
-    across, along = (CONTACT_ACROSS, STEP_ACROSS, True), (CONTACT_ALONG, STEP_ALONG, False)
-    top, bottom, left, right = (
-        np.maximum(_white_depths(side, contact, step, behind_black=behind_black), _black_depths(side, contact))
-        for side, (contact, step, behind_black) in zip(sides, (across, across, along, along), strict=True)
+    left, right = (
+        np.maximum(_fill_depths(side.T[:reach], CONTACT_ALONG, STEP_ALONG, behind_black=False), _dark_band_width(side))
+        for side in (gray, gray[:, ::-1])
     )
-    np.maximum(left, _dark_band_width(gray), out=left)
-    np.maximum(right, _dark_band_width(gray[:, ::-1]), out=right)
     return FillDepths(top, bottom, left, right) if any(map(np.any, (top, bottom, left, right))) else None
 
 
-def _white_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) -> Depths:
-    """The depth of white fill at each position along the border; gray: (inwards, along), returns (along,).
+def _fill_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) -> Depths:
+    """The depth of fill at each position along the border; gray: (inwards, along), returns (along,).
 
     With behind_black white fill that begins where black fill ends counts too.
     """
+    edge = np.ascontiguousarray(gray[: 2 * RINGING + 1])
+    depths = np.zeros(gray.shape[1], np.int32)
+    may_be_white = edge[0] >= WHITE
+    has_black = int(np.count_nonzero(edge[0] <= BLACK)) >= contact
+    if has_black:
+        is_deep = edge[: RINGING + 1].max(axis=0) <= BLACK
+        if _is_broad(is_deep, contact):
+            depths = _black_depths(gray, contact)
+        if behind_black:  # behind black that is narrow, or so deep that white may follow
+            may_be_white = is_deep | (edge.max(axis=0) >= WHITE)
+    if _is_broad(may_be_white, contact):
+        depths = np.maximum(depths, _white_depths(gray, contact, step, behind_black=behind_black and has_black))
+    return depths
+
+
+def _white_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) -> Depths:
+    """The depth of white fill at each position along the border; arguments as in `_fill_depths`."""
     depths = _white_behind_black(gray, contact) if behind_black else np.zeros(gray.shape[1], np.int32)
     if np.count_nonzero(gray[0] >= WHITE) >= contact:
-        depths = np.maximum(depths, _run_lengths(gray, WHITE, 255))
+        depths = np.maximum(depths, _run_lengths(gray, _is_white))
     if not depths.any():
         return depths
     broad = _without_narrow(depths, contact)
@@ -110,36 +125,29 @@ def _white_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) ->
 
 
 def _white_behind_black(gray: Gray, contact: int) -> Depths:
-    """The depth of white fill that begins where black fill at the border ends, or 0; arrays as in `_white_depths`."""
+    """The depth of white fill that begins where black fill at the border ends, or 0; arrays as in `_fill_depths`."""
     depths = np.zeros(gray.shape[1], np.int32)
-    if np.count_nonzero(gray[0] <= BLACK) < contact:
-        return depths
-    # In most scans few columns have either white behind narrow black, or black so deep that white may lie behind it.
     is_near, is_deep = gray[2 * RINGING] >= WHITE, gray[: RINGING + 1].max(axis=0) <= BLACK
     if np.count_nonzero(is_near | is_deep) < contact:
         return depths
-    is_white = (gray[2 * RINGING :: 8] >= WHITE).any(axis=0) & (gray[0] < WHITE)
+    is_white = (gray[2 * RINGING :: 8].max(axis=0) >= WHITE) & (gray[0] < WHITE)
     if np.count_nonzero(is_white) < contact:
         return depths
-    along = np.flatnonzero(is_white)
+    along = np.flatnonzero(is_white & (is_deep | (gray[: 2 * RINGING + 1].max(axis=0) >= WHITE)))
+    next_to_black = _run_ends(gray, along, _is_black) + np.arange(RINGING + 1)[:, None]
+    # JPEG and interpolation have tinted what is between.
+    along = along[_is_white(gray[np.minimum(next_to_black, len(gray) - 1), along]).any(axis=0)]
     lines = np.ascontiguousarray(gray[:, along].T)
-    black = np.argmax(lines > BLACK, axis=1)
     white = np.argmax(lines >= WHITE, axis=1)
     is_after = (lines < WHITE) & (np.arange(len(gray)) > white[:, None])
-    end = np.where(is_after.any(axis=1), np.argmax(is_after, axis=1), len(gray))
-    depths[along] = np.where(white <= black + RINGING, end, 0)  # JPEG and interpolation have tinted what is between
+    depths[along] = np.where(is_after.any(axis=1), np.argmax(is_after, axis=1), len(gray))
     return depths
 
 
 def _black_depths(gray: Gray, contact: int) -> Depths:
-    """The depth of black fill with a straight edge at each position along the border; arrays as in `_white_depths`."""
+    """The depth of black fill with a straight edge at each position along the border; arrays as in `_fill_depths`."""
     none = np.zeros(gray.shape[1], np.int32)
-    if np.count_nonzero(gray[0] <= BLACK) < contact:
-        return none
-    is_black = gray[: RINGING + 1].max(axis=0) <= BLACK
-    if np.count_nonzero(is_black) < contact or not _without_narrow(is_black.astype(np.int32), contact).any():
-        return none
-    depths = _run_lengths(gray, 0, BLACK)
+    depths = _run_lengths(gray, _is_black)
     depths[depths == len(gray)] = 0  # fill of another side, or a band
     positions = np.flatnonzero(_without_narrow(depths, contact) > RINGING)
     if positions.size < contact:
@@ -155,25 +163,49 @@ def _black_depths(gray: Gray, contact: int) -> Depths:
     return np.where(np.abs(depths - line) <= RINGING, depths, 0).astype(np.int32)
 
 
-def _run_lengths(gray: Gray, low: int, high: int) -> Depths:
-    """How many pixels from the border inwards are all in low..high; gray: (inwards, along), returns (along,).
+def _is_broad(is_fill: NDArray[np.bool_], contact: int) -> bool:
+    """Whether fill reaches `contact` positions along the border somewhere, as `_without_narrow` counts them.
+
+    is_fill: (along,). What is beyond the two ends counts as fill there.
+    """
+    beyond = b"\1" * (contact // 2)
+    return b"\1" * contact in beyond + is_fill.tobytes() + beyond
+
+
+def _is_white(gray: Gray) -> NDArray[np.bool_]:
+    return gray >= WHITE
+
+
+def _is_black(gray: Gray) -> NDArray[np.bool_]:
+    return gray <= BLACK
+
+
+def _run_lengths(gray: Gray, is_fill: Callable[[Gray], NDArray[np.bool_]]) -> Depths:
+    """How many pixels from the border inwards are all fill; gray: (inwards, along), returns (along,).
 
     Where all of _SAMPLES evenly spaced pixels of a line are, as at a side that is seen through a wedge above or below,
     the whole line counts.
     """
-    samples = gray[:: max(len(gray) // _SAMPLES, 1)]
-    depths = np.where(((samples >= low) & (samples <= high)).all(axis=0), len(gray), 0).astype(np.int32)
-    running = np.flatnonzero((gray[0] >= low) & (gray[0] <= high) & (depths == 0))
+    is_whole = is_fill(np.ascontiguousarray(gray[:: max(len(gray) // _SAMPLES, 1)])).all(axis=0)
+    depths = np.where(is_whole, len(gray), 0).astype(np.int32)
+    running = np.flatnonzero(is_fill(gray[0]) & ~is_whole)
+    depths[running] = _run_ends(gray, running, is_fill)
+    return depths
+
+
+def _run_ends(gray: Gray, along: NDArray[np.intp], is_fill: Callable[[Gray], NDArray[np.bool_]]) -> Depths:
+    """How many pixels from the border inwards are all fill, at some positions along it: (positions,)."""
+    ends = np.full(along.size, len(gray), np.int32)
+    running = np.arange(along.size)
     for start in range(0, len(gray), _SPAN):  # most runs end in the first
         if not running.size:
             break
-        pixels = gray[start : start + _SPAN, running]
-        outside = (pixels < low) | (pixels > high)
-        ends = outside.any(axis=0)
-        depths[running[ends]] = start + np.argmax(outside[:, ends], axis=0)
-        running = running[~ends]
-    depths[running] = len(gray)
-    return depths
+        lines = is_fill(gray[start : start + _SPAN].T[along[running]])
+        length = np.argmin(lines, axis=1)
+        is_end = ~lines[np.arange(running.size), length]
+        ends[running[is_end]] = start + length[is_end]
+        running = running[~is_end]
+    return ends
 
 
 def _without_narrow(depths: Depths, contact: int) -> Depths:
@@ -194,7 +226,7 @@ def _dark_band_width(gray: Gray) -> int:
     step, start = 1, 0  # most scans have none: look at the first column alone
     while start < limit:
         stripe = np.ascontiguousarray(gray[:, start : start + step].T)
-        flat = np.count_nonzero((stripe <= DARK_BAND) | (stripe >= WHITE), axis=1)
+        flat = ((stripe <= DARK_BAND) | (stripe >= WHITE)).sum(axis=1)
         lit = np.flatnonzero(flat < ALL_DARK * len(gray))
         if lit.size:
             return start + int(lit[0])

@@ -59,7 +59,7 @@ def inpaint_rows(gray: Gray, fill: Mask, depths: FillDepths, top: int, bottom: i
     upper = (max(top, 0), min(bottom, middle), gray, depths.top)
     lower = (max(top, middle), min(bottom, len(gray)), gray[::-1], depths.bottom)
     for start, stop, from_border, side_depths in (upper, lower):
-        filled = np.flatnonzero(fill[start:stop].any(axis=1))
+        filled = np.flatnonzero(fill[start:stop].max(axis=1))
         if filled.size:
             rows = slice(start + int(filled[0]), start + int(filled[-1]) + 1)
             tile = SpeckleTile.from_scan(gray, fill, from_top=from_border is gray)
@@ -172,12 +172,14 @@ def _mirror_left(inpainted: Gray, fill: Mask, depths: Depths) -> None:
     What is inpainted is cleared from the mask `fill`.
     """
     narrow = np.flatnonzero((depths > 0) & (depths <= inpainted.shape[1] // _MIRRORED))
-    rows = narrow[fill[narrow, depths[narrow]] == 0][:, None]
+    rows = narrow[fill[narrow, depths[narrow]] == 0]
     if not rows.size:
         return
-    column = np.arange(depths[rows].max())[None, :]
-    mirrored = np.maximum(2 * depths[rows] - 1 - column, 0)  # never beyond a quarter of the scan
-    can_mirror = (column < depths[rows]) & (fill[rows, mirrored] == 0)
-    strip, strip_fill = inpainted[:, : column.size], fill[:, : column.size]
-    strip[rows, column] = np.where(can_mirror, inpainted[rows, mirrored], strip[rows, column])
-    strip_fill[rows, column] = np.where(can_mirror, 0, strip_fill[rows, column])
+    depth = depths[rows]
+    row, of_row = np.repeat(rows, depth), np.repeat(depth, depth)
+    column = np.arange(row.size) - np.repeat(np.cumsum(depth) - depth, depth)  # 0 to depth - 1 in each row
+    mirrored = 2 * of_row - 1 - column  # never beyond a quarter of the scan
+    can_mirror = fill[row, mirrored] == 0
+    row, column, mirrored = row[can_mirror], column[can_mirror], mirrored[can_mirror]
+    inpainted[row, column] = inpainted[row, mirrored]
+    fill[row, column] = 0

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 from typing import Any, NamedTuple
 
 import cv2
@@ -134,7 +135,7 @@ def _top_of_ends(rpe_row: Float64, uppermost: NDArray[np.intp], offset: Float64)
         (slice(eighth), slice(eighth, 2 * eighth)),
         (slice(-eighth, None), slice(-2 * eighth, -eighth)),
     ):
-        thickness = np.median((rpe_row - uppermost)[beside])
+        thickness = median((rpe_row - uppermost)[beside].tolist())
         tops.append(float((rpe_row - offset)[ends].min() - _END_THICKNESS * thickness))
     return min(tops)
 
@@ -174,6 +175,8 @@ def _bright_component(small: Gray) -> tuple[NDArray[np.bool_] | None, float]:
     count, labels = cv2.connectedComponents(is_bright.view(np.uint8), connectivity=8)
     if count < 2:
         return None, contrast
+    if count == 2:  # the background and one area
+        return is_bright, contrast
     # Weighted by light, so that a wide but faint haze does not win.
     light = np.bincount(labels[is_bright], weights=smooth[is_bright] - level, minlength=count)
     return (light > _MIN_LIGHT * light.max()).take(labels), contrast
@@ -214,14 +217,16 @@ def _edges(small: Gray, window: int, factor: int) -> tuple[Float64, Gray]:
 
     The nerve fibre layer's edge can be as steep as the epithelium's, but lies higher.
     """
-    means = np.asarray(cv2.blur(small, (5, window), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE))[:, 1::2]
-    # The mean of the window that begins at a row less that of the next one, 0 where it rises; a line for each column.
-    falls = np.ascontiguousarray(cv2.subtract(means[: -2 * window], means[window:-window]).T)
-    steep = falls[:, ::-1] >= (_STEEP * falls.max(axis=1)).astype(np.uint8)[:, None]
-    lowest = falls.shape[1] - 1 - np.argmax(steep, axis=1)
-    nearby = np.maximum(lowest[:, None] - np.arange(window + 1), 0)  # from there up to where it falls most
-    row = lowest - np.argmax(np.take_along_axis(falls, nearby, axis=1), axis=1)
-    return (row + window) * float(factor), falls[np.arange(row.size), row]
+    means = cv2.blur(small, (5, window), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE)
+    # The mean of the window that begins at a row less that of the next one, 0 where it rises; a line for each column,
+    # from the lowest row upwards.
+    falls = np.asarray(cv2.rotate(cv2.subtract(means[: -2 * window], means[window:-window]), cv2.ROTATE_90_CLOCKWISE))
+    falls = falls[1::2]
+    last, line = falls.shape[1] - 1, np.arange(len(falls))
+    lowest = np.argmax(falls >= (_STEEP * falls.max(axis=1)).astype(np.uint8)[:, None], axis=1)
+    nearby = np.minimum(lowest[:, None] + np.arange(window + 1), last)  # from there up to where it falls most
+    steepest = lowest + np.argmax(falls[line[:, None], nearby], axis=1)
+    return (last - steepest + window) * float(factor), falls[line, steepest]
 
 
 def _inlier_fraction(is_inlier: NDArray[np.bool_]) -> float:
@@ -236,8 +241,7 @@ def _inlier_fraction(is_inlier: NDArray[np.bool_]) -> float:
 
 def _longest_run(is_member: NDArray[np.bool_]) -> int:
     """How many True in a row there are at most."""
-    ends = np.flatnonzero(np.diff(is_member, prepend=False, append=False))
-    return int((ends[1::2] - ends[::2]).max(initial=0))
+    return max(map(len, is_member.tobytes().split(b"\0")))
 
 
 @lru_cache(maxsize=32)

@@ -226,8 +226,11 @@ def with_retries(src: Source, scan_file: ScanFile, work: Callable[[Source, ScanF
 
 def _is_at_its_path(src: Path, path: Path, status: os.stat_result) -> bool:
     """Whether a file that was opened is the one at its path, with no link on the way from the source to it."""
-    if os.path.realpath(path.parent) != str(Path(os.path.realpath(src), path.parent.relative_to(src))):
-        return False
+    for folder in path.parents:
+        if folder == src:
+            break
+        if folder.is_symlink():
+            return False
     try:
         current = path.lstat()
     except FileNotFoundError:

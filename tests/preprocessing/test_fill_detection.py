@@ -73,8 +73,8 @@ def test_black_side_bands_are_cut_off(side):
 def test_run_lengths_count_pixels_from_the_border_inwards():
     gray = np.full((64, 5), 90, np.uint8)
     gray[0, 1] = gray[:7, 2] = gray[:, 3] = gray[1:, 4] = 255
-    assert fill_detection._run_lengths(gray, 235, 255).tolist() == [0, 1, 7, 64, 0]
+    assert fill_detection._run_lengths(gray, fill_detection._is_white).tolist() == [0, 1, 7, 64, 0]
     gray[33, 3] = 90  # between the samples: the line still counts as fill all through
-    assert fill_detection._run_lengths(gray, 235, 255)[3] == 64
+    assert fill_detection._run_lengths(gray, fill_detection._is_white)[3] == 64
     gray[32, 3] = 90
-    assert fill_detection._run_lengths(gray, 235, 255)[3] == 32
+    assert fill_detection._run_lengths(gray, fill_detection._is_white)[3] == 32
