@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import stat
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,13 +230,22 @@ def _is_at_its_path(src: Path, path: Path, status: os.stat_result) -> bool:
     for folder in path.parents:
         if folder == src:
             break
-        if folder.is_symlink():
+        if _is_link(folder):
             return False
     try:
         current = path.lstat()
     except FileNotFoundError:
         return False
     return (current.st_dev, current.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _is_link(folder: Path) -> bool:
+    """Whether a folder is a link, or on Windows a junction."""
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) != 0
 
 
 def _not_as_listed(path: Location, what: str) -> StoppedError:
