@@ -91,7 +91,7 @@ def test_scans_that_were_prepared_without_near_duplicates_serve_a_build_with_the
     without = dataclasses.replace(CONFIG, near_duplicates=False)
     build(source, tmp_path / "out", without, workers=0)
     known = prepared.read(tmp_path / "out", tmp_path / "out", without)
-    scans = [file.result for file in known.values() if isinstance(file.result, cache.CachedScan)]
+    scans = [file.result for file in known.files.values() if isinstance(file.result, cache.CachedScan)]
     assert {scan.descriptor for scan in scans} == {b""}
     build(source, tmp_path / "out", CONFIG, workers=0, overwrite=True)
     assert files_of(tmp_path / "out") == files_of(shards)
