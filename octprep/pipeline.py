@@ -388,13 +388,15 @@ def _write_dataset(job: _Job) -> _Written:
     )
     tables = _write_tables(job, cached, planned)
     manifest = _manifest(job, planned, shards, tables)
+    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+    plans, correlations = planned.plans, planned.correlations
+    del planned  # the splits, which are not needed any more
     places = prepared.ImagePlaces(tables.paths)
-    index = indexing.make_index_of_plans(job.work / "shards", manifest, planned.plans, tables.paths, places.add)
+    index = indexing.make_index_of_plans(job.work / "shards", manifest, plans, tables.paths, places.add)
     indexing.write_index(job.work, index)
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
-        prepared.write(job.work / PREPARED_NAME, cached.files, planned.correlations, manifest, places)
-    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+        prepared.write(job.work / PREPARED_NAME, cached.files, correlations, manifest, places)
     return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations, places)
 
 

@@ -436,9 +436,18 @@ def from_row(row: list[Any]) -> KnownFile:
         return KnownFile(Exclusion(*result), size, changed_ns)
     values, details, cache_file, offset, frame, length, crc = result
     details, frame = base64.b64decode(details), base64.b64decode(frame)
+    scan = _scan(*values)
     return KnownFile(
-        CachedScan(_scan(*values), details, sys.intern(cache_file), offset, length, crc, frame), size, changed_ns
+        CachedScan(scan, details, sys.intern(cache_file), offset, _once(length), crc, frame),
+        scan.bytes if scan.bytes == size else size,
+        scan.changed_ns if scan.changed_ns == changed_ns else changed_ns,
     )
+
+
+@lru_cache(maxsize=1 << 12)
+def _once(value: int) -> int:
+    """The same number as one object of 32 bytes, for numbers that many scans have: there may be millions of scans."""
+    return value
 
 
 def _scan(
@@ -449,9 +458,10 @@ def _scan(
     """A scan of its fields in the order of _SCAN_FIELDS. By name, this would take twice the time."""
     intern = sys.intern
     return Scan(
-        path, intern(label), intern(patient), image_number, intern(source_split), size, sha256, height, width,
-        pixels_sha256, source=intern(source), eye=intern(eye), volume=intern(volume), axial_um=axial_um, frame=frame,
-        modified_ns=modified_ns, changed_ns=changed_ns, linked=linked,
+        path, intern(label), intern(patient), image_number, intern(source_split), size, sha256, _once(height),
+        _once(width), pixels_sha256, source=intern(source), eye=intern(eye), volume=intern(volume), axial_um=axial_um,
+        frame=frame, modified_ns=changed_ns if changed_ns == modified_ns else modified_ns, changed_ns=changed_ns,
+        linked=linked,
     )  # fmt: skip
 
 
