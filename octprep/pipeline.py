@@ -25,8 +25,8 @@ from octprep import preprocessing, report
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates import duplicates_json as duplicates_file
 from octprep.duplicates import search
-from octprep.duplicates.descriptors import dct_descriptor
 from octprep.duplicates.exact import DuplicatePair
+from octprep.duplicates.search import PixelPair
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OutputError, SettingError, SourceError
@@ -47,7 +47,6 @@ from octprep.format.manifest import (
 from octprep.format.paths import require_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import cache, indexing, prepared, repair, workdir
-from octprep.shards.cache import CachedScan
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
@@ -123,6 +122,7 @@ class _Planned:
     near: tuple[DuplicatePair, ...]  # the near-duplicates that the patient groups of `splits` follow from
     plans: Mapping[str, Sequence[ShardPlan]]  # by split
     undersampled: tuple[Exclusion, ...]
+    correlations: Mapping[PixelPair, float]  # of the scans whose stored pixels were compared
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -354,7 +354,6 @@ def _finished_result(existing: ExistingUpload, config: BuildConfig) -> BuildResu
 def _build(job: _Job) -> BuildResult:
     """The stages of a build."""
     preprocessing.library_versions(job.config.recipe)  # raises for one that is not installed, before anything is read
-    job.dry_run_split()
     workdir.begin(job.work, job.config)
     written = _write_dataset(job)
     _write_report(job, written)
@@ -372,7 +371,14 @@ def _build(job: _Job) -> BuildResult:
 def _write_dataset(job: _Job) -> _Written:
     """Write the shards, the tables and the index to the work folder."""
     cached = cache_scans(
-        job.src, job.work / "cache", job.source.scan_files, job.config, job.pool, job.progress, finished=job.out
+        job.src,
+        job.work / "cache",
+        job.source.scan_files,
+        job.config,
+        job.pool,
+        job.progress,
+        finished=job.out,
+        before_long=job.dry_run_split,
     ).under(job.pseudonyms, job.source)
     if not cached.scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
@@ -382,13 +388,15 @@ def _write_dataset(job: _Job) -> _Written:
     )
     tables = _write_tables(job, cached, planned)
     manifest = _manifest(job, planned, shards, tables)
+    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+    plans, correlations = planned.plans, planned.correlations
+    del planned  # the splits, which are not needed any more
     places = prepared.ImagePlaces(tables.paths)
-    index = indexing.make_index_of_plans(job.work / "shards", manifest, planned.plans, tables.paths, places.add)
+    index = indexing.make_index_of_plans(job.work / "shards", manifest, plans, tables.paths, places.add)
     indexing.write_index(job.work, index)
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
-        prepared.write(job.work / PREPARED_NAME, cached.files, manifest, places)
-    deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
+        prepared.write(job.work / PREPARED_NAME, cached.files, correlations, manifest, places)
     return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations, places)
 
 
@@ -520,38 +528,42 @@ def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: Split
 def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
     """Split the scans and plan the shards; patient groups follow near-duplicates, unless the config turns that off."""
 
+    correlations = search.Correlations(cached.correlations)
+
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
         scans = [item.scan for item in cached.scans]
         splits = split_scans(scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
-        return _Planned(splits, tuple(near), plans, tuple(undersampled))
+        return _Planned(splits, tuple(near), plans, tuple(undersampled), correlations.used)
 
     if not job.config.near_duplicates:
         return split_and_plan([])
     job.progress("comparing scans", 0, len(cached.scans))
     planned = _until_stable(
-        partial(_near_duplicates, job, cached), split_and_plan, {item.scan.path for item in cached.scans}
+        partial(_near_duplicates, job, cached, correlations), split_and_plan, {item.scan.path for item in cached.scans}
     )
     job.progress("comparing scans", len(cached.scans), len(cached.scans))
     return planned
 
 
-def _near_duplicates(job: _Job, cached: CachedSource, paths: AbstractSet[str]) -> list[DuplicatePair]:
-    """The near-duplicate pairs among these scans."""
-    items = [item for item in cached.scans if item.scan.path in paths]
-    return search.near_duplicate_pairs(
+def _near_duplicates(
+    job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
+) -> list[DuplicatePair]:
+    """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
+    items, recipe, encoding = (
+        [item for item in cached.scans if item.scan.path in paths],
+        job.config.recipe,
+        job.config.encoding,
+    )
+    pairs = search.near_duplicate_pairs(
         [item.scan for item in items],
-        [_descriptor(job, cached, item) for item in items],
-        lambda index: cache.read_pixels(cached.folder, items[index], job.config.recipe, job.config.encoding),
+        (item.descriptor for item in items),
+        lambda index: cache.read_pixels(cached.folder, items[index], recipe, encoding),
         workers=job.pool.workers,
+        correlations=correlations,
     )
-
-
-def _descriptor(job: _Job, cached: CachedSource, item: CachedScan) -> bytes:
-    """Of a scan's stored pixels; it is made here if an earlier build prepared the scan without near-duplicates."""
-    return item.descriptor or dct_descriptor(
-        cache.read_pixels(cached.folder, item, job.config.recipe, job.config.encoding)
-    )
+    cache.write_correlations(cached.folder, cache.preparation_key(recipe, encoding), correlations.used)
+    return pairs
 
 
 def _until_stable(
@@ -602,7 +614,7 @@ def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables
     atomic_write(job.work / IMAGES_NAME, images)
     scans = [item.scan for item in cached.scans]
     near = job.config.near_duplicates
-    descriptors = [_descriptor(job, cached, item) for item in cached.scans] if near else None
+    descriptors = (item.descriptor for item in cached.scans) if near else None
     duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
@@ -647,7 +659,9 @@ def _write_report(job: _Job, written: _Written) -> None:
     job.progress("writing the report", 0, 1)
     source = report.SourceImages(job.src, _names_in_source(job))
     shards = job.work / "shards"
-    page = report.render(shards, written.manifest, written.images, written.duplicates, source, written.places.record)
+    page = report.render(
+        shards, written.manifest, written.images, written.duplicates, source, written.places.record, is_checked=True
+    )
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
 

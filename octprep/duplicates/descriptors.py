@@ -15,7 +15,7 @@ transform is needed. Linearised about the mean of the two, the distance is symme
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import cv2
@@ -79,9 +79,12 @@ def _levelled(thumbnail: Float32) -> Float32:
     return np.asarray(cv2.warpAffine(thumbnail, shear, size, flags=flags, borderMode=cv2.BORDER_REFLECT), np.float32)
 
 
-def as_matrix(descriptors: Sequence[bytes]) -> Bytes:
-    """Descriptors as rows: (scans, DESCRIPTOR_BYTES) uint8."""
-    return np.frombuffer(b"".join(descriptors), np.uint8).reshape(len(descriptors), DESCRIPTOR_BYTES)
+def as_matrix(descriptors: Iterable[bytes]) -> Bytes:
+    """Descriptors as rows: (scans, DESCRIPTOR_BYTES) uint8. One after the other is asked for and forgotten."""
+    joined = bytearray()
+    for descriptor in descriptors:
+        joined += descriptor
+    return np.frombuffer(joined, np.uint8).reshape(-1, DESCRIPTOR_BYTES)
 
 
 def coefficients(descriptors: Bytes) -> Float32:

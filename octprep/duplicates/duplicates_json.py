@@ -74,7 +74,7 @@ def _distances(raw: Any) -> Distances:
 
 
 def collect(
-    scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], descriptors: Sequence[bytes] | None, seed: int
+    scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], descriptors: Iterable[bytes] | None, seed: int
 ) -> DuplicatesFile:
     """Collect what duplicates.json holds; descriptors are None where near-duplicates were not searched for.
 

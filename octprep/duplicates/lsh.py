@@ -40,6 +40,7 @@ _PAIRS_AT_ONCE = 1 << 19  # of one band
 
 Int8 = NDArray[np.int8]
 Int16 = NDArray[np.int16]
+Int32 = NDArray[np.int32]
 
 
 def lsh_candidates(unique: UniqueDescriptors) -> tuple[Int64, Int64]:
@@ -98,7 +99,7 @@ def _bucket_pairs(low: Int8, median: Int16, scale: Float32) -> Iterator[tuple[In
 
     low: (rows, _BAND_BITS), the band's frequencies. A row meets itself, and pairs may come twice.
     """
-    weights = 1 << np.arange(_BAND_BITS, dtype=np.int64)
+    weights = np.int32(1) << np.arange(_BAND_BITS, dtype=np.int32)
     chunks = range(0, len(low), _CHUNK)
     keys = np.concatenate([(low[start : start + _CHUNK] > median) @ weights for start in chunks])
     buckets = _Buckets.of(keys)
@@ -114,13 +115,13 @@ class _Buckets:
     """Rows by the key of one band."""
 
     rows: Int64  # (rows,) sorted by their key, and ascending within a key
-    keys: Int64  # (buckets,) ascending
+    keys: Int32  # (buckets,) ascending
     starts: Int64  # (buckets,) where the rows of each begin
     sizes: Int64  # (buckets,)
     is_taken: NDArray[np.bool_]  # (2 ** _BAND_BITS,) whether a key has a bucket
 
     @classmethod
-    def of(cls, row_keys: Int64) -> _Buckets:
+    def of(cls, row_keys: Int32) -> _Buckets:
         """Sort rows into buckets. row_keys: (rows,)."""
         rows = np.argsort(row_keys, kind="stable")
         keys, starts, sizes = np.unique(row_keys[rows], return_index=True, return_counts=True)
@@ -128,13 +129,13 @@ class _Buckets:
         is_taken[keys] = True
         return cls(rows, keys, starts, sizes, is_taken)
 
-    def occupied(self, probes: Int64) -> tuple[Int64, Int64]:
+    def occupied(self, probes: Int32) -> tuple[Int64, Int64]:
         """Of the keys that each row probes, (rows, probes): the row and the bucket of each that has one; (hits,)."""
         row, probe = np.nonzero(self.is_taken[probes])
         return row, np.searchsorted(self.keys, probes[row, probe])
 
 
-def _multiprobe_keys(low: Int8, keys: Int64, median: Int16, scale: Float32, weights: Int64) -> Int64:
+def _multiprobe_keys(low: Int8, keys: Int32, median: Int16, scale: Float32, weights: Int32) -> Int32:
     """The keys of each row with its _FLIPPED_BITS least certain bits both ways: (rows, 2 ** _FLIPPED_BITS)."""
     certainty = np.abs(low - median) / scale
     uncertain = weights[np.argpartition(certainty, _FLIPPED_BITS, axis=1)[:, :_FLIPPED_BITS]]

@@ -6,9 +6,9 @@ its nearest few, and the pixels of every such pair are compared by `detail_corre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -43,7 +43,23 @@ _CHUNK = 1 << 9  # pairs that are aligned at a time
 _BLOCK = 64  # pairs whose pixels are compared before it is checked which of the next are needed
 _CACHED_IMAGES = 256
 
+PixelPair = tuple[str, str]  # SHA-256 of the stored pixels of two scans, hex; the first is registered to the second
+
 _RowPairs = tuple[Int64, Int64, Float32]  # first and second row and their aligned distance; (pairs,) each
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Correlations of the fine detail of two scans, which follow from their stored pixels."""
+
+    known: Mapping[PixelPair, float]  # measured before, with the same versions of the libraries
+    used: dict[PixelPair, float] = field(default_factory=dict)  # that a search asked for
+
+    def of(self, pair: PixelPair, measure: Callable[[], float]) -> float:
+        """The correlation of a pair, measured if it is not known."""
+        found = self.known.get(pair)
+        self.used[pair] = correlation = measure() if found is None else found
+        return correlation
 
 
 @dataclass(frozen=True, order=True)
@@ -57,17 +73,32 @@ class NearDuplicate:
 
 def near_duplicate_pairs(
     scans: Sequence[Scan],
-    descriptors: Sequence[bytes],
+    descriptors: Iterable[bytes],
     pixels: Callable[[int], Gray],
     *,
     min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
+    correlations: Correlations | None = None,
 ) -> list[DuplicatePair]:
-    """Pairs of near-identical scans under different ids, sorted; the other arguments are those of `near_identical`."""
+    """Pairs of near-identical scans under different ids, sorted; the other arguments are those of `near_identical`.
+
+    correlations: of scans that have the digests of their stored pixels; those that are known are not measured again.
+    """
+
+    def correlation(first: int, second: int, measure: Callable[[], float]) -> float:
+        if correlations is None:
+            return measure()
+        return correlations.of((scans[first].pixels_sha256, scans[second].pixels_sha256), measure)
+
     patients = [scan.patient for scan in scans]
     pairs = []
     for pair in near_identical(
-        as_matrix(descriptors), patients, pixels, min_correlation=min_correlation, workers=workers
+        as_matrix(descriptors),
+        patients,
+        pixels,
+        min_correlation=min_correlation,
+        workers=workers,
+        correlation=correlation,
     ):
         first, second = sorted((scans[pair.first].path, scans[pair.second].path))
         pairs.append(DuplicatePair(first, second, NEAR_IDENTICAL, pair.correlation))
@@ -81,6 +112,7 @@ def near_identical(
     *,
     min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
+    correlation: Callable[[int, int, Callable[[], float]], float] = lambda _first, _second, measure: measure(),
 ) -> list[NearDuplicate]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
@@ -88,7 +120,9 @@ def near_identical(
     as text or as numbers. pixels: the stored image of a scan by its index, all from one recipe; it is called only for
     candidates, by several threads at once. min_correlation: pairs from this correlation on are returned, near-identical
     or not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the
-    scans, where no two have equal descriptors. Raises ValueError for descriptors of another shape.
+    scans, where no two have equal descriptors. correlation: of two scans by their indices, of which the first is
+    registered to the second, and by a function that measures it on their pixels; it may know better, and is called by
+    several threads. Raises ValueError for descriptors of another shape.
 
     Not every pair among many similar scans is returned: scans with equal descriptors are paired each with one of
     another patient; no scan is compared with more than its _NEAREST, unless it is among theirs; and where two patients
@@ -106,7 +140,7 @@ def near_identical(
         return []
     patient_index = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
     unique = unique_descriptors(np.ascontiguousarray(descriptors), patient_index)
-    matcher = _Matcher(descriptors, patient_index, pixels, min_correlation)
+    matcher = _Matcher(descriptors, patient_index, pixels, min_correlation, correlation)
     # Threads, as NumPy and OpenCV release the interpreter's lock while they work.
     with ThreadPoolExecutor(workers or default_workers()) as threads:
         nearest = _nearest(*_near_rows(unique, threads))
@@ -130,13 +164,19 @@ class _Matcher:
     """
 
     def __init__(
-        self, descriptors: Bytes, patients: Int64, pixels: Callable[[int], Gray], min_correlation: float
+        self,
+        descriptors: Bytes,
+        patients: Int64,
+        pixels: Callable[[int], Gray],
+        min_correlation: float,
+        correlation: Callable[[int, int, Callable[[], float]], float],
     ) -> None:
         self.pairs: list[NearDuplicate] = []
         self._descriptors = descriptors
         self._patients = patients
         self._pixels = lru_cache(_CACHED_IMAGES)(pixels)
         self._min_correlation = min_correlation
+        self._known_or_measured = correlation
         self._paired: set[tuple[int, int]] = set()  # a scan, and a patient with a scan that is near-identical to it
 
     def decide(self, candidates: Iterable[_Candidate], threads: Executor) -> None:
@@ -165,7 +205,9 @@ class _Matcher:
     def _correlation(self, candidate: _Candidate) -> float:
         """The scan with the larger descriptor is registered to the other, so that their order has no influence."""
         lower, upper = sorted(candidate[:2], key=lambda scan: (self._descriptors[scan].tobytes(), scan))
-        return detail_correlation(self._pixels(lower), self._pixels(upper))
+        return self._known_or_measured(
+            lower, upper, lambda: detail_correlation(self._pixels(lower), self._pixels(upper))
+        )
 
 
 def _near_rows(unique: UniqueDescriptors, threads: Executor) -> _RowPairs:

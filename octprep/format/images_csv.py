@@ -52,19 +52,22 @@ _SCAN_COLUMNS = COLUMNS[1 : COLUMNS.index("split")]  # empty for a file that cou
 _NO_SCAN = ("",) * len(_SCAN_COLUMNS)
 _MAY_BE_EMPTY = ("source", "eye", "volume", "source_split", "note", "flags")
 _REQUIRED = tuple(column for column in _SCAN_COLUMNS if column not in _MAY_BE_EMPTY)  # of a scan
-_REPEATED = (
-    "class",
-    "patient",
-    "source",
-    "eye",
-    "volume",
-    "source_split",
-    "note",
-    "flags",
-    "patient_group",
-    "split",
-    "shard",
-)  # the same in many rows
+_REPEATED = tuple(
+    COLUMNS.index(column)
+    for column in (
+        "class",
+        "patient",
+        "source",
+        "eye",
+        "volume",
+        "source_split",
+        "note",
+        "flags",
+        "patient_group",
+        "split",
+        "shard",
+    )
+)  # fmt: skip - the same in many rows
 _OTHER_COLUMNS = f"its columns are not {', '.join(COLUMNS)}"
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -157,18 +160,19 @@ def encode_sorted(rows: Iterable[Row]) -> bytes:
     return data.getvalue()
 
 
-def decode(data: bytes) -> Table:
+def decode(data: bytes, *, is_checked: bool = False) -> Table:
     """The typed rows of images.csv, and what is wrong with the others.
 
-    Raises ValueError if the bytes are not a CSV table in UTF-8 with these columns.
+    is_checked: the bytes are what `encode` gave, so their cells are not examined. Raises ValueError if they are not a
+    CSV table in UTF-8 with these columns.
     """
     images: list[ImageRow] = []
     excluded: list[ExcludedRow] = []
     problems: list[RowProblem] = []
     count = 0
-    for cells in _read(data):
+    for line in _read(data):
         count += 1
-        row = _decode_row(cells)
+        row = _row(line) if is_checked else _decode_row(line)
         if isinstance(row, ImageRow):
             images.append(row)
         elif isinstance(row, ExcludedRow):
@@ -235,8 +239,8 @@ def _rounded(value: float, column: str) -> float:
     return round(float(value), DECIMALS[column][1])
 
 
-def _read(data: bytes) -> Iterator[dict[str, str]]:
-    """The rows below the header: text by column. Raises ValueError as `decode` does."""
+def _read(data: bytes) -> Iterator[list[str]]:
+    """The cells of each row below the header, in the order of COLUMNS. Raises ValueError as `decode` does."""
     if b"\0" in data:
         raise ValueError("it holds a null byte")
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""), strict=True)
@@ -246,15 +250,16 @@ def _read(data: bytes) -> Iterator[dict[str, str]]:
         for line in reader:
             if len(line) != len(COLUMNS):
                 raise ValueError(_OTHER_COLUMNS)
-            cells = dict(zip(COLUMNS, line, strict=True))
-            for column in _REPEATED:  # one text for all rows that have it
-                cells[column] = sys.intern(cells[column])
-            yield cells
+            for index in _REPEATED:  # one text for all rows that have it
+                line[index] = sys.intern(line[index])
+            yield line
     except csv.Error as error:
         raise ValueError(str(error)) from None
 
 
-def _decode_row(cells: dict[str, str]) -> Row | list[RowProblem]:
+def _decode_row(line: list[str]) -> Row | list[RowProblem]:
+    """The row, or what is wrong with it."""
+    cells = dict(zip(COLUMNS, line, strict=True))
     path, in_shard, excluded = cells["path"], bool(cells["shard"]), bool(cells["exclusion_reason"])
     if not path:
         return [RowProblem("", "path", "column 'path' is empty")]
@@ -265,21 +270,15 @@ def _decode_row(cells: dict[str, str]) -> Row | list[RowProblem]:
         RowProblem(path, column, f"column {column!r} {why}: {_shown(cells[column])}")
         for column, why in _problems(cells, excluded=excluded)
     ]
-    if problems:
-        return problems
-    if excluded:
-        return ExcludedRow(
-            path=path,
-            exclusion_reason=cells["exclusion_reason"],
-            scan=_make_scan(ScanRow, cells) if cells["class"] else None,
-        )
-    return _make_scan(
-        ImageRow,
-        cells,
-        split=cells["split"],
-        shards=_names(cells["shard"]),
-        record_count=int(cells["record_count"]),
-    )
+    return problems or _row(line)
+
+
+def _row(line: list[str]) -> Row:
+    """The row of cells that are as `encode` writes them."""
+    path, *scan, split, shards, record_count, reason = line
+    if reason:
+        return ExcludedRow(path=path, exclusion_reason=reason, scan=_scan(ScanRow, path, scan) if scan[0] else None)
+    return _scan(ImageRow, path, scan, split=split, shards=_names(shards), record_count=int(record_count))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -287,31 +286,39 @@ def _names(cell: str) -> tuple[str, ...]:
     return tuple(cell.split(" "))
 
 
-def _make_scan(kind: Callable[..., AnyScan], cells: dict[str, str], **more: object) -> AnyScan:
+def _scan(kind: Callable[..., AnyScan], path: str, cells: list[str], **more: object) -> AnyScan:
+    """The row of the cells of _SCAN_COLUMNS."""
+    (
+        label, patient, image_number, source, eye, volume, source_split, size, width, height, sha256, fill_fraction,
+        top, bottom, left, right, crop_confidence, note, flags, mean_intensity, std_intensity, sharpness, patient_group,
+    ) = cells  # fmt: skip
+    measurements = ScanMeasurements(
+        fill_fraction=float(fill_fraction),
+        crop=(int(top), int(bottom), int(left), int(right)),
+        crop_confidence=float(crop_confidence),
+        note=note,
+        flags=_names(flags) if flags else (),
+        mean_intensity=float(mean_intensity),
+        std_intensity=float(std_intensity),
+        sharpness=float(sharpness),
+    )
     return kind(
-        path=cells["path"],
-        label=cells["class"],
-        patient=cells["patient"],
-        image_number=int(cells["image_number"]),
-        source=cells["source"],
-        eye=cells["eye"],
-        volume=cells["volume"],
-        source_split=cells["source_split"],
-        bytes=int(cells["bytes"]),
-        width=int(cells["width"]),
-        height=int(cells["height"]),
-        sha256=cells["sha256"],
-        measurements=ScanMeasurements(
-            crop=(
-                int(cells["crop_top"]), int(cells["crop_bottom"]), int(cells["crop_left"]), int(cells["crop_right"])
-            ),
-            note=cells["note"],
-            flags=_names(cells["flags"]) if cells["flags"] else (),
-            **{column: float(cells[column]) for column in DECIMALS},
-        ),
-        patient_group=cells["patient_group"],
+        path=path,
+        label=label,
+        patient=patient,
+        image_number=int(image_number),
+        source=source,
+        eye=eye,
+        volume=volume,
+        source_split=source_split,
+        bytes=int(size),
+        width=int(width),
+        height=int(height),
+        sha256=sha256,
+        measurements=measurements,
+        patient_group=patient_group,
         **more,
-    )  # fmt: skip
+    )
 
 
 def _problems(cells: dict[str, str], *, excluded: bool) -> Iterator[tuple[str, str]]:

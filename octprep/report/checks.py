@@ -83,12 +83,16 @@ def check_leaks(kept: Iterable[ImageRow], manifest: Manifest) -> Check:
     Compared are patients, contents and patient groups; near-identical scans are known from the manifest alone.
     """
     patients: dict[str, set[str]] = defaultdict(set)
-    contents: dict[str, set[str]] = defaultdict(set)
+    contents: dict[str, set[str]] = defaultdict(set)  # those in several splits, or declared to be
+    first_split: dict[str, str] = {}  # of each content; a set for each would take most of the memory
+    declared = set(manifest.leaks.contents)
     groups: dict[str, set[str]] = defaultdict(set)
     members: dict[str, set[str]] = defaultdict(set)
     for row in kept:
         patients[row.patient].add(row.split)
-        contents[row.sha256].add(row.split)
+        first = first_split.setdefault(row.sha256, row.split)
+        if first != row.split or row.sha256 in declared:
+            contents[row.sha256] |= {first, row.split}
         groups[row.patient_group].add(row.split)
         members[row.patient_group].add(row.patient)
     # A group of one id is in two splits only if its patient is, which is reported already.

@@ -43,13 +43,16 @@ def render(
     pairs: bytes | None,
     source: SourceImages,
     places: RecordPlaces | None = None,
+    *,
+    is_checked: bool = False,
 ) -> bytes:
     """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
 
     shards: the folder that the shards' names are relative to. table: images.csv, pairs: duplicates.json; None if it
     cannot be read. places: where the records of images are in the shards, if that is known; else these are searched.
+    is_checked: table is what `octprep.format.images_csv.encode` gave.
     """
-    images = _read_table(table, manifest)
+    images = _read_table(table, manifest, is_checked=is_checked)
     duplicates_file = _read_duplicates(pairs)
     style, script = page.asset("page.css"), page.asset("page.js")
     results = checks.evaluate_checks(
@@ -91,10 +94,10 @@ def render(
     return text.encode()
 
 
-def _read_table(table: bytes | None, manifest: Manifest) -> Images | None:
+def _read_table(table: bytes | None, manifest: Manifest, *, is_checked: bool) -> Images | None:
     """The rows of images.csv, or None if it cannot be read."""
     try:
-        return None if table is None else images_table.read(table, manifest)
+        return None if table is None else images_table.read(table, manifest, is_checked=is_checked)
     except ValueError:
         return None
 

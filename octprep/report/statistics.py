@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from octprep.format.images_csv import ExcludedRow, ImageRow
 from octprep.format.manifest import Manifest
@@ -154,24 +156,21 @@ def balanced_accuracy(
 def sample_patients(kept: Iterable[ImageRow], manifest: Manifest) -> dict[str, tuple[ImageRow, ...]]:
     """For each class a few training scans of different patients, drawn by the seed and their paths alone."""
     seed = manifest.config.seed
-    candidates: dict[str, list[ImageRow]] = {label: [] for label in manifest.class_names}
+    first: dict[str, dict[str, tuple[bytes, ImageRow]]] = {label: {} for label in manifest.class_names}  # by patient
     for row in kept:
         if row.split not in ("val", "test"):
-            candidates[row.label].append(row)
-    sample = {}
-    for label, rows in candidates.items():
-        by_patient: dict[str, ImageRow] = {}
-        for row in sorted(rows, key=lambda row: seeded_hash(row.path, seed)):
-            by_patient.setdefault(row.patient, row)
-            if len(by_patient) == SAMPLED:
-                break
-        sample[label] = tuple(by_patient.values())
-    return sample
+            drawn, of_label = seeded_hash(row.path, seed), first[row.label]
+            if row.patient not in of_label or drawn < of_label[row.patient][0]:
+                of_label[row.patient] = drawn, row
+    return {
+        label: tuple(row for _, row in heapq.nsmallest(SAMPLED, rows.values(), key=itemgetter(0)))
+        for label, rows in first.items()
+    }
 
 
 def lowest(kept: Iterable[ImageRow], value: Callable[[ImageRow], float]) -> tuple[ImageRow, ...]:
     """The images with the lowest value, ties by path."""
-    return tuple(sorted(kept, key=lambda row: (value(row), row.path))[:LOWEST])
+    return tuple(heapq.nsmallest(LOWEST, kept, key=lambda row: (value(row), row.path)))
 
 
 def exclusion_reasons(excluded: Iterable[ExcludedRow]) -> tuple[ExclusionReason, ...]:

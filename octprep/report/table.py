@@ -24,12 +24,12 @@ class Images:
     few_patients: tuple[str, ...] = ()  # in sentences, the splits with too few patients to say much
 
 
-def read(data: bytes, manifest: Manifest) -> Images:
+def read(data: bytes, manifest: Manifest, *, is_checked: bool = False) -> Images:
     """The rows of images.csv; one that does not fit the manifest becomes a problem.
 
-    Raises ValueError as `octprep.format.images_csv.decode` does.
+    is_checked: as for `octprep.format.images_csv.decode`. Raises ValueError as `octprep.format.images_csv.decode` does.
     """
-    table = images_csv.decode(data)
+    table = images_csv.decode(data, is_checked=is_checked)
     split_of = {shard.name: split for split, shards in manifest.splits.items() for shard in shards}
     problems = [f"{problem.path}: {problem.message}" for problem in table.problems]
     kept = []

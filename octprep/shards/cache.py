@@ -4,7 +4,8 @@ The split of a scan depends on whether it can be decoded and on its content, so 
 first shard can be planned. To decode each only once, its encoded pixels are kept here, batch by batch, until
 its shard is written. A batch is two files: its pixels one after the other, NAME.bin, and a receipt, NAME.json, written
 last: a line of JSON (what the batch depends on, and checksums), then the rows, one for each file. A batch with a valid
-receipt for the same files, recipe and encoding is not prepared again.
+receipt for the same files, recipe and encoding is not prepared again. So are the correlations of scans whose stored
+pixels were compared, in a file with a checksum.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import io
 import json
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -29,6 +30,7 @@ import google_crc32c
 from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.duplicates.descriptors import dct_descriptor
+from octprep.duplicates.search import PixelPair
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, read_ahead, saving
@@ -45,6 +47,7 @@ from octprep.storage.remote import Source
 BATCH = 64  # scans: small enough to lose little when interrupted and to keep every core busy to the end
 _AHEAD = 8  # files that the system may read before they are needed: on a cold disk a file takes as long as its work
 _OPEN_FILES = 128  # that an ImageReader has open at once: the shards of a large dataset, and far from any limit
+_CORRELATIONS_NAME = "correlations.json"  # in the cache's folder
 _PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
 
 
@@ -64,15 +67,19 @@ class CachedScan:
         """The same pixels for another description of the scan, of which no record was written."""
         return dataclasses.replace(self, scan=scan, frame=b"")
 
+    def with_descriptor(self, descriptor: bytes) -> CachedScan:
+        """The same with a descriptor, of a scan that was prepared without."""
+        return dataclasses.replace(self, details=self.details + descriptor)
+
     @property
     def geometry(self) -> Geometry:
         """Which part of the source the stored pixels show."""
-        return _unpack(self.details)[0]
+        return _unpack_geometry(self.details)
 
     @property
     def measurements(self) -> ScanMeasurements:
         """What the preparation measured."""
-        return _unpack(self.details)[1]
+        return _unpack_measurements(self.details)
 
     @property
     def descriptor(self) -> bytes:
@@ -82,21 +89,27 @@ class CachedScan:
 
 
 def _pack(geometry: Geometry, measured: ScanMeasurements, descriptor: bytes) -> bytes:
-    """What `_unpack` reads, and then the descriptor."""
+    """What the two functions below read, and then the descriptor."""
     words = "\0".join((measured.note, *measured.flags)).encode()
     numbers = (getattr(measured, name) for name in _MEASURED)
     head = _DETAILS.pack(*geometry.affine, *geometry.crop, *numbers, len(words), len(geometry.rpe_curve))
     return b"".join((head, words, struct.pack(f"<{len(geometry.rpe_curve)}d", *geometry.rpe_curve), descriptor))
 
 
-def _unpack(details: bytes) -> tuple[Geometry, ScanMeasurements]:
-    """The geometry and the measurements that `_pack` packed. Raises struct.error for bytes that are too short."""
+def _unpack_geometry(details: bytes) -> Geometry:
+    """The geometry that `_pack` packed. Raises struct.error for bytes that are too short."""
     values = _DETAILS.unpack_from(details)
-    crop, (word_bytes, columns) = values[6:10], values[-2:]
+    word_bytes, columns = values[-2:]
     curve = struct.unpack_from(f"<{columns}d", details, _DETAILS.size + word_bytes)
-    note, *flags = details[_DETAILS.size : _DETAILS.size + word_bytes].decode().split("\0")
+    return Geometry(values[:6], values[6:10], curve)
+
+
+def _unpack_measurements(details: bytes) -> ScanMeasurements:
+    """The measurements that `_pack` packed. Raises struct.error for bytes that are too short."""
+    values = _DETAILS.unpack_from(details)
+    note, *flags = details[_DETAILS.size : _DETAILS.size + values[-2]].decode().split("\0")
     measured = dict(zip(_MEASURED, values[10:-2], strict=True))
-    return Geometry(values[:6], crop, curve), ScanMeasurements(crop=crop, note=note, flags=tuple(flags), **measured)
+    return ScanMeasurements(crop=values[6:10], note=note, flags=tuple(flags), **measured)
 
 
 # The affine, the crop, what was measured, the bytes of the note and flags and the columns of the curve, which follow.
@@ -279,13 +292,13 @@ class ImageReader:
         """The encoded pixels of a scan, as its record holds them. Raises StoppedError if they were damaged."""
         return self._read(item.cache_file, item.offset, item.length, item.crc)
 
-    def read_frame(self, item: CachedScan) -> tuple[bytes, int]:
-        """The frame of a scan's first record in a finished folder, of a scan that has one, and where its image begins.
+    def read_frame(self, item: CachedScan) -> tuple[bytes, int, int]:
+        """The frame of a scan's first record in a finished folder, of a scan that has one.
 
-        Raises StoppedError if it was damaged.
+        Also where its image begins, and its CRC-32C. Raises StoppedError if it was damaged.
         """
         size, before, crc = _FRAME.unpack(item.frame)
-        return self._read(item.cache_file, item.offset - before, size, crc), before
+        return self._read(item.cache_file, item.offset - before, size, crc), before, crc
 
     def _read(self, name: str, offset: int, size: int, crc: int) -> bytes:
         file = self._open(name)
@@ -353,9 +366,39 @@ def _valid_rows(receipt: Path, pixels: Path, key: str) -> bytes | None:
 
 
 def _write_receipt(receipt: Path, key: str, known: Sequence[KnownFile], pixels_bytes: int, pixels_crc: int) -> None:
-    rows = json.dumps([to_row(file) for file in known]).encode()
-    head = {"key": key, "pixels_bytes": pixels_bytes, "pixels_crc": pixels_crc, "rows_sha256": _sha256(key, rows)}
-    atomic_write(receipt, json.dumps(head).encode() + b"\n" + rows, durable=False)
+    head = {"key": key, "pixels_bytes": pixels_bytes, "pixels_crc": pixels_crc}
+    _write_rows(receipt, head, [to_row(file) for file in known])
+
+
+def _write_rows(path: Path, head: dict[str, Any], rows: Sequence[Any]) -> None:
+    """Write what `_checked_receipt` reads. head: with the key, and without the checksum of the rows."""
+    data = json.dumps(rows).encode()
+    head = {**head, "rows_sha256": _sha256(head["key"], data)}
+    atomic_write(path, json.dumps(head).encode() + b"\n" + data, durable=False)
+
+
+def write_correlations(folder: Path, key: str, correlations: Mapping[PixelPair, float]) -> None:
+    """Keep the correlations that a build has measured in a cache. key: as `preparation_key` gives it."""
+    _write_rows(folder / _CORRELATIONS_NAME, {"key": key}, correlation_rows(correlations))
+
+
+def read_correlations(folder: Path, key: str) -> dict[PixelPair, float]:
+    """What `write_correlations` wrote with this key; {} if that is missing, damaged or of another key."""
+    try:
+        head, rows = _checked_receipt(folder / _CORRELATIONS_NAME)
+        return from_correlation_rows(json.loads(rows)) if head["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def correlation_rows(correlations: Mapping[PixelPair, float]) -> list[tuple[str, str, float]]:
+    """Correlations as rows of JSON, sorted."""
+    return [(*pair, correlation) for pair, correlation in sorted(correlations.items())]
+
+
+def from_correlation_rows(rows: Sequence[tuple[str, str, float]]) -> dict[PixelPair, float]:
+    """The reverse of `correlation_rows`, of parsed JSON. Raises TypeError or ValueError for anything else."""
+    return {(first, second): float(correlation) for first, second, correlation in rows}
 
 
 def _checked_receipt(receipt: Path) -> tuple[dict[str, Any], bytes]:
@@ -392,16 +435,37 @@ def from_row(row: list[Any]) -> KnownFile:
     if len(result) == 2:
         return KnownFile(Exclusion(*result), size, changed_ns)
     values, details, cache_file, offset, frame, length, crc = result
-    scan = dict(zip(_SCAN_FIELDS, values, strict=True))
-    for name in ("label", "patient", "source_split", "source", "eye", "volume"):
-        scan[name] = sys.intern(scan[name])
-    details, frame = (base64.b64decode(text) for text in (details, frame))
+    details, frame = base64.b64decode(details), base64.b64decode(frame)
+    scan = _scan(*values)
     return KnownFile(
-        CachedScan(Scan(**scan), details, sys.intern(cache_file), offset, length, crc, frame), size, changed_ns
+        CachedScan(scan, details, sys.intern(cache_file), offset, _once(length), crc, frame),
+        scan.bytes if scan.bytes == size else size,
+        scan.changed_ns if scan.changed_ns == changed_ns else changed_ns,
     )
 
 
+@lru_cache(maxsize=1 << 12)
+def _once(value: int) -> int:
+    """The same number as one object of 32 bytes, for numbers that many scans have: there may be millions of scans."""
+    return value
+
+
+def _scan(
+    path: str, label: str, patient: str, image_number: int, source_split: str, size: int, source: str, eye: str,
+    volume: str, axial_um: float, frame: int, modified_ns: int, changed_ns: int, linked: bool, sha256: str,
+    height: int, width: int, pixels_sha256: str,
+) -> Scan:  # fmt: skip
+    """A scan of its fields in the order of _SCAN_FIELDS. By name, this would take twice the time."""
+    intern = sys.intern
+    return Scan(
+        path, intern(label), intern(patient), image_number, intern(source_split), size, sha256, _once(height),
+        _once(width), pixels_sha256, source=intern(source), eye=intern(eye), volume=intern(volume), axial_um=axial_um,
+        frame=frame, modified_ns=changed_ns if changed_ns == modified_ns else modified_ns, changed_ns=changed_ns,
+        linked=linked,
+    )  # fmt: skip
+
+
 PLACE = slice(4, 7)  # of a row: where the pixels and the record are (`place_cells`); nothing of an exclusion
-_ROWS = 2  # the version of the form of a row
+_ROWS = 3  # the version of the form of a row
 _SCAN_FIELDS = tuple(field.name for field in dataclasses.fields(Scan))
 _scan_values = attrgetter(*_SCAN_FIELDS)

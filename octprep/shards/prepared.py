@@ -2,8 +2,9 @@
 
 They are known from two places: the receipts of an unfinished build (`octprep.shards.cache`), and PREPARED_NAME beside
 the shards of a finished one, which says what was found in every file and where its pixels and its first record are in
-the shards. It is compressed text: a line with what it depends on, a line of JSON for each file, sorted by path, and
-their SHA-256. No other program reads it, and it may be deleted: the next build then prepares every file again.
+the shards, and how scans correlate whose stored pixels were compared. It is compressed text: a line with what it
+depends on, a line of JSON with the correlations, one for every cache.BATCH files, sorted by path, and the SHA-256 of
+these. No other program reads it, and it may be deleted: the next build then prepares every file again.
 
 A shard that has another size than the manifest says, or was written or moved after it, is compared with its SHA-256
 before anything of it is used; of any other, each image and each record has a CRC-32C here, with which it is compared
@@ -20,10 +21,13 @@ import os
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
 from octprep.format.errors import ManifestError
 from octprep.format.files import NotReadable, open_regular, saving
@@ -46,6 +50,7 @@ class FinishedFiles:
     """What a finished folder says of files."""
 
     files: dict[str, KnownFile]  # by path
+    correlations: dict[PixelPair, float]  # of scans whose stored pixels were compared
     records_key: str  # of its records, as `octprep.shards.writer.records_key` gives it
 
 
@@ -127,11 +132,13 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
         with open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
             if file.readline() != _head(config, manifest):
                 return None
-            digest, line = hashlib.sha256(), b""
-            for following in file:
-                if line:
-                    digest.update(line)
-                    row = json.loads(line)
+            line = file.readline()
+            digest = hashlib.sha256(line)
+            correlations = cache.from_correlation_rows(json.loads(line))
+            line = file.readline()
+            while following := file.readline():
+                digest.update(line)
+                for row in json.loads(line):
                     place = row[cache.PLACE]
                     if not place or place[0] in places:
                         row[cache.PLACE] = [places[place[0]], *place[1:]] if place else []
@@ -140,7 +147,7 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
                 line = following
         if line.decode() != digest.hexdigest():
             return None
-        return FinishedFiles(known, records_key(manifest.class_names, manifest.recipe, manifest.stated))
+        return FinishedFiles(known, correlations, records_key(manifest.class_names, manifest.recipe, manifest.stated))
     except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -182,11 +189,28 @@ class ImagePlaces:
         return bisect_left(self._paths, path)
 
 
-def write(path: Path, known: Iterable[KnownFile], manifest: Manifest, places: ImagePlaces) -> None:
+def write(
+    path: Path,
+    known: Iterable[KnownFile],
+    correlations: Mapping[PixelPair, float],
+    manifest: Manifest,
+    places: ImagePlaces,
+) -> None:
     """Write PREPARED_NAME for a folder of shards to a path.
 
     Scans whose pixels are in no shard are left out.
     """
+
+    def rows() -> Iterator[list[Any]]:
+        for found in known:
+            row = cache.to_row(found)
+            if isinstance(found.result, CachedScan):
+                shard, offset, frame = places.image(found.path)
+                if not shard:
+                    continue
+                row[cache.PLACE] = cache.place_cells(shard, offset, frame)
+            yield row
+
     digest = hashlib.sha256()
     with (
         saving(path) as partial,
@@ -195,14 +219,10 @@ def write(path: Path, known: Iterable[KnownFile], manifest: Manifest, places: Im
         io.BufferedWriter(file, _BUFFER) as lines,  # a line at a time takes longer
     ):
         lines.write(_head(manifest.config, manifest))
-        for found in known:
-            row = cache.to_row(found)
-            if isinstance(found.result, CachedScan):
-                shard, offset, frame = places.image(found.path)
-                if not shard:
-                    continue
-                row[cache.PLACE] = cache.place_cells(shard, offset, frame)
-            line = json.dumps(row).encode() + b"\n"
+        remaining = rows()
+        batches = iter(lambda: list(islice(remaining, cache.BATCH)), [])
+        for batch in chain([cache.correlation_rows(correlations)], batches):
+            line = json.dumps(batch).encode() + b"\n"
             digest.update(line)
             lines.write(line)
         lines.write(digest.hexdigest().encode())

@@ -6,12 +6,14 @@ them, so that a shard that is there is neither written nor read again.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from octprep.format.manifest import FORMAT_VERSION, Shard, shard_problem
 from octprep.shards import tfrecord
 from octprep.shards.cache import CachedScan, ImageReader
 from octprep.shards.records import Record, encode_with_image_offset
+from octprep.source.files import Scan
 
 
 class RecordPlace(NamedTuple):
@@ -55,23 +58,23 @@ def write_shard(task: ShardTask) -> Shard:
     A frame that is copied from a shard of a finished folder is compared with its CRC-32C, which was kept when it was
     written. Raises StoppedError if such a frame, or a scan's pixels in the cache, were damaged.
     """
-    path = task.folder / task.name
-    key = _key(task)
-    if shard := _from_receipt(task, path, key):
+    if shard := existing_shard(task):
         return shard
+    path, key = task.folder / task.name, _key(task)
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     places: list[RecordPlace] = []
     with ImageReader(task.cache_folder) as images, saving(path) as partial_file, partial_file.open("wb") as file:
         for item, repeat in task.items:
             if task.copies and item.frame and repeat == 0:
-                framed, image = images.read_frame(item)
+                framed, image, crc = images.read_frame(item)
             else:
                 data, image = encode_with_image_offset(_record(task, item, repeat, images.read(item)))
                 framed, image = tfrecord.frame(data), image + tfrecord.HEADER_BYTES
+                crc = google_crc32c.value(framed)
             digest.update(framed)
             file.write(framed)
-            places.append(RecordPlace(len(framed), image, item.length, google_crc32c.value(framed)))
+            places.append(RecordPlace(len(framed), image, item.length, crc))
         size = file.tell()
     shard = _shard(task, size, digest.hexdigest())
     content = [key, shard.bytes, shard.sha256, places]
@@ -140,10 +143,14 @@ def _octprep_version() -> str:
     return version("octprep")
 
 
+# The fields of a scan that do not depend on the disk that it lies on.
+_described = attrgetter(*(field.name for field in dataclasses.fields(Scan) if field.repr))
+
+
 def _key(task: ShardTask) -> str:
     digest = hashlib.sha256(f"{records_key(task.class_names, task.recipe, task.stated)}\n".encode())
     for item, repeat in task.items:
-        digest.update(f"{item.scan} {item.length} {item.crc} {repeat}\n".encode())
+        digest.update(f"{_described(item.scan)} {item.length} {item.crc} {repeat}\n".encode())
         digest.update(item.details)
     return digest.hexdigest()
 
@@ -159,10 +166,12 @@ def _shard(task: ShardTask, size: int, sha256: str) -> Shard:
     )
 
 
-def _from_receipt(task: ShardTask, path: Path, key: str) -> Shard | None:
+def existing_shard(task: ShardTask) -> Shard | None:
+    """The shard of a task as a valid receipt describes it, if it is there and has its SHA-256."""
+    path = task.folder / task.name
     try:
         written_key, size, sha256, _ = _read_receipt(_receipt_path(path))
         shard = _shard(task, size, sha256)
-        return shard if written_key == key and shard_problem(path, shard) is None else None
+        return shard if written_key == _key(task) and shard_problem(path, shard) is None else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, cut short or of another version: write the shard again

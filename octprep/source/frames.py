@@ -11,7 +11,6 @@ import dataclasses
 import io
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import PurePosixPath
 
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, open_regular
@@ -30,7 +29,7 @@ def find_header(src: Location, file: RegularFile) -> VolumeHeader | str | None:
 
     A file that cannot be read is left to whoever reads it as a scan. Raises StorageError.
     """
-    if PurePosixPath(file.key).suffix.lower() in PICTURE_ENDINGS:
+    if file.key[file.key.rfind(".") :].lower() in PICTURE_ENDINGS:
         return None
     path = text_to_path(file.key)
     try:

@@ -316,13 +316,18 @@ def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion
 def _kermany_roots(walk: Walk | RemoteWalk) -> set[str]:
     """The folders, relative to src, that hold the class folders, directly or in those of splits."""
     roots = set()
+    known = None  # a folder of scans, of which the others say nothing more
     for file in walk.files:
-        *folders, base_name = file.key.split("/")
+        folder, _, base_name = file.key.rpartition("/")
+        if folder == known:
+            continue
+        folders = folder.split("/") if folder else []
         name = parse_scan_name(base_name) or parse_scan_name(unwrapped(base_name))
         if name is not None and folders[-1:] == [name.patient]:
             folders.pop()
         if not folders or name is None or name.label != folders[-1].strip().upper():
             continue
+        known = folder
         above = folders[:-2] if len(folders) > 1 and split_of_folder(folders[-2]) else folders[:-1]
         if "__MACOSX" not in above:
             roots.add("/".join(above))

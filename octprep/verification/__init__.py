@@ -12,19 +12,20 @@ after it. `table_checks` and `manifest_checks` say what no record can show.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from octprep import duplicates, preprocessing
-from octprep.arrays import Gray
+from octprep.arrays import Bytes, Gray
 from octprep.cluster import WAIT, WorkerNeeds
+from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.format import images_csv
@@ -130,14 +131,15 @@ def _verify(
     pairs = _read_checked(folder / DUPLICATES_NAME, manifest.duplicates_sha256, DuplicatesFile.from_json, violations)
     needs = WorkerNeeds(partial(preprocessing.library_versions, manifest.recipe), files=(folder / MANIFEST_NAME,))
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
-        records, unread = _read_records(folder, manifest, _crops(table, manifest), pool, progress, violations)
+        records, descriptors, unread = _read_records(folder, manifest, table, pool, progress, violations)
     evidence = Evidence(manifest, records, table, pairs, frozenset(unread))
     violations += _check_unlisted_shards(folder, manifest)
     violations += check_leaks(records)
     near: dict[tuple[str, str], float] = {}
     if manifest.config.near_duplicates:
         progress("comparing scans", 0, 1)
-        near = _near_identical(evidence, folder, workers, violations)
+        near = _near_identical(evidence, descriptors, folder, workers, violations)
+        del descriptors
         violations += check_near_duplicates(evidence, near)
         progress("comparing scans", 1, 1)
     violations += check_groups(table.rows if table else ())
@@ -201,36 +203,67 @@ def _crops(table: Table | None, manifest: Manifest) -> dict[str, Crop]:
 def _read_records(
     folder: Path,
     manifest: Manifest,
-    crops: Mapping[str, Crop],
+    table: Table | None,
     pool: Pool,
     progress: Progress,
     violations: list[Violation],
-) -> tuple[dict[str, list[RecordSummary]], set[str]]:
-    """The records of every split, sorted, and the names of the shards that could not be read whole."""
+) -> tuple[dict[str, list[RecordSummary]], Bytes, set[str]]:
+    """The records of every split, sorted, and the names of the shards that could not be read whole.
+
+    Also the descriptors of those that are no repeats, in the same order, (records, DESCRIPTOR_BYTES) uint8; no row
+    where near-duplicates were not searched for.
+    """
+    crops = _crops(table, manifest)
     tasks = [ReadTask(folder, shard, manifest, crops) for shards in manifest.splits.values() for shard in shards]
     total = sum(task.shard.records for task in tasks)
     records: dict[str, list[RecordSummary]] = {split: [] for split in manifest.splits}
+    descriptors: dict[str, bytes] = {}  # by shard
     unread = set()
+    # A value that several records or rows have is kept once: there may be millions of records.
+    once: dict[Any, Any] = {text: text for row in (table.rows if table else ()) for text in (row.path, row.sha256)}
     progress("reading records", 0, total)
     for contents in pool.run(read_shard, tasks):
-        records[contents.name.partition("/")[0]] += contents.records
+        descriptors[contents.name] = contents.descriptors
+        records[contents.name.partition("/")[0]] += [
+            dataclasses.replace(
+                record, **{name: once.setdefault(value := getattr(record, name), value) for name in _SHARED}
+            )
+            for record in contents.records
+        ]
         violations += [Violation(5, where, message) for where, message in contents.problems]
         if not contents.complete:
             unread.add(contents.name)
         progress("reading records", len(contents.records), total)
     for of_split in records.values():
-        of_split.sort()
-    return records, unread
+        of_split.sort(key=attrgetter("shard", "index"))
+    splits = list(records)
+    in_order = sorted(descriptors, key=lambda name: (splits.index(name.partition("/")[0]), name))
+    return records, as_matrix(descriptors.pop(name) for name in in_order), unread
+
+
+# The fields that repeats of a record, or many records, share.
+_SHARED = (
+    "shard",
+    "path",
+    "patient",
+    "sha256",
+    "stated",
+    "source_size",
+    "packed_affine",
+    "pixel_digest",
+    "feature_digest",
+)
 
 
 def _near_identical(
-    evidence: Evidence, folder: Path, workers: int | None, violations: list[Violation]
+    evidence: Evidence, descriptors: Bytes, folder: Path, workers: int | None, violations: list[Violation]
 ) -> dict[tuple[str, str], float]:
     """Correlation of the fine detail of two scans, -1..1, by their paths.
 
     Of all pairs that are near-identical under different patient ids, and of those that duplicates.json says are.
+    descriptors: as `_read_records` gives them.
     """
-    records = [record for of_split in evidence.records.values() for record in of_split if record.descriptor]
+    records = [record for of_split in evidence.records.values() for record in of_split if record.repeat == 0]
     if len(records) < 2:
         return {}
 
@@ -242,13 +275,10 @@ def _near_identical(
         except RecordError:
             raise RecordError(f"{record.where} changed while it was verified") from None
 
-    descriptors = np.frombuffer(b"".join(record.descriptor for record in records), np.uint8)
     patients = [record.patient for record in records]
     indices = {record.path: index for index, record in enumerate(records)}
     try:
-        matches = duplicates.near_identical(
-            descriptors.reshape(len(records), -1), patients, stored_pixels, workers=workers
-        )
+        matches = duplicates.near_identical(descriptors, patients, stored_pixels, workers=workers)
         near = {(records[match.first].path, records[match.second].path): match.correlation for match in matches}
         for pair in evidence.duplicates.pairs if evidence.duplicates else ():
             paths = (pair.first, pair.second)
@@ -257,7 +287,7 @@ def _near_identical(
             if near.keys() & {paths, paths[::-1]}:
                 continue
             # As in the search: the scan with the smaller descriptor is registered to the other.
-            first, second = sorted((indices[path] for path in paths), key=lambda i: (records[i].descriptor, i))
+            first, second = sorted((indices[path] for path in paths), key=lambda i: (descriptors[i].tobytes(), i))
             near[paths] = round(duplicates.detail_correlation(stored_pixels(first), stored_pixels(second)), 4)
     except (RecordError, OSError) as error:
         violations.append(Violation(5, str(folder), f"could not be read a second time: {error}"))

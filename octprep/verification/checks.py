@@ -46,12 +46,12 @@ class Evidence:
         return frozenset(shard.name for shards in self.manifest.splits.values() for shard in shards)
 
     @cached_property
-    def first_records(self) -> dict[str, tuple[str, RecordSummary]]:
-        """The split and the first record of every image, by path."""
-        first: dict[str, tuple[str, RecordSummary]] = {}
-        for split, records in self.records.items():
+    def first_records(self) -> dict[str, RecordSummary]:
+        """The first record of every image, by path."""
+        first: dict[str, RecordSummary] = {}
+        for records in self.records.values():
             for record in records:
-                first.setdefault(record.path, (split, record))
+                first.setdefault(record.path, record)
         return first
 
     @cached_property
@@ -69,24 +69,21 @@ def check_leaks(records: Mapping[str, Sequence[RecordSummary]]) -> Iterator[Viol
 
     Content is the bytes of the source file or, where files differ, the stored pixels.
     """
-    first: dict[str, tuple[str, RecordSummary]] = {}
-    reported: set[tuple[str, str]] = set()
+    first_of: dict[str, dict[str | bytes, RecordSummary]] = {"patient": {}, "content": {}, "pixels": {}}
+    reported: set[tuple[str, str, str | bytes]] = set()
     for split, of_split in records.items():
         for record in of_split:
-            pixels = f"pixels {record.pixel_digest.hex()}"
-            for key in (f"patient {record.patient}", f"content {record.sha256}", pixels):
-                first_split, first_record = first.setdefault(key, (split, record))
-                if first_split == split or (split, key) in reported:
+            for kind, key in (("patient", record.patient), ("content", record.sha256), ("pixels", record.pixel_digest)):
+                first = first_of[kind].setdefault(key, record)
+                if first is record or first.split == split or (split, kind, key) in reported:
                     continue
-                reported.add((split, key))
-                if key != pixels:
-                    yield Violation(1, record.where, f"{key} is in {split} and in {first_split}: {first_record.where}")
-                elif first_record.sha256 != record.sha256:
-                    yield Violation(
-                        1,
-                        record.where,
-                        f"has the same stored pixels, in {split}, as {first_record.where} in {first_split}",
-                    )
+                reported.add((split, kind, key))
+                if kind != "pixels":
+                    message = f"{kind} {key!s} is in {split} and in {first.split}: {first.where}"
+                    yield Violation(1, record.where, message)
+                elif first.sha256 != record.sha256:
+                    message = f"has the same stored pixels, in {split}, as {first.where} in {first.split}"
+                    yield Violation(1, record.where, message)
 
 
 def check_groups(rows: Iterable[ImageRow]) -> Iterator[Violation]:

@@ -22,13 +22,13 @@ def check_near_duplicates(evidence: Evidence, near: Correlations) -> Iterator[Vi
     Pairs with equal bytes or equal pixels are reported by `check_leaks`.
     """
     for (first, second), correlation in sorted(near.items()):
-        (first_split, first_record), (split, record) = evidence.first_records[first], evidence.first_records[second]
+        first_record, record = evidence.first_records[first], evidence.first_records[second]
         same_content = first_record.sha256 == record.sha256 or first_record.pixel_digest == record.pixel_digest
-        if first_split != split and not same_content and correlation >= duplicates.MIN_CORRELATION:
+        if first_record.split != record.split and not same_content and correlation >= duplicates.MIN_CORRELATION:
             yield Violation(
                 1,
                 record.where,
-                f"is near-identical (correlation {correlation:.2f}) to {first_record.where} in {first_split}, "
+                f"is near-identical (correlation {correlation:.2f}) to {first_record.where} in {first_record.split}, "
                 f"under patient {record.patient} here and {first_record.patient} there",
             )
 
@@ -64,7 +64,7 @@ def _pair_problems(
         yield f"links two scans of one patient id, {first.patient}"
     if (pair.reason == SAME_BYTES) != (first.sha256 == second.sha256):
         yield f"says {pair.reason}, but {IMAGES_NAME} shows otherwise"
-    records = [evidence.first_records[path][1] for path in (pair.first, pair.second) if path in evidence.first_records]
+    records = [evidence.first_records[path] for path in (pair.first, pair.second) if path in evidence.first_records]
     if pair.reason == SAME_PIXELS and len({record.pixel_digest for record in records}) > 1:
         yield f"says {pair.reason}, but the stored pixels differ"
     if pair.reason != NEAR_IDENTICAL:
@@ -81,13 +81,13 @@ def _pair_problems(
 def _check_unlinked(table: Table, evidence: Evidence, file: DuplicatesFile, near: Correlations) -> Iterator[Violation]:
     """Scans with the same content, or near-identical ones, that are in two patient groups."""
     scans = {scan.path: scan for scan in table.scans}
-    first_scans: dict[str, ScanRow] = {}
+    first_scans: dict[str | bytes, ScanRow] = {}
     for path, scan in scans.items():
-        contents = {"bytes": scan.sha256}
+        contents: dict[str, str | bytes] = {"bytes": scan.sha256}
         if path in evidence.first_records:
-            contents["stored pixels"] = evidence.first_records[path][1].pixel_digest.hex()
+            contents["stored pixels"] = evidence.first_records[path].pixel_digest
         for noun, content in contents.items():
-            first = first_scans.setdefault(f"{noun} {content}", scan)
+            first = first_scans.setdefault(content, scan)
             if first.patient_group != scan.patient_group:
                 yield Violation(
                     2, f"{IMAGES_NAME} {path}", f"has the same {noun} as {first.path}, but another patient group"

@@ -110,9 +110,9 @@ def _check_label_conflicts(evidence: Evidence) -> Iterator[Violation]:
     conflicts = evidence.manifest.config.label_conflicts
     if conflicts == "keep":
         return
-    first_records: dict[str, RecordSummary] = {}
-    for path, (_, record) in evidence.first_records.items():
-        for content in (record.sha256, record.pixel_digest.hex()):
+    first_records: dict[str | bytes, RecordSummary] = {}
+    for path, record in evidence.first_records.items():
+        for content in (record.sha256, record.pixel_digest):
             first = first_records.setdefault(content, record)
             if first.label != record.label:
                 message = f"is {conflicts}, but {first.path} and {path} show the same under two classes"
@@ -155,9 +155,10 @@ def _leaking_pairs(evidence: Evidence, declared: Leaks, actual: Leaks) -> set[st
     pairs = set(map(" = ".join, actual.near))
     for first, second in declared.near:
         if first in records and second in records:
-            (first_split, first_record), (second_split, second_record) = records[first], records[second]
+            first_record, second_record = records[first], records[second]
             same_bytes = first_record.sha256 == second_record.sha256
-            if first_split != second_split and (same_bytes or first_record.pixel_digest == second_record.pixel_digest):
+            same_content = same_bytes or first_record.pixel_digest == second_record.pixel_digest
+            if first_record.split != second_record.split and same_content:
                 pairs.add(f"{first} = {second}")
     return pairs
 

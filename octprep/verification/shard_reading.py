@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,9 @@ Crop = tuple[int, int, int, int]  # top, bottom, left, right in source pixels, h
 _NAMED_ONE_BY_ONE = 3  # records of a shard with the same problem; of more, the number and the first are named
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, slots=True)
 class RecordSummary:
-    """What one record holds, without its pixels."""
+    """What one record holds, without its pixels; little, as there may be millions of them."""
 
     shard: str
     index: int  # in the shard, from 0
@@ -38,18 +39,40 @@ class RecordSummary:
     image_number: int = 0
     stated: tuple[str | None, ...] = (None, None, None)  # source, eye and volume; None where the record has none
     source_size: tuple[int, int] = (0, 0)  # height, width in pixels
-    affine: tuple[float, ...] = ()
+    packed_affine: bytes = field(default=b"", repr=False)  # see `affine`
     offset: int = 0  # of the record's frame in its shard, bytes
-    descriptor: bytes = field(default=b"", repr=False)  # `duplicates.dct_descriptor` of the pixels; b"" for repeats
     pixel_digest: bytes = field(default=b"", repr=False)  # of the stored pixels
     feature_digest: bytes = field(default=b"", repr=False)  # of all features but `image` and `repeat`
-    measures: tuple[float, ...] = ()  # `preprocessing.measure_intensity` of the pixels; () for repeats
+    packed_measures: bytes = field(default=b"", repr=False)  # see `measures`
     comparable: bool = True  # whether the pixels are enough to compare the scan with others
+
+    @property
+    def split(self) -> str:
+        """The split of its shard."""
+        return self.shard.partition("/")[0]
+
+    @property
+    def affine(self) -> tuple[float, ...]:
+        """See `octprep.shards.records.Record`."""
+        return _unpack(self.packed_affine)
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """`preprocessing.measure_intensity` of the pixels; () for repeats."""
+        return _unpack(self.packed_measures)
 
     @property
     def where(self) -> str:
         """The record in words."""
         return f"{self.shard} record {self.index} ({self.path})"
+
+
+def _pack(values: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def _unpack(packed: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"<{len(packed) // 8}d", packed)
 
 
 @dataclass(frozen=True)
@@ -69,22 +92,27 @@ class ShardContents(NamedTuple):
     records: list[RecordSummary]
     problems: list[tuple[str, str]]  # the shard or record, and what is wrong with it
     complete: bool  # whether every record could be read
+    # `duplicates.dct_descriptor` of the pixels of each record that is no repeat, one after the other; b"" where
+    # near-duplicates were not searched for.
+    descriptors: bytes
 
 
 def read_shard(task: ReadTask) -> ShardContents:
     """Summarise the records of a shard, and say what is wrong; if a record cannot be read, only why."""
     name, path = task.shard.name, task.folder / task.shard.name
     records: list[RecordSummary] = []
+    descriptors = bytearray()
     bad_records: dict[str, list[int]] = {}  # what is wrong -> indices
     file_problem, read_error = shard_problem(path, task.shard), ""
     try:
         offset = 0
         for index, data in enumerate(tfrecord.read(path)):
-            summary = _read_record(data, index, offset, task)
-            if isinstance(summary, str):
-                bad_records.setdefault(summary, []).append(index)
+            result = _read_record(data, index, offset, task)
+            if isinstance(result, str):
+                bad_records.setdefault(result, []).append(index)
             else:
-                records.append(summary)
+                records.append(result[0])
+                descriptors += result[1]
             offset += tfrecord.framed_size(data)
     except RecordError as error:
         read_error = str(error)
@@ -96,7 +124,7 @@ def read_shard(task: ReadTask) -> ShardContents:
     complete = not (read_error or bad_records)
     if complete and (message := _count_message(records, task)):
         problems.append((name, message))
-    return ShardContents(name, records, problems, complete)
+    return ShardContents(name, records, problems, complete, bytes(descriptors))
 
 
 def format_counts(per_class: Sequence[int], manifest: Manifest) -> str:
@@ -134,8 +162,8 @@ def _count_message(records: Sequence[RecordSummary], task: ReadTask) -> str:
     )
 
 
-def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> RecordSummary | str:
-    """A record's summary, or what is wrong with it."""
+def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> tuple[RecordSummary, bytes] | str:
+    """A record's summary and its part of `ShardContents.descriptors`, or what is wrong with it."""
     manifest = task.manifest
     try:
         record = decode_with_pixels(data, manifest)
@@ -156,18 +184,18 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> Record
         image_number=record.number,
         stated=tuple(getattr(record, name) for name in STATED),
         source_size=record.source_size,
-        affine=record.affine,
+        packed_affine=_pack(record.affine),
         offset=offset,
         pixel_digest=_digest(pixels.tobytes()),
         feature_digest=_digest(other_features.encode()),
     )
     if record.repeat:
-        return summary
-    summary = dataclasses.replace(summary, measures=_measures(pixels, record.path, task))
+        return summary, b""
+    summary = dataclasses.replace(summary, packed_measures=_pack(_measures(pixels, record.path, task)))
     if manifest.config.near_duplicates:
-        comparable = duplicates.is_comparable(pixels)
-        return dataclasses.replace(summary, descriptor=duplicates.dct_descriptor(pixels), comparable=comparable)
-    return summary
+        summary = dataclasses.replace(summary, comparable=duplicates.is_comparable(pixels))
+        return summary, duplicates.dct_descriptor(pixels)
+    return summary, b""
 
 
 def _measures(pixels: Gray, path: str, task: ReadTask) -> tuple[float, ...]:

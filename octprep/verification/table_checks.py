@@ -55,10 +55,10 @@ def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
 
 
 def _check_rows(table: Table, evidence: Evidence) -> Iterator[Violation]:
-    records: dict[str, list[tuple[str, RecordSummary]]] = defaultdict(list)  # path -> split, record
-    for split, of_split in evidence.records.items():
+    records: dict[str, list[RecordSummary]] = defaultdict(list)  # by path
+    for of_split in evidence.records.values():
         for record in of_split:
-            records[record.path].append((split, record))
+            records[record.path].append(record)
     groups = _expected_groups(table, evidence.duplicates)
     violations: dict[str, list[Violation]] = defaultdict(list)  # by what was compared
     for problem in table.problems:
@@ -71,7 +71,7 @@ def _check_rows(table: Table, evidence: Evidence) -> Iterator[Violation]:
     for excluded in table.excluded:
         where = f"{IMAGES_NAME} {excluded.path}"
         if with_records := records.pop(excluded.path, []):
-            shards = " ".join(sorted({record.shard for _, record in with_records}))
+            shards = " ".join(sorted({record.shard for record in with_records}))
             message = f"is excluded, but {shards} holds {len(with_records)} records of it"
             violations["exclusion_reason"].append(Violation(2, where, message))
         if excluded.scan:
@@ -79,12 +79,12 @@ def _check_rows(table: Table, evidence: Evidence) -> Iterator[Violation]:
                 violations[aspect].append(Violation(2, where, message))
     yield from _sum_up(violations, table.rows)
     for without_row in records.values():
-        yield Violation(2, without_row[0][1].where, f"has no row in {IMAGES_NAME}")
+        yield Violation(2, without_row[0].where, f"has no row in {IMAGES_NAME}")
 
 
 def _check_image(
     row: ImageRow,
-    records: Sequence[tuple[str, RecordSummary]],
+    records: Sequence[RecordSummary],
     groups: Mapping[str, str] | None,
     evidence: Evidence,
 ) -> Iterator[tuple[str, Violation]]:
@@ -93,13 +93,13 @@ def _check_image(
     differences = [*_placement_differences(row, records, evidence), *_scan_differences(row, groups, manifest)]
     if row.label not in manifest.class_names:
         differences.append((f"class {row.label}", f"is of class {row.label!r}, which the manifest does not have"))
-    for _, record in records:
+    for record in records:
         differences += _pixel_differences(row, record, manifest)
     for aspect, message in differences:
         yield aspect, Violation(2, where, message)
-    for _, record in records:
+    for record in records:
         # Repeats with equal features differ from the row as the first one does; check 3 compares the others.
-        if record is records[0][1] or record.feature_digest != records[0][1].feature_digest:
+        if record is records[0] or record.feature_digest != records[0].feature_digest:
             for aspect, message in _record_differences(row, record, manifest):
                 yield aspect, Violation(2, record.where, message)
 
@@ -118,9 +118,7 @@ def _sum_up(violations: Mapping[str, Sequence[Violation]], rows: Sequence[ImageR
             yield from same
 
 
-def _placement_differences(
-    row: ImageRow, records: Sequence[tuple[str, RecordSummary]], evidence: Evidence
-) -> Iterator[Difference]:
+def _placement_differences(row: ImageRow, records: Sequence[RecordSummary], evidence: Evidence) -> Iterator[Difference]:
     """Which shards hold an image, how often, and in which split."""
     shards = " ".join(row.shards)
     if unknown := sorted(set(row.shards) - evidence.shard_names):
@@ -130,13 +128,13 @@ def _placement_differences(
         if {name.partition("/")[0] for name in row.shards} != {row.split}:
             yield "split", f"says split {row.split}, but shard {shards}"
         return
-    holding = tuple(sorted({record.shard for _, record in records}))
+    holding = tuple(sorted({record.shard for record in records}))
     if (row.shards, row.record_count) != (holding, len(records)):
         yield (
             "record_count",
             f"says {row.record_count} records in {shards}, but {len(records)} are in {' '.join(holding) or 'no shard'}",
         )
-    splits = " ".join(sorted({split for split, _ in records}))
+    splits = " ".join(sorted({record.split for record in records}))
     if row.split != splits:
         yield "split", f"says split {row.split}, but " + (f"its records are in {splits}" if splits else "has no record")
 

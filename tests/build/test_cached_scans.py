@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from octprep import preprocessing
-from octprep.duplicates import search
+from octprep import pipeline, preprocessing
+from octprep.duplicates import dct_descriptor, search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
-from octprep.shards import cache, prepared
+from octprep.shards import cache, prepared, stages
 from octprep.source.listing import list_source
 from tests.worlds.archive import files_of
-from tests.worlds.builds import CONFIG, cache_of, damage
+from tests.worlds.builds import CONFIG, cache_of, damage, record_compared
 
 
 @pytest.fixture
@@ -87,11 +87,40 @@ def test_a_receipt_of_another_version_is_made_again(source, shards, tmp_path, re
     assert files_of(tmp_path / "out") == files_of(shards)
 
 
-def test_scans_that_were_prepared_without_near_duplicates_serve_a_build_with_them(source, shards, tmp_path):
+def test_scans_that_were_prepared_without_near_duplicates_serve_a_build_with_them(
+    source, shards, tmp_path, monkeypatch
+):
     without = dataclasses.replace(CONFIG, near_duplicates=False)
     build(source, tmp_path / "out", without, workers=0)
     known = prepared.read(tmp_path / "out", tmp_path / "out", without)
-    scans = [file.result for file in known.values() if isinstance(file.result, cache.CachedScan)]
+    scans = [file.result for file in known.files.values() if isinstance(file.result, cache.CachedScan)]
     assert {scan.descriptor for scan in scans} == {b""}
+    made = []
+    monkeypatch.setattr(stages, "dct_descriptor", lambda pixels: made.append(dct_descriptor(pixels)) or made[-1])
     build(source, tmp_path / "out", CONFIG, workers=0, overwrite=True)
     assert files_of(tmp_path / "out") == files_of(shards)
+    assert len(made) == len(scans), "one for each"
+
+
+def test_correlations_that_an_interrupted_build_has_measured_are_not_measured_again(source, tmp_path, monkeypatch):
+    compared = record_compared(monkeypatch)
+
+    def interrupted():
+        def stop(*_, **__):
+            raise StoppedError("here")
+
+        compared.clear()
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(pipeline, "write_shards", stop)
+            build(source, tmp_path / "out", CONFIG, workers=0)
+        return len(compared)
+
+    every = interrupted()
+    assert every > 100
+    assert interrupted() == 0
+    file = cache_of(tmp_path / "out") / "correlations.json"
+    for old, new in ((", 0.", ", 0.9"), ('{"key": "', '{"key": "0'), ("{", "[")):
+        changed = file.read_text().replace(old, new, 1)
+        assert changed != file.read_text()
+        file.write_text(changed)
+        assert interrupted() == every, "a file that was changed is not used"

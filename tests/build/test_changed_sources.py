@@ -14,10 +14,11 @@ from octprep.format.errors import StoppedError
 from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest
 from octprep.pipeline import build
 from octprep.shards import cache, writer
+from octprep.shards.records import read_records
 from octprep.source.listing import list_source
 from octprep.verification import verify
 from tests.worlds.archive import files_of, write_scan
-from tests.worlds.builds import CONFIG, damage
+from tests.worlds.builds import CONFIG, damage, record_compared
 
 
 @pytest.fixture
@@ -98,6 +99,22 @@ def test_of_a_scan_that_is_the_same_no_record_but_repeats_is_encoded_again(src, 
     assert {path for path, repeat in encoded if repeat == 0} == {first}
     assert any(repeat for _, repeat in encoded)
     rebuilt(src, out, prepared)
+
+
+def test_of_two_scans_that_are_the_same_the_pixels_are_not_compared_again(src, tmp_path, monkeypatch):
+    compared, out = record_compared(monkeypatch), tmp_path / "out"
+    build(src, out, CONFIG, workers=0)
+    assert len(compared) > 100
+    compared.clear()
+    first = write_first(src)
+    splits = build(src, out, CONFIG, workers=0, overwrite=True).manifest.splits
+    records = (record for split in splits for record in read_records(out, split))
+    fresh = next(record.pixels.tobytes() for record in records if record.path == first)
+    assert compared
+    assert all(fresh in pair for pair in compared)
+    compared.clear()
+    build(src, out, CONFIG, workers=0, overwrite=True)
+    assert not compared
 
 
 def test_records_are_not_copied_where_other_classes_change_their_labels(src, out, prepared):

@@ -27,7 +27,7 @@ STAGES = {
     "compare": ("duplicates.search.near_duplicate_pairs", 1),
     "write a record": ("shards.tfrecord.frame", 30),
     "write a shard": ("shards.writer._shard", 2),
-    "images.csv": ("format.images_csv.encode", 1),
+    "images.csv": ("format.images_csv.encode_sorted", 1),
     "duplicates.json": ("duplicates.duplicates_json.collect", 1),
     "report": ("report.render", 1),
     "publish": ("shards.workdir.move_shards", 1),

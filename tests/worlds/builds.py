@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from octprep.arrays import Gray
+from octprep.duplicates import detail_correlation, search
 from octprep.format.config import BuildConfig, Preprocessing
 
 SMALL = Preprocessing(height=32, width=48)
@@ -19,6 +22,20 @@ CONFIG = BuildConfig(recipe=SMALL, shard_mb=0.02)
 OPTIONS = ("--size", "32x48", "--shard-mb", "0.02")  # the same on the command line
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finding the workers needs Linux")
+
+
+def record_compared(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
+    """Let builds compare every scan with its nearest on pixels; the list gets the stored pixels of each two."""
+    compared: list[set[bytes]] = []
+
+    def recorded(first: Gray, second: Gray) -> float:
+        compared.append({first.tobytes(), second.tobytes()})
+        return detail_correlation(first, second)
+
+    monkeypatch.setattr(search, "detail_correlation", recorded)
+    for limit in ("MAX_RAW_DISTANCE", "MAX_ALIGNED_DISTANCE"):
+        monkeypatch.setattr(search, limit, math.inf)
+    return compared
 
 
 def octprep(*words: object) -> list[str]:
@@ -47,7 +64,7 @@ def cache_of(out: Path) -> Path:
 
 def receipts(out: Path) -> list[Path]:
     """The receipts of an unfinished build: one for every batch of scans that it has cached."""
-    return sorted(cache_of(out).glob("*.json"))
+    return sorted(cache_of(out).glob("[0-9]*.json"))
 
 
 def workers_of(pid: int) -> list[int]:
