@@ -1,13 +1,16 @@
 """Datasets on this machine's disk that lie on an object store: whole files, each checked when it is fetched.
 
     CACHE/datasets/DIGEST/       manifest.json, images.csv, duplicates.json, index/, and the shards asked for so far
+        SPLIT.lock               held, shared, by every process that needs all shards of a split
+        SPLIT/*.tfrecord         of a split that is streamed, held, shared, by the processes that read the shard now
     CACHE/datasets/DIGEST.lock   held, shared, by every process that uses the dataset; its time is that of the last use
     CACHE/copies/                what `octprep verify` and others read once; removed when they end
     CACHE/builds/                unfinished builds whose output is a URL
     CACHE/lock                   held while files are fetched or evicted: one process at a time does either
 
 CACHE is OCTPREP_CACHE, or octprep in the user's cache folder. The datasets have at most OCTPREP_CACHE_GB together; to
-make room, those used longest ago are removed, but none that a process uses.
+make room, those used longest ago are removed, but none that a process uses. Splits that are larger than that are
+streamed: each pass over them fetches the shards as it reads them, and shards that were read are removed.
 """
 
 from __future__ import annotations
@@ -16,11 +19,15 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.files import atomic_write, remove_partial_files, saving
@@ -37,17 +44,17 @@ from octprep.format.manifest import (
 )
 from octprep.format.record_index import INDEX_NAME, is_intact, table_name
 from octprep.storage.remote import Location, RemoteFolder
-from octprep.wording import number
+from octprep.wording import listed, number
 
 CACHE_VARIABLE, CAP_VARIABLE = "OCTPREP_CACHE", "OCTPREP_CACHE_GB"
 _CAP_GB = 100.0
 PARALLEL = 4  # files that are fetched or sent at once
+AHEAD = 8  # shards of a stream that are fetched before they are needed, where there is room
 _REPAIR = "Repair it by the `octprep build` that made it."
 
 Log = Callable[[str], None]
 
 _in_use: dict[Path, int] = {}  # the lock files that this process holds to its end, and their descriptors
-_wanted: set[Path] = set()  # the shards that this process has asked for
 
 
 def cache_folder() -> Path:
@@ -116,23 +123,178 @@ def fetch_shards(
     """
     if isinstance(place, Path):
         return
+    splits = tuple(splits)
     shards = [shard for split in splits for shard in manifest.splits.get(split, ())]
     with _writing(log):
-        _wanted.update(folder / shard.name for shard in shards)
+        for split in splits:
+            _hold(folder / f"{split}.lock")
         with _threads() as threads:
             problems = list(threads.map(lambda shard: shard_problem(folder / shard.name, shard), shards))
         missing = [shard for shard, problem in zip(shards, problems, strict=True) if problem]
         if not missing:
             return
-        size = sum(shard.bytes for shard in missing)
-        _make_room(place, folder, shards, size)
+        size, needed, cap = _bytes(missing), _bytes(shards), cap_bytes()
+        if needed > cap:
+            raise OutputError(
+                f"the shards of {place} that are needed have {needed / 1e9:.3g} GB, and the cache {cache_folder()} may "
+                f"have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or copy them here."
+            )
+        _make_room(place, folder, size)
         if log is not None:
             log(f"fetching {number(len(missing), 'shard')} ({size / 1e9:.1f} GB) of {place} into {folder}")
-        for parent in {(folder / shard.name).parent for shard in missing}:
-            parent.mkdir(exist_ok=True)
-        with _threads() as threads:
-            for _ in threads.map(lambda shard: _fetch(place, folder, shard), missing):
-                pass
+        _fetch_all(place, folder, missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """Splits at a URL that are larger than the cache may be. Each pass over them needs a `ShardStream`."""
+
+    place: RemoteFolder
+    folder: Path  # what `open_dataset` gave
+    splits: tuple[str, ...]
+    shards: Mapping[Path, Shard]  # of these splits, by their paths in the cache
+    bytes: int  # of these shards: what a first pass fetches at most
+    bytes_again: int  # what every further pass fetches at least
+    at_once: int  # the most shards that one pass reads at the same time
+    ahead: int  # shards that are fetched before they are needed
+    parallel: int  # shards that are fetched at once
+    reason: str  # why they are streamed, as the rest of a sentence
+
+
+def fetch_or_stream(
+    place: Location, folder: Path, manifest: Manifest, splits: Sequence[str], at_once: int, log: Log | None = None
+) -> tuple[tuple[str, ...], Streaming | None]:
+    """Fetch the splits for which the cache has room, and say how the others are read.
+
+    All are fetched, as by `fetch_shards`, if they fit together. If not, the largest are streamed, as few as leave room
+    for the others, and for a stream that fetches ahead. at_once: shards that a pass reads at the same time, at most.
+
+    Returns the splits of which all shards are there, and the others or None. Raises OutputError if the cache may not
+    even have the shards that are read at once, with the size needed; errors as `fetch_shards`.
+    """
+    streaming = None if isinstance(place, Path) else _streaming(place, folder, manifest, splits, at_once)
+    whole = tuple(split for split in splits if streaming is None or split not in streaming.splits)
+    if log is not None and streaming is not None:
+        log(
+            f"{streaming.reason}: shards are fetched as they are read, up to {streaming.bytes / 1e9:.3g} GB in the "
+            f"first pass, and at least {streaming.bytes_again / 1e9:.3g} GB in each further one (an epoch is a pass)"
+        )
+    fetch_shards(place, folder, manifest, whole, log)
+    return whole, streaming
+
+
+def _streaming(
+    place: RemoteFolder, folder: Path, manifest: Manifest, splits: Sequence[str], at_once: int
+) -> Streaming | None:
+    """The splits for which the cache has no room; None if it has room for all."""
+    shards = {split: manifest.splits.get(split, ()) for split in splits}
+    tables = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".tfrecord")
+    cap, everything = cap_bytes(), sum(map(_bytes, shards.values()))
+    if everything + tables <= cap:
+        return None
+    by_size = sorted(shards, key=lambda split: _bytes(shards[split]), reverse=True)
+    for count in range(1, len(by_size) + 1):
+        streamed, others = by_size[:count], by_size[count:]
+        sizes = sorted((shard.bytes for split in streamed for shard in shards[split]), reverse=True)
+        room = cap - tables - sum(_bytes(shards[split]) for split in others)
+        fitting = sum(total <= room for total in accumulate(sizes))  # however they are chosen
+        if fitting >= at_once + AHEAD + PARALLEL - 1:
+            break
+    at_once = min(at_once, len(sizes))
+    if fitting < at_once:
+        least = tables + sum(sizes[:at_once])
+        raise OutputError(
+            f"the shards of {place} that are needed have {everything / 1e9:.3g} GB, and the cache {cache_folder()} may "
+            f"have {cap / 1e9:.3g} GB, which is too little for the {number(at_once, 'shard')} that are read at the "
+            f"same time: set {CAP_VARIABLE} to more than {least / 1e9:.3g}, better to more than "
+            f"{(everything + tables) / 1e9:.3g}, with which each is fetched once."
+        )
+    parallel = min(PARALLEL, 1 + fitting - at_once)
+    return Streaming(
+        place=place,
+        folder=folder,
+        splits=tuple(split for split in splits if split in streamed),
+        shards={folder / shard.name: shard for split in streamed for shard in shards[split]},
+        bytes=sum(sizes),
+        bytes_again=sum(sizes) - room,
+        at_once=at_once,
+        ahead=min(AHEAD, fitting - at_once - (parallel - 1)),
+        parallel=parallel,
+        reason=(
+            f"{listed([split for split in splits if split in streamed])} of {place} {'has' if count == 1 else 'have'} "
+            f"{sum(sizes) / 1e9:.3g} GB, and the cache may have {cap / 1e9:.3g} GB"
+        ),
+    )
+
+
+class ShardStream:
+    """The shards of one pass over what is streamed: fetched as they are asked for, and kept until they are released.
+
+    `error` is the first error, for whom it reaches in another form. Its methods may be called in several threads.
+    """
+
+    def __init__(self, streaming: Streaming) -> None:
+        self.streaming = streaming
+        self.error: BaseException | None = None
+        self._held: dict[Path, int] = {}  # shards that were asked for and not released, and their descriptors
+        self._guard = threading.Lock()
+        self._closed = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, order: Sequence[Path], index: int) -> Path:
+        """The path of a shard that is there, and stays until it is released.
+
+        order: the paths in the cache of all shards of the pass, in the order in which they are asked for.  index: of
+        the one that is asked for. Raises ManifestError, OutputError and StorageError as `fetch_shards`.
+        """
+        path = order[index]
+        shard = self.streaming.shards.get(path)
+        if shard is None:  # of a split that was fetched as a whole
+            return path
+        try:
+            with _writing():
+                if self._closed.is_set():
+                    raise OutputError("the pass over the shards has ended")
+                if shard_problem(path, shard):
+                    self._fetch(order[index:])
+                descriptor = hold_file(path, shared=True)
+                os.utime(path)
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        if descriptor is not None:
+            with self._guard:
+                self._held[path] = descriptor
+        if self._closed.is_set():
+            self.release(path)
+        return path
+
+    def release(self, path: Path) -> None:
+        """Say that a shard was read to its end."""
+        with self._guard:
+            if (descriptor := self._held.pop(path, None)) is not None:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Release all shards; no more can be asked for."""
+        self._closed.set()
+        for path in [*self._held]:
+            self.release(path)
+
+    def _fetch(self, coming: Sequence[Path]) -> None:
+        """Fetch the first of these shards, and with it those of the next that are missing. CACHE/lock is held."""
+        place, folder, shards = self.streaming.place, self.streaming.folder, self.streaming.shards
+        coming[0].unlink(missing_ok=True)  # if it is damaged
+        batch = [shards[path] for path in coming[: self.streaming.parallel] if path in shards and not path.exists()]
+        while len(batch) > 1 and _evict(folder, _bytes(batch), coming) > 0:
+            batch.pop()
+        _make_room(place, folder, _bytes(batch), coming)
+        _fetch_all(place, folder, batch)
 
 
 @contextmanager
@@ -183,7 +345,6 @@ def release() -> None:
     """Stop using all datasets, so that they may be evicted."""
     while _in_use:
         os.close(_in_use.popitem()[1])
-    _wanted.clear()
 
 
 def build_folder(place: RemoteFolder) -> Path:
@@ -218,36 +379,51 @@ def _fetch(place: RemoteFolder, folder: Path, shard: Shard) -> None:
             raise ManifestError(f"{place / shard.name} {problem}, so nothing of it is used. {_REPAIR}")
 
 
-def _make_room(place: RemoteFolder, folder: Path, shards: Sequence[Shard], size: int) -> None:
-    """Evict what was used longest ago until `size` bytes fit. Raises OutputError if they do not."""
-    cap, needed = cap_bytes(), sum(shard.bytes for shard in shards)
-    if needed > cap:
+def _fetch_all(place: RemoteFolder, folder: Path, shards: Sequence[Shard]) -> None:
+    for parent in {(folder / shard.name).parent for shard in shards}:
+        parent.mkdir(exist_ok=True)
+    with _threads() as threads:
+        for _ in threads.map(lambda shard: _fetch(place, folder, shard), shards):
+            pass
+
+
+def _make_room(place: RemoteFolder, folder: Path, size: int, coming: Sequence[Path] = ()) -> None:
+    """Evict as `_evict` until `size` bytes fit. Raises OutputError if they do not."""
+    if (lacking := _evict(folder, size, coming)) > 0:
         raise OutputError(
-            f"the shards of {place} that are needed have {needed / 1e9:.3g} GB, and the cache {cache_folder()} may "
-            f"have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or copy them here."
+            f"the cache {cache_folder()} has no room for {size / 1e9:.3g} GB of {place}, as other processes use what "
+            f"is in it: wait for them, or set {CAP_VARIABLE} to more than {(cap_bytes() + lacking) / 1e9:.3g}."
         )
-    datasets = cache_folder() / "datasets"
-    used = sum(_size(entry) for entry in datasets.iterdir() if entry.is_dir())
-    others = [entry for entry in datasets.iterdir() if entry.is_dir() and entry != folder]
-    for entry in sorted(others, key=_last_use):
-        if used + size <= cap:
+    _require_disk(cache_folder() / "datasets", size, place)
+
+
+def _evict(folder: Path, size: int, coming: Sequence[Path] = ()) -> int:
+    """Remove what was used longest ago until `size` bytes fit: other datasets, then shards of this one, none in use.
+
+    coming: shards that a stream reads next, in order; they are removed last, and those it reads last first. Returns the
+    bytes that are still lacking, 0 or less if all fit.
+    """
+    entries = [entry for entry in (cache_folder() / "datasets").iterdir() if entry.is_dir()]
+    lacking = sum(map(_size, entries)) + size - cap_bytes()
+    for entry in sorted((entry for entry in entries if entry != folder), key=_last_use):
+        if lacking <= 0:
             break
         if (held := hold_file(entry.with_suffix(".lock"))) is not None:
-            used -= _size(entry)
+            lacking -= _size(entry)
             shutil.rmtree(entry, ignore_errors=True)
             entry.with_suffix(".lock").unlink(missing_ok=True)
             os.close(held)
-    if used + size > cap and _only_user(folder):
-        for path in [*folder.glob("*/*.tfrecord")]:
-            if path not in _wanted and used + size > cap:
-                used -= path.stat().st_size
+    turn = {path: number for number, path in enumerate(coming)}
+    shards = folder.glob("*/*.tfrecord") if lacking > 0 else ()
+    for path in sorted(shards, key=lambda path: (-turn.get(path, len(turn)), path.stat().st_mtime_ns)):
+        if lacking <= 0:
+            break
+        if not _is_in_use(folder / f"{path.parent.name}.lock") and not _is_in_use(path):
+            freed = path.stat().st_size
+            with suppress(PermissionError):  # on Windows, of a file that is open
                 path.unlink()
-    if used + size > cap:
-        raise OutputError(
-            f"the cache {cache_folder()} has no room for {size / 1e9:.3g} GB of {place}, as other processes use what "
-            f"is in it: wait for them, or set {CAP_VARIABLE} to more than {(used + size) / 1e9:.3g}."
-        )
-    _require_disk(datasets, size, place)
+                lacking -= freed
+    return lacking
 
 
 def _require_disk(folder: Path, size: int, place: RemoteFolder) -> None:
@@ -257,6 +433,10 @@ def _require_disk(folder: Path, size: int, place: RemoteFolder) -> None:
             f"{place} needs {size / 1e9:.3g} GB on the disk of the cache {folder}, which has {free / 1e9:.3g} GB free: "
             f"make room, or name another folder by {CACHE_VARIABLE}."
         )
+
+
+def _bytes(shards: Iterable[Shard]) -> int:
+    return sum(shard.bytes for shard in shards)
 
 
 def _size(folder: Path) -> int:
@@ -275,23 +455,26 @@ def _last_use(folder: Path) -> float:
 
 
 def _use(folder: Path) -> None:
-    """Hold a dataset's lock, shared, until the process ends, and note the time."""
+    """Hold a dataset's lock, and note the time."""
     lock = folder.with_suffix(".lock")
-    if lock not in _in_use and (descriptor := hold_file(lock, shared=True)) is not None:
-        _in_use[lock] = descriptor
+    _hold(lock)
     os.utime(lock)
 
 
-def _only_user(folder: Path) -> bool:
-    """Whether no other process uses a dataset. Called while CACHE/lock is held, so that none begins to."""
-    lock = folder.with_suffix(".lock")
-    if (descriptor := _in_use.pop(lock, None)) is not None:
+def _hold(lock: Path) -> None:
+    """Hold a lock, shared, until the process ends."""
+    if lock not in _in_use and (descriptor := hold_file(lock, shared=True)) is not None:
+        _in_use[lock] = descriptor
+
+
+def _is_in_use(lock: Path) -> bool:
+    """Whether a process holds a lock. Called while CACHE/lock is held, so that none begins to."""
+    if lock in _in_use:
+        return True
+    descriptor = hold_file(lock)
+    if descriptor is not None:
         os.close(descriptor)
-    alone = hold_file(lock)
-    if alone is not None:
-        os.close(alone)
-    _use(folder)
-    return alone is not None
+    return descriptor is None
 
 
 def _new_copy() -> tuple[Path, int]:

@@ -2,7 +2,8 @@
 
     resident   all images of train and val, each once, are placed on the device; a chunk selects from them
     mapped     a thread gathers the images of the next chunks from the shards' memory maps
-    stream     tf.data reads and parses every record: for PNG, and for shards without an index
+    stream     tf.data reads and parses every record: for PNG, for shards without an index, and for those of
+               a URL that are larger than the cache may be
 
 Resident and mapped meet the same images in the same order (`octtrain.data.order`).
 """
@@ -17,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import ShardStream, Streaming
 from octtrain.data.ahead import ahead
 from octtrain.data.chunks import Chunk, words
 from octtrain.data.mapped import MappedImages
 from octtrain.data.order import Order, in_steps, padded, patient_balanced, shuffled
+from octtrain.data.passes import remote_pass
 
 CHUNK_BYTES = 64_000_000  # of images that one chunk has room for, at most, unless a single batch has more
 GPU_CHUNK_BYTES = 160_000_000  # the same for a GPU, where every call of a program costs as much as half a step
@@ -141,17 +144,20 @@ class StreamFeed:
         chunk_steps: int,
         seed: int,
         place: Place,
+        streaming: Streaming | None = None,
     ) -> None:
+        """Make the feed. streaming: how shards are fetched that are not all in the cache."""
         from octtrain.data import stream
 
         self.stream, self.shards, self.manifest = stream, shards, manifest
         self.splits = {"train": tuple(train), "val": tuple(val)}
         self.batch_size = min(batch_size, manifest.records(*train))
         self.steps = stream.steps(manifest, train, batch_size)
-        self.chunk_steps, self.seed, self.place = chunk_steps, seed, place
+        self.chunk_steps, self.seed, self.place, self.streaming = chunk_steps, seed, place, streaming
 
     def training(self, epoch: int, first_step: int = 0) -> Chunks:
         """The chunks of an epoch, from a step on."""
+        remote = self._remote("train")
         batches = self.stream.training_batches(
             self.shards,
             self.splits["train"],
@@ -159,22 +165,28 @@ class StreamFeed:
             seed=self.seed,
             epochs=range(epoch, epoch + 1),
             manifest=self.manifest,
+            remote=remote,
         )
-        return ahead(self._chunks(batches.skip(first_step)), AHEAD)
+        return ahead(self._chunks(batches.skip(first_step), remote), AHEAD)
 
     def validation(self) -> Chunks:
         """The chunks of one pass over val, each image once."""
+        remote = self._remote("val")
         batches = self.stream.batches(
-            self.shards, self.splits["val"], batch_size=self.batch_size, manifest=self.manifest
+            self.shards, self.splits["val"], batch_size=self.batch_size, manifest=self.manifest, remote=remote
         )
-        return ahead(self._chunks(batches), AHEAD)
+        return ahead(self._chunks(batches, remote), AHEAD)
 
-    def _chunks(self, batches: Any) -> Chunks:
+    def _remote(self, name: str) -> ShardStream | None:
+        """What fetches the shards of train or val, for one pass; None if all are there."""
+        return remote_pass(self.streaming, self.splits[name])
+
+    def _chunks(self, batches: Any, remote: ShardStream | None) -> Chunks:
         recipe = self.manifest.recipe
         shape = (self.chunk_steps, self.batch_size, recipe.height, recipe.width, 1)
         order = np.arange(self.chunk_steps * self.batch_size, dtype=np.int32).reshape(shape[:2])
         images, labels, steps = np.zeros(shape, np.uint8), np.full(shape[:2], -1, np.int32), 0
-        with self.stream.data_errors_as_manifest_errors(self.shards):
+        with self.stream.data_errors_as_manifest_errors(self.shards, remote):
             for pixels, truth in batches:
                 count = len(truth)
                 images[steps, :count], labels[steps, :count] = pixels.numpy(), truth.numpy()

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from octprep.format.seeding import derived_seed
 
+# Shards that a stream reads at a time in training. A constant, because the order of the images depends on it, and must
+# not depend on the machine's cores.
+PARALLEL_SHARDS = 8
+
 Order = NDArray[np.int32]
 
 

@@ -1,7 +1,7 @@
 """One pass over every record of some splits, in the order of the shards: gathered by number, or by TensorFlow.
 
-Shards of pixels that have their index need NumPy alone. TensorFlow reads the others: shards of PNGs, and shards whose
-index is missing or not theirs. The batches are the same.
+Shards of pixels that have their index need NumPy alone. TensorFlow reads the others: shards of PNGs, shards whose index
+is missing or not theirs, and shards of a URL that are larger than the cache may be. The batches are the same.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import CAP_VARIABLE, ShardStream, Streaming
 from octtrain import runtime
 from octtrain.data.mapped import MappedImages
 
@@ -30,18 +31,33 @@ class Batch(NamedTuple):
 
 
 def one_pass(
-    folder: Path, splits: Sequence[str], *, batch_size: int, manifest: Manifest, rows: Sequence[ImageRow] | None = None
+    folder: Path,
+    splits: Sequence[str],
+    *,
+    batch_size: int,
+    manifest: Manifest,
+    rows: Sequence[ImageRow] | None = None,
+    streaming: Streaming | None = None,
 ) -> Iterator[Batch]:
     """Every record of some splits, repeats included; the last batch may be smaller.
 
     folder: of the shards.  manifest: of the folder.  rows: the images in its images.csv, if they were read already.
+    streaming: how splits are read that are not all in the cache.
 
     Raises ManifestError if there is no such split, the splits hold no images, or the shards are so damaged that they
     cannot be read; call `manifest.check_files` before, which finds all damage. Without TensorFlow: MissingPackage for
     shards of PNGs, ManifestError for an index that is missing or not theirs, both with what to do.
     """
+    if remote := remote_pass(streaming, splits):
+        require_tensorflow_for_streaming(remote.streaming)
+        return _streamed(folder, splits, batch_size, manifest, remote)
     images = gathered(folder, splits, manifest, rows)
     return _streamed(folder, splits, batch_size, manifest) if images is None else _gathered(images, batch_size)
+
+
+def remote_pass(streaming: Streaming | None, splits: Sequence[str]) -> ShardStream | None:
+    """What fetches the shards of some splits, for one pass; None if all are there."""
+    return ShardStream(streaming) if streaming is not None and not {*splits}.isdisjoint(streaming.splits) else None
 
 
 def gathered(
@@ -71,6 +87,13 @@ def require_tensorflow_for_pngs(folder: Path, manifest: Manifest) -> None:
     )
 
 
+def require_tensorflow_for_streaming(streaming: Streaming) -> None:
+    """Raise MissingPackage, with what to do, if TensorFlow, which reads what is streamed, is not installed."""
+    runtime.require_tensorflow(
+        f"{streaming.reason}, so only TensorFlow reads them, as they are fetched", f"set {CAP_VARIABLE} to more"
+    )
+
+
 def _gathered(images: MappedImages, batch_size: int) -> Iterator[Batch]:
     patients, paths = images.ids.tolist(), images.paths
     for start in range(0, len(images), batch_size):
@@ -78,12 +101,14 @@ def _gathered(images: MappedImages, batch_size: int) -> Iterator[Batch]:
         yield Batch(images.gather(images.image_of[part]), images.labels[part], patients[part], paths[part])
 
 
-def _streamed(folder: Path, splits: Sequence[str], batch_size: int, manifest: Manifest) -> Iterator[Batch]:
+def _streamed(
+    folder: Path, splits: Sequence[str], batch_size: int, manifest: Manifest, remote: ShardStream | None = None
+) -> Iterator[Batch]:
     from octtrain.data import stream
 
-    with stream.data_errors_as_manifest_errors(folder):
+    with stream.data_errors_as_manifest_errors(folder, remote):
         for pixels, labels, patients, paths in stream.batches(
-            folder, splits, batch_size=batch_size, with_ids=True, manifest=manifest
+            folder, splits, batch_size=batch_size, with_ids=True, manifest=manifest, remote=remote
         ):
             yield Batch(pixels.numpy(), labels.numpy(), _texts(patients.numpy()), _texts(paths.numpy()))
 

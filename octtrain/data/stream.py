@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ import tensorflow as tf
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import IMAGE, LABEL, PATH, PATIENT, Manifest
 from octprep.format.seeding import derived_seed
+from octprep.storage.cache import ShardStream
 from octprep.wording import listed
 from octtrain import runtime
+from octtrain.data.order import PARALLEL_SHARDS
 
 if runtime.selected_backend() == "jax":  # before TensorFlow looks for devices
     runtime.hide_gpu_from_tensorflow()
@@ -21,10 +24,6 @@ if runtime.selected_backend() == "jax":  # before TensorFlow looks for devices
 # Size of the shuffle buffer of serialized records. Records are already mixed within a shard and come from several
 # shards at a time, so a modest buffer is enough; four times as much read at a third of the speed (caches, page faults).
 SHUFFLE_BYTES = 64_000_000
-
-# Shards read in parallel in training. A constant, because the order of the images depends on it, and must not depend on
-# the machine's cores.
-PARALLEL_SHARDS = 8
 
 _IDS = (PATIENT, PATH)
 _TYPES = {IMAGE: tf.string, LABEL: tf.int64, PATIENT: tf.string, PATH: tf.string}
@@ -48,6 +47,7 @@ def training_batches(
     seed: int = 0,
     epochs: range = range(1),
     manifest: Manifest | None = None,
+    remote: ShardStream | None = None,
 ) -> tf.data.Dataset:
     """Shuffled batches (image, label) of a split for the given epochs, one after the other.
 
@@ -55,6 +55,7 @@ def training_batches(
 
     folder: of shards, made by `octprep build`.  split: its name, or several, as for a dataset in folds.  epochs: their
     numbers, such as `range(3, 12)` to resume after the third.  manifest: of the folder, if it was loaded already.
+    remote: fetches the shards as they are read, of a single epoch; the order is the same.
 
     The order depends on the seed and the epoch's number alone, so a resumed training reads the images in the order of
     an unbroken one. Every epoch has `steps(manifest, split, batch_size)` batches of equal size: an incomplete last one
@@ -69,16 +70,17 @@ def training_batches(
         # Only in the graph of this function: tf.data mixes the global seed into its own, and fails on a seed that is a
         # tensor if the global seed is 0.
         tf.compat.v1.set_random_seed(1)
+        names = tf.data.Dataset.from_tensor_slices(files).shuffle(
+            len(files), seed=shards_seed
+        )  # another order each epoch
+        at_once = min(PARALLEL_SHARDS, len(files))  # so that one batch mixes many shards
+        records = (
+            names.interleave(tf.data.TFRecordDataset, at_once, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            if remote is None
+            else _fetched(names, len(files), at_once, remote)
+        )
         return (
-            tf.data.Dataset.from_tensor_slices(files)
-            .shuffle(len(files), seed=shards_seed)  # shards in another order each epoch ...
-            .interleave(  # ... and several at a time, so that one batch mixes many shards
-                tf.data.TFRecordDataset,
-                cycle_length=min(PARALLEL_SHARDS, len(files)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            .apply(tf.data.experimental.assert_cardinality(count))  # before anything is dropped
+            records.apply(tf.data.experimental.assert_cardinality(count))  # before anything is dropped
             .shuffle(buffer, seed=records_seed)  # while serialized: decoded images would take more memory
             .batch(batch, drop_remainder=True)  # a partial batch would compile the training step twice
         )
@@ -105,6 +107,7 @@ def batches(
     batch_size: int = 64,
     with_ids: bool = False,
     manifest: Manifest | None = None,
+    remote: ShardStream | None = None,
 ) -> tf.data.Dataset:
     """One pass over every image of a split, always in the order in which the shards hold them.
 
@@ -113,10 +116,15 @@ def batches(
     errors as for `training_batches`.
     """
     folder, splits, manifest = _checked(folder, split, manifest)
+    files = _files(folder, manifest, splits)
+    names = tf.data.Dataset.from_tensor_slices(files)
+    records = (
+        names.flat_map(tf.data.TFRecordDataset)  # one shard after the other; parsing, not reading, is what takes time
+        if remote is None
+        else _fetched(names, len(files), 1, remote)
+    )
     return (
-        tf.data.Dataset.from_tensor_slices(_files(folder, manifest, splits))
-        .flat_map(tf.data.TFRecordDataset)  # one shard after the other; parsing, not reading, is what takes time
-        .apply(tf.data.experimental.assert_cardinality(manifest.records(*splits)))
+        records.apply(tf.data.experimental.assert_cardinality(manifest.records(*splits)))
         .batch(batch_size)
         .map(_parser(manifest, (IMAGE, LABEL, *(_IDS if with_ids else ()))), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
@@ -129,11 +137,18 @@ def steps(manifest: Manifest, split: str | Sequence[str], batch_size: int) -> in
 
 
 @contextmanager
-def data_errors_as_manifest_errors(folder: Path) -> Iterator[None]:
-    """Turn what TensorFlow raises for a damaged shard inside the block into ManifestError."""
+def data_errors_as_manifest_errors(folder: Path, remote: ShardStream | None = None) -> Iterator[None]:
+    """Turn what TensorFlow raises for a damaged shard inside the block into ManifestError.
+
+    remote: what fetches the shards; its own error is raised as it is, and it is closed at the end of the block.
+    """
     try:
         yield
-    except _DATA_ERRORS as error:
+    except tf.errors.OpError as error:
+        if remote is not None and remote.error is not None:
+            raise remote.error from None
+        if not isinstance(error, _DATA_ERRORS):
+            raise
         # A bad operand inside the model is an InvalidArgumentError too: only those of an iterator are about data.
         if "IteratorGetNext" not in str(error) and not isinstance(error, tf.errors.DataLossError):
             raise
@@ -141,6 +156,44 @@ def data_errors_as_manifest_errors(folder: Path) -> Iterator[None]:
             f"The shards in {folder} are damaged or not those of its manifest ({_reason(error)}). "
             "`octprep verify` names them; copy the folder again, or repair it by the `octprep build` that made it."
         ) from None
+    finally:
+        if remote is not None:
+            remote.close()
+
+
+def _fetched(names: tf.data.Dataset, count: int, at_once: int, remote: ShardStream) -> tf.data.Dataset:
+    """The records of shards that are fetched as they are read, `at_once` in turn, in the order of those of local files.
+
+    names: the paths of the shards in the cache, `count` of them. At most `at_once` and those that are fetched ahead are
+    kept: an interleave of several threads would open more, and tell nobody.
+    """
+
+    def get(order: Sequence[bytes], index: int) -> bytes:
+        try:
+            return os.fsencode(remote.get([Path(os.fsdecode(name)) for name in order], index))
+        except (
+            Exception
+        ):  # TensorFlow would print it; that there is no such file ends the pass, and `remote` has the error
+            return b""
+
+    def release(name: bytes) -> bool:
+        remote.release(Path(os.fsdecode(name)))
+        return False
+
+    def fetch(order: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(count).map(
+            lambda index: tf.ensure_shape(tf.numpy_function(get, [order, index], tf.string), ())
+        )
+
+    def records(path: tf.Tensor) -> tf.data.Dataset:
+        end = tf.data.Dataset.from_tensors(path)  # is reached when the shard's last record was read; it adds nothing
+        end = end.filter(lambda path: tf.ensure_shape(tf.numpy_function(release, [path], tf.bool), ()))
+        return tf.data.TFRecordDataset(path).concatenate(end)
+
+    paths = names.batch(count).flat_map(fetch)
+    if ahead := remote.streaming.ahead:
+        paths = paths.prefetch(ahead)
+    return paths.interleave(records, at_once)
 
 
 def _parser(manifest: Manifest, names: tuple[str, ...]) -> Any:

@@ -16,7 +16,7 @@ from octprep.format.errors import SettingError
 from octprep.format.images_csv import ImageRow
 from octprep.format.paths import path_to_text
 from octprep.format.seeding import seeded_hash
-from octprep.storage.cache import fetch_shards
+from octprep.storage.cache import Streaming, fetch_or_stream
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
@@ -95,14 +95,17 @@ def calibrate(
     runs = tuple(own_copy(member, RUNS) for member in runs)
     first = runs[0]
     trained_on = tuple(dict.fromkeys(name for member in runs for name in member.provenance.trained_on))
-    fetch_shards(target.place, target.shards, target.manifest, (split, *trained_on), log)
-    target.manifest.check_files(target.shards, (split, *trained_on))
+    splits = (split, *trained_on)
+    whole, streaming = fetch_or_stream(target.place, target.shards, target.manifest, splits, 1, log)
+    target.manifest.check_files(target.shards, whole)
     with lock_run(first.folder, what="octtrain calibrate"):
         digest = model_sha256(runs)
         model = load_ensemble(runs)
         network, kind = with_features(model)
-        scans = fit_training_scans(network, target, trained_on, config.seed)
-        predictions = predict_split(model, target.manifest, target.shards, split, target.rows, scans=scans)
+        scans = fit_training_scans(network, target, trained_on, config.seed, streaming)
+        predictions = predict_split(
+            model, target.manifest, target.shards, split, target.rows, scans=scans, streaming=streaming
+        )
         data = scans.as_bytes()
         frozen, candidates, notes = choose(
             predictions,
@@ -140,14 +143,21 @@ def require_calibration_split(run: Run, split: str) -> None:
 
 
 def fit_training_scans(
-    network: keras.Model, target: EvaluationTarget, splits: Sequence[str], seed: int
+    network: keras.Model,
+    target: EvaluationTarget,
+    splits: Sequence[str],
+    seed: int,
+    streaming: Streaming | None = None,
 ) -> TrainingScans:
-    """What the images of a training are like, of at most MAX_IMAGES. network: of `with_features`."""
+    """What the images of a training are like, of at most MAX_IMAGES.
+
+    network: of `with_features`.  streaming: how splits are read that are not all in the cache.
+    """
     class_names = target.manifest.class_names
     chosen = sample_images([row for row in target.rows if row.split in splits], class_names, seed)
     batch_size = min(BATCH, len(chosen))
     features, statistics, labels = [], [], []
-    for pixels, label in _images(target, splits, chosen, batch_size):
+    for pixels, label in _images(target, splits, chosen, batch_size, streaming):
         features.append(predict_with_features(network, pixels, len(class_names), batch_size)[1])
         statistics.append(pixel_statistics(pixels[..., 0]))
         labels.append(label)
@@ -223,11 +233,19 @@ def choose(
 
 
 def _images(
-    target: EvaluationTarget, splits: Sequence[str], paths: set[str], batch_size: int
+    target: EvaluationTarget, splits: Sequence[str], paths: set[str], batch_size: int, streaming: Streaming | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """The pixels, (n, height, width, 1), and labels of some images, each once though its records may be repeated."""
     left = set(paths)
-    for batch in one_pass(target.shards, splits, batch_size=batch_size, manifest=target.manifest, rows=target.rows):
+    passed = one_pass(
+        target.shards,
+        splits,
+        batch_size=batch_size,
+        manifest=target.manifest,
+        rows=target.rows,
+        streaming=streaming,
+    )
+    for batch in passed:
         chosen = []
         for i, path in enumerate(batch.paths):
             if path in left:

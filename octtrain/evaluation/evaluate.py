@@ -16,7 +16,7 @@ from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
 from octprep.format.paths import path_to_text
-from octprep.storage.cache import fetch_shards
+from octprep.storage.cache import Streaming, fetch_or_stream
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
@@ -53,7 +53,7 @@ def evaluate(
     allow_leaks: bool = False,
     classes: Mapping[str, Sequence[str]] | None = None,
     prevalence: Mapping[str, float] | None = None,
-    write_pages: Callable[[Sequence[Run], str, Path], Sequence[Path]] | None = None,
+    write_pages: Callable[[Sequence[Run], str, Path | None], Sequence[Path]] | None = None,
     log: Callable[[str], None] = print,
 ) -> Report:
     """Evaluate a run's best model on a split; print and write metrics with 95 % intervals.
@@ -73,8 +73,8 @@ def evaluate(
     the model or the dataset that it is made of; a class that is not named is shared under its own name.  prevalence:
     class -> its share where the predictive values are to hold, 1 in all; one class may be omitted and has the rest.
     write_pages: writes what is to be read of results in the folder of the run, or of the first, from the runs, the
-    results' name and the shards, as `octtrain.report.write.write_pages` does, and returns its files; if it fails, the
-    results are kept and the log says why.  log: takes lines of text.
+    results' name and the shards, None if they were streamed, as `octtrain.report.write.write_pages` does, and returns
+    its files; if it fails, the results are kept and the log says why.  log: takes lines of text.
 
     Returns the metrics of images and, as `per_patient`, of patients, each with its interval; the value is None where
     undefined.
@@ -102,8 +102,8 @@ def evaluate(
         json_output.check(json_file)
     folder = prepare_folder(target, _path(out))
     class_names = target.class_names
-    fetch_shards(target.place, target.shards, target.manifest, (split,), log)
-    target.manifest.check_files(target.shards, (split,))
+    whole, streaming = fetch_or_stream(target.place, target.shards, target.manifest, (split,), 1, log)
+    target.manifest.check_files(target.shards, whole)
     calibration = load_calibration(runs, log)
     model_classes = len(runs[0].manifest.class_names)
     predictions = predict_split(
@@ -114,6 +114,7 @@ def evaluate(
         target.rows,
         model_classes,
         scans=calibration.scans if calibration else None,
+        streaming=streaming,
     )
     calibrated = None
     if calibration:
@@ -157,7 +158,7 @@ def evaluate(
         raise failure
     if write_pages and folder == runs[0].folder:
         try:
-            written += write_pages(runs, target.name, target.shards)
+            written += write_pages(runs, target.name, None if streaming else target.shards)  # which has pictures
         except Exception as error:  # whatever it is, the results are there, and are not to be lost for it
             log(f"\nWARNING: the results were written, but no report on them ({str(error) or type(error).__name__})")
     if json_file and json_file != STDOUT:
@@ -177,11 +178,12 @@ def predict_split(
     rows: Sequence[ImageRow],
     model_classes: int | None = None,
     scans: TrainingScans | None = None,
+    streaming: Streaming | None = None,
 ) -> SplitPredictions:
     """Run a model over every image of a split, once and in order.
 
     rows: the images in the shards' images.csv.  model_classes: if the model has another number than the dataset.
-    scans: to measure distances from.
+    scans: to measure distances from.  streaming: how the split is read if it is not all in the cache.
 
     Raises ManifestError for damaged shards or a damaged model, StoppedError if there is too little memory,
     MissingPackage as `evaluate`.
@@ -192,7 +194,7 @@ def predict_split(
     classes = len(manifest.class_names)
     network = with_features(model)[0] if scans else None
     batch_size = min(BATCH, max(1, manifest.records(split)))
-    for batch in one_pass(shards, (split,), batch_size=batch_size, manifest=manifest, rows=rows):
+    for batch in one_pass(shards, (split,), batch_size=batch_size, manifest=manifest, rows=rows, streaming=streaming):
         if scans is None:
             probabilities.append(predict_probabilities(model, batch.pixels, model_classes or classes, batch_size))
         else:

@@ -15,12 +15,13 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_or_stream, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import devices, pretrained
 from octtrain.config import FitConfig, merge_settings
+from octtrain.data.order import PARALLEL_SHARDS
 from octtrain.models.weights import first_line
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.history import Row, best_epoch
@@ -145,10 +146,10 @@ def _fit(
         log(f"Nothing left to do: {finished} {_result_line(history, val)}")
         log(_next_line(run))
         return stored
-    fetch_shards(run.shards, data, manifest, (*train, *val), log)
-    manifest.check_files(data, (*train, *val))
+    whole, streaming = fetch_or_stream(run.shards, data, manifest, (*train, *val), PARALLEL_SHARDS, log)
+    manifest.check_files(data, whole)
     rows = images_csv.read_checked(data, manifest).rows
-    choice = FeedChoice(config, data, manifest, train, val, rows)
+    choice = FeedChoice(config, data, manifest, train, val, rows, streaming)
     run = dataclasses.replace(run, config=dataclasses.replace(config, feed=choice.name))
     training = Training(run, train, val, choice, history, rows, log, show_progress)
     training.prepare(stored)

@@ -9,6 +9,7 @@ from typing import Literal
 from octprep.format.errors import ManifestError, SettingError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.storage.cache import CAP_VARIABLE, Streaming
 from octtrain import devices
 from octtrain.config import FitConfig
 from octtrain.data.feeds import (
@@ -23,7 +24,7 @@ from octtrain.data.feeds import (
     chunk_steps,
 )
 from octtrain.data.mapped import MappedImages
-from octtrain.data.passes import require_tensorflow_for_pngs
+from octtrain.data.passes import require_tensorflow_for_pngs, require_tensorflow_for_streaming
 from octtrain.runtime import gpus, require_tensorflow, selected_backend
 
 GPU_BATCH_SIZE = 256
@@ -51,8 +52,9 @@ def resolve(config: FitConfig, records: int) -> FitConfig:
 class FeedChoice:
     """The images of a training, and the feed that `auto` stands for. `reason` says why, as the rest of a sentence.
 
-    Raises ManifestError if the index beside the shards is damaged or, unless auto, missing; SettingError if the feed
-    does not go with the shards or the devices; MissingPackage if it needs TensorFlow, which is not installed.
+    streaming: how splits are read that are not all in the cache; they need the feed stream. Raises ManifestError if the
+    index beside the shards is damaged or, unless auto, missing; SettingError if the feed does not go with the shards or
+    the devices; MissingPackage if it needs TensorFlow, which is not installed.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class FeedChoice:
         train: Sequence[str],
         val: Sequence[str],
         rows: Sequence[ImageRow] | None,
+        streaming: Streaming | None = None,
     ) -> None:
-        self.config, self.shards, self.manifest = config, shards, manifest
+        self.config, self.shards, self.manifest, self.streaming = config, shards, manifest, streaming
         self.splits = (tuple(train), tuple(val))
         self.images: tuple[MappedImages, ...] = ()
         self.name: FeedName
@@ -84,6 +87,14 @@ class FeedChoice:
 
     def _choose(self, rows: Sequence[ImageRow] | None) -> tuple[FeedName, str]:
         wanted = self.config.feed
+        if self.streaming is not None:
+            if wanted in ("resident", "mapped"):
+                raise SettingError(
+                    f"--feed {wanted} needs all shards at once, but {self.streaming.reason}; use --feed stream, or set "
+                    f"{CAP_VARIABLE} to more"
+                )
+            require_tensorflow_for_streaming(self.streaming)
+            return "stream", self.streaming.reason
         if self.manifest.config.encoding != "raw":
             if wanted in ("resident", "mapped"):
                 raise SettingError(
@@ -141,6 +152,7 @@ class FeedChoice:
                 chunk_steps=self.chunk_steps(size),
                 seed=config.seed,
                 place=place,
+                streaming=self.streaming,
             )
         kind = ResidentFeed if self.name == "resident" else MappedFeed
         return kind(
