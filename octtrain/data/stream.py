@@ -171,9 +171,8 @@ def _fetched(names: tf.data.Dataset, count: int, at_once: int, remote: ShardStre
     def get(order: Sequence[bytes], index: int) -> bytes:
         try:
             return os.fsencode(remote.get([Path(os.fsdecode(name)) for name in order], index))
-        except (
-            Exception
-        ):  # TensorFlow would print it; that there is no such file ends the pass, and `remote` has the error
+        except Exception:
+            # TensorFlow would print it. That there is no such file ends the pass, and `remote` has the error.
             return b""
 
     def release(name: bytes) -> bool:
