@@ -23,8 +23,8 @@ class Difficulty:
 
 
 DIFFICULTIES: Final = {
-    "easy": Difficulty(severity=(0.55, 1.0), degradation=(0.0, 0.5), overlap=(0.0, 0.3)),
-    "default": Difficulty(severity=(0.4, 1.0), degradation=(0.0, 0.6), overlap=(0.0, 0.45)),
+    "easy": Difficulty(severity=(0.65, 1.0), degradation=(0.0, 0.4), overlap=(0.0, 0.2)),
+    "default": Difficulty(severity=(0.47, 1.0), degradation=(0.0, 0.52), overlap=(0.0, 0.4)),
     "hard": Difficulty(severity=(0.12, 1.0), degradation=(0.0, 1.0), overlap=(0.0, 0.8)),
 }
 
