@@ -26,6 +26,11 @@ class Population:
         return {(original, first + number) for number, original in enumerate(self.originals)}
 
     @property
+    def people(self) -> list[str]:
+        """The patient of each scan; of a near-duplicate the one that its original is of."""
+        return self.patients[self.genuine] + [self.patients[original] for original in self.originals]
+
+    @property
     def genuine(self) -> slice:
         """The scans that are not planted."""
         return slice(len(self.patients) - PLANTED)
