@@ -230,7 +230,7 @@ def _streaming(
 class ShardStream:
     """The shards of one pass over what is streamed: fetched as they are asked for, and kept until they are released.
 
-    `error` is the first error, for whom it reaches in another form. Its methods may be called in several threads.
+    `error` is the first error, for callers that it reaches in another form. Methods may be called in several threads.
     """
 
     def __init__(self, streaming: Streaming) -> None:

@@ -165,7 +165,7 @@ def _fetched(names: tf.data.Dataset, count: int, at_once: int, remote: ShardStre
     """The records of shards that are fetched as they are read, `at_once` in turn, in the order of those of local files.
 
     names: the paths of the shards in the cache, `count` of them. At most `at_once` and those that are fetched ahead are
-    kept: an interleave of several threads would open more, and tell nobody.
+    kept: an interleave of several threads would open more of them unseen.
     """
 
     def get(order: Sequence[bytes], index: int) -> bytes:
