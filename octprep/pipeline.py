@@ -550,11 +550,8 @@ def _near_duplicates(
     job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
 ) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
-    items, recipe, encoding = (
-        [item for item in cached.scans if item.scan.path in paths],
-        job.config.recipe,
-        job.config.encoding,
-    )
+    items = [item for item in cached.scans if item.scan.path in paths]
+    recipe, encoding = job.config.recipe, job.config.encoding
     pairs = search.near_duplicate_pairs(
         [item.scan for item in items],
         (item.descriptor for item in items),

@@ -437,7 +437,7 @@ def from_row(row: list[Any]) -> KnownFile:
     values, details, cache_file, offset, frame, length, crc = result
     details, frame = base64.b64decode(details), base64.b64decode(frame)
     scan = _scan(*values)
-    return KnownFile(
+    return KnownFile(  # with the numbers of the scan where they are equal, so that each is one object
         CachedScan(scan, details, sys.intern(cache_file), offset, _once(length), crc, frame),
         scan.bytes if scan.bytes == size else size,
         scan.changed_ns if scan.changed_ns == changed_ns else changed_ns,

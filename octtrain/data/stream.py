@@ -70,9 +70,8 @@ def training_batches(
         # Only in the graph of this function: tf.data mixes the global seed into its own, and fails on a seed that is a
         # tensor if the global seed is 0.
         tf.compat.v1.set_random_seed(1)
-        names = tf.data.Dataset.from_tensor_slices(files).shuffle(
-            len(files), seed=shards_seed
-        )  # another order each epoch
+        names = tf.data.Dataset.from_tensor_slices(files)
+        names = names.shuffle(len(files), seed=shards_seed)  # another order each epoch
         at_once = min(PARALLEL_SHARDS, len(files))  # so that one batch mixes many shards
         records = (
             names.interleave(tf.data.TFRecordDataset, at_once, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
