@@ -20,7 +20,8 @@ from octprep.arrays import Float32
 from octprep.synthetic.difficulty import DIFFICULTIES, Difficulty, Rng, between
 from octprep.synthetic.random_fields import RandomField
 
-HEIGHT = 496  # rows of every scan, as in the archive
+HEIGHT = 496  # rows of the drawing, and of nearly all scans of the archive
+_TALL = 512  # rows of some scans of as many columns
 COLUMNS = 512  # the anatomy is drawn on so many and widened afterwards; speckle is drawn at full width
 ROW_UM = 3.87  # micrometres a row: the axial scale of the Spectralis, Heidelberg Engineering
 
@@ -73,6 +74,9 @@ LAYERS = {
 }
 NFL, GCL, IPL, INL, OPL, HENLE, ONL, ELM, MYOID, EZ, OS, FLUID, MATERIAL, IZ, RPE, UNDER, BRUCH = range(len(LAYERS))
 _DISC_IN_PLANE = 0.45  # of the eyes: the disc lies above the height of the fovea, and many volumes end below it
+_TALL_SHARE = 0.1  # of the scans of as many columns; of 62 genuine scans of all widths four are so
+_BEYOND_SHARE = 0.03  # of the visits
+_MOTION_SHARE = 0.04  # of the visits, for either kind
 _BORDERS = ELM  # layers whose lower border is uneven on its own: those of the inner retina
 OUTER = slice(ELM, OS + 1)  # what photoreceptors are lost with
 
@@ -81,12 +85,16 @@ OUTER = slice(ELM, OS + 1)  # what photoreceptors are lost with
 class View:
     """What the scans of one visit share: the device's protocol, how the eye is placed, and how clear the scans are."""
 
+    rows: int  # HEIGHT, or some more below
     width: int  # columns
     field: float  # millimetres across
     centre: float  # position of the scan's middle
     row: float  # row of Bruch's membrane at the fovea
+    beyond: float  # rows by which the retina reaches beyond the upper edge, where it appears mirrored; 0 if it does not
     tilt: float  # rows a millimetre
     row_um: float  # micrometres a row
+    jump: tuple[float, float]  # the eye moved within the scan: from this position on, all is so many rows lower
+    double: tuple[float, int, int]  # and between frames: this share of the light lies so many rows and columns aside
     blur: float  # standard deviation along a column, rows
     side_blur: float  # and along a row, columns
     looks: float  # independent frames that are averaged
@@ -149,27 +157,38 @@ def draw_view(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> Vie
     """
     protocol = PROTOCOLS[int(rng.choice(len(PROTOCOLS), p=[each.share for each in PROTOCOLS]))]
     bad = rng.uniform(*difficulty.degradation)
+    is_square = protocol.width == _TALL
     return View(
+        rows=_TALL if is_square and rng.random() < _TALL_SHARE else HEIGHT,
         width=protocol.width,
         field=protocol.field * rng.uniform(0.95, 1.06),
         centre=rng.normal(0.25, 0.45),
         row=rng.uniform(180, 340),
-        tilt=rng.normal(0, 9),
+        beyond=rng.uniform(4, 60) if rng.random() < _BEYOND_SHARE else 0.0,
+        tilt=rng.normal(0, 11),
         row_um=ROW_UM * rng.uniform(0.93, 1.07),
+        jump=(rng.uniform(-4, 4), rng.normal(0, 3)) if rng.random() < _MOTION_SHARE else (0.0, 0.0),
+        double=_draw_double(rng),
         blur=between(0.75, 1.9, bad) * rng.uniform(0.85, 1.15),
         side_blur=between(0.5, 1.7, bad) * rng.uniform(0.8, 1.2) * (protocol.width / protocol.field / 88),
-        looks=between(20, 3.5, bad) * between(0.6, 1.6, rng.random()),
-        grain=(rng.uniform(0.6, 0.95), rng.uniform(0.5, 1.0)),
+        looks=between(15, 3.5, bad) * between(0.6, 1.6, rng.random()),
+        grain=(rng.uniform(0.6, 0.95), rng.uniform(0.35, 0.8)),
         noise=rng.uniform(0.08, 0.16) + 0.03 * bad,
-        cut=rng.uniform(0.5, 1.0),
+        cut=rng.uniform(0.65, 1.0),
         black=float(rng.choice([0, 0, 0, 1]) * rng.uniform(0, 0.05)),
-        gain=between(0.78, 1.3, rng.random()),
+        gain=between(0.9, 1.28, rng.random()),
         gamma=rng.uniform(0.85, 1.25),
         roll_off=rng.uniform(0, 0.35),
         haze=rng.uniform(0.0, 0.11),
         ghost=rng.uniform(0.08, 0.3) if rng.random() < 0.4 else 0.0,
         quality=int(rng.integers(72, 93)),
     )
+
+
+def _draw_double(rng: Rng) -> tuple[float, int, int]:
+    if rng.random() > _MOTION_SHARE:
+        return 0.0, 0, 0
+    return rng.uniform(0.15, 0.5), int(rng.integers(-4, 5)), int(rng.integers(-12, 13))
 
 
 def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> PatientAppearance:
@@ -209,8 +228,8 @@ def draw_appearance(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) 
         ),
         hyaloid=_draw_hyaloid(rng),
         choroid=between(90, 420, rng.random()),
-        choroid_brightness=rng.uniform(0.24, 0.42),
-        choroid_decay=between(130, 430, rng.random()),
+        choroid_brightness=rng.uniform(0.22, 0.39),
+        choroid_decay=between(150, 520, rng.random()),
         lumina=rng.uniform(0.1, 0.55),
         stripes=(rng.uniform(0.01, 0.07), field(0.03, rng)),
         texture_seed=int(rng.integers(2**32)),
@@ -224,7 +243,7 @@ def next_visit(
     """The same patient at another visit, of the same or the other eye; what was in view before is in view again."""
     before, view = appearance.view, draw_view(rng, difficulty)
     if view.field < before.field:
-        view = dataclasses.replace(view, width=before.width, field=before.field)
+        view = dataclasses.replace(view, rows=before.rows, width=before.width, field=before.field)
     view = dataclasses.replace(view, centre=before.centre)
     return dataclasses.replace(appearance, view=view, mirrored=bool(rng.random() < 0.5))
 

@@ -30,6 +30,7 @@ from octprep.synthetic.random_fields import RandomField, pattern
 
 _VOLUME_MM = 1.8  # from the first B-scan of a volume to the last; the fovea lies in the middle
 _DISC_MARGIN = 0.25  # millimetres before the edge of the disc, where the layers begin to end
+_VESSEL_LENGTH = 4  # of a choroidal vessel, as a multiple of its width in columns of the picture at half its size
 _SCLERA = 0.09  # gray level below the choroid
 
 
@@ -37,13 +38,13 @@ _SCLERA = 0.09  # gray level below the choroid
 class Phantom:
     """A synthetic B-scan and its ground truth. Rows are fractional and count from 0 at the top."""
 
-    pixels: Gray  # (HEIGHT, width), 0..255
-    ilm: Float32  # (width,) row of the inner limiting membrane
+    pixels: Gray  # (rows, width), 0..255
+    ilm: Float32  # (width,) row of the inner limiting membrane; 0 where it lies above the upper edge
     rpe: Float32  # (width,) row of the lower edge of the pigment epithelium, which drusen and membranes lift
     bruch: Float32  # (width,) row of Bruch's membrane
     disc: NDArray[np.bool_]  # (width,) columns of the optic disc, which has neither layers nor such rows
-    fill: Gray  # (HEIGHT, width), 1 where white or black covers the scan, 0 elsewhere
-    lesion: Gray  # (HEIGHT, width), 1 where the disease changed the layers or is a cyst, 0 elsewhere; see `_changed`
+    fill: Gray  # (rows, width), 1 where white or black covers the scan, 0 elsewhere
+    lesion: Gray  # (rows, width), 1 where the disease changed the layers or is a cyst, 0 elsewhere; see `_changed`
     label: str
     quality: int = 78  # of the JPEG that the device writes
 
@@ -58,9 +59,13 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
         lesion.reshape(retina)
     settle(retina, before)
     is_changed = _changed(before, retina.thickness)
-    _keep_in_frame(retina)
+    place, fall = view.jump
+    retina.bruch[:] += np.where(retina.x > place, fall, 0)
+    _place_in_frame(retina, view.beyond)
     edges = retina.edges()
     image = _stacked(edges, retina.brightness)
+    if edges[0].min() < 0:
+        _add_mirrored(image, edges, retina.brightness)
     _texture_tissue(image, edges, appearance, y)
     _draw_vitreous(image, edges[0], appearance, retina)
     _draw_choroid(image, appearance, retina)
@@ -72,7 +77,8 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
     if appearance.mirrored:
         image, edges, lesion_mask, disc = image[:, ::-1], edges[:, ::-1], lesion_mask[:, ::-1], disc[::-1]
     pixels = expose(np.ascontiguousarray(image), view, rng)
-    ilm, rpe, bruch = (_widened(edges[k], view.width) for k in (0, UNDER, -1))
+    ilm, rpe, bruch = (np.maximum(_widened(edges[k], view.width), 0) for k in (0, UNDER, -1))
+    lesion_mask = np.pad(lesion_mask, ((0, view.rows - HEIGHT), (0, 0)))
     wide = cv2.resize(np.ascontiguousarray(lesion_mask), pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
     return Phantom(
         pixels=pixels,
@@ -104,10 +110,17 @@ def _between(edges: Float32, is_changed: NDArray[np.bool_]) -> Gray:
     return np.asarray((rows >= top) & (rows < bottom), np.uint8)
 
 
-def _keep_in_frame(retina: Retina) -> None:
-    """Move the retina so that its face is below row 12 and, where possible, Bruch's membrane above row 440."""
+def _place_in_frame(retina: Retina, beyond: float) -> None:
+    """Move the retina so that its face is below row 12 and, where possible, Bruch's membrane above row 440.
+
+    beyond: up to so many rows of the retina are to lie above the upper edge instead, in half of the columns at most.
+    """
     retina.bruch[:] -= max(float(retina.bruch.max()) - 440, 0)
-    retina.bruch[:] += max(12 - float(retina.edges()[0].min()), 0)
+    face = retina.edges()[0]
+    if beyond:
+        retina.bruch[:] += max(-beyond - face.min(), 12 - np.median(face), 30 - retina.bruch.min())
+    else:
+        retina.bruch[:] += max(12 - face.min(), 0)
     np.minimum(retina.bruch, HEIGHT - 1, out=retina.bruch)
 
 
@@ -126,6 +139,17 @@ def _stacked(edges: Float32, brightness: Float32) -> Float32:
     for row, above in zip(steps[1:], steps, strict=False):  # a third of the time of np.cumsum
         row += above
     return steps[:HEIGHT]
+
+
+def _add_mirrored(image: Float32, edges: Float32, brightness: Float32) -> None:
+    """Add what lies above the upper edge, mirrored there, as a spectral-domain device shows it.
+
+    The device cannot tell equal distances before and behind the plane of its reference mirror (Wojtkowski et al., Opt
+    Lett 27:1415, 2002). Lights add up, and a gray level is the fourth root of the light.
+    """
+    rows = int(min(-edges[0].min(), HEIGHT - 2)) + 2
+    mirrored = _stacked(-edges[::-1], brightness[::-1])[:rows]
+    image[:rows] = (image[:rows] ** 4 + mirrored**4) ** 0.25
 
 
 def _texture_tissue(image: Float32, edges: Float32, appearance: PatientAppearance, y: float) -> None:
@@ -202,7 +226,8 @@ def _choroidal_vessels(appearance: PatientAppearance, y: float, share: Float32) 
     half = ((rows + 1) // 2, columns // 2)  # nothing here is finer than two pixels
     seed = appearance.texture_seed
     small, middle, large = (
-        pattern((seed, number), y, cell, half) for number, cell in ((5, (2.2, 2.2)), (6, (4.5, 5)), (7, (10, 14)))
+        pattern((seed, number), y, cell, half, length=_VESSEL_LENGTH)
+        for number, cell in ((5, (2.2, 2.2)), (6, (4.5, 5)), (7, (10, 14)))
     )
     depth = np.asarray(cv2.resize(share, half[::-1], interpolation=cv2.INTER_NEAREST), np.float32)
     vessels = np.where(depth < 0.15, small, np.where(depth < 0.4, 0.5 * small + 0.8 * middle, 0.4 * middle + large))

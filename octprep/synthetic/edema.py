@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from octprep.synthetic.anatomy import GCL, HENLE, INL, IPL, ONL, OPL, PatientAppearance
+from octprep.synthetic.anatomy import GCL, HENLE, INL, IPL, NFL, ONL, OPL, PatientAppearance
 from octprep.synthetic.difficulty import Rng, between
 from octprep.synthetic.findings import (
     Findings,
@@ -69,6 +69,7 @@ def draw_edema(severity: float, appearance: PatientAppearance, rng: Rng) -> Find
                     width=between(0.07, 0.5, np.clip(0.4 * severity + 0.6 * rng.random(), 0, 1)),
                     filling=rng.uniform(0.5, 0.95),
                     level=rng.uniform(0.02, 0.13),
+                    seed=int(rng.integers(2**32)),
                 )
             )
     if happens(rng, 0.2):
@@ -86,6 +87,10 @@ def draw_edema(severity: float, appearance: PatientAppearance, rng: Rng) -> Find
                 centre, width, draw_count(1, 9, rng), OPL, HENLE, rng, shade=rng.uniform(0.2, 0.6), size=(0.012, 0.05)
             )
         )
+    if happens(rng, 0.2):  # haemorrhages: flat ones among the nerve fibres, round ones in the nuclear layer
+        upper, lower = (NFL, GCL) if happens(rng, 0.5) else (INL, INL)
+        shade, count = rng.uniform(0.3, 0.8), draw_count(1, 5, rng)
+        marks.append(draw_foci(centre, 2 * width, count, upper, lower, rng, shade=shade, size=(0.03, 0.14)))
     if happens(rng, 0.25):
         lesions.append(
             Thinning(

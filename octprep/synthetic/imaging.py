@@ -18,7 +18,10 @@ _MIDDLE = 0.4  # the gray level that an exponent does not change
 
 
 def expose(image: Float32, view: View, rng: Rng) -> Gray:
-    """Gray levels 0..1, (HEIGHT, columns) -> the device's picture, (HEIGHT, view.width) uint8."""
+    """Gray levels 0..1, (HEIGHT, columns) -> the device's picture, (view.rows, view.width) uint8.
+
+    Rows beyond HEIGHT repeat the last one, with a speckle of their own.
+    """
     roll_off = view.gain * (1 - view.roll_off * np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None])
     levels = np.maximum(image, 0) * roll_off
     levels = np.asarray(cv2.pow(levels * np.float32(1 / _MIDDLE), view.gamma), np.float32)
@@ -27,6 +30,12 @@ def expose(image: Float32, view: View, rng: Rng) -> Gray:
     light *= np.float32(_MIDDLE)
     np.square(light, out=light)
     np.square(light, out=light)
+    share, *step = view.double
+    if share:
+        moved = np.float32([[1, 0, step[1]], [0, 1, step[0]]])
+        other = cv2.warpAffine(light, moved, light.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+        light += np.float32(share) * (np.asarray(other, np.float32) - light)
+    light = cv2.copyMakeBorder(light, 0, view.rows - HEIGHT, 0, 0, cv2.BORDER_REPLICATE)
     # Signal and noise are one wave field at the detector, and so have one speckle.
     noise = np.float32(view.noise**4)
     light += noise
@@ -38,12 +47,14 @@ def expose(image: Float32, view: View, rng: Rng) -> Gray:
 
 
 def _speckle(view: View, rng: Rng) -> Float32:
-    """Intensities of averaged speckle of mean 1, (HEIGHT, view.width).
+    """Intensities of averaged speckle of mean 1, (view.rows, view.width).
 
     By the approximation of Wilson and Hilferty (PNAS 17:684, 1931): the cube root of a gamma variable is nearly normal.
     So is the mean of several uniform variables, which take a fifth of the time of normal ones.
     """
-    uniform = np.frombuffer(rng.bytes(HEIGHT * view.width), np.uint8).reshape(HEIGHT, view.width).astype(np.float32)
+    uniform = (
+        np.frombuffer(rng.bytes(view.rows * view.width), np.uint8).reshape(view.rows, view.width).astype(np.float32)
+    )
     down, across = view.grain
     across = across * view.width / view.field / 88
     normal = np.asarray(cv2.GaussianBlur(uniform, (0, 0), sigmaX=across, sigmaY=down), np.float32)

@@ -109,7 +109,7 @@ class Elevation:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Hyper-reflective material between the epithelium and the photoreceptors: deposits, membranes, blood."""
+    """Hyper-reflective material between the epithelium and the photoreceptors: deposits, membranes."""
 
     extent: Extent
     height: float
@@ -130,6 +130,22 @@ class Material:
         retina.brightness[OUTER] *= 1 - self.fading * raised
         retina.thickness[OUTER] *= 1 - 0.7 * self.fading * raised
         retina.light[:] *= 1 + self.light * np.clip(outline, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Haemorrhage:
+    """Blood between the epithelium and the photoreceptors, which lets little light through."""
+
+    extent: Extent
+    height: float
+    content: float  # its gray level, 0..1
+    shade: float  # of the light below that it takes, 0..1
+
+    def reshape(self, retina: Retina) -> None:
+        """Change the layers where the lesion lies."""
+        blood = Material(extent=self.extent, height=self.height, content=self.content, light=-self.shade)
+        blood.reshape(retina)
+        retina.brightness[IZ:] *= 1 - 0.6 * self.shade * np.clip(self.extent.at(retina), 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

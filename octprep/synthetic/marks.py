@@ -8,9 +8,11 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Gray
 from octprep.synthetic.anatomy import COLUMNS, HEIGHT, Retina
+from octprep.synthetic.random_fields import NO_NEGATIVE
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Cysts:
         rows = np.arange(upper, lower, dtype=np.float32)[:, None]
         depth = (rows - top) / np.maximum(bottom - top, 1)  # 0..1 in the layer
         across = (np.arange(first, last, dtype=np.float32) - centre) / np.float32(self.cell * canvas.columns_per_mm)
-        cells = self._cells(across, depth)
+        cells = self._cells(across, depth, canvas.retina.y / self.cell)
         dome = 1 - (np.arange(first, last, dtype=np.float32) - centre) ** 2 / max(half * half, 1)
         reach = np.sqrt(np.maximum(dome, 0))
         inside = cells * np.clip((reach - np.abs(2 * depth - 1)) * height / 4, 0, 1)
@@ -81,26 +83,32 @@ class Cysts:
         area += inside * (self.level - area)
         canvas.lesion[upper:lower, first:last] |= np.asarray(inside > 0.5, np.uint8)
 
-    def _cells(self, across: Float32, depth: Float32) -> Float32:
-        """1 inside of a cyst, 0 in its wall: a Voronoi diagram of jittered points; (rows, columns)."""
-        rng = np.random.default_rng(self.seed)
+    def _cells(self, across: Float32, depth: Float32, y: float) -> Float32:
+        """1 inside of a cyst, 0 in its wall: a section through a Voronoi diagram of jittered points; (rows, columns).
+
+        across, y: in widths of a cell; depth: 0..1.
+        """
         stacked = max(round(self.tallness), 1)
         reach = math.ceil(self.width / self.cell) + 1
-        places = np.arange(-reach, reach + 1)
-        points = [
-            (
-                place + rng.uniform(-0.35, 0.35),
-                (row + 0.5 + rng.uniform(-0.3, 0.3)) / stacked,
-                rng.random() < self.filled,
-            )
-            for place in places
-            for row in range(stacked)
-        ]
+        points = []
+        for plane in (math.floor(y), math.floor(y) + 1):
+            rng = np.random.default_rng((self.seed, plane + NO_NEGATIVE))
+            points += [
+                (
+                    place + rng.uniform(-0.35, 0.35),
+                    (row + 0.5 + rng.uniform(-0.3, 0.3)) / stacked,
+                    (y - plane - rng.uniform(-0.3, 0.3)) ** 2,
+                    rng.random() < self.filled,
+                )
+                for place in range(-reach, reach + 1)
+                for row in range(stacked)
+            ]
         nearest = np.full(depth.shape, 9e9, np.float32)
         second = nearest.copy()
         is_cyst = np.zeros(depth.shape, bool)
-        for u, v, filled in points:
+        for u, v, off, filled in points:
             distance = (across[None] - np.float32(u)) ** 2 + ((depth - np.float32(v)) * np.float32(stacked)) ** 2
+            distance += np.float32(off)
             closer = distance < nearest
             np.minimum(second, np.where(closer, nearest, distance), out=second)
             nearest[closer] = distance[closer]
@@ -111,7 +119,7 @@ class Cysts:
 
 @dataclass(frozen=True, kw_only=True)
 class Cavity:
-    """One large cyst of smooth outline, such as in the centre of the fovea."""
+    """One large cyst of smooth but irregular outline, such as in the centre of the fovea."""
 
     upper: int
     lower: int
@@ -119,18 +127,29 @@ class Cavity:
     width: float  # half of it, millimetres
     filling: float  # of the layers' height, 0..1
     level: float
+    seed: int  # of the outline
 
     def paint(self, canvas: Canvas) -> None:
         """Paint it where it lies in the picture."""
         column = int(np.clip(canvas.column(self.centre), 0, COLUMNS - 1))
         top, bottom = float(canvas.edges[self.upper, column]), float(canvas.edges[self.lower + 1, column])
-        half = self.filling * (bottom - top) / 2
+        axes = max(self.width * canvas.columns_per_mm, 2), max(self.filling * (bottom - top) / 2, 1.5)
+        outline = self._outline(canvas.retina.y) * axes + (column, (top + bottom) / 2)
         mask = np.zeros(canvas.image.shape, np.uint8)
-        axes = (round(16 * max(self.width * canvas.columns_per_mm, 2)), round(16 * max(half, 1.5)))
-        cv2.ellipse(mask, (16 * column, round(8 * (top + bottom))), axes, 0, 0, 360, [255], -1, cv2.LINE_AA, 4)
+        cv2.fillPoly(mask, [np.round(16 * outline).astype(np.int32)], [255], cv2.LINE_AA, 4)
         soft = mask * np.float32(1 / 255)
         canvas.image[:] += soft * (self.level - canvas.image)
         canvas.lesion[:] |= np.asarray(mask > 127, np.uint8)
+
+    def _outline(self, y: float) -> NDArray[np.float64]:
+        """(points, 2) columns and rows around the middle, for half axes of 1; it changes with y, in millimetres."""
+        rng = np.random.default_rng(self.seed)
+        angle = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+        radius = np.ones_like(angle)
+        for waves in range(2, 6):
+            amount, phase, turn = rng.uniform(0, 0.3 / waves), rng.uniform(0, 2 * math.pi), rng.uniform(-8, 8)
+            radius += amount * np.cos(waves * angle + phase + turn * y)
+        return np.stack((radius * np.cos(angle), np.minimum(radius, 1.1) * np.sin(angle)), axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)

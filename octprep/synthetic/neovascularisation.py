@@ -21,7 +21,16 @@ from octprep.synthetic.findings import (
     draw_traction,
     happens,
 )
-from octprep.synthetic.lesions import Elevation, Lesion, Material, OuterLoss, SubretinalFluid, Swelling, Thinning
+from octprep.synthetic.lesions import (
+    Elevation,
+    Haemorrhage,
+    Lesion,
+    Material,
+    OuterLoss,
+    SubretinalFluid,
+    Swelling,
+    Thinning,
+)
 from octprep.synthetic.marks import Mark, Tubes
 
 
@@ -76,6 +85,8 @@ def draw_neovascularisation(severity: float, appearance: PatientAppearance, rng:
             marks.append(Tubes(places=places, layer=ONL))
     if kind in ("flat", "type 1", "serous") and happens(rng, 0.3):
         lesions += _subretinal_membrane(centre + rng.normal(0, 0.4), 0.6 * width, 0.6 * severity, rng)
+    if happens(rng, 0.12):
+        lesions.append(_haemorrhage(centre + rng.normal(0, 0.6 * width), severity, rng))
     lesions.append(
         OuterLoss(
             extent=draw_extent(centre, 1.15 * width, rng, power=(2, 6), rough=rng.uniform(0.1, 0.5), scale=0.2),
@@ -143,6 +154,16 @@ def _subretinal_membrane(centre: float, width: float, severity: float, rng: Rng)
             OuterLoss(extent=broken, amount=1, epithelium=rng.uniform(0.2, 0.9), light=rng.uniform(-0.2, 0.4))
         )
     return lesions
+
+
+def _haemorrhage(centre: float, severity: float, rng: Rng) -> Haemorrhage:
+    outline = draw_extent(centre, between(0.2, 1.8, rng.random()), rng, power=(1.8, 5), rough=rng.uniform(0, 0.3))
+    return Haemorrhage(
+        extent=outline,
+        height=between(35, 260, severity * rng.random()),
+        content=rng.uniform(0.4, 0.7),
+        shade=rng.uniform(0.4, 0.9),
+    )
 
 
 def _scar(centre: float, severity: float, rng: Rng) -> list[Lesion]:

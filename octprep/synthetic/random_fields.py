@@ -12,6 +12,8 @@ from octprep.arrays import Float32
 from octprep.synthetic.difficulty import Rng
 
 _WAVES = 9  # cosines that a field is the sum of
+_COLUMN_MM = 0.013  # of a drawing of 512 columns over 5.8 to 8.7 mm
+NO_NEGATIVE = 1 << 20  # added to what seeds a generator
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,20 @@ class RandomField:
         return np.asarray(math.sqrt(2 / _WAVES) * np.cos(angles).sum(axis=0), np.float32)
 
 
-def pattern(seed: tuple[int, ...], y: float, cell: tuple[float, float], shape: tuple[int, int]) -> Float32:
+def pattern(
+    seed: tuple[int, ...], y: float, cell: tuple[float, float], shape: tuple[int, int], *, length: float = 1
+) -> Float32:
     """A smooth random picture, (rows, columns), of mean 0 and standard deviation about 0.6.
 
-    It changes slowly with y, in millimetres, of the B-scan. cell: rows and columns over which it changes.
+    cell: rows and columns over which it changes. With y, the B-scan's place in millimetres, it changes over about as many
+    millimetres as along a row, times `length`.
     """
-    rng = np.random.default_rng(seed)
     grid = tuple(max(math.ceil(side / size) + 1, 2) for side, size in zip(shape, cell, strict=True))
-    first, second = rng.standard_normal((2, *grid), dtype=np.float32)
-    coarse = np.float32(math.cos(1.6 * y)) * first + np.float32(math.sin(1.6 * y)) * second
+    before, share = divmod(y / (_COLUMN_MM * cell[1] * length), 1)
+    first, second = (
+        np.random.default_rng((*seed, int(before) + turn + NO_NEGATIVE)).standard_normal(grid, dtype=np.float32)
+        for turn in (0, 1)
+    )
+    angle = share * math.pi / 2  # so that the standard deviation is the same everywhere
+    coarse = np.float32(math.cos(angle)) * first + np.float32(math.sin(angle)) * second
     return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32)

@@ -1,4 +1,4 @@
-"""Scans of 300 synthetic patients, two of each, and near-duplicates of some under other ids."""
+"""Scans of 200 synthetic patients, two of each, and near-duplicates of some under other ids."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Population:
 
 @pytest.fixture(scope="session")
 def population():
-    grays, patients = neighbouring_scans(300, 2)
+    grays, patients = neighbouring_scans(200, 2)
     rng = np.random.default_rng(6)
     originals = [int(index) for index in rng.choice(len(grays), PLANTED, replace=False)]
     grays += [preprocessing.decode(near_duplicate(grays[index], rng)) for index in originals]

@@ -9,7 +9,7 @@ import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.duplicates.descriptors import as_matrix
-from octprep.synthetic import CLASSES, DIFFICULTIES, draw_appearance, draw_disease, draw_scan
+from octprep.synthetic import CLASSES, draw_appearance, draw_disease, draw_scan
 from octprep.synthetic.faults import add_fill, encode
 
 PLANTED = 60  # near-duplicates in the fixture `population`
@@ -32,16 +32,12 @@ def pairs_of(images: Sequence[np.ndarray], patients: Sequence[str]) -> list[dupl
 
 
 def neighbouring_scans(patients: int, scans: int) -> tuple[list[np.ndarray], list[str]]:
-    """Decoded scans next to each other in the volumes of synthetic patients, and the patient of each.
-
-    Of the hard difficulty, whose scans are as unclear as those of the archive: without their noise synthetic neighbours
-    are more alike than genuine ones.
-    """
+    """Decoded scans next to each other in the volumes of synthetic patients, and the patient of each."""
     grays, patient_of = [], []
     for number in range(patients):
         rng = np.random.default_rng([5, number])
-        appearance = draw_appearance(rng, DIFFICULTIES["hard"])
-        disease = draw_disease(CLASSES[number % 4], appearance, rng, DIFFICULTIES["hard"])
+        appearance = draw_appearance(rng)
+        disease = draw_disease(CLASSES[number % 4], appearance, rng)
         for index in range(scans):
             scan, _ = add_fill(draw_scan(appearance, disease, 0.4 + index / 16, rng), rng)
             grays.append(preprocessing.decode(encode(scan.pixels)))

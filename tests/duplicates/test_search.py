@@ -15,17 +15,14 @@ from tests.worlds.archive import SAMPLE, SAMPLE_2
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["default", "crop-none"])
-def test_planted_near_duplicates_are_found_and_no_two_people_are_paired(recipe, population):
-    """A copy may be paired with the scan beside the original too, as synthetic scans of one volume are much alike."""
+def test_planted_near_duplicates_are_found_and_no_other_pair(recipe, population):
     pairs = {(pair.first, pair.second) for pair in pairs_of(population.stored(recipe), population.patients)}
     assert len(population.planted_pairs & pairs) >= 0.95 * PLANTED
-    others = pairs - population.planted_pairs
-    people = population.people
-    assert len(others) <= 1 and all(people[first] == people[second] for first, second in others)
+    assert not pairs - population.planted_pairs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "recall"), [("size-96", 0.95), ("pad", 0.75), ("flatten", 0.9)])
+@pytest.mark.parametrize(("recipe", "recall"), [("size-96", 0.9), ("pad", 0.75), ("flatten", 0.9)])
 def test_other_recipes_pair_only_scans_of_the_same_patient(recipe, recall, population):
     people, pairs = population.people, pairs_of(population.stored(recipe), population.patients)
     assert all(people[pair.first] == people[pair.second] for pair in pairs)
@@ -90,7 +87,7 @@ def test_patients_may_be_numbers(population):
 def test_a_near_duplicate_is_found_in_a_small_population(others, population):
     images, original = population.stored("default"), population.originals[0]
     few = [images[original], images[-PLANTED]]
-    few += [images[index] for index in range(0, 600, 2) if index // 2 != original // 2][:others]
+    few += [images[index] for index in range(0, 400, 2) if index // 2 != original // 2][:others]
     pairs = pairs_of(few, [str(index) for index in range(len(few))])
     assert [(pair.first, pair.second) for pair in pairs] == [(0, 1)]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from octprep.synthetic import CLASSES, DIFFICULTIES, draw_disease, draw_scan, next_visit
+from octprep.synthetic.lesions import Extent, Haemorrhage
 from tests.worlds.phantoms import draw_patient
 
 POSITIONS = (0.0, 0.3, 0.5, 1.0)
@@ -28,10 +29,10 @@ def healthy_eye(appearance):
 @pytest.mark.parametrize("label", CLASSES)
 def test_the_ground_truth_lies_where_the_pixels_change(label, difficulty):
     for number in range(8):
-        appearance, disease, rng = draw_patient(label, number, difficulty, disc=9.0)
+        appearance, disease, rng = draw_patient(label, number, difficulty, disc=9.0, beyond=0.0)
         scan = draw_scan(appearance, disease, 0.4, rng)
         rows, columns = scan.pixels.shape
-        assert (rows, columns) == (496, appearance.view.width) == scan.fill.shape == scan.lesion.shape
+        assert (rows, columns) == (appearance.view.rows, appearance.view.width) == scan.fill.shape == scan.lesion.shape
         assert scan.ilm.shape == scan.rpe.shape == scan.bruch.shape == (columns,)
         assert (scan.ilm >= 10).all() and (scan.ilm < scan.rpe).all()
         assert (scan.rpe <= scan.bruch + 1e-3).all() and (scan.bruch < rows).all()
@@ -55,7 +56,7 @@ def test_every_scan_of_a_sick_eye_shows_its_disease(label):
             for each in (disease, healthy_eye(appearance))
         )
         difference = cv2.GaussianBlur(sick.pixels.astype(np.float32) - healthy.pixels, (0, 0), 1.5)
-        retina = np.arange(496)[:, None] < np.maximum(sick.bruch, healthy.bruch)
+        retina = np.arange(len(sick.pixels))[:, None] < np.maximum(sick.bruch, healthy.bruch)
         assert np.abs(difference * retina).max() > 15
         lift, swelling = sick.bruch - sick.rpe, healthy.ilm - sick.ilm
         if label == "DME":
@@ -148,10 +149,71 @@ def test_choroidal_vessels_continue_between_neighbouring_scans_and_differ_betwee
 
 def test_the_retina_stays_in_the_frame_for_every_height_and_tilt():
     for label, row, tilt in itertools.product(CLASSES, (60, 250, 480), (-40, 0, 40)):
-        appearance, disease, rng = draw_patient(label, 2, row=row, tilt=tilt)
+        appearance, disease, rng = draw_patient(label, 2, row=row, tilt=tilt, beyond=0.0)
         scan = draw_scan(appearance, disease, 0.5, rng)
         assert scan.ilm.min() > 11
         assert scan.bruch.max() < 496
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_retina_that_reaches_beyond_the_upper_edge_is_mirrored_there(label):
+    for tilt in (-40, 40):
+        still = {"disc": 9.0, "tilt": tilt, "roll_off": 0.0, "black": 0.0, "jump": (0.0, 0.0), "double": (0.0, 0, 0)}
+        appearance, disease, _ = draw_patient(label, 2, beyond=40.0, **still, **QUIET, **PLAIN)
+        scan, whole = (
+            draw_scan(with_view(appearance, beyond=beyond), disease, 0.5, np.random.default_rng(0))
+            for beyond in (40.0, 0.0)
+        )
+        beyond = scan.ilm == 0
+        assert 0 < beyond.mean() <= 0.55
+        assert scan.bruch.min() > 29
+        moved = round(float(np.median(whole.bruch - scan.bruch)))
+        folded = beyond & (whole.ilm < moved - 6)  # where the mirrored retina covers at least six rows
+        same = whole.pixels[moved : moved + 4, folded].astype(float)
+        assert 1.03 < (scan.pixels[:4, folded] / np.maximum(same, 1)).mean() < 1.6
+        assert scan.pixels[100:300][:, ~beyond].mean() == pytest.approx(
+            whole.pixels[100 + moved : 300 + moved][:, ~beyond].mean(), abs=2
+        )
+
+
+def test_motion_of_the_eye_leaves_a_step_or_a_second_edge():
+    still = {"jump": (0.0, 0.0), "double": (0.0, 0, 0), "row": 250.0, "beyond": 0.0}
+    appearance, disease, _ = draw_patient("NORMAL", 1, **still, **QUIET, **PLAIN)
+    quiet, stepped, doubled = (
+        draw_scan(with_view(appearance, **change), disease, 0.5, np.random.default_rng(0))
+        for change in ({}, {"jump": (appearance.view.centre, 5.0)}, {"double": (0.4, -6, 0)})
+    )
+    fall = stepped.bruch - quiet.bruch
+    assert np.abs(fall[:200] - fall[0]).max() < 1e-3 and np.abs(fall[-200:] - fall[-1]).max() < 1e-3
+    assert abs(fall[-1] - fall[0]) == pytest.approx(5)
+    np.testing.assert_array_equal(doubled.ilm, quiet.ilm)
+    above, column = (quiet.ilm - 4).astype(int), np.arange(quiet.ilm.size)
+    assert doubled.pixels[above, column].mean() > 1.5 * quiet.pixels[above, column].mean()
+
+
+def test_a_taller_scan_has_more_choroid_below():
+    appearance, disease, _ = draw_patient("CNV", 1, width=512, rows=496, **QUIET)
+    usual, tall = (
+        draw_scan(with_view(appearance, rows=rows), disease, 0.5, np.random.default_rng(0)) for rows in (496, 512)
+    )
+    assert tall.pixels.shape == tall.fill.shape == tall.lesion.shape == (512, 512)
+    assert np.abs(tall.pixels[:496].astype(int) - usual.pixels).max() <= 2
+    np.testing.assert_array_equal(tall.bruch, usual.bruch)
+    np.testing.assert_array_equal(tall.lesion[:496], usual.lesion)
+
+
+def test_blood_lifts_the_retina_and_shades_the_choroid():
+    appearance, disease, _ = draw_patient("NORMAL", 1, row=200.0, centre=0.0, beyond=0.0, **QUIET, **PLAIN)
+    blood = Haemorrhage(extent=Extent(centre=0.0, width=0.8, power=4.0), height=120.0, content=0.5, shade=0.8)
+    clear, bled = (
+        draw_scan(appearance, each, 0.5, np.random.default_rng(0))
+        for each in (disease, dataclasses.replace(disease, lesions=(blood,)))
+    )
+    middle = slice(clear.ilm.size // 2 - 20, clear.ilm.size // 2 + 20)
+    below = slice(int(clear.bruch[middle].max()) + 5, int(clear.bruch[middle].max()) + 25)
+    assert (clear.ilm - bled.ilm)[middle].min() > 8
+    assert bled.lesion[:, middle].any(axis=0).all()
+    assert bled.pixels[below, middle].mean() < 0.75 * clear.pixels[below, middle].mean()
 
 
 def test_speckle_has_the_contrast_of_averaged_frames():
