@@ -44,8 +44,8 @@ def pattern(
 ) -> Float32:
     """A smooth random picture, (rows, columns), of mean 0 and standard deviation about 0.6.
 
-    cell: rows and columns over which it changes. With y, the B-scan's place in millimetres, it changes over about as many
-    millimetres as along a row, times `length`.
+    cell: rows and columns over which it changes. With y, the B-scan's place in millimetres, it changes over about as
+    many millimetres as along a row, times `length`.
     """
     grid = tuple(max(math.ceil(side / size) + 1, 2) for side, size in zip(shape, cell, strict=True))
     before, share = divmod(y / (_COLUMN_MM * cell[1] * length), 1)
