@@ -179,7 +179,7 @@ def draw_view(rng: Rng, difficulty: Difficulty = DIFFICULTIES["default"]) -> Vie
         gain=between(0.9, 1.28, rng.random()),
         gamma=rng.uniform(0.85, 1.25),
         roll_off=rng.uniform(0, 0.35),
-        haze=rng.uniform(0.0, 0.11),
+        haze=rng.uniform(0.0, 0.09),
         ghost=rng.uniform(0.08, 0.3) if rng.random() < 0.4 else 0.0,
         quality=int(rng.integers(72, 93)),
     )
@@ -260,7 +260,7 @@ def _draw_vessels(rng: Rng) -> tuple[tuple[float, float, float], ...]:
 def _draw_hyaloid(rng: Rng) -> tuple[float, float, float, float] | None:
     if rng.random() > 0.3:
         return None
-    return between(15, 500, rng.random()), rng.uniform(-60, 60), rng.uniform(0.12, 0.34), rng.uniform(0.0, 0.1)
+    return between(15, 500, rng.random()), rng.uniform(-60, 60), rng.uniform(0.12, 0.3), rng.uniform(0.0, 0.07)
 
 
 @dataclass(frozen=True)

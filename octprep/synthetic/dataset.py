@@ -63,11 +63,11 @@ def draw(
 ) -> Summary:
     """Draw a folder train|val|test/CLASS/CLASS-patientID-number.jpeg of synthetic B-scans.
 
-    The scans are 8-bit gray JPEGs of 496 rows and 384 to 1536 columns, about 13 to a patient. With `faults` the folder
-    has the faults of the real archive; without, every file is valid and no patient is in two splits. `difficulty` is a
-    key of DIFFICULTIES: how severe the disease is, how clear the scan, and how uneven the layers of healthy eyes. `out`
-    must be new or an empty folder. The same arguments give the same bytes, whatever the number of `workers` (None: one
-    for each core).
+    The scans are 8-bit gray JPEGs of 496 rows, a few of 512, and 384 to 1536 columns, about 13 to a patient. With
+    `faults` the folder has the faults of the real archive; without, every file is valid and no patient is in two
+    splits. `difficulty` is a key of DIFFICULTIES: how severe the disease is, how clear the scan, and how uneven the
+    layers of healthy eyes. `out` must be new or an empty folder. The same arguments give the same bytes, whatever the
+    number of `workers` (None: one for each core).
 
     class_mix: class -> its share of the patients, in proportion, for all of CLASSES; val and test hold as many scans of
     each.  max_scans: training scans of one patient at most; None: as in the archive.  fill_rate: factor, 0 to 2, on how
@@ -134,14 +134,15 @@ def draw(
 
 
 def scans(
-    patients: int, seed: int = 0, *, faults: bool = True, difficulty: str = "default"
+    patients: int, seed: int = 0, *, faults: bool = True, difficulty: str = "default", max_scans: int | None = None
 ) -> Iterator[tuple[str, Phantom]]:
     """The scans that `draw` would write, before they are encoded: path within the folder, and scan with ground truth.
 
     The files that `draw` adds as faults afterwards (duplicates, invalid files) are not among them.
     """
     ranges = _ranges(difficulty)
-    for volume in population(patients, seed, faults=faults):
+    most = {} if max_scans is None else {"max_scans": max_scans}
+    for volume in population(patients, seed, faults=faults, **most):
         for path, phantom, _ in _scans_of_volume(volume, seed, ranges, 1.0 if faults else 0.0, {}):
             yield path, phantom
 

@@ -24,10 +24,11 @@ def draw_drusen(severity: float, appearance: PatientAppearance, rng: Rng) -> Fin
     marks: list[Mark] = []
     if kind in ("hard", "mixed"):
         lesions += draw_druse_group(
-            round(between(1, 10, severity)), (0.035, 0.085), (22, 62), severity, appearance, rng
+            round(between(1, 10, severity * rng.uniform(0.2, 1))), (0.035, 0.085), (22, 62), severity, appearance, rng
         )
     if kind in ("soft", "mixed"):
-        lesions += draw_druse_group(round(between(1, 7, severity)), (0.06, 0.17), (26, 95), severity, appearance, rng)
+        number = round(between(1, 7, severity * rng.uniform(0.2, 1)))
+        lesions += draw_druse_group(number, (0.06, 0.17), (26, 95), severity, appearance, rng)
     if kind == "confluent":
         centre = draw_place(appearance, rng, 0.8)
         width = between(0.2, 0.65, severity)
