@@ -102,8 +102,9 @@ def test_a_near_duplicate_is_slightly_different_and_its_fill_does_not_cover_the_
         inside = rows.astype(int), middle
         white = [(cv2.blur(pixels, (9, 9))[inside] > 253).mean() for pixels in (duplicate, scan.pixels)]
         assert white[0] < white[1] + 0.02
-        means = [pixels[inside].mean() for pixels in (duplicate, scan.pixels)]
-        assert 0.9 < means[0] / means[1] < 1.1
+        is_tissue = duplicate[inside] < 250  # a wedge may cover a little of it
+        means = [pixels[inside][is_tissue].mean() for pixels in (duplicate, scan.pixels)]
+        assert 0.88 < means[0] / means[1] < 1.13  # 5 % of brightness, and layers moved by 4 rows
 
 
 def test_fill_is_white_or_black_does_not_cover_the_retina_and_is_equally_common_in_every_class():
