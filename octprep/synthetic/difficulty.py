@@ -24,7 +24,7 @@ class Difficulty:
 
 DIFFICULTIES: Final = {
     "easy": Difficulty(severity=(0.65, 1.0), degradation=(0.0, 0.4), overlap=(0.0, 0.2)),
-    "default": Difficulty(severity=(0.47, 1.0), degradation=(0.0, 0.52), overlap=(0.0, 0.4)),
+    "default": Difficulty(severity=(0.58, 1.0), degradation=(0.0, 0.48), overlap=(0.0, 0.35)),
     "hard": Difficulty(severity=(0.12, 1.0), degradation=(0.0, 1.0), overlap=(0.0, 0.8)),
 }
 
