@@ -23,8 +23,8 @@ class Difficulty:
 
 
 DIFFICULTIES: Final = {
-    "easy": Difficulty(severity=(0.65, 1.0), degradation=(0.0, 0.4), overlap=(0.0, 0.2)),
-    "default": Difficulty(severity=(0.58, 1.0), degradation=(0.0, 0.48), overlap=(0.0, 0.35)),
+    "easy": Difficulty(severity=(0.8, 1.0), degradation=(0.0, 0.3), overlap=(0.0, 0.15)),
+    "default": Difficulty(severity=(0.66, 1.0), degradation=(0.0, 0.42), overlap=(0.0, 0.3)),
     "hard": Difficulty(severity=(0.12, 1.0), degradation=(0.0, 1.0), overlap=(0.0, 0.8)),
 }
 
