@@ -59,13 +59,17 @@ def place(store):
 @pytest.fixture(scope="session")
 def remote_source(server, source):
     """The source on the server. Only to be read."""
-    src = RemoteFolder(f"s3://{BUCKET}/source")
+    return put_on(server, source, RemoteFolder(f"s3://{BUCKET}/source"))
+
+
+def put_on(server, folder, place):
+    """Copy a local folder to a URL, outside a test; returns the URL."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         remote._open.cache_clear()
-        put(source, src)
-    return src
+        put(folder, place)
+    return place
 
 
 def put(folder, place):
