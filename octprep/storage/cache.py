@@ -208,11 +208,11 @@ def streaming_of(
     at_once = min(at_once, len(sizes))
     if fitting < at_once:
         least = tables + sum(sizes[:at_once])
+        read = "one that is read at a time" if at_once == 1 else f"{at_once} shards that are read at the same time"
         raise OutputError(
             f"the shards of {place} that are needed have {everything / 1e9:.3g} GB, and the cache {cache_folder()} may "
-            f"have {cap / 1e9:.3g} GB, which is too little for the {number(at_once, 'shard')} that are read at the "
-            f"same time: set {CAP_VARIABLE} to more than {least / 1e9:.3g}, better to more than "
-            f"{(everything + tables) / 1e9:.3g}, with which each is fetched once."
+            f"have {cap / 1e9:.3g} GB, which is too little for the {read}: set {CAP_VARIABLE} to more than "
+            f"{least / 1e9:.3g}, or better {(everything + tables) / 1e9:.3g}, with which each is fetched once."
         )
     parallel = min(PARALLEL, 1 + fitting - at_once)
     return Streaming(

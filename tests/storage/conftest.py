@@ -84,3 +84,13 @@ def remote_shards(place, shards):
     """A copy of the shards on the server, to change."""
     put(shards, place)
     return place
+
+
+def tables(folder):
+    """The bytes of what the cache has of a dataset besides its shards. folder: the dataset, without a report."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
+
+
+def set_cap(monkeypatch, size):
+    """Let the cache have so many bytes."""
+    monkeypatch.setenv("OCTPREP_CACHE_GB", repr(size / 1e9))
