@@ -133,11 +133,12 @@ def fetch_shards(
         missing = [shard for shard, problem in zip(shards, problems, strict=True) if problem]
         if not missing:
             return
-        size, needed, cap = _bytes(missing), _bytes(shards), cap_bytes()
+        size, needed, cap = _bytes(missing), _bytes(shards) + _tables_bytes(folder), cap_bytes()
         if needed > cap:
             raise OutputError(
-                f"the shards of {place} that are needed have {needed / 1e9:.3g} GB, and the cache {cache_folder()} may "
-                f"have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or copy them here."
+                f"the shards of {place} that are needed at once have {needed / 1e9:.3g} GB, and the cache "
+                f"{cache_folder()} may have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or "
+                "copy them to a local folder."
             )
         _make_room(place, folder, size)
         if log is not None:
@@ -193,7 +194,7 @@ def streaming_of(
     if isinstance(place, Path):
         return None
     shards = {split: manifest.splits.get(split, ()) for split in splits}
-    tables = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".tfrecord")
+    tables = _tables_bytes(folder)
     cap, everything = cap_bytes(), sum(map(_bytes, shards.values()))
     if everything + tables <= cap:
         return None
@@ -473,6 +474,11 @@ def _require_disk(folder: Path, size: int, place: RemoteFolder) -> None:
 
 def _bytes(shards: Iterable[Shard]) -> int:
     return sum(shard.bytes for shard in shards)
+
+
+def _tables_bytes(folder: Path) -> int:
+    """Of a dataset in the cache, all but the shards."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".tfrecord")
 
 
 def _size(folder: Path) -> int:

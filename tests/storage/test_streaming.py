@@ -25,6 +25,8 @@ from octtrain.data import stream
 from octtrain.data.batches import training_batches
 from octtrain.evaluation.calibrate import calibrate
 from octtrain.evaluation.evaluate import evaluate
+from octtrain.experiments.crossval.experiment import crossval
+from octtrain.runs.run import Run
 from octtrain.training.fit import fit
 from tests.storage.conftest import BUCKET, put, put_on, set_cap, tables
 from tests.worlds.archive import files_of
@@ -266,3 +268,18 @@ def test_an_export_larger_than_the_cache_is_that_of_a_local_folder(store, place,
     assert watch.most <= cap
     export(folder, tmp_path / "local", "webdataset", workers=0)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "local")
+
+
+def test_all_trainings_of_a_cross_validation_larger_than_the_cache_stream(store, tmp_path, monkeypatch):
+    """The cache may have the folds of each training, but not all: a fold that is not needed any more makes room."""
+    manifest, _ = write_shards(tmp_path / "folds", {f"fold{i}": 3 for i in range(3)}, shards=8, split="kfold")
+    (tmp_path / "folds" / "duplicates.json").touch()
+    place = RemoteFolder(f"s3://{BUCKET}/folds")
+    put(tmp_path / "folds", place)
+    set_cap(monkeypatch, cap := tables(tmp_path / "folds") + size_of(manifest, *manifest.splits) - 1)
+    settings = {"model": CONFIG.model, "epochs": 1, "batch_size": 8, "patience": 0, "folds": (0, 1)}
+    with Watch(tmp_path / "cache") as watch:
+        result = crossval(str(place), tmp_path / "cv", **settings, log=quiet, show_progress=False)
+    assert watch.most <= cap
+    assert result.report.accuracy.total == manifest.records("fold0", "fold1")
+    assert {Run.load(tmp_path / "cv" / name).config.feed for name in result.by_run} == {"stream"}
