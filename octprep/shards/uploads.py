@@ -171,8 +171,7 @@ def upload(folder: Path, place: RemoteFolder, notes: Path, newest_source_ns: int
 def replace_files(
     place: RemoteFolder, manifest: Manifest, files: Mapping[str, bytes], *, without: Container[str] = ()
 ) -> None:
-    """Write files that the manifest does not name into the finished folder at a URL, and then their list, if it has
-    one.
+    """Write files that the manifest does not name into the finished folder at a URL, then the list, if it has one.
 
     files: content by name. without: names of objects that are deleted, if they are there. manifest.json stays as it is:
     the folder is finished all the time. Raises OutputError if a build is writing there, or if it is not the dataset of
