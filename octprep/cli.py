@@ -79,7 +79,6 @@ Pattern = Annotated[
     ),
 ]
 SrcArgument = Annotated[Path | None, typer.Argument(metavar="[SRC]", help="The same as --src.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that octprep build has written.")]
 FolderOrUrl = Annotated[Path, typer.Argument(metavar="DIR|URL", help="What octprep build has written.")]
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links in --src point to; without it a link is an error.")
@@ -330,18 +329,19 @@ def verify(
         raise typer.Exit(1)
 
 
-@command(app, "octprep index shards")
-def index(folder: Folder) -> None:
+@command(app, "octprep index shards", urls=("folder",))
+def index(folder: FolderOrUrl) -> None:
     """Write DIR/index again: where each record and its image begin, for readers that take records by number."""
     from octprep import console
     from octprep.format.record_index import INDEX_NAME
     from octprep.shards.indexing import index_folder
+    from octprep.shards.remote_index import index_url
     from octprep.wording import number
 
-    records = sum(content.count(b"\n") for name, content in index_folder(folder).items() if name.endswith(".idx"))
-    console.say(
-        f"wrote {folder / INDEX_NAME} ({number(records, 'record')})\nnext: octtrain fit {console.quoted(folder)}"
-    )
+    place = location(folder)
+    files = index_folder(place) if isinstance(place, Path) else index_url(place)
+    records = sum(content.count(b"\n") for name, content in files.items() if name.endswith(".idx"))
+    console.say(f"wrote {place / INDEX_NAME} ({number(records, 'record')})\nnext: octtrain fit {console.quoted(place)}")
 
 
 @command(app, "octprep export shards --to webdataset --out tars", urls=("folder",))
@@ -367,9 +367,9 @@ def export(
     console.say(console.export_summary(out, result), json_file=json_file, json=result.to_json)
 
 
-@command(app, "octprep report shards --src OCT2017", urls=("src",))
+@command(app, "octprep report shards --src OCT2017", urls=("folder", "src"))
 def report(
-    folder: Folder,
+    folder: FolderOrUrl,
     src: Annotated[
         list[str] | None,
         typer.Option(
@@ -391,17 +391,17 @@ def report(
 
     if src and without_source:
         raise SettingError(f"--src {src[0]} and --without-source exclude each other; give one of them.")
-    source = source_of(parse_sources(src)) if src else None
-    written = write_report(folder, source, without_source=without_source)
+    source, place = source_of(parse_sources(src)) if src else None, location(folder)
+    written = write_report(place, source, without_source=without_source)
     console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
     if written.mismatched:
         console.warn(
             f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {source}, or are "
-            f"not those that {folder} was built from; the page says so in their places."
+            f"not those that {place} was built from; the page says so in their places."
         )
     for problem in written.missing:
         console.warn(
-            f"{problem}, so the page holds nothing from it. `octprep verify {folder}` says what is left; copy "
+            f"{problem}, so the page holds nothing from it. `octprep verify {place}` says what is left; copy "
             "the file again, or rebuild the folder."
         )
     if written.missing:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import socket
 import sys
@@ -27,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from octprep.crashes import Divisible
+from octprep.crashes import Divisible, allow_time_limit
 from octprep.format.errors import Notice, OctError, SettingError, StoppedError
 from octprep.wording import number
 
@@ -64,6 +65,7 @@ class _Check:
     expected: Mapping[str, str]
     folders: tuple[Path, ...]
     files: Mapping[Path, str]  # SHA-256, in hex
+    program: tuple[str, int]  # the host and the process id of the program whose tasks these are
 
 
 class ClusterPool:
@@ -184,7 +186,8 @@ class ClusterPool:
         files = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in self._needs.files}
         folders = self._needs.folders
         name = f"{time.time_ns()} {socket.gethostname()} {sorted(map(str, token))}"
-        return _Check(name, self._needs.versions, _versions(self._needs.versions), folders, {**files, **token})
+        program = (socket.gethostname(), os.getpid())
+        return _Check(name, self._needs.versions, _versions(self._needs.versions), folders, {**files, **token}, program)
 
     def _await_workers(self) -> None:
         try:
@@ -307,6 +310,8 @@ def _run(check: _Check, work: Callable[[Task], Result], task: Task) -> Result | 
     from distributed import get_worker
 
     cv2.setNumThreads(1)  # a worker has a thread for each task
+    if check.program != (socket.gethostname(), os.getpid()):  # as a worker inside the program has
+        allow_time_limit()
     if error := _check_worker(check, worker := get_worker()):
         return error
     try:

@@ -9,6 +9,8 @@ memory is short, and a plain exit say nothing about a file.
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,27 +57,44 @@ def crash_reason(exit_code: int | None) -> str | None:
 
 
 def allow_time_limit() -> None:
-    """Let `time_limit` end this process from now on; only for a worker process, which does nothing else."""
+    """Let `time_limit` end this process from now on; only for a worker process, which does nothing else.
+
+    Called in another thread than the main one, it changes nothing in a process that handles SIGALRM.
+    """
     global _may_end_process
     if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        _may_end_process = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        _may_end_process = signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
 @contextmanager
 def time_limit() -> Iterator[None]:
     """End this process by SIGALRM if the block takes more than DECODE_SECONDS, whatever C code it runs.
 
-    Without effect where `allow_time_limit` was not called.
+    Several threads may be in such a block. Without effect where `allow_time_limit` was not called.
     """
     if not _may_end_process:
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, DECODE_SECONDS)
+    block = object()
+    with _guard:
+        _ends[block] = time.monotonic() + DECODE_SECONDS
+        _set_timer()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with _guard:
+            del _ends[block]
+            _set_timer()
+
+
+def _set_timer() -> None:
+    """Set the one timer that a process has to the first of the ends."""
+    left = min(_ends.values()) - time.monotonic() if _ends else None
+    signal.setitimer(signal.ITIMER_REAL, 0 if left is None else max(left, 0.001))
 
 
 _may_end_process = False
+_guard = threading.Lock()
+_ends: dict[object, float] = {}  # when the blocks that threads are in must have ended, by the monotonic clock

@@ -18,9 +18,9 @@ from octprep.format.files import sync
 from octprep.format.manifest import LABEL, Manifest
 from octprep.interchange import parquet, webdataset
 from octprep.interchange.samples import Sample, read_samples
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import Streaming, fetch_or_stream, open_dataset, reading
 from octprep.storage.remote import Location, location
-from octprep.workers import Progress, WorkerPool, no_progress
+from octprep.workers import Progress, WorkerPool, default_workers, no_progress
 
 SUMMARY_NAME = "octprep-export.json"  # written last
 
@@ -74,6 +74,7 @@ class _Task:
     path: Path  # of the file to write
     format: str
     repeats: bool
+    streaming: Streaming | None  # how shards are fetched that are not all in the cache
 
 
 class _Written(NamedTuple):
@@ -94,9 +95,10 @@ def export(
     """Write the images of a finished folder for another library, without TensorFlow.
 
     folder: what `octprep build` wrote, or its URL, of which the shards are read through the cache
-    (`octprep.storage.cache`). out: a new or empty folder. to: `webdataset` (tar files) or `parquet` (as
-    `datasets` of Hugging Face reads images and classes; needs pyarrow). repeats: write an image that was repeated to
-    balance the classes as often as it is stored, not once. workers: processes; None: one for each core.
+    (`octprep.storage.cache`), as they are exported if they are larger than it may be. out: a new or empty folder. to:
+    `webdataset` (tar files) or `parquet` (as `datasets` of Hugging Face reads images and classes; needs pyarrow).
+    repeats: write an image that was repeated to balance the classes as often as it is stored, not once. workers:
+    processes; None: one for each core.
 
     Images are PNGs with the stored pixels, (height, width) gray of 8 bit. With them go the features of each record,
     patient ids among them. The same shards give the same bytes with the same versions of the libraries. Every record's
@@ -112,10 +114,15 @@ def export(
         parquet.require_pyarrow()
     folder = open_dataset(place)
     manifest = Manifest.load(folder)
-    fetch_shards(place, folder, manifest, manifest.splits)
     _require_outside(folder, out)
+    at_once = max(1, default_workers() if workers is None else workers)
+    _, streaming = fetch_or_stream(place, folder, manifest, tuple(manifest.splits), at_once)
     with atomic_directory(out, "octprep export", last=SUMMARY_NAME) as target, WorkerPool(workers) as pool:
-        tasks = [task for split in manifest.splits for task in _tasks(folder, manifest, split, target, to, repeats)]
+        tasks = [
+            task
+            for split in manifest.splits
+            for task in _tasks(folder, manifest, split, target, to, repeats, streaming)
+        ]
         total = sum(manifest.records(split) for split in manifest.splits)
         labels: dict[str, Counter[int]] = {split: Counter() for split in manifest.splits}
         progress("exporting", 0, total)
@@ -143,14 +150,16 @@ def export(
     return result
 
 
-def _tasks(folder: Path, manifest: Manifest, split: str, target: Path, to: str, repeats: bool) -> list[_Task]:
+def _tasks(
+    folder: Path, manifest: Manifest, split: str, target: Path, to: str, repeats: bool, streaming: Streaming | None
+) -> list[_Task]:
     """A task for each shard of a split that holds records."""
     numbers = [number for number, shard in enumerate(manifest.splits[split]) if shard.records]
     names = [
         _FORMATS[to].file_name.format(split=split, number=index, count=len(numbers)) for index in range(len(numbers))
     ]
     return [
-        _Task(folder, manifest, split, number, target / name, to, repeats)
+        _Task(folder, manifest, split, number, target / name, to, repeats, streaming)
         for number, name in zip(numbers, names, strict=True)
     ]
 
@@ -164,9 +173,11 @@ def _export_shard(task: _Task) -> _Written:
             labels[sample.metadata[LABEL]] += 1
             yield sample
 
-    _FORMATS[task.format].write(task.path, counted(), task.manifest)
+    shard = task.manifest.splits[task.split][task.number]
+    with reading(task.streaming, task.folder / shard.name):
+        _FORMATS[task.format].write(task.path, counted(), task.manifest)
     sync(task.path)
-    return _Written(task.split, task.manifest.splits[task.split][task.number].records, labels)
+    return _Written(task.split, shard.records, labels)
 
 
 def _write(path: Path, content: bytes) -> None:

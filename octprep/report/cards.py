@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from octprep.duplicates.exact import DuplicatePair
 from octprep.format.config import Preprocessing
@@ -16,6 +15,7 @@ from octprep.report import pictures, statistics
 from octprep.report.pictures import LARGE, SMALL, THUMB, RecordPlaces, Steps, StoredScan
 from octprep.report.statistics import ExclusionReason
 from octprep.report.table import Images
+from octprep.storage.remote import Location
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def build_cards(
     images: Images,
     pairs: Iterable[DuplicatePair],
     manifest: Manifest,
-    shards: Path,
+    shards: Location,
     source: SourceImages,
     sample: Mapping[str, Iterable[ImageRow]],
     places: RecordPlaces | None,

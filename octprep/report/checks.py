@@ -15,6 +15,7 @@ from pathlib import Path
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, Manifest, open_shard
 from octprep.report.table import Images
+from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import first_lines, listed, number
 
 HOLDS, VIOLATED, NOT_APPLICABLE, UNKNOWN = "holds", "violated", "not applicable", "unknown"
@@ -179,14 +180,14 @@ def table_differences(images: Images, manifest: Manifest) -> list[str]:
     return differences
 
 
-def missing_shards(folder: Path, manifest: Manifest) -> list[str]:
+def missing_shards(folder: Location, manifest: Manifest) -> list[str]:
     """In words, the shards that are not in the folder with the size in the manifest; none is read."""
     missing = []
+    objects = folder.list() if isinstance(folder, RemoteFolder) else {}
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         try:
-            with open_shard(folder / shard.name) as file:
-                size = os.fstat(file.fileno()).st_size
-        except (FileNotFoundError, NotADirectoryError):
+            size = _local_size(folder / shard.name) if isinstance(folder, Path) else objects[shard.name].bytes
+        except (FileNotFoundError, NotADirectoryError, KeyError):
             missing.append(f"{shard.name} is missing")
         except OSError as error:
             missing.append(f"{shard.name} cannot be opened: {error.strerror or error}")
@@ -196,6 +197,11 @@ def missing_shards(folder: Path, manifest: Manifest) -> list[str]:
             if size != shard.bytes:
                 missing.append(f"{shard.name} has {size:,} bytes, where the manifest says {shard.bytes:,}")
     return missing
+
+
+def _local_size(shard: Path) -> int:
+    with open_shard(shard) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def check_completeness(differences: Sequence[str] | None, missing: Sequence[str], manifest: Manifest) -> Check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
@@ -23,6 +22,7 @@ from octprep.report.cards import build_cards
 from octprep.report.histograms import Histogram
 from octprep.report.pictures import RecordPlaces
 from octprep.report.table import Images
+from octprep.storage.remote import Location
 from octprep.wording import number
 
 
@@ -37,7 +37,7 @@ class Chart:
 
 
 def render(
-    shards: Path,
+    shards: Location,
     manifest: Manifest,
     table: bytes | None,
     pairs: bytes | None,
@@ -48,9 +48,9 @@ def render(
 ) -> bytes:
     """The report in UTF-8. It depends on its arguments and the files they name: no clock, no path of this machine.
 
-    shards: the folder that the shards' names are relative to. table: images.csv, pairs: duplicates.json; None if it
-    cannot be read. places: where the records of images are in the shards, if that is known; else these are searched.
-    is_checked: table is what `octprep.format.images_csv.encode` gave.
+    shards: the folder or URL that the shards' names are relative to. table: images.csv, pairs: duplicates.json; None if
+    it cannot be read. places: where the records of images are in the shards, which a URL needs; else these are
+    searched. is_checked: table is what `octprep.format.images_csv.encode` gave.
     """
     images = _read_table(table, manifest, is_checked=is_checked)
     duplicates_file = _read_duplicates(pairs)

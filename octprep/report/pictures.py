@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -25,12 +24,14 @@ from octprep.html.pictures import Picture, SourceImages, jpeg, reduced, whole
 from octprep.shards import tfrecord
 from octprep.shards.records import DecodedRecord, decode_with_pixels
 from octprep.shards.tfrecord import RecordError
+from octprep.storage.remote import Location, RemoteFolder
 
 LARGE, SMALL, THUMB = 320, 200, 150  # width of a picture at most, pixels
 _CROP_COLOUR = (0, 176, 255)  # amber, as OpenCV orders it: blue, green, red
 
 
-RecordPlaces = Callable[[str], tuple[str, int]]  # the path of an image in a shard -> its shard and its record's offset
+# The path of an image -> the shard that holds it ("": none), the byte at which its record's frame begins, its bytes.
+RecordPlaces = Callable[[str], tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class Steps:
 
 
 def read_stored(
-    folder: Path, rows: Iterable[ImageRow], manifest: Manifest, places: RecordPlaces | None = None
+    folder: Location, rows: Iterable[ImageRow], manifest: Manifest, places: RecordPlaces | None = None
 ) -> dict[str, StoredScan]:
     """What the shards under a folder hold of some images, by path; those that cannot be read are absent.
 
-    places: where their records are; without it the shards are searched for them.
+    places: where their records are, which a URL needs; without it the shards of a folder are searched for them. Raises
+    StorageError.
     """
-    if places is not None:
+    if places is not None or isinstance(folder, RemoteFolder):
+        assert places is not None
         return _read_stored_at(folder, [row.path for row in rows], manifest, places)
     paths_in: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -80,13 +83,19 @@ def read_stored(
 
 
 def _read_stored_at(
-    folder: Path, paths: Iterable[str], manifest: Manifest, places: RecordPlaces
+    folder: Location, paths: Iterable[str], manifest: Manifest, places: RecordPlaces
 ) -> dict[str, StoredScan]:
     stored: dict[str, StoredScan] = {}
     for path in paths:
-        shard, offset = places(path)
+        shard, offset, size = places(path)
+        if not shard:
+            continue
         with suppress(OSError, RecordError):
-            record = decode_with_pixels(tfrecord.read_at(folder / shard, offset), manifest)
+            if isinstance(folder, RemoteFolder):
+                data = tfrecord.unframe(folder.read_part(shard, offset, size))
+            else:
+                data = tfrecord.read_at(folder / shard, offset)
+            record = decode_with_pixels(data, manifest)
             if record.path == path:
                 stored[path] = _stored(record)
     return stored

@@ -33,6 +33,7 @@ from octprep.shards.plan import ShardPlan
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.tfrecord import RecordError
 from octprep.shards.writer import RecordPlace, read_places
+from octprep.storage.cache import Streaming, reading
 
 _FILE = re.compile(r"[A-Za-z0-9_]{1,64}(\.csv|/[0-9]{5}-of-[0-9]{5}\.tfrecord\.idx)")
 _FEATURES = frozenset((IMAGE, LABEL, PATH, REPEAT))
@@ -62,10 +63,12 @@ def make_index(
     folder: Path,
     manifest: Manifest,
     paths: Iterable[str],
+    streaming: Streaming | None = None,
 ) -> dict[str, bytes]:
     """The files of an index by their names relative to the folder of shards.
 
-    folder: that holds the shards. paths: of all rows of images.csv, in any order.
+    folder: that holds the shards. paths: of all rows of images.csv, in any order. streaming: how shards are fetched
+    that are not there.
 
     Raises ManifestError, naming the shard, if a shard cannot be read, or is not as the manifest and images.csv say.
     """
@@ -73,7 +76,8 @@ def make_index(
 
     def read_records(shard: Shard, number: int) -> list[IndexedRecord]:
         try:
-            return _index_shard(folder / shard.name, number, row_of)
+            with reading(streaming, folder / shard.name):
+                return _index_shard(folder / shard.name, number, row_of)
         except (OSError, RecordError) as error:
             problem = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise _damaged(folder / shard.name, f": {problem}") from None

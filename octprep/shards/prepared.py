@@ -174,10 +174,10 @@ class ImagePlaces:
                 )
                 self._sizes[row], self._crcs[row] = place.bytes, place.crc
 
-    def record(self, path: str) -> tuple[str, int]:
-        """The shard that holds a row's first record, or "" if none does, and the byte of it at which that begins."""
+    def record(self, path: str) -> tuple[str, int, int]:
+        """The shard that holds a row's first record ("": none), the byte at which its frame begins, and its bytes."""
         row = self._row(path)
-        return self._shards[row], self._records[row]
+        return self._shards[row], self._records[row], self._sizes[row]
 
     def image(self, path: str) -> tuple[str, int, bytes]:
         """The same shard, the byte at which the image begins, and the record's frame as `cache.pack_frame` has it."""

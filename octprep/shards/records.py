@@ -41,7 +41,7 @@ from octprep.format.manifest import (
 )
 from octprep.shards import tfrecord
 from octprep.shards.tfrecord import RecordError
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_or_stream, open_dataset, reading
 from octprep.storage.remote import Location, location
 
 _LIMIT = 1 << 31  # whole numbers of a record are below it
@@ -81,11 +81,11 @@ class DecodedRecord(Record):
 def read_records(folder: Location | str, split: str) -> Iterator[DecodedRecord]:
     """The records of a split of a finished folder, for NumPy: without TensorFlow, in the order of the shards.
 
-    folder: what `octprep build` wrote, or its URL, of which the shards are read through the cache. split: train, val,
-    test or a fold such as fold0. Of each record, `pixels` is (height, width) uint8 in 0..255 with the height and width
-    of the manifest's recipe, and `label` an index into its class names, 0 to len(class_names) - 1; the other fields are
-    those of Record. Repeated images come as often as they are stored; `record.repeat == 0` selects each image once. One
-    record is in memory at a time.
+    folder: what `octprep build` wrote, or its URL, of which the shards are read through the cache; those that are
+    larger than it may be are fetched as they are read. split: train, val, test or a fold such as fold0. Of each record,
+    `pixels` is (height, width) uint8 in 0..255 with the height and width of the manifest's recipe, and `label` an index
+    into its class names, 0 to len(class_names) - 1; the other fields are those of Record. Repeated images come as often
+    as they are stored; `record.repeat == 0` selects each image once. One record is in memory at a time.
 
     The CRC of every record is checked, and its features. Raises ManifestError if the folder has no manifest that can be
     read, the split is not in it, or a shard is missing or damaged; it names the shard, and what was yielded before was
@@ -95,9 +95,15 @@ def read_records(folder: Location | str, split: str) -> Iterator[DecodedRecord]:
     folder = open_dataset(place)
     manifest = Manifest.load(folder)
     if split not in manifest.splits:
-        raise ManifestError(f"{folder} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
-    fetch_shards(place, folder, manifest, [split])
-    return (record for shard in manifest.splits[split] for record in read_shard(folder, manifest, shard))
+        raise ManifestError(f"{place} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
+    _, streaming = fetch_or_stream(place, folder, manifest, [split], 1)
+
+    def records() -> Iterator[DecodedRecord]:
+        for shard in manifest.splits[split]:
+            with reading(streaming, folder / shard.name):
+                yield from read_shard(folder, manifest, shard)
+
+    return records()
 
 
 def read_shard(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[DecodedRecord]:

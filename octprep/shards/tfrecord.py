@@ -82,6 +82,17 @@ def read_at(path: Path, offset: int) -> bytes:
     raise RecordError(f"no record at byte {offset}")
 
 
+def unframe(frame: bytes) -> bytes:
+    """The record in the bytes of its frame. Raises RecordError as `read` does."""
+    length = _length(frame[: _HEADER.size], "the record")
+    data, footer = frame[_HEADER.size : -_FOOTER.size], frame[-_FOOTER.size :]
+    if len(data) != length:
+        raise RecordError("the record: the file ends inside the record")
+    if masked_crc(data) != _FOOTER.unpack(footer)[0]:
+        raise RecordError("the record: the data fail their CRC")
+    return data
+
+
 def offsets(path: Path) -> list[int]:
     """The byte at which each record's frame begins, for `read_at`; only the lengths are read.
 

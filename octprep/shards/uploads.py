@@ -4,20 +4,23 @@ An object store has neither renaming nor locks. So a build writes a local folder
 an old manifest.json is deleted if it is of another dataset, and then shards that the new one has not; all files but the
 manifest are written; UPLOADED_NAME, the list of the objects with their SHA-256 and how the store shows them; last
 manifest.json. A URL with a manifest is therefore a finished folder. What an interrupted upload has sent is noted in a
-local file, so that it is not sent again.
+local file, so that it is not sent again. Files that the manifest does not name, the index and the report, may be
+replaced in a finished folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from pathlib import Path
 from octprep.format.config import BuildConfig
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.files import atomic_write
+from octprep.format.locks import locked
 from octprep.format.manifest import (
     DUPLICATES_NAME,
     IMAGES_NAME,
@@ -38,7 +42,7 @@ from octprep.format.manifest import (
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards.tfds import TFDS_NAMES
 from octprep.shards.workdir import finished_manifest
-from octprep.storage.cache import PARALLEL, cache_folder, read_manifest
+from octprep.storage.cache import PARALLEL, build_folder, cache_folder, read_manifest
 from octprep.storage.remote import RemoteFolder, RemoteObject, StorageError
 from octprep.workers import Progress
 
@@ -159,11 +163,43 @@ def upload(folder: Path, place: RemoteFolder, notes: Path, newest_source_ns: int
         for name, uploaded in (right | sent).items():
             if not uploaded.is_at(there.get(name)):
                 raise StoppedError(f"{place / name} was changed after it was sent. Run the same command again.")
-        objects = {name: list(vars(uploaded).values()) for name, uploaded in sorted({**right, **sent}.items())}
-        content = {"digest": manifest.digest, "newest_source_ns": newest_source_ns, "objects": objects}
-        place.write(UPLOADED_NAME, (json.dumps(content, indent=1) + "\n").encode())
+        _write_uploaded_list(place, _UploadedList(manifest.digest, newest_source_ns, {**right, **sent}))
         place.write(MANIFEST_NAME, manifest.to_bytes())
     return True
+
+
+def replace_files(
+    place: RemoteFolder, manifest: Manifest, files: Mapping[str, bytes], *, without: Container[str] = ()
+) -> None:
+    """Write files that the manifest does not name into the finished folder at a URL, then the list, if it has one.
+
+    files: content by name. without: names of objects that are deleted, if they are there. manifest.json stays as it is:
+    the folder is finished all the time. Raises OutputError if a build is writing there, or if it is not the dataset of
+    the manifest any more; StorageError.
+    """
+    work = build_folder(place)
+    is_new = not work.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(work, "octprep build"), _marked(place, work / "marker.txt") as marker:
+            there = marker.list_alone()
+            if MANIFEST_NAME not in there or read_manifest(place)[0].digest != manifest.digest:
+                raise OutputError(f"{place} is not the dataset that was read any more. Run the same command again.")
+            place.delete([name for name in there if name in without and name not in files])
+            with ThreadPoolExecutor(PARALLEL) as threads:
+                sent = dict(threads.map(lambda name: _write(place, name, files[name]), files))
+            listed = _uploaded_list(place, there)
+            if listed.digest == manifest.digest:
+                kept = {name: known for name, known in listed.objects.items() if name not in without}
+                _write_uploaded_list(place, dataclasses.replace(listed, objects={**kept, **sent}))
+    finally:
+        if is_new:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(place: RemoteFolder, name: str, content: bytes) -> tuple[str, Uploaded]:
+    place.write(name, content)
+    return name, Uploaded(len(content), hashlib.sha256(content).hexdigest(), place.status(name).changed_ns)
 
 
 def _send(folder: Path, place: RemoteFolder, name: str, sha256: str) -> tuple[str, Uploaded]:
@@ -243,6 +279,12 @@ def _uploaded_list(place: RemoteFolder, there: Mapping[str, RemoteObject]) -> _U
         return _UploadedList(str(content["digest"]), int(content["newest_source_ns"]), objects)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return _UploadedList("", -1, {})
+
+
+def _write_uploaded_list(place: RemoteFolder, uploaded: _UploadedList) -> None:
+    objects = {name: list(vars(known).values()) for name, known in sorted(uploaded.objects.items())}
+    content = {"digest": uploaded.digest, "newest_source_ns": uploaded.newest_source_ns, "objects": objects}
+    place.write(UPLOADED_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _read_notes(notes: Path) -> dict[str, Uploaded]:

@@ -133,11 +133,12 @@ def fetch_shards(
         missing = [shard for shard, problem in zip(shards, problems, strict=True) if problem]
         if not missing:
             return
-        size, needed, cap = _bytes(missing), _bytes(shards), cap_bytes()
+        size, needed, cap = _bytes(missing), _bytes(shards) + _tables_bytes(folder), cap_bytes()
         if needed > cap:
             raise OutputError(
-                f"the shards of {place} that are needed have {needed / 1e9:.3g} GB, and the cache {cache_folder()} may "
-                f"have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or copy them here."
+                f"the shards of {place} that are needed at once have {needed / 1e9:.3g} GB, and the cache "
+                f"{cache_folder()} may have {cap / 1e9:.3g} GB: set {CAP_VARIABLE} to more than {needed / 1e9:.3g}, or "
+                "copy them to a local folder."
             )
         _make_room(place, folder, size)
         if log is not None:
@@ -152,7 +153,7 @@ class Streaming:
     place: RemoteFolder
     folder: Path  # what `open_dataset` gave
     splits: tuple[str, ...]
-    shards: Mapping[Path, Shard]  # of these splits, by their paths in the cache
+    shards: Mapping[Path, Shard]  # of these splits, by their paths in the cache, in their order
     bytes: int  # of these shards: what a first pass fetches at most
     bytes_again: int  # what every further pass fetches at least
     at_once: int  # the most shards that one pass reads at the same time
@@ -172,7 +173,7 @@ def fetch_or_stream(
     Returns the splits of which all shards are there, and the others or None. Raises OutputError if the cache may not
     even have the shards that are read at once, with the size needed; errors as `fetch_shards`.
     """
-    streaming = None if isinstance(place, Path) else _streaming(place, folder, manifest, splits, at_once)
+    streaming = streaming_of(place, folder, manifest, splits, at_once)
     whole = tuple(split for split in splits if streaming is None or split not in streaming.splits)
     if log is not None and streaming is not None:
         log(
@@ -183,12 +184,17 @@ def fetch_or_stream(
     return whole, streaming
 
 
-def _streaming(
-    place: RemoteFolder, folder: Path, manifest: Manifest, splits: Sequence[str], at_once: int
+def streaming_of(
+    place: Location, folder: Path, manifest: Manifest, splits: Sequence[str], at_once: int
 ) -> Streaming | None:
-    """The splits for which the cache has no room; None if it has room for all."""
+    """The splits for which the cache has no room; None if it has room for all. Nothing is fetched.
+
+    Arguments and errors as for `fetch_or_stream`.
+    """
+    if isinstance(place, Path):
+        return None
     shards = {split: manifest.splits.get(split, ()) for split in splits}
-    tables = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".tfrecord")
+    tables = _tables_bytes(folder)
     cap, everything = cap_bytes(), sum(map(_bytes, shards.values()))
     if everything + tables <= cap:
         return None
@@ -203,18 +209,18 @@ def _streaming(
     at_once = min(at_once, len(sizes))
     if fitting < at_once:
         least = tables + sum(sizes[:at_once])
+        read = "one that is read at a time" if at_once == 1 else f"{at_once} shards that are read at the same time"
         raise OutputError(
             f"the shards of {place} that are needed have {everything / 1e9:.3g} GB, and the cache {cache_folder()} may "
-            f"have {cap / 1e9:.3g} GB, which is too little for the {number(at_once, 'shard')} that are read at the "
-            f"same time: set {CAP_VARIABLE} to more than {least / 1e9:.3g}, better to more than "
-            f"{(everything + tables) / 1e9:.3g}, with which each is fetched once."
+            f"have {cap / 1e9:.3g} GB, which is too little for the {read}: set {CAP_VARIABLE} to more than "
+            f"{least / 1e9:.3g}, or better {(everything + tables) / 1e9:.3g}, with which each is fetched once."
         )
     parallel = min(PARALLEL, 1 + fitting - at_once)
     return Streaming(
         place=place,
         folder=folder,
         splits=tuple(split for split in splits if split in streamed),
-        shards={folder / shard.name: shard for split in streamed for shard in shards[split]},
+        shards={folder / shard.name: shard for split in splits if split in streamed for shard in shards[split]},
         bytes=sum(sizes),
         bytes_again=sum(sizes) - room,
         at_once=at_once,
@@ -231,6 +237,7 @@ class ShardStream:
     """The shards of one pass over what is streamed: fetched as they are asked for, and kept until they are released.
 
     `error` is the first error, for callers that it reaches in another form. Methods may be called in several threads.
+    A stream may be passed over again when its shards were released.
     """
 
     def __init__(self, streaming: Streaming) -> None:
@@ -245,6 +252,9 @@ class ShardStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self.release_all()
 
     def get(self, order: Sequence[Path], index: int) -> Path:
         """The path of a shard that is there, and stays until it is released.
@@ -280,11 +290,15 @@ class ShardStream:
             if (descriptor := self._held.pop(path, None)) is not None:
                 os.close(descriptor)
 
+    def release_all(self) -> None:
+        """Release all shards, such as those of a pass that was given up."""
+        for path in [*self._held]:
+            self.release(path)
+
     def close(self) -> None:
         """Release all shards; no more can be asked for."""
         self._closed.set()
-        for path in [*self._held]:
-            self.release(path)
+        self.release_all()
 
     def _fetch(self, coming: Sequence[Path]) -> None:
         """Fetch the first of these shards, and with it those of the next that are missing. CACHE/lock is held."""
@@ -295,6 +309,23 @@ class ShardStream:
             batch.pop()
         _make_room(place, folder, _bytes(batch), coming)
         _fetch_all(place, folder, batch)
+
+
+@contextmanager
+def reading(streaming: Streaming | None, path: Path) -> Iterator[None]:
+    """Around the reading of one shard of many that are read in their order: it is there, and stays.
+
+    streaming: from `fetch_or_stream`; also in several processes at a time, one for each shard that is read `at_once`.
+    path: of the shard in the cache. The shards after it are fetched with it where there is room. Raises ManifestError,
+    OutputError and StorageError as `fetch_shards`.
+    """
+    if streaming is None or path not in streaming.shards:
+        yield
+        return
+    order = list(streaming.shards)
+    with ShardStream(streaming) as remote:
+        remote.get(order, order.index(path))
+        yield
 
 
 @contextmanager
@@ -345,6 +376,12 @@ def release() -> None:
     """Stop using all datasets, so that they may be evicted."""
     while _in_use:
         os.close(_in_use.popitem()[1])
+
+
+def release_splits(folder: Path) -> None:
+    """Stop using whole splits of a dataset, so that their shards may be removed; the dataset itself stays in use."""
+    for lock in [lock for lock in _in_use if lock.parent == folder]:
+        os.close(_in_use.pop(lock))
 
 
 def build_folder(place: RemoteFolder) -> Path:
@@ -437,6 +474,11 @@ def _require_disk(folder: Path, size: int, place: RemoteFolder) -> None:
 
 def _bytes(shards: Iterable[Shard]) -> int:
     return sum(shard.bytes for shard in shards)
+
+
+def _tables_bytes(folder: Path) -> int:
+    """Of a dataset in the cache, all but the shards."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".tfrecord")
 
 
 def _size(folder: Path) -> int:

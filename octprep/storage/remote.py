@@ -107,6 +107,12 @@ class RemoteFolder:
         """An object's content. Raises FileNotFoundError if there is none, and StorageError."""
         return self._try(lambda: bytes(_file_system(self.url).cat_file(self._key(name))), "read", name)
 
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """Some bytes of an object, fewer at its end. Raises FileNotFoundError if there is none, and StorageError."""
+        return self._try(
+            lambda: bytes(_file_system(self.url).cat_file(self._key(name), start=start, end=start + size)), "read", name
+        )
+
     def read_unchanged(self, name: str, listed: RemoteObject) -> bytes | None:
         """An object's content if it is the one that was listed; None if it has changed. Raises as `read` does."""
         data = self.read(name)

@@ -9,11 +9,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_or_stream, open_dataset
 from octprep.storage.remote import Location, location
 from octtrain.data import stream
 from octtrain.data.mapped import MappedImages
-from octtrain.data.order import in_steps, shuffled
+from octtrain.data.order import PARALLEL_SHARDS, in_steps, shuffled
+from octtrain.data.passes import remote_pass
 
 GATHERING = 2  # batches gathered at a time
 
@@ -31,26 +32,36 @@ def training_batches(
 
     image: (n, height, width, 1) uint8 in 0..255.  label: (n,) int64, index into the manifest's class names.
 
-    folder: of shards, made by `octprep build`, or its URL, which is read through the cache.  split: its name, or
+    folder: of shards, made by `octprep build`, or its URL, which is read through the cache; shards that are larger than
+    it may be are fetched as they are read, in every epoch.  split: its name, or
     several, as for a dataset in folds.  epochs: their numbers, such as `range(3, 12)` to resume after the third.
     manifest: of the folder, if it was loaded already.
 
-    Pixels are gathered in an order that is shuffled as a whole; of shards of PNGs records are read and shuffled in a
-    buffer (`octtrain.data.stream.training_batches`). The order depends on the seed and the epoch's number alone, so a
-    resumed training reads the images in the order of an unbroken one. All batches have equal size: an incomplete last
-    one of an epoch is dropped unless it is the only one. Augmentation and class weights are not applied.
+    Pixels are gathered in an order that is shuffled as a whole; of shards of PNGs, and of those larger than the cache,
+    records are read and shuffled in a buffer (`octtrain.data.stream.training_batches`). The order depends on the seed
+    and the epoch's number alone, so a resumed training reads the images in the order of an unbroken one. All batches
+    have equal size: an incomplete last one of an epoch is dropped unless it is the only one. Augmentation and class
+    weights are not applied.
 
     Raises ManifestError if the folder is not one of shards, has no such split, the split is empty, or the index of
-    shards of pixels is missing or not theirs. Damaged shards of PNGs raise TensorFlow's errors while the dataset is
-    iterated.
+    shards of pixels is missing or not theirs. Damaged shards of PNGs, and shards that cannot be fetched, raise
+    TensorFlow's errors while the dataset is iterated.
     """
     place = location(folder)
     folder = open_dataset(place)
     manifest = manifest or Manifest.load(folder)
-    fetch_shards(place, folder, manifest, (split,) if isinstance(split, str) else split)
-    if manifest.config.encoding != "raw":
+    splits = (split,) if isinstance(split, str) else tuple(split)
+    _, streaming = fetch_or_stream(place, folder, manifest, splits, PARALLEL_SHARDS)
+    if manifest.config.encoding != "raw" or streaming is not None:
         return stream.training_batches(
-            folder, split, batch_size=batch_size, seed=seed, epochs=epochs, manifest=manifest
+            folder,
+            split,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            manifest=manifest,
+            remote=remote_pass(streaming, splits),
+            raising=True,
         )
     images = MappedImages(folder, split, manifest=manifest)
     size = min(batch_size, len(images))

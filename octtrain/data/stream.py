@@ -48,6 +48,7 @@ def training_batches(
     epochs: range = range(1),
     manifest: Manifest | None = None,
     remote: ShardStream | None = None,
+    raising: bool = False,
 ) -> tf.data.Dataset:
     """Shuffled batches (image, label) of a split for the given epochs, one after the other.
 
@@ -55,7 +56,8 @@ def training_batches(
 
     folder: of shards, made by `octprep build`.  split: its name, or several, as for a dataset in folds.  epochs: their
     numbers, such as `range(3, 12)` to resume after the third.  manifest: of the folder, if it was loaded already.
-    remote: fetches the shards as they are read, of a single epoch; the order is the same.
+    remote: fetches the shards as they are read; the order is the same.  raising: raise its errors, as TensorFlow's,
+    where they would otherwise end the dataset, for `data_errors_as_manifest_errors`.
 
     The order depends on the seed and the epoch's number alone, so a resumed training reads the images in the order of
     an unbroken one. Every epoch has `steps(manifest, split, batch_size)` batches of equal size: an incomplete last one
@@ -76,7 +78,7 @@ def training_batches(
         records = (
             names.interleave(tf.data.TFRecordDataset, at_once, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             if remote is None
-            else _fetched(names, len(files), at_once, remote)
+            else _fetched(names, len(files), at_once, remote, raising=raising)
         )
         return (
             records.apply(tf.data.experimental.assert_cardinality(count))  # before anything is dropped
@@ -160,7 +162,9 @@ def data_errors_as_manifest_errors(folder: Path, remote: ShardStream | None = No
             remote.close()
 
 
-def _fetched(names: tf.data.Dataset, count: int, at_once: int, remote: ShardStream) -> tf.data.Dataset:
+def _fetched(
+    names: tf.data.Dataset, count: int, at_once: int, remote: ShardStream, *, raising: bool = False
+) -> tf.data.Dataset:
     """The records of shards that are fetched as they are read, `at_once` in turn, in the order of those of local files.
 
     names: the paths of the shards in the cache, `count` of them. At most `at_once` and those that are fetched ahead are
@@ -168,9 +172,13 @@ def _fetched(names: tf.data.Dataset, count: int, at_once: int, remote: ShardStre
     """
 
     def get(order: Sequence[bytes], index: int) -> bytes:
+        if index == 0:  # an earlier pass may not have been read to its end
+            remote.release_all()
         try:
             return os.fsencode(remote.get([Path(os.fsdecode(name)) for name in order], index))
         except Exception:
+            if raising:
+                raise
             # TensorFlow would print it. That there is no such file ends the pass, and `remote` has the error.
             return b""
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -129,19 +130,40 @@ def test_a_crash_that_no_file_repeats_alone_ends_the_build_the_second_time(hosti
     assert "made the image decoder crash (SIGSEGV), which no single file does alone. Run the same" in errors
 
 
-def test_a_file_that_crashes_the_workers_of_a_cluster_is_found_on_this_machine(hostile, environment, tmp_path):
+def test_the_time_limit_of_one_thread_is_not_that_of_another():
+    code = (
+        "import threading, time\n"
+        "from octprep import crashes\n"
+        "def hang():\n"
+        "    with crashes.time_limit():\n"
+        "        time.sleep(1000)\n"
+        "crashes.DECODE_SECONDS = 0.5\n"
+        "crashes.allow_time_limit()\n"
+        "threading.Thread(target=hang).start()\n"
+        "while True:\n"
+        "    with crashes.time_limit():\n"
+        "        time.sleep(0.01)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize(("what", "reason"), [found for found in CRASHES.values() if found[0] in ("SIGSEGV", "HANG")])
+def test_a_file_that_crashes_or_hangs_the_workers_of_a_cluster_is_found_on_this_machine(
+    hostile, environment, tmp_path, monkeypatch, what, reason
+):
     pytest.importorskip("distributed")
     src, mark = hostile
     path = "train/CNV/CNV-0-1.jpeg"
-    mark(path, "SIGSEGV")
+    mark(path, what)
     code, _, errors = run(environment, "build", src, tmp_path / "local", "--workers", 1, *OPTIONS)
     assert (code, errors) == (0, "")
+    # Dask gives a task up when it has killed a worker more than that, three by default.
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     with local_cluster(tmp_path / "dask", workers=0) as cluster:
-        # Dask gives a task up when it has killed four workers.
-        cluster.add_workers(5, {"PYTHONPATH": environment["PYTHONPATH"]})
+        cluster.add_workers(2, {"PYTHONPATH": environment["PYTHONPATH"]})
         out = tmp_path / "out"
         code, _, errors = run(environment, "build", src, out, "--cluster", cluster.file, *OPTIONS)
         assert code == 0, errors
-        assert sum(worker.poll() is not None for worker in cluster.workers) == 4
-    assert excluded(out)[path] == "made the image decoder crash (SIGSEGV)"
+        assert sum(worker.poll() is not None for worker in cluster.workers) == 1
+    assert excluded(out)[path] == reason
     assert Manifest.load(out).digest == Manifest.load(tmp_path / "local").digest

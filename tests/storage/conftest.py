@@ -59,13 +59,17 @@ def place(store):
 @pytest.fixture(scope="session")
 def remote_source(server, source):
     """The source on the server. Only to be read."""
-    src = RemoteFolder(f"s3://{BUCKET}/source")
+    return put_on(server, source, RemoteFolder(f"s3://{BUCKET}/source"))
+
+
+def put_on(server, folder, place):
+    """Copy a local folder to a URL, outside a test; returns the URL."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         remote._open.cache_clear()
-        put(source, src)
-    return src
+        put(folder, place)
+    return place
 
 
 def put(folder, place):
@@ -80,3 +84,13 @@ def remote_shards(place, shards):
     """A copy of the shards on the server, to change."""
     put(shards, place)
     return place
+
+
+def tables(folder):
+    """The bytes of what the cache has of a dataset besides its shards. folder: the dataset, without a report."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
+
+
+def set_cap(monkeypatch, size):
+    """Let the cache have so many bytes."""
+    monkeypatch.setenv("OCTPREP_CACHE_GB", repr(size / 1e9))

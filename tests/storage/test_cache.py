@@ -133,7 +133,7 @@ def test_the_dataset_used_longest_ago_makes_room_unless_a_process_uses_it(store,
     assert (second / "train").is_dir()
 
     monkeypatch.setenv("OCTPREP_CACHE_GB", str(size / 2e9))
-    with pytest.raises(OutputError, match=r"that are needed have .* GB, and the cache .* set OCTPREP_CACHE_GB to"):
+    with pytest.raises(OutputError, match=r"needed at once have .* GB, and the cache .* set OCTPREP_CACHE_GB to"):
         all_splits(remote_shards)
 
 

@@ -15,14 +15,21 @@ import keras
 from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.locks import hold_file
 from octprep.format.manifest import Manifest
+from octprep.interchange import export
+from octprep.shards.records import read_records
 from octprep.storage import cache
 from octprep.storage.cache import ShardStream, fetch_or_stream, open_dataset
+from octprep.storage.remote import RemoteFolder
 from octtrain.config import FitConfig
 from octtrain.data import stream
+from octtrain.data.batches import training_batches
 from octtrain.evaluation.calibrate import calibrate
 from octtrain.evaluation.evaluate import evaluate
+from octtrain.experiments.crossval.experiment import crossval
+from octtrain.runs.run import Run
 from octtrain.training.fit import fit
-from tests.storage.conftest import put
+from tests.storage.conftest import BUCKET, put, put_on, set_cap, tables
+from tests.worlds.archive import files_of
 from tests.worlds.runs import metrics_of, quiet
 from tests.worlds.shards import write_shards
 
@@ -32,28 +39,27 @@ CONFIG = FitConfig(model="tests.worlds.networks:tiny", epochs=2, batch_size=16, 
 SHARDS = 24
 
 
-@pytest.fixture
-def large(tmp_path):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
     """A local folder: 24 shards of 8 or 9 images to train on, 24 of 1 or 2 to validate; and its manifest."""
-    manifest, _ = write_shards(tmp_path / "large", {"train": 49, "val": 8}, shards=SHARDS)
-    (tmp_path / "large" / "duplicates.json").touch()
-    return tmp_path / "large", manifest
+    folder = tmp_path_factory.mktemp("large") / "shards"
+    manifest, _ = write_shards(folder, {"train": 49, "val": 8}, shards=SHARDS)
+    (folder / "duplicates.json").touch()
+    return folder, manifest
+
+
+@pytest.fixture(scope="module")
+def place(server, large):
+    """Its URL. Only to be read."""
+    return put_on(server, large[0], RemoteFolder(f"s3://{BUCKET}/large"))
 
 
 def size_of(manifest, *splits):
     return sum(shard.bytes for split in splits for shard in manifest.splits[split])
 
 
-def tables(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".json", ".csv"))
-
-
-def set_cap(monkeypatch, size):
-    monkeypatch.setenv("OCTPREP_CACHE_GB", repr(size / 1e9))
-
-
 class Watch:
-    """The largest size that the files of a folder had together, looked at as often as can be while the block runs."""
+    """The largest size that the files of a folder had together, looked at every few ms while the block runs."""
 
     def __init__(self, folder):
         self.folder, self.most, self._ended = folder, 0, threading.Event()
@@ -68,7 +74,7 @@ class Watch:
         self._thread.join()
 
     def _look(self):
-        while not self._ended.is_set():
+        while not self._ended.wait(0.004):
             self.most = max(self.most, cache._size(self.folder))
 
 
@@ -83,14 +89,17 @@ def fetched(store, place):
 
 
 def test_a_training_larger_than_the_cache_is_that_of_a_local_folder(store, place, large, tmp_path, monkeypatch):
+    """Also one that is resumed."""
     folder, manifest = large
-    put(folder, place)
+    before = fetched(store, place)
     train, val = size_of(manifest, "train"), size_of(manifest, "val")
     cap = tables(folder) + val + 20 * train // SHARDS
     set_cap(monkeypatch, cap)
     lines = []
     with Watch(tmp_path / "cache") as watch:
-        fit(str(place), tmp_path / "run", CONFIG, log=lines.append, show_progress=False)
+        fit(str(place), tmp_path / "run", CONFIG, epochs=1, log=lines.append, show_progress=False)
+        cache.release()  # as a new process begins
+        fit(str(place), tmp_path / "run", resume=True, epochs=2, log=lines.append, show_progress=False)
     assert cap / 2 < watch.most <= cap
     assert lines[0].startswith(
         f"train of {place} has {train / 1e9:.3g} GB, and the cache may have {cap / 1e9:.3g} GB: shards are fetched as "
@@ -101,7 +110,7 @@ def test_a_training_larger_than_the_cache_is_that_of_a_local_folder(store, place
     fit(folder, tmp_path / "local", CONFIG, log=quiet, show_progress=False)
     assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "local")
     assert all((a == b).all() for a, b in zip(weights(tmp_path / "run"), weights(tmp_path / "local"), strict=True))
-    counts = fetched(store, place)
+    counts = {name: count - before.get(name, 0) for name, count in fetched(store, place).items()}
     assert {counts[shard.name] for shard in manifest.splits["val"]} == {1}
     of_train = [counts[shard.name] for shard in manifest.splits["train"]]
     assert min(of_train) == 1
@@ -129,8 +138,9 @@ def damaged(place, name):
     place.write(name, data[:-1] + bytes([data[-1] ^ 1]))
 
 
-def test_a_damaged_object_ends_the_training_with_one_sentence(store, place, large, tmp_path, monkeypatch, capfd):
+def test_a_damaged_object_ends_the_training_with_one_sentence(store, large, tmp_path, monkeypatch, capfd):
     folder, manifest = large
+    place = RemoteFolder(f"s3://{BUCKET}/damaged")
     put(folder, place)
     set_cap(monkeypatch, tables(folder) + size_of(manifest, "val") + 20 * size_of(manifest, "train") // SHARDS)
     name = manifest.splits["train"][5].name
@@ -147,19 +157,15 @@ def test_a_cache_too_small_for_the_shards_read_at_once_is_refused_with_the_size_
     store, place, large, tmp_path, monkeypatch
 ):
     folder, manifest = large
-    put(folder, place)
     largest = sorted((shard.bytes for of in manifest.splits.values() for shard in of), reverse=True)[:8]
     needed = tables(folder) + sum(largest)
     set_cap(monkeypatch, needed - 1)
     with pytest.raises(OutputError, match=r"too little for the 8 shards that are read at the same time: set") as caught:
         fit(str(place), tmp_path / "run", CONFIG, log=quiet, show_progress=False)
-    assert f"OCTPREP_CACHE_GB to more than {needed / 1e9:.3g}, better" in str(caught.value)
+    assert f"OCTPREP_CACHE_GB to more than {needed / 1e9:.3g}, or better" in str(caught.value)
     assert not [*(tmp_path / "cache").rglob("*.tfrecord")]
 
     set_cap(monkeypatch, needed)
-    with Watch(tmp_path / "cache") as watch:
-        fit(str(place), tmp_path / "run", CONFIG, epochs=1, log=quiet, show_progress=False)
-    assert watch.most <= needed
     with pytest.raises(SettingError, match=r"--feed mapped needs all shards at once, but train and val of s3:.* have"):
         fit(str(place), tmp_path / "mapped", CONFIG, feed="mapped", log=quiet, show_progress=False)
 
@@ -173,7 +179,6 @@ def streamed(place, at_once):
 
 def test_a_shard_that_is_read_is_not_removed_by_this_process_or_another(store, place, large, monkeypatch):
     folder, manifest = large
-    put(folder, place)
     shards = manifest.splits["train"]
     set_cap(monkeypatch, tables(folder) + 3 * max(shard.bytes for shard in shards))
     cached, _, streaming = streamed(place, 2)
@@ -202,7 +207,6 @@ def test_a_shard_that_is_read_is_not_removed_by_this_process_or_another(store, p
 
 def test_shards_of_a_split_that_was_fetched_as_a_whole_are_not_removed(store, place, large, monkeypatch):
     folder, manifest = large
-    put(folder, place)
     cached = open_dataset(place)
     cache.fetch_shards(place, cached, manifest, ["val"])
     largest = max(shard.bytes for shard in manifest.splits["train"])
@@ -218,19 +222,64 @@ def test_shards_of_a_split_that_was_fetched_as_a_whole_are_not_removed(store, pl
 @pytest.mark.parametrize("ahead", [0, 1, 8])
 def test_the_order_is_that_of_local_files_whatever_is_fetched_ahead(store, place, large, monkeypatch, ahead):
     folder, manifest = large
-    put(folder, place)
     least = sum(sorted((shard.bytes for shard in manifest.splits["train"]), reverse=True)[: 8 + (ahead and ahead + 3)])
     set_cap(monkeypatch, tables(folder) + least)
     cached, _, streaming = streamed(place, stream.PARALLEL_SHARDS)
     assert streaming.ahead == ahead
 
-    def images(batches):
-        return [images.numpy().tobytes() for images, *_ in batches]
-
-    local = images(stream.training_batches(folder, batch_size=5, seed=4, epochs=range(1, 2)))
-    with ShardStream(streaming) as remote:
-        assert images(stream.training_batches(cached, batch_size=5, seed=4, epochs=range(1, 2), remote=remote)) == local
+    local = images_of(stream.training_batches(folder, batch_size=5, seed=4, epochs=range(1, 2)))
+    with ShardStream(streaming) as remote, Watch(cached.parent) as watch:
+        batches = stream.training_batches(cached, batch_size=5, seed=4, epochs=range(1, 2), remote=remote)
+        assert images_of(batches) == local
         assert not remote._held
+    assert watch.most <= tables(folder) + least
     with ShardStream(streaming) as remote:
-        passed = images(stream.batches(cached, "train", remote=remote))
-        assert passed == images(stream.batches(folder, "train"))
+        passed = images_of(stream.batches(cached, "train", remote=remote))
+        assert passed == images_of(stream.batches(folder, "train"))
+
+
+def images_of(batches):
+    return [images.numpy().tobytes() for images, *_ in batches]
+
+
+def test_the_readers_of_python_fetch_the_shards_of_a_split_larger_than_the_cache_as_they_read(
+    store, place, large, tmp_path, monkeypatch
+):
+    folder, manifest = large
+    set_cap(monkeypatch, cap := tables(folder) + 10 * size_of(manifest, "train") // SHARDS)
+    with Watch(tmp_path / "cache") as watch:
+        records = [(record.path, record.image) for record in read_records(str(place), "train")]
+        monkeypatch.setattr(stream, "SHUFFLE_BYTES", 8000)
+        batches = training_batches(str(place), batch_size=5, seed=4, epochs=range(2))
+        for _ in range(2):
+            assert len([*batches.take(3)]) == 3, "and passes that are given up hold no shards"
+        passed = images_of(batches)
+    assert cap / 2 < watch.most <= cap
+    assert records == [(record.path, record.image) for record in read_records(folder, "train")]
+    assert passed == images_of(stream.training_batches(folder, batch_size=5, seed=4, epochs=range(2)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_export_larger_than_the_cache_is_that_of_a_local_folder(store, place, large, tmp_path, monkeypatch, workers):
+    folder, manifest = large
+    set_cap(monkeypatch, cap := tables(folder) + 5 * size_of(manifest, "train") // SHARDS)
+    with Watch(tmp_path / "cache") as watch:
+        export(str(place), tmp_path / "out", "webdataset", workers=workers)
+    assert watch.most <= cap
+    export(folder, tmp_path / "local", "webdataset", workers=0)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "local")
+
+
+def test_all_trainings_of_a_cross_validation_larger_than_the_cache_stream(store, tmp_path, monkeypatch):
+    """The cache may have the folds of each training, but not all: a fold that is not needed any more makes room."""
+    manifest, _ = write_shards(tmp_path / "folds", {f"fold{i}": 3 for i in range(3)}, shards=8, split="kfold")
+    (tmp_path / "folds" / "duplicates.json").touch()
+    place = RemoteFolder(f"s3://{BUCKET}/folds")
+    put(tmp_path / "folds", place)
+    set_cap(monkeypatch, cap := tables(tmp_path / "folds") + size_of(manifest, *manifest.splits) - 1)
+    settings = {"model": CONFIG.model, "epochs": 1, "batch_size": 8, "patience": 0, "folds": (0, 1)}
+    with Watch(tmp_path / "cache") as watch:
+        result = crossval(str(place), tmp_path / "cv", **settings, log=quiet, show_progress=False)
+    assert watch.most <= cap
+    assert result.report.accuracy.total == manifest.records("fold0", "fold1")
+    assert {Run.load(tmp_path / "cv" / name).config.feed for name in result.by_run} == {"stream"}

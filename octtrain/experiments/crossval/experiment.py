@@ -16,11 +16,12 @@ from octprep.format.errors import OutputError, SettingError
 from octprep.format.files import STDOUT, atomic_write
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_or_stream, fetch_shards, open_dataset, release_splits, streaming_of
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
 from octtrain import json_output
+from octtrain.data.order import PARALLEL_SHARDS
 from octtrain.evaluation import report as reports
 from octtrain.evaluation.estimates import format_value
 from octtrain.evaluation.evaluate import patients_per_class, predict_split
@@ -106,11 +107,12 @@ def crossval(
 ) -> CrossvalResult:
     """Train one model for each fold and seed, predict every fold by those that were not exposed to it, and report.
 
-    shards: a folder made by `octprep build --split kfold`.  run: the folder for all runs and the results; None: a new
-    one in the folder `runs`, or with `resume` the latest of these shards there. One that was started with the same
-    settings is resumed: finished runs are kept.  resume: use the settings it was started with, where no others are
-    given.  json_file: a copy of the results; Path("-") is standard output.  settings: fields of CrossvalConfig and of
-    FitConfig, such as `seeds=3`, `epochs=20`.  log, show_progress: as of `octtrain.fit`.
+    shards: a folder made by `octprep build --split kfold`, or its URL. If all folds are larger than the cache may be,
+    all trainings have the feed `stream`, and fetch shards as they are read.  run: the folder for all runs and the
+    results; None: a new one in the folder `runs`, or with `resume` the latest of these shards there. One that was
+    started with the same settings is resumed: finished runs are kept.  resume: use the settings it was started with,
+    where no others are given.  json_file: a copy of the results; Path("-") is standard output.  settings: fields of
+    CrossvalConfig and of FitConfig, such as `seeds=3`, `epochs=20`.  log, show_progress: as of `octtrain.fit`.
 
     Raises SettingError for shards without folds, or with fewer than three, and settings out of range; LeakError if
     a model is, or would be, exposed to patients that it is to predict, before any training where that can be known;
@@ -134,9 +136,12 @@ def crossval(
     config = dataclasses.replace(config, fit=with_absolute_paths(config.fit))
     if stored and folder:
         require_same(folder, stored, config, manifest)
-    fetch_shards(place, data, manifest, folds, log)
-    manifest.check_files(data, folds)
-    plan = Plan(config, place, data, manifest, images_csv.read_checked(data, manifest).rows)
+    streams = streaming_of(place, data, manifest, folds, PARALLEL_SHARDS) is not None
+    if not streams:
+        fetch_shards(place, data, manifest, folds, log)
+        manifest.check_files(data, folds)
+    rows = images_csv.read_checked(data, manifest).rows
+    plan = Plan(config, place, data, manifest, rows, streams=streams)
     plan.check()
     is_new = folder is None
     folder = folder or new_run(place, f"{config.fit.model}-crossval")
@@ -163,12 +168,21 @@ class Plan:
     """Which runs a cross-validation has.
 
     place: the dataset. data: the folder that it is read from. rows: the images of the dataset, from images.csv.
+    streams: whether the cache may not have all folds, so that all trainings read them in the order of a stream.
     """
 
     def __init__(
-        self, config: CrossvalConfig, place: Location, data: Path, manifest: Manifest, rows: Sequence[ImageRow]
+        self,
+        config: CrossvalConfig,
+        place: Location,
+        data: Path,
+        manifest: Manifest,
+        rows: Sequence[ImageRow],
+        *,
+        streams: bool = False,
     ) -> None:
         self.config, self.place, self.data, self.manifest, self.rows = config, place, data, manifest, rows
+        self.streams = streams
         count = len(fold_names(manifest))
         self.folds = tuple(range(count)) if config.folds == "all" else tuple(sorted(config.folds))
         if self.folds[-1] >= count:
@@ -177,6 +191,10 @@ class Plan:
         self.trainings = {
             (fold, seed): config.training(fold, i, count) for fold in self.folds for i, seed in enumerate(self.seeds)
         }
+        if streams and config.fit.feed == "auto":
+            self.trainings = {
+                key: dataclasses.replace(training, feed="stream") for key, training in self.trainings.items()
+            }
 
     def check(self) -> None:
         """Raise LeakError if a model would be exposed to patients that it is to predict, before any is trained.
@@ -222,6 +240,8 @@ def _train(plan: Plan, folder: Path, log: Callable[[str], None], show_progress: 
     runs: dict[tuple[int, int], Run] = {}
     for i, ((fold, seed), config) in enumerate(plan.trainings.items(), 1):
         path = folder / run_name(fold, seed)
+        if plan.streams:  # the one before may have had another fold as a whole
+            release_splits(plan.data)
         log(f"{'' if i == 1 else chr(10)}training {i} of {len(plan.trainings)}, without fold{fold}: {path.name}")
         runs[fold, seed] = fit(
             plan.place, path, config, resume=not is_vacant(path), log=log_training, show_progress=show_progress
@@ -246,7 +266,13 @@ def _predict(
                 f"the models learnt from {run.sources_of_exposure}, whose training patients are unknown; they may "
                 "include patients that are predicted here"
             )
-        members[fold, seed] = predict_split(run.load_model(), plan.manifest, plan.data, f"fold{fold}", plan.rows)
+        name, streaming = f"fold{fold}", None
+        if plan.streams:
+            release_splits(plan.data)
+            _, streaming = fetch_or_stream(plan.place, plan.data, plan.manifest, (name,), 1)
+        members[fold, seed] = predict_split(
+            run.load_model(), plan.manifest, plan.data, name, plan.rows, streaming=streaming
+        )
     by_fold = {fold: mean_over_seeds([members[fold, seed] for seed in plan.seeds]) for fold in plan.folds}
     require_each_once({f"fold{fold}": predictions for fold, predictions in by_fold.items()}, plan.rows)
     predictions = pooled(list(by_fold.values()))
