@@ -10,7 +10,6 @@ resize of the whole scan, on one core. With --src the time is measured on the sc
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -118,7 +117,7 @@ def print_cost(files: list[bytes]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=2000)
+    parser.add_argument("--patients", type=int, default=1600, help="one scan of each, and some more as in a test set")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--difficulty", choices=DIFFICULTIES, default="default", help="of the synthetic scans")
     parser.add_argument("--src", type=Path, help="folder of scans whose preparation is timed")
@@ -126,8 +125,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     fill, crops = FillCounts(), [CropMeasures(flatten) for flatten in (False, True)]
     files = []
-    patients = max(options.scans // 12, 24)
-    for _, truth in itertools.islice(scans(patients, options.seed, difficulty=options.difficulty), options.scans):
+    for _, truth in scans(options.patients, options.seed, difficulty=options.difficulty, max_scans=1):
         files.append(encode(truth.pixels))
         gray = preprocessing.decode(files[-1])
         fill.add(gray, truth)
