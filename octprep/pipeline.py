@@ -130,7 +130,7 @@ class _Planned:
 
     @property
     def paths_in_shards(self) -> set[str]:
-        return {scan.path for plans in self.plans.values() for plan in plans for scan, _ in plan.items}
+        return {scan.path for plans in self.plans.values() for plan in plans for scan in plan.scans}
 
 
 @dataclass(frozen=True)
@@ -531,8 +531,7 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
     correlations = search.Correlations(cached.correlations)
 
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
-        scans = [item.scan for item in cached.scans]
-        splits = split_scans(scans, job.config, near=near, split_file=job.split_file)
+        splits = split_scans(cached.scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
         return _Planned(splits, tuple(near), plans, tuple(undersampled), correlations.used)
 
@@ -540,7 +539,7 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
         return split_and_plan([])
     job.progress("comparing scans", 0, len(cached.scans))
     planned = _until_stable(
-        partial(_near_duplicates, job, cached, correlations), split_and_plan, {item.scan.path for item in cached.scans}
+        partial(_near_duplicates, job, cached, correlations), split_and_plan, {scan.path for scan in cached.scans}
     )
     job.progress("comparing scans", len(cached.scans), len(cached.scans))
     return planned
@@ -550,12 +549,12 @@ def _near_duplicates(
     job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
 ) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
-    items = [item for item in cached.scans if item.scan.path in paths]
+    indices = [index for index, scan in enumerate(cached.scans) if scan.path in paths]
     recipe, encoding = job.config.recipe, job.config.encoding
     pairs = search.near_duplicate_pairs(
-        [item.scan for item in items],
-        (item.descriptor for item in items),
-        lambda index: cache.read_pixels(cached.folder, items[index], recipe, encoding),
+        [cached.scans[index] for index in indices],
+        (cached.cached_scans[index].descriptor for index in indices),
+        lambda index: cache.read_pixels(cached.folder, cached.cached_scans[indices[index]], recipe, encoding),
         workers=job.pool.workers,
         correlations=correlations,
     )
@@ -577,9 +576,10 @@ def _until_stable(
     compared = paths
     while True:
         planned = split_and_plan(near)
-        if planned.paths_in_shards == compared:
+        in_shards = planned.paths_in_shards
+        if in_shards == compared:
             return planned
-        compared = planned.paths_in_shards
+        compared = in_shards
         added = set(compare(compared)) - set(near)
         if not added:
             return planned
@@ -590,7 +590,7 @@ def _plan(
     splits: Splits, cached: CachedSource, config: BuildConfig
 ) -> tuple[dict[str, list[ShardPlan]], list[Exclusion]]:
     """The shards of every split; only train is balanced."""
-    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.scans) / len(cached.scans)
+    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.cached_scans) / len(cached.scans)
     plans: dict[str, list[ShardPlan]] = {}
     undersampled: list[Exclusion] = []
     for split, members in splits.members.items():
@@ -605,14 +605,13 @@ def _plan(
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
-    rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
+    rows = image_rows(cached.cached_scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
-    scans = [item.scan for item in cached.scans]
     near = job.config.near_duplicates
-    descriptors = (item.descriptor for item in cached.scans) if near else None
-    duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
+    descriptors = (item.descriptor for item in cached.cached_scans) if near else None
+    duplicates = duplicates_file.collect(cached.scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
     return _Tables(images, duplicates, counter.result(), counter.paths)

@@ -94,13 +94,13 @@ def make_index_of_plans(
     StoppedError for a receipt that was damaged, and otherwise as `make_index` does.
     """
     row_of = _row_numbers(paths)
-    items = {plan.name: plan.items for split_plans in plans.values() for plan in split_plans}
+    plan_of = {plan.name: plan for split_plans in plans.values() for plan in split_plans}
     label_of = {name: label for label, name in enumerate(manifest.class_names)}
 
     def planned_records(shard: Shard, number: int) -> list[IndexedRecord]:
         records, start = [], 0
         places = read_places(folder, shard)
-        for (scan, repeat), place in zip(items[shard.name], places, strict=True):
+        for (scan, repeat), place in zip(plan_of[shard.name].items, places, strict=True):
             image, label, row = start + place.image, label_of[scan.label], row_of[scan.path]
             records.append(IndexedRecord(number, start, place.bytes, image, place.image_bytes, label, repeat, row))
             start += place.bytes
