@@ -11,9 +11,11 @@ import hashlib
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -136,6 +138,13 @@ class Table:
     def paths(self) -> list[str]:
         """Of every row that is sound."""
         return [row.path for rows in (self.rows, self.excluded) for row in rows]
+
+    @property
+    def repeated_paths(self) -> dict[str, int]:
+        """The paths of several rows that are sound, and how many rows each has."""
+        paths = sorted(self.paths)
+        more = Counter(path for path, following in pairwise(paths) if path == following)
+        return {path: 1 + count for path, count in more.items()}
 
     @property
     def scans(self) -> Iterator[ScanRow]:
