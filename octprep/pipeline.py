@@ -50,6 +50,7 @@ from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
+from octprep.shards.stored_files import StoredScans
 from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
@@ -380,7 +381,7 @@ def _write_dataset(job: _Job) -> _Written:
         finished=job.out,
         before_long=job.dry_run_split,
     ).under(job.pseudonyms, job.source)
-    if not cached.scans:
+    if not cached.plain_scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(
@@ -531,17 +532,17 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
     correlations = search.Correlations(cached.correlations)
 
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
-        splits = split_scans(cached.scans, job.config, near=near, split_file=job.split_file)
+        splits = split_scans(cached.plain_scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
         return _Planned(splits, tuple(near), plans, tuple(undersampled), correlations.used)
 
     if not job.config.near_duplicates:
         return split_and_plan([])
-    job.progress("comparing scans", 0, len(cached.scans))
+    job.progress("comparing scans", 0, len(cached.plain_scans))
     planned = _until_stable(
-        partial(_near_duplicates, job, cached, correlations), split_and_plan, {scan.path for scan in cached.scans}
+        partial(_near_duplicates, job, cached, correlations), split_and_plan, {scan.path for scan in cached.plain_scans}
     )
-    job.progress("comparing scans", len(cached.scans), len(cached.scans))
+    job.progress("comparing scans", len(cached.plain_scans), len(cached.plain_scans))
     return planned
 
 
@@ -549,12 +550,12 @@ def _near_duplicates(
     job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
 ) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
-    indices = [index for index, scan in enumerate(cached.scans) if scan.path in paths]
+    items = StoredScans(cached.files, paths)
     recipe, encoding = job.config.recipe, job.config.encoding
     pairs = search.near_duplicate_pairs(
-        [cached.scans[index] for index in indices],
-        (cached.cached_scans[index].descriptor for index in indices),
-        lambda index: cache.read_pixels(cached.folder, cached.cached_scans[indices[index]], recipe, encoding),
+        [scan for scan in cached.plain_scans if scan.path in paths],
+        (item.descriptor for item in items),
+        lambda index: cache.read_pixels(cached.folder, items[index], recipe, encoding),
         workers=job.pool.workers,
         correlations=correlations,
     )
@@ -590,7 +591,7 @@ def _plan(
     splits: Splits, cached: CachedSource, config: BuildConfig
 ) -> tuple[dict[str, list[ShardPlan]], list[Exclusion]]:
     """The shards of every split; only train is balanced."""
-    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.cached_scans) / len(cached.scans)
+    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.scans) / len(cached.plain_scans)
     plans: dict[str, list[ShardPlan]] = {}
     undersampled: list[Exclusion] = []
     for split, members in splits.members.items():
@@ -605,13 +606,13 @@ def _plan(
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
-    rows = image_rows(cached.cached_scans, planned.splits.group_of, planned.plans, exclusions)
+    rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
     near = job.config.near_duplicates
-    descriptors = (item.descriptor for item in cached.cached_scans) if near else None
-    duplicates = duplicates_file.collect(cached.scans, planned.near, descriptors, job.config.seed).to_json()
+    descriptors = (item.descriptor for item in cached.scans) if near else None
+    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, descriptors, job.config.seed).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
     return _Tables(images, duplicates, counter.result(), counter.paths)

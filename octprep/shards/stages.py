@@ -55,14 +55,14 @@ class CachedSource:
         return dataclasses.replace(self, files=files)
 
     @cached_property
-    def scans(self) -> tuple[Scan, ...]:
-        """The scans that could be read, sorted by path."""
-        return tuple(result for result in self.files.results if isinstance(result, Scan))
+    def scans(self) -> StoredScans:
+        """The scans that could be read, sorted by path; each is made when it is asked for."""
+        return StoredScans(self.files)
 
     @cached_property
-    def cached_scans(self) -> StoredScans:
-        """The same with all that is stored of them; each is made when it is asked for."""
-        return StoredScans(self.files)
+    def plain_scans(self) -> tuple[Scan, ...]:
+        """The same without where their pixels are and what was measured: these are in memory."""
+        return tuple(result for result in self.files.results if isinstance(result, Scan))
 
     @cached_property
     def unreadable(self) -> tuple[Exclusion, ...]:
@@ -136,8 +136,8 @@ class _PlannedItems(MadeOnAccess[tuple[CachedScan, int]]):
 
     def make(self, index: int) -> tuple[CachedScan, int]:
         """A scan and the number of its repeat."""
-        number = bisect_left(self._cached.scans, self._plan.scans[index].path, key=attrgetter("path"))
-        return self._cached.cached_scans[number], self._plan.repeats[index]
+        number = bisect_left(self._cached.plain_scans, self._plan.scans[index].path, key=attrgetter("path"))
+        return self._cached.scans[number], self._plan.repeats[index]
 
     def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Any, ...]]]:
         return tuple, (tuple(self),)

@@ -12,6 +12,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -105,10 +106,13 @@ class StoredFiles(MadeOnAccess[KnownFile]):
 class StoredScans(MadeOnAccess[CachedScan]):
     """The scans among stored files, each of which is made when it is asked for."""
 
-    def __init__(self, files: StoredFiles) -> None:
+    def __init__(self, files: StoredFiles, paths: AbstractSet[str] | None = None) -> None:
+        """paths: of the scans; None: all."""
         self._files = files
-        results = files.results
-        self._indices = array("Q", (index for index, result in enumerate(results) if isinstance(result, Scan)))
+        self._indices = array("Q")
+        for index, result in enumerate(files.results):
+            if isinstance(result, Scan) and (paths is None or result.path in paths):
+                self._indices.append(index)
 
     def __len__(self) -> int:
         return len(self._indices)
