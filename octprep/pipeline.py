@@ -138,7 +138,7 @@ class _Planned:
 class _Tables:
     """The tables of a finished folder."""
 
-    images: bytes  # images.csv
+    images_sha256: str  # of images.csv, hex
     duplicates: bytes  # duplicates.json
     counts: BuildCounts
     paths: Sequence[str]  # of the rows of images.csv
@@ -149,7 +149,6 @@ class _Written:
     """What is kept of a dataset once it is in the work folder: little, as there may be millions of scans."""
 
     manifest: Manifest
-    images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
     counts: BuildCounts
     deviations: tuple[ClassDeviation, ...]
@@ -398,7 +397,7 @@ def _write_dataset(job: _Job) -> _Written:
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
         prepared.write(job.work / PREPARED_NAME, cached.files, correlations, manifest, places)
-    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations, places)
+    return _Written(manifest, tables.duplicates, tables.counts, deviations, places)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -605,17 +604,17 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
+    near = job.config.near_duplicates
+    descriptors = (item.descriptor for item in cached.scans) if near else None
+    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, descriptors, job.config.seed).to_json()
+    atomic_write(job.work / DUPLICATES_NAME, duplicates)
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
-    near = job.config.near_duplicates
-    descriptors = (item.descriptor for item in cached.scans) if near else None
-    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, descriptors, job.config.seed).to_json()
-    atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
-    return _Tables(images, duplicates, counter.result(), counter.paths)
+    return _Tables(hashlib.sha256(images).hexdigest(), duplicates, counter.result(), counter.paths)
 
 
 def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
@@ -635,7 +634,7 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
             **({"features": list(stated)} if stated else {}),
             **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
-        images_sha256=hashlib.sha256(tables.images).hexdigest(),
+        images_sha256=tables.images_sha256,
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
         libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
@@ -656,8 +655,9 @@ def _write_report(job: _Job, written: _Written) -> None:
     job.progress("writing the report", 0, 1)
     source = report.SourceImages(job.src, _names_in_source(job))
     shards = job.work / "shards"
+    images = (job.work / IMAGES_NAME).read_bytes()
     page = report.render(
-        shards, written.manifest, written.images, written.duplicates, source, written.places.record, is_checked=True
+        shards, written.manifest, images, written.duplicates, source, written.places.record, is_checked=True
     )
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)
