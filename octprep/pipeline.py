@@ -50,6 +50,7 @@ from octprep.shards import cache, indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
+from octprep.shards.stored_files import StoredScans
 from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
@@ -130,14 +131,14 @@ class _Planned:
 
     @property
     def paths_in_shards(self) -> set[str]:
-        return {scan.path for plans in self.plans.values() for plan in plans for scan, _ in plan.items}
+        return {scan.path for plans in self.plans.values() for plan in plans for scan in plan.scans}
 
 
 @dataclass(frozen=True)
 class _Tables:
     """The tables of a finished folder."""
 
-    images: bytes  # images.csv
+    images_sha256: str  # of images.csv, hex
     duplicates: bytes  # duplicates.json
     counts: BuildCounts
     paths: Sequence[str]  # of the rows of images.csv
@@ -148,7 +149,6 @@ class _Written:
     """What is kept of a dataset once it is in the work folder: little, as there may be millions of scans."""
 
     manifest: Manifest
-    images: bytes  # images.csv
     duplicates: bytes  # duplicates.json
     counts: BuildCounts
     deviations: tuple[ClassDeviation, ...]
@@ -380,7 +380,7 @@ def _write_dataset(job: _Job) -> _Written:
         finished=job.out,
         before_long=job.dry_run_split,
     ).under(job.pseudonyms, job.source)
-    if not cached.scans:
+    if not cached.plain_scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
     planned = _split_and_plan(job, cached)
     shards = write_shards(
@@ -397,7 +397,7 @@ def _write_dataset(job: _Job) -> _Written:
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
         prepared.write(job.work / PREPARED_NAME, cached.files, correlations, manifest, places)
-    return _Written(manifest, tables.images, tables.duplicates, tables.counts, deviations, places)
+    return _Written(manifest, tables.duplicates, tables.counts, deviations, places)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -531,18 +531,17 @@ def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
     correlations = search.Correlations(cached.correlations)
 
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
-        scans = [item.scan for item in cached.scans]
-        splits = split_scans(scans, job.config, near=near, split_file=job.split_file)
+        splits = split_scans(cached.plain_scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
         return _Planned(splits, tuple(near), plans, tuple(undersampled), correlations.used)
 
     if not job.config.near_duplicates:
         return split_and_plan([])
-    job.progress("comparing scans", 0, len(cached.scans))
+    job.progress("comparing scans", 0, len(cached.plain_scans))
     planned = _until_stable(
-        partial(_near_duplicates, job, cached, correlations), split_and_plan, {item.scan.path for item in cached.scans}
+        partial(_near_duplicates, job, cached, correlations), split_and_plan, {scan.path for scan in cached.plain_scans}
     )
-    job.progress("comparing scans", len(cached.scans), len(cached.scans))
+    job.progress("comparing scans", len(cached.plain_scans), len(cached.plain_scans))
     return planned
 
 
@@ -550,10 +549,10 @@ def _near_duplicates(
     job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
 ) -> list[DuplicatePair]:
     """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
-    items = [item for item in cached.scans if item.scan.path in paths]
+    items = StoredScans(cached.files, paths)
     recipe, encoding = job.config.recipe, job.config.encoding
     pairs = search.near_duplicate_pairs(
-        [item.scan for item in items],
+        [scan for scan in cached.plain_scans if scan.path in paths],
         (item.descriptor for item in items),
         lambda index: cache.read_pixels(cached.folder, items[index], recipe, encoding),
         workers=job.pool.workers,
@@ -577,9 +576,10 @@ def _until_stable(
     compared = paths
     while True:
         planned = split_and_plan(near)
-        if planned.paths_in_shards == compared:
+        in_shards = planned.paths_in_shards
+        if in_shards == compared:
             return planned
-        compared = planned.paths_in_shards
+        compared = in_shards
         added = set(compare(compared)) - set(near)
         if not added:
             return planned
@@ -590,7 +590,7 @@ def _plan(
     splits: Splits, cached: CachedSource, config: BuildConfig
 ) -> tuple[dict[str, list[ShardPlan]], list[Exclusion]]:
     """The shards of every split; only train is balanced."""
-    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.scans) / len(cached.scans)
+    record_bytes = _RECORD_OVERHEAD + sum(item.length for item in cached.scans) / len(cached.plain_scans)
     plans: dict[str, list[ShardPlan]] = {}
     undersampled: list[Exclusion] = []
     for split, members in splits.members.items():
@@ -604,18 +604,17 @@ def _plan(
 
 def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
+    near = job.config.near_duplicates
+    descriptors = (item.descriptor for item in cached.scans) if near else None
+    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, descriptors, job.config.seed).to_json()
+    atomic_write(job.work / DUPLICATES_NAME, duplicates)
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)
     counter = _RowCounter()
     images = images_csv.encode_sorted(map(counter.count, rows))
     atomic_write(job.work / IMAGES_NAME, images)
-    scans = [item.scan for item in cached.scans]
-    near = job.config.near_duplicates
-    descriptors = (item.descriptor for item in cached.scans) if near else None
-    duplicates = duplicates_file.collect(scans, planned.near, descriptors, job.config.seed).to_json()
-    atomic_write(job.work / DUPLICATES_NAME, duplicates)
     workdir.keep_newest_source_ns(job.work, job.source.newest_ns)
-    return _Tables(images, duplicates, counter.result(), counter.paths)
+    return _Tables(hashlib.sha256(images).hexdigest(), duplicates, counter.result(), counter.paths)
 
 
 def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
@@ -635,7 +634,7 @@ def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ..
             **({"features": list(stated)} if stated else {}),
             **({"pseudonym_key": job.pseudonyms.fingerprint} if job.pseudonyms else {}),
         },
-        images_sha256=hashlib.sha256(tables.images).hexdigest(),
+        images_sha256=tables.images_sha256,
         duplicates_sha256=hashlib.sha256(tables.duplicates).hexdigest(),
         libraries={"octprep": version("octprep"), **preprocessing.library_versions(job.config.recipe)},
     )
@@ -656,8 +655,9 @@ def _write_report(job: _Job, written: _Written) -> None:
     job.progress("writing the report", 0, 1)
     source = report.SourceImages(job.src, _names_in_source(job))
     shards = job.work / "shards"
+    images = (job.work / IMAGES_NAME).read_bytes()
     page = report.render(
-        shards, written.manifest, written.images, written.duplicates, source, written.places.record, is_checked=True
+        shards, written.manifest, images, written.duplicates, source, written.places.record, is_checked=True
     )
     atomic_write(job.work / REPORT_NAME, page)
     job.progress("writing the report", 1, 1)

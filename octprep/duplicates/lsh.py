@@ -47,12 +47,14 @@ def lsh_candidates(unique: UniqueDescriptors) -> tuple[Int64, Int64]:
     """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), first < second."""
     count = len(unique)
     low = _low_frequencies(unique)
-    median = np.partition(low, count // 2, axis=0)[count // 2].astype(np.int16)
+    median = np.array([np.partition(column, count // 2)[count // 2] for column in low.T], np.int16)
     scale = np.array(
         [np.abs(column.astype(np.int16) - middle).mean() + 1e-3 for column, middle in zip(low.T, median, strict=True)],
         np.float32,
     )
-    words = np.packbits(low > median, axis=1).view(np.uint16)
+    words = np.empty((count, _BITS // 16), np.uint16)
+    for start in range(0, count, _CHUNK):
+        words[start : start + _CHUNK] = np.packbits(low[start : start + _CHUNK] > median, axis=1).view(np.uint16)
     kept = np.zeros(0, np.int64)  # pairs as numbers, first * count + second
     fresh: list[Int64] = []  # more of them, in which some may come twice
     fresh_count = 0

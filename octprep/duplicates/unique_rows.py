@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from octprep.arrays import Bytes, Int64
 from octprep.duplicates.descriptors import DESCRIPTOR_BYTES
 
-_CHUNK = 1 << 16  # rows worked on at a time
+_CHUNK = 1 << 12  # rows worked on at a time
 SEVERAL = -1  # in place of a patient
 
 

@@ -11,9 +11,11 @@ import hashlib
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -136,6 +138,13 @@ class Table:
     def paths(self) -> list[str]:
         """Of every row that is sound."""
         return [row.path for rows in (self.rows, self.excluded) for row in rows]
+
+    @property
+    def repeated_paths(self) -> dict[str, int]:
+        """The paths of several rows that are sound, and how many rows each has."""
+        paths = sorted(self.paths)
+        more = Counter(path for path, following in pairwise(paths) if path == following)
+        return {path: 1 + count for path, count in more.items()}
 
     @property
     def scans(self) -> Iterator[ScanRow]:
@@ -281,9 +290,20 @@ def _row(line: list[str]) -> Row:
     return _scan(ImageRow, path, scan, split=split, shards=_names(shards), record_count=int(record_count))
 
 
+# Values that many of millions of rows have are one object, and read once.
+_number = lru_cache(maxsize=1 << 16)(int)
+_decimal = lru_cache(maxsize=1 << 16)(float)
+
+
 @lru_cache(maxsize=1 << 14)
 def _names(cell: str) -> tuple[str, ...]:
     return tuple(cell.split(" "))
+
+
+@lru_cache(maxsize=1 << 16)
+def _crop(*sides: str) -> tuple[int, int, int, int]:
+    top, bottom, left, right = map(int, sides)
+    return top, bottom, left, right
 
 
 def _scan(kind: Callable[..., AnyScan], path: str, cells: list[str], **more: object) -> AnyScan:
@@ -293,27 +313,27 @@ def _scan(kind: Callable[..., AnyScan], path: str, cells: list[str], **more: obj
         top, bottom, left, right, crop_confidence, note, flags, mean_intensity, std_intensity, sharpness, patient_group,
     ) = cells  # fmt: skip
     measurements = ScanMeasurements(
-        fill_fraction=float(fill_fraction),
-        crop=(int(top), int(bottom), int(left), int(right)),
-        crop_confidence=float(crop_confidence),
+        fill_fraction=_decimal(fill_fraction),
+        crop=_crop(top, bottom, left, right),
+        crop_confidence=_decimal(crop_confidence),
         note=note,
         flags=_names(flags) if flags else (),
-        mean_intensity=float(mean_intensity),
-        std_intensity=float(std_intensity),
-        sharpness=float(sharpness),
+        mean_intensity=_decimal(mean_intensity),
+        std_intensity=_decimal(std_intensity),
+        sharpness=_decimal(sharpness),
     )
     return kind(
         path=path,
         label=label,
         patient=patient,
-        image_number=int(image_number),
+        image_number=_number(image_number),
         source=source,
         eye=eye,
         volume=volume,
         source_split=source_split,
-        bytes=int(size),
-        width=int(width),
-        height=int(height),
+        bytes=_number(size),
+        width=_number(width),
+        height=_number(height),
         sha256=sha256,
         measurements=measurements,
         patient_group=patient_group,

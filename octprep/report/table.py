@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -38,8 +37,7 @@ def read(data: bytes, manifest: Manifest, *, is_checked: bool = False) -> Images
             problems.append(f"{row.path}: {problem}")
         else:
             kept.append(row)
-    paths = Counter([row.path for row in table.rows] + [row.path for row in table.excluded])
-    problems += [f"{path} has {count} rows" for path, count in paths.items() if count > 1]
+    problems += [f"{path} has {count} rows" for path, count in table.repeated_paths.items()]
     deviations = class_deviations.deviations_from_table(Table(tuple(kept), table.excluded), manifest.config)
     return Images(
         tuple(kept),

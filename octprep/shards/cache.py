@@ -17,7 +17,7 @@ import io
 import json
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -40,7 +40,7 @@ from octprep.format.paths import text_to_path
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
-from octprep.source.files import Exclusion, Scan, ScanFile, field_values
+from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import FileBatch
 from octprep.storage.remote import Source
 
@@ -143,12 +143,13 @@ class KnownFile:
         return self.result.path if isinstance(self.result, Exclusion) else self.result.scan.path
 
     def as_listed(self, file: ScanFile) -> KnownFile:
-        """The same, with what the path and the listing of the file say of it now."""
+        """The same, with what the path and the listing of the file say of it now: with the same objects as it has."""
         result = self.result
-        if isinstance(result, CachedScan) and _listed(result.scan) != _listed(file):
-            result = result.with_scan(dataclasses.replace(result.scan, **field_values(file)))
-        if result is self.result and (self.bytes, self.changed_ns) == (file.bytes, file.changed_ns):
-            return self
+        if isinstance(result, CachedScan):
+            scan = _as_listed(result.scan, file)
+            frame = result.frame if _listed(result.scan) == _listed(file) else b""
+            place = result.cache_file, result.offset, result.length, result.crc, frame
+            result = CachedScan(scan, result.details, *place)
         return KnownFile(result, file.bytes, file.changed_ns)
 
 
@@ -252,22 +253,20 @@ def read_receipt(task: BatchTask) -> list[KnownFile]:
         raise _damaged(path) from None
 
 
-def read_receipts(folder: Path, key: str) -> dict[str, KnownFile]:
-    """All files that are prepared in a cache, by path. key: as `preparation_key` gives it.
+def read_receipts(folder: Path, key: str) -> Iterator[KnownFile]:
+    """All files that are prepared in a cache, one after the other. key: as `preparation_key` gives it.
 
-    Batches that were prepared otherwise, or are damaged, are removed.
+    Of several with the same path the last counts. Batches that were prepared otherwise, or are damaged, are removed.
     """
-    known: dict[str, KnownFile] = {}
     for receipt in sorted(folder.glob("[0-9]*.json")):
         rows = _valid_rows(receipt, receipt.with_suffix(".bin"), key)
         if rows is None:
             receipt.unlink(missing_ok=True)
         else:
-            known |= {file.path: file for file in map(from_row, json.loads(rows))}
+            yield from map(from_row, json.loads(rows))
     for pixels in folder.glob("[0-9]*.bin"):
         if not pixels.with_suffix(".json").exists():
             pixels.unlink(missing_ok=True)
-    return known
 
 
 class ImageReader:
@@ -462,6 +461,15 @@ def _scan(
         _once(width), pixels_sha256, source=intern(source), eye=intern(eye), volume=intern(volume), axial_um=axial_um,
         frame=frame, modified_ns=changed_ns if changed_ns == modified_ns else modified_ns, changed_ns=changed_ns,
         linked=linked,
+    )  # fmt: skip
+
+
+def _as_listed(scan: Scan, file: ScanFile) -> Scan:
+    """A scan with what the path and the listing of its file say of it now. As `_scan`, not by name."""
+    return Scan(
+        file.path, file.label, file.patient, file.image_number, file.source_split, file.bytes, scan.sha256, scan.height,
+        scan.width, scan.pixels_sha256, source=file.source, eye=file.eye, volume=file.volume, axial_um=file.axial_um,
+        frame=file.frame, modified_ns=file.modified_ns, changed_ns=file.changed_ns, linked=file.linked,
     )  # fmt: skip
 
 

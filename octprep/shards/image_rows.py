@@ -13,20 +13,20 @@ from octprep.source.files import Exclusion
 
 
 def image_rows(
-    cached: Sequence[CachedScan],
+    cached: Iterable[CachedScan],
     group_of: Mapping[str, str],
     plans: Mapping[str, Sequence[ShardPlan]],
     exclusions: Iterable[Exclusion],
 ) -> Iterator[Row]:
     """A row for every file that was found under the source, sorted by path; each is made only when it is asked for.
 
-    cached: sorted by path. group_of: path of a cached scan -> key of its patient group. plans: the shards of every
+    cached: sorted by path. group_of: path of each cached scan -> key of its patient group. plans: the shards of every
     split. A cached scan that is in none of them must be among the exclusions.
     """
     places = _places(plans)
     reasons = {exclusion.path: exclusion.reason for exclusion in exclusions}
     of_scans = (_scan_row(item, group_of, places, reasons) for item in cached)
-    others = reasons.keys() - {item.scan.path for item in cached}
+    others = reasons.keys() - group_of.keys()
     of_others = (ExcludedRow(path=path, exclusion_reason=reasons[path]) for path in sorted(others))
     return heapq.merge(of_scans, of_others, key=lambda row: row.path)
 
@@ -36,7 +36,7 @@ def _places(plans: Mapping[str, Sequence[ShardPlan]]) -> dict[str, tuple[tuple[s
     places: dict[str, tuple[tuple[str, ...], int]] = {}
     unique: dict[tuple[tuple[str, ...], int], tuple[tuple[str, ...], int]] = {}
     for plan in (plan for split_plans in plans.values() for plan in split_plans):
-        for scan, _ in plan.items:
+        for scan in plan.scans:
             names, count = places.get(scan.path, ((), 0))
             place = (names if plan.name in names else tuple(sorted((*names, plan.name)))), count + 1
             places[scan.path] = unique.setdefault(place, place)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -98,14 +99,15 @@ def make_index_of_plans(
     StoppedError for a receipt that was damaged, and otherwise as `make_index` does.
     """
     row_of = _row_numbers(paths)
-    items = {plan.name: plan.items for split_plans in plans.values() for plan in split_plans}
+    plan_of = {plan.name: plan for split_plans in plans.values() for plan in split_plans}
     label_of = {name: label for label, name in enumerate(manifest.class_names)}
 
     def planned_records(shard: Shard, number: int) -> list[IndexedRecord]:
         records, start = [], 0
         places = read_places(folder, shard)
-        for (scan, repeat), place in zip(items[shard.name], places, strict=True):
-            image, label, row = start + place.image, label_of[scan.label], row_of[scan.path]
+        for (scan, repeat), place in zip(plan_of[shard.name].items, places, strict=True):
+            image, label, row = start + place.image, label_of[scan.label], row_of(scan.path)
+            assert row is not None, "every scan has a row"
             records.append(IndexedRecord(number, start, place.bytes, image, place.image_bytes, label, repeat, row))
             start += place.bytes
         visit(shard, records, places)
@@ -114,9 +116,15 @@ def make_index_of_plans(
     return _make_index(folder, manifest, planned_records)
 
 
-def _row_numbers(paths: Iterable[str]) -> dict[str, int]:
-    """The number of each row of images.csv, by its path. paths: of all rows, in any order."""
-    return {path: number for number, path in enumerate(sorted(paths))}
+def _row_numbers(paths: Iterable[str]) -> Callable[[str], int | None]:
+    """A function that gives the number of the row of images.csv with a path. paths: of all rows, in any order."""
+    in_order = sorted(paths)
+
+    def number_of(path: str) -> int | None:
+        number = bisect_left(in_order, path)
+        return number if number < len(in_order) and in_order[number] == path else None
+
+    return number_of
 
 
 def _make_index(
@@ -208,7 +216,7 @@ def index_names(folder: Path) -> list[str]:
     return [f"{INDEX_NAME}/{name}" for name in sorted(found) if _FILE.fullmatch(name)]
 
 
-def _index_shard(path: Path, number: int, row_of: Mapping[str, int]) -> list[IndexedRecord]:
+def _index_shard(path: Path, number: int, row_of: Callable[[str], int | None]) -> list[IndexedRecord]:
     """The records of a shard's file. Raises RecordError or OSError for one that is damaged or cannot be read."""
     try:
         file = open_shard(path)
@@ -221,13 +229,15 @@ def _index_shard(path: Path, number: int, row_of: Mapping[str, int]) -> list[Ind
             return [_index_record(data, frame, number, row_of) for frame in tfrecord.frames(data)]
 
 
-def _index_record(data: mmap.mmap, frame: tuple[int, int], number: int, row_of: Mapping[str, int]) -> IndexedRecord:
+def _index_record(
+    data: mmap.mmap, frame: tuple[int, int], number: int, row_of: Callable[[str], int | None]
+) -> IndexedRecord:
     start, end = frame
     try:
         spans = tfrecord.value_spans(data, *tfrecord.data_span(frame), _FEATURES)
         image, path = spans[IMAGE], data[slice(*spans[PATH])].decode()
         label, repeat = (tfrecord.single_int(data[slice(*spans[key])]) for key in (LABEL, REPEAT))
-        row = row_of.get(path)
+        row = row_of(path)
     except (KeyError, UnicodeDecodeError) as error:
         raise RecordError(
             f"the record at byte {start} lacks a feature, or has text that is not UTF-8: {error}"

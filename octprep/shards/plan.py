@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from octprep.format.images_csv import UNDERSAMPLED
@@ -20,7 +20,13 @@ class ShardPlan:
     """One shard to write: its name and its records, in order."""
 
     name: str  # train/00000-of-00058.tfrecord
-    items: tuple[tuple[Scan, int], ...]  # the scan, and 0 for its first record, 1.. for repeats
+    scans: tuple[Scan, ...]  # of each record
+    repeats: tuple[int, ...]  # of each record: 0 for the first of its scan, 1.. for repeats
+
+    @property
+    def items(self) -> Iterator[tuple[Scan, int]]:
+        """The scan and the repeat of each record."""
+        return zip(self.scans, self.repeats, strict=True)
 
 
 def plan_shards(
@@ -128,5 +134,6 @@ def _number_and_shuffle(split: str, contents: Sequence[Sequence[Scan]], seed: in
             items.append((scan, repeats[scan.path]))
             repeats[scan.path] += 1
         items.sort(key=lambda item: seeded_hash(f"{item[1]} {item[0].path}", seed))
-        plans.append(ShardPlan(f"{split}/{shard:05d}-of-{len(contents):05d}.tfrecord", tuple(items)))
+        name = f"{split}/{shard:05d}-of-{len(contents):05d}.tfrecord"
+        plans.append(ShardPlan(name, tuple(scan for scan, _ in items), tuple(repeat for _, repeat in items)))
     return plans

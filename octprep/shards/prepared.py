@@ -22,6 +22,7 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -35,9 +36,10 @@ from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shar
 from octprep.format.record_index import IndexedRecord
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
+from octprep.shards.stored_files import StoredFiles
 from octprep.shards.workdir import published_shard_problem
 from octprep.shards.writer import RecordPlace, records_key
-from octprep.source.files import Exclusion, ScanFile
+from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import hash_files
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
@@ -49,62 +51,55 @@ _BUFFER = 1 << 16  # bytes
 class FinishedFiles:
     """What a finished folder says of files."""
 
-    files: dict[str, KnownFile]  # by path
+    files: Iterator[KnownFile]  # read when they are asked for
     correlations: dict[PixelPair, float]  # of scans whose stored pixels were compared
     records_key: str  # of its records, as `octprep.shards.writer.records_key` gives it
-
-
-@dataclass(frozen=True)
-class FoundFiles:
-    """The files of a source, by whether they must be prepared."""
-
-    known: tuple[KnownFile, ...]  # as they are listed now
-    unknown: tuple[ScanFile, ...]
 
 
 def find_known(
     src: Source,
     files: Sequence[ScanFile],
-    known: Mapping[str, KnownFile],
+    known: Iterable[KnownFile],
+    stored: StoredFiles,
     pool: Pool,
     progress: Progress,
-) -> FoundFiles:
-    """Which files are still as they are known.
+) -> list[ScanFile]:
+    """Store the files that are still as they are known, as they are listed now; returns the others.
+
+    known: in any order; of several with the same path the last counts. stored: empty, as yet.
 
     A file with the same size and time of change is taken for the same; one of the same size alone, as in a copy of the
     source, if its content has the same SHA-256. Raises StoppedError for a file that cannot be read.
     """
-    same: list[tuple[ScanFile, KnownFile]] = []
-    unknown: list[ScanFile] = []
-    perhaps: dict[str, tuple[ScanFile, KnownFile]] = {}
-    for file in files:
-        before = known.get(file.path)
-        if before is None or before.bytes != file.bytes or _spacing_changed(before, file):
-            unknown.append(file)
-        elif before.changed_ns == file.changed_ns:
-            same.append((file, before))
-        elif isinstance(before.result, Exclusion):
-            unknown.append(file)
-        else:
-            perhaps[file.path] = (file, before)
+    numbers = {file.path: number for number, file in enumerate(files)}
+    found = array("q", [-1]) * len(files)  # the index of each in `stored`
+    may_differ = bytearray(len(files))  # 1 for a file of the same size and another time of change
+    for before in known:
+        number = numbers.get(before.path)
+        if number is None:
+            continue
+        file = files[number]
+        found[number] = -1
+        if before.bytes != file.bytes or _spacing_changed(before, file):
+            continue
+        may_differ[number] = before.changed_ns != file.changed_ns
+        if not (may_differ[number] and isinstance(before.result, Exclusion)):
+            found[number] = len(stored)
+            stored.append(before.as_listed(file))
+    perhaps = [file for number, file in enumerate(files) if may_differ[number] and found[number] >= 0]
     if perhaps:
         stage = "reading changed files"
         progress(stage, 0, len(perhaps))
-        batch = [file for file, _ in perhaps.values()]
-        tasks = [(src, batch[start : start + cache.BATCH]) for start in range(0, len(batch), cache.BATCH)]
+        tasks = [(src, perhaps[start : start + cache.BATCH]) for start in range(0, len(perhaps), cache.BATCH)]
         for paths, digests in pool.run(hash_files, tasks):
             progress(stage, len(paths), len(perhaps))
             for path, digest in zip(paths, digests, strict=True):
-                file, before = perhaps[path]
-                assert isinstance(before.result, CachedScan)
-                if digest == before.result.scan.sha256:
-                    same.append((file, before))
-                else:
-                    unknown.append(file)
-    return FoundFiles(
-        tuple(before.as_listed(file) for file, before in same),
-        tuple(sorted(unknown, key=lambda file: file.path)),
-    )
+                scan = stored.results[found[numbers[path]]]
+                assert isinstance(scan, Scan)
+                if digest != scan.sha256:
+                    found[numbers[path]] = -1
+    stored.keep(index for index in found if index >= 0)
+    return [file for index, file in zip(found, files, strict=True) if index < 0]
 
 
 def _spacing_changed(before: KnownFile, file: ScanFile) -> bool:
@@ -128,28 +123,43 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
             for shard in shards
             if not published_shard_problem(folder / shard.name, shard, published_ns)
         }
-        known: dict[str, KnownFile] = {}
         with open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
             if file.readline() != _head(config, manifest):
                 return None
-            line = file.readline()
-            digest = hashlib.sha256(line)
-            correlations = cache.from_correlation_rows(json.loads(line))
-            line = file.readline()
+            line = first = file.readline()
+            digest = hashlib.sha256()
             while following := file.readline():
                 digest.update(line)
-                for row in json.loads(line):
-                    place = row[cache.PLACE]
-                    if not place or place[0] in places:
-                        row[cache.PLACE] = [places[place[0]], *place[1:]] if place else []
-                        found = cache.from_row(row)
-                        known[found.path] = found
                 line = following
         if line.decode() != digest.hexdigest():
             return None
-        return FinishedFiles(known, correlations, records_key(manifest.class_names, manifest.recipe, manifest.stated))
-    except (ManifestError, NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError):
+        return FinishedFiles(
+            _known_files(folder / PREPARED_NAME, places),
+            cache.from_correlation_rows(json.loads(first)),
+            records_key(manifest.class_names, manifest.recipe, manifest.stated),
+        )
+    except (ManifestError, *_DAMAGE):
         return None
+
+
+_DAMAGE = (NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
+
+
+def _known_files(path: Path, places: Mapping[str, str]) -> Iterator[KnownFile]:
+    """The files in a PREPARED_NAME that has its SHA-256, but for scans in other shards than those of `places`.
+
+    places: the name of a shard -> its path relative to the cache's folder.
+    """
+    with suppress(*_DAMAGE), open_regular(path) as raw, gzip.open(raw) as file:
+        file.readline()
+        file.readline()
+        for line in file:
+            rows = json.loads(line) if line.startswith(b"[") else []  # the last line is the SHA-256
+            for row in rows:
+                place = row[cache.PLACE]
+                if not place or place[0] in places:
+                    row[cache.PLACE] = [places[place[0]], *place[1:]] if place else []
+                    yield cache.from_row(row)
 
 
 class ImagePlaces:

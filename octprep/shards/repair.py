@@ -61,7 +61,7 @@ def changed_sources(
         with tempfile.TemporaryDirectory() as folder, WorkerPool(pool.workers) as local:
             # On this machine, as a cluster does not see the folder.
             cached = cache_scans(src, Path(folder), unreadable, config, local, progress)
-        changed += [item.scan.path for item in cached.scans]
+        changed += [scan.path for scan in cached.plain_scans]
         changed += [
             file.path
             for file in cached.unreadable
@@ -87,13 +87,13 @@ def repair_shards(
     images.csv must be undamaged, as it says which scans the shards hold.
     """
     plans = _plans_of(out, manifest, damaged)
-    paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan, _ in plan.items}
+    paths = {scan.path for split_plans in plans.values() for plan in split_plans for scan in plan.scans}
     work.mkdir(exist_ok=True)
     stored = pseudonyms.new_paths(source)
     files = [file for file in source.scan_files if stored[file.path] in paths]
     cached = cache_scans(src, work / "repair", files, manifest.config, pool, no_progress)
     cached = cached.under(pseudonyms, source)
-    if {item.scan.path for item in cached.scans} != paths:
+    if {scan.path for scan in cached.plain_scans} != paths:
         return False
     written = write_shards(
         work, cached, plans, manifest.class_names, manifest.stated, manifest.config, pool, no_progress

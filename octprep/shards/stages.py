@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from octprep.duplicates.descriptors import dct_descriptor
 from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
 from octprep.format.manifest import Shard
+from octprep.format.sequences import MadeOnAccess
 from octprep.shards import cache, prepared, writer
 from octprep.shards.cache import CachedScan, KnownFile
 from octprep.shards.plan import ShardPlan
-from octprep.source.files import Exclusion, ScanFile, SourceListing
+from octprep.shards.stored_files import StoredFiles, StoredScans
+from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
@@ -27,7 +33,7 @@ class CachedSource:
     """What was found in the files of a source."""
 
     folder: Path  # of the cache, relative to which the stored pixels of the scans are
-    files: tuple[KnownFile, ...]  # sorted by path
+    files: StoredFiles  # sorted by path
     records_key: str = ""  # of the records that scans have in a finished folder, as `writer.records_key` gives it
     # Of scans whose stored pixels were compared before.
     correlations: Mapping[PixelPair, float] = field(default_factory=dict)
@@ -37,7 +43,7 @@ class CachedSource:
         if not pseudonyms:
             return self
         new_paths = pseudonyms.new_paths(listing)
-        files = []
+        files = StoredFiles(self.folder)
         for file in self.files:
             result = file.result
             if isinstance(result, Exclusion):
@@ -45,17 +51,23 @@ class CachedSource:
             else:
                 result = result.with_scan(pseudonyms.renamed(result.scan, new_paths[file.path]))
             files.append(dataclasses.replace(file, result=result))
-        return dataclasses.replace(self, files=tuple(sorted(files, key=lambda file: file.path)))
+        files.sort()
+        return dataclasses.replace(self, files=files)
 
     @cached_property
-    def scans(self) -> tuple[CachedScan, ...]:
-        """The scans that could be read, sorted by path."""
-        return tuple(file.result for file in self.files if isinstance(file.result, CachedScan))
+    def scans(self) -> StoredScans:
+        """The scans that could be read, sorted by path; each is made when it is asked for."""
+        return StoredScans(self.files)
+
+    @cached_property
+    def plain_scans(self) -> tuple[Scan, ...]:
+        """The same without where their pixels are and what was measured: these are in memory."""
+        return tuple(result for result in self.files.results if isinstance(result, Scan))
 
     @cached_property
     def unreadable(self) -> tuple[Exclusion, ...]:
         """The files that are not usable scans, sorted by path."""
-        return tuple(file.result for file in self.files if isinstance(file.result, Exclusion))
+        return tuple(result for result in self.files.results if isinstance(result, Exclusion))
 
 
 def cache_scans(
@@ -76,37 +88,59 @@ def cache_scans(
     """
     folder.mkdir(exist_ok=True)
     key = cache.preparation_key(config.recipe, config.encoding)
+    known: Iterable[KnownFile]
     known, correlations = cache.read_receipts(folder, key), cache.read_correlations(folder, key)
     records_key = ""
     if finished is not None and (before := prepared.read(finished, folder, config)) is not None:
-        known, correlations = before.files | known, before.correlations | correlations
+        known, correlations = chain(before.files, known), before.correlations | correlations
         records_key = before.records_key
-    found = prepared.find_known(src, files, known, pool, progress)
-    if len(found.unknown) > len(found.known):
+    stored = StoredFiles(folder)
+    unknown = prepared.find_known(src, files, known, stored, pool, progress)
+    if len(unknown) > len(stored):
         before_long()
-    results = list(found.known)
+    if config.near_duplicates:
+        _describe(folder, stored, config)
     progress("preparing scans", 0, len(files))
-    progress("preparing scans", len(results), len(files))
-    tasks = cache.batch_tasks(
-        src, folder, found.unknown, config.recipe, config.encoding, described=config.near_duplicates
-    )
+    progress("preparing scans", len(stored), len(files))
+    tasks = cache.batch_tasks(src, folder, unknown, config.recipe, config.encoding, described=config.near_duplicates)
     by_name = {task.name: task for task in tasks}
     for name in pool.run(cache.cache_batch, tasks):
         batch = cache.read_receipt(by_name[name])
-        results += batch
+        for file in batch:
+            stored.append(file)
         progress("preparing scans", len(batch), len(files))
-    if config.near_duplicates:
-        results = [_described(folder, file, config) for file in results]
-    return CachedSource(folder, tuple(sorted(results, key=lambda file: file.path)), records_key, correlations)
+    stored.sort()
+    return CachedSource(folder, stored, records_key, correlations)
 
 
-def _described(folder: Path, file: KnownFile, config: BuildConfig) -> KnownFile:
-    """A file with the descriptor of its scan, which is made here if an earlier build prepared it without."""
-    scan = file.result
-    if isinstance(scan, Exclusion) or scan.descriptor:
-        return file
-    descriptor = dct_descriptor(cache.read_pixels(folder, scan, config.recipe, config.encoding))
-    return dataclasses.replace(file, result=scan.with_descriptor(descriptor))
+def _describe(folder: Path, stored: StoredFiles, config: BuildConfig) -> None:
+    """Make the descriptors of scans that an earlier build prepared without."""
+    for index, file in enumerate(stored):
+        scan = file.result
+        if isinstance(scan, CachedScan) and not scan.descriptor:
+            descriptor = dct_descriptor(cache.read_pixels(folder, scan, config.recipe, config.encoding))
+            stored.replace(index, dataclasses.replace(file, result=scan.with_descriptor(descriptor)))
+
+
+class _PlannedItems(MadeOnAccess[tuple[CachedScan, int]]):
+    """The scans of a planned shard with the numbers of their repeats; each is made when it is asked for.
+
+    A worker process is sent a tuple of them.
+    """
+
+    def __init__(self, cached: CachedSource, plan: ShardPlan) -> None:
+        self._cached, self._plan = cached, plan
+
+    def __len__(self) -> int:
+        return len(self._plan.scans)
+
+    def make(self, index: int) -> tuple[CachedScan, int]:
+        """A scan and the number of its repeat."""
+        number = bisect_left(self._cached.plain_scans, self._plan.scans[index].path, key=attrgetter("path"))
+        return self._cached.scans[number], self._plan.repeats[index]
+
+    def __reduce__(self) -> tuple[type[tuple[Any, ...]], tuple[tuple[Any, ...]]]:
+        return tuple, (tuple(self),)
 
 
 def write_shards(
@@ -124,7 +158,6 @@ def write_shards(
     Of shards that are there, only those are written that are not as their receipts say. stated: the features of
     `octprep.format.manifest.STATED` that records have.
     """
-    by_path = {item.scan.path: item for item in cached.scans}
     copies = cached.records_key == writer.records_key(class_names, config.recipe, stated)
     tasks = [
         writer.ShardTask(
@@ -135,7 +168,7 @@ def write_shards(
             recipe=config.recipe,
             stated=stated,
             copies=copies,
-            items=tuple((by_path[scan.path], repeat) for scan, repeat in plan.items),
+            items=_PlannedItems(cached, plan),
         )
         for split_plans in plans.values()
         for plan in split_plans

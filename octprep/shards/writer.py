@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -49,7 +50,7 @@ class ShardTask:
     recipe: Preprocessing
     stated: tuple[str, ...]  # the features of `octprep.format.manifest.STATED` that the records have
     copies: bool  # whether the frames of scans in a finished folder are those that would be written: they are copied
-    items: tuple[tuple[CachedScan, int], ...]  # the scan and the number of its repeat, in the order of the records
+    items: Sequence[tuple[CachedScan, int]]  # the scan and the number of its repeat, in the order of the records
 
 
 def write_shard(task: ShardTask) -> Shard:

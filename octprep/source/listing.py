@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import os
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from octprep.format.errors import SettingError, SourceError
@@ -304,8 +306,8 @@ def _listing_sha256(files: Sequence[RegularFile], exclusions: Sequence[Exclusion
     read: files of which what was read is part of it too.
     """
     digest = hashlib.sha256()
-    sizes = [(file.key, file.bytes) for file in files]
-    for key, size in sorted([*sizes, *((exclusion.path, -1) for exclusion in exclusions)]):
+    sizes = ((file.key, file.bytes) for file in sorted(files, key=attrgetter("key")))
+    for key, size in heapq.merge(sizes, sorted((exclusion.path, -1) for exclusion in exclusions)):
         digest.update(f"{key}\0{size}\n".encode())
     for file in sorted(read, key=lambda file: file.path):
         facts = (file.path, file.label, file.patient, file.image_number, file.source_split, file.eye, file.volume)

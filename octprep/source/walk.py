@@ -27,7 +27,7 @@ class RegularFile:
     modified_ns: int
     changed_ns: int  # when its content or its status was last changed
     linked: bool  # a followed link, or behind one
-    real_path: str  # with all links resolved
+    real_path: str  # with all links resolved; the key where none are followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,8 @@ class Walk:
         key = path_to_text(path)
         if stat.S_ISREG(status.st_mode):
             changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
-            self.files.append(RegularFile(key, status.st_size, status.st_mtime_ns, changed_ns, linked, real_path))
+            target = real_path if self.follow_links else key
+            self.files.append(RegularFile(key, status.st_size, status.st_mtime_ns, changed_ns, linked, target))
         else:
             self.special_files.append(Exclusion(key, "not a regular file"))
 

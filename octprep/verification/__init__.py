@@ -12,15 +12,16 @@ after it. `table_checks` and `manifest_checks` say what no record can show.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.arrays import Bytes, Gray
@@ -30,7 +31,6 @@ from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.format import images_csv
 from octprep.format.errors import SettingError
-from octprep.format.images_csv import Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels
@@ -50,7 +50,8 @@ from octprep.verification.checks import (
 from octprep.verification.duplicate_checks import check_duplicates, check_near_duplicates
 from octprep.verification.index_checks import check_index, check_tfds_files
 from octprep.verification.manifest_checks import check_settings
-from octprep.verification.shard_reading import Crop, ReadTask, RecordSummary, read_shard
+from octprep.verification.records import PackedRecords, Records
+from octprep.verification.shard_reading import Crop, ReadTask, read_shard
 from octprep.verification.table_checks import check_table
 from octprep.workers import Pool, Progress, no_progress, open_pool
 
@@ -127,21 +128,22 @@ def _verify(
 ) -> VerificationResult:
     manifest = Manifest.load(folder, allow_edited=True)
     violations = list(_check_manifest_bytes(folder, manifest))
-    table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)
     pairs = _read_checked(folder / DUPLICATES_NAME, manifest.duplicates_sha256, DuplicatesFile.from_json, violations)
     needs = WorkerNeeds(partial(preprocessing.library_versions, manifest.recipe), files=(folder / MANIFEST_NAME,))
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
-        records, descriptors, unread = _read_records(folder, manifest, table, pool, progress, violations)
-    evidence = Evidence(manifest, records, table, pairs, frozenset(unread))
+        records, descriptors, unread = _read_records(folder, manifest, pool, progress, violations)
     violations += _check_unlisted_shards(folder, manifest)
     violations += check_leaks(records)
     near: dict[tuple[str, str], float] = {}
     if manifest.config.near_duplicates:
         progress("comparing scans", 0, 1)
-        near = _near_identical(evidence, descriptors, folder, workers, violations)
-        del descriptors
-        violations += check_near_duplicates(evidence, near)
+        near = _near_identical(manifest, records, pairs, descriptors, folder, workers, violations)
+        violations += check_near_duplicates(records, near)
         progress("comparing scans", 1, 1)
+    del descriptors
+    # Only now, as there is not the memory for its rows beside the descriptors if there are millions of scans.
+    table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)
+    evidence = Evidence(manifest, records, table, pairs, frozenset(unread))
     violations += check_groups(table.rows if table else ())
     violations += check_table(evidence)
     violations += check_duplicates(evidence, near)
@@ -152,13 +154,13 @@ def _verify(
     violations += index_violations
     violations += check_tfds_files(folder, manifest)
     unread_tables = [name for name, content in ((IMAGES_NAME, table), (DUPLICATES_NAME, pairs)) if content is None]
-    firsts = [record for of_split in records.values() for record in of_split if record.repeat == 0]
+    is_first = records.column("repeat") == 0
     return VerificationResult(
         manifest,
-        sum(map(len, records.values())),
+        len(records),
         tuple(sorted(set(violations))),
-        {split: _count(of_split) for split, of_split in records.items()},
-        sum(not record.comparable for record in firsts),
+        {split: _count(records, numbers) for split, numbers in records.splits.items()},
+        int(np.count_nonzero(is_first & ~records.column("comparable"))),
         (*sorted(unread), *unread_tables),
         sum(map(evidence.is_unread, table.rows if table else ())),
         (note,) if note else (),
@@ -193,101 +195,108 @@ def _read_checked(
     return content
 
 
-def _crops(table: Table | None, manifest: Manifest) -> dict[str, Crop]:
-    """The crop of every image by its path; {} unless scans have black bars, which are not part of the measurements."""
-    if table is None or manifest.recipe.resize != "pad":
-        return {}
-    return {row.path: row.measurements.crop for row in table.rows}
+def _crops(folder: Path, manifest: Manifest) -> dict[str, dict[str, Crop]]:
+    """The crop of the images of every shard by their paths; {} unless scans have black bars, which are not measured."""
+    crops: dict[str, dict[str, Crop]] = defaultdict(dict)
+    if manifest.recipe.resize == "pad":
+        table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, [])
+        for row in table.rows if table else ():
+            for shard in row.shards:
+                crops[shard][row.path] = row.measurements.crop
+    return crops
 
 
 def _read_records(
     folder: Path,
     manifest: Manifest,
-    table: Table | None,
     pool: Pool,
     progress: Progress,
     violations: list[Violation],
-) -> tuple[dict[str, list[RecordSummary]], Bytes, set[str]]:
-    """The records of every split, sorted, and the names of the shards that could not be read whole.
+) -> tuple[Records, Bytes, set[str]]:
+    """The records of all shards, and the names of the shards that could not be read whole.
 
     Also the descriptors of those that are no repeats, in the same order, (records, DESCRIPTOR_BYTES) uint8; no row
     where near-duplicates were not searched for.
     """
-    crops = _crops(table, manifest)
-    tasks = [ReadTask(folder, shard, manifest, crops) for shards in manifest.splits.values() for shard in shards]
+    crops = _crops(folder, manifest)
+    tasks = [
+        ReadTask(folder, shard, manifest, crops.get(shard.name, {}))
+        for shards in manifest.splits.values()
+        for shard in shards
+    ]
+    del crops
     total = sum(task.shard.records for task in tasks)
-    records: dict[str, list[RecordSummary]] = {split: [] for split in manifest.splits}
     descriptors: dict[str, bytes] = {}  # by shard
     unread = set()
-    # A value that several records or rows have is kept once: there may be millions of records.
-    once: dict[Any, Any] = {text: text for row in (table.rows if table else ()) for text in (row.path, row.sha256)}
-    progress("reading records", 0, total)
-    for contents in pool.run(read_shard, tasks):
-        descriptors[contents.name] = contents.descriptors
-        records[contents.name.partition("/")[0]] += [
-            dataclasses.replace(
-                record, **{name: once.setdefault(value := getattr(record, name), value) for name in _SHARED}
-            )
-            for record in contents.records
-        ]
-        violations += [Violation(5, where, message) for where, message in contents.problems]
-        if not contents.complete:
-            unread.add(contents.name)
-        progress("reading records", len(contents.records), total)
-    for of_split in records.values():
-        of_split.sort(key=attrgetter("shard", "index"))
-    splits = list(records)
-    in_order = sorted(descriptors, key=lambda name: (splits.index(name.partition("/")[0]), name))
+
+    def contents() -> Iterator[tuple[str, PackedRecords]]:
+        progress("reading records", 0, total)
+        for of_shard in pool.run(read_shard, tasks):
+            descriptors[of_shard.name] = of_shard.descriptors
+            violations.extend(Violation(5, where, message) for where, message in of_shard.problems)
+            if not of_shard.complete:
+                unread.add(of_shard.name)
+            yield of_shard.name, of_shard.records
+            progress("reading records", len(of_shard.records.paths), total)
+
+    names = {split: sorted(shard.name for shard in shards) for split, shards in manifest.splits.items()}
+    records = Records(names, contents())
+    in_order = (name for of_split in names.values() for name in of_split)
     return records, as_matrix(descriptors.pop(name) for name in in_order), unread
 
 
-# The fields that repeats of a record, or many records, share.
-_SHARED = (
-    "shard",
-    "path",
-    "patient",
-    "sha256",
-    "stated",
-    "source_size",
-    "packed_affine",
-    "pixel_digest",
-    "feature_digest",
-)
-
-
 def _near_identical(
-    evidence: Evidence, descriptors: Bytes, folder: Path, workers: int | None, violations: list[Violation]
+    manifest: Manifest,
+    records: Records,
+    duplicates_file: DuplicatesFile | None,
+    descriptors: Bytes,
+    folder: Path,
+    workers: int | None,
+    violations: list[Violation],
 ) -> dict[tuple[str, str], float]:
     """Correlation of the fine detail of two scans, -1..1, by their paths.
 
     Of all pairs that are near-identical under different patient ids, and of those that duplicates.json says are.
     descriptors: as `_read_records` gives them.
     """
-    records = [record for of_split in evidence.records.values() for record in of_split if record.repeat == 0]
-    if len(records) < 2:
+    firsts = np.flatnonzero(records.column("repeat") == 0)
+    if len(firsts) < 2:
         return {}
 
     def stored_pixels(index: int) -> Gray:
-        record = records[index]
+        record = records[int(firsts[index])]
         data = tfrecord.read_at(folder / record.shard, record.offset)
         try:
-            return decode_with_pixels(data, evidence.manifest).pixels
+            return decode_with_pixels(data, manifest).pixels
         except RecordError:
             raise RecordError(f"{record.where} changed while it was verified") from None
 
-    patients = [record.patient for record in records]
-    indices = {record.path: index for index, record in enumerate(records)}
+    def path_of(index: int) -> str:
+        return records[int(firsts[index])].path
+
+    def index_of(path: str) -> int | None:
+        """The index of the last of the records of an image that are no repeats."""
+        numbers = [number for number in records.with_path(path) if records.column("repeat")[number] == 0]
+        return int(np.searchsorted(firsts, numbers[-1])) if numbers else None
+
+    # As numbers in the order of their ids, as which they were compared by the build.
+    patient_order = sorted(range(len(records.patients)), key=records.patients.__getitem__)
+    rank = np.argsort(patient_order)
+    patients = rank[records.column("patient")[firsts]]
     try:
         matches = duplicates.near_identical(descriptors, patients, stored_pixels, workers=workers)
-        near = {(records[match.first].path, records[match.second].path): match.correlation for match in matches}
-        for pair in evidence.duplicates.pairs if evidence.duplicates else ():
+        near = {(path_of(match.first), path_of(match.second)): match.correlation for match in matches}
+        for pair in duplicates_file.pairs if duplicates_file else ():
             paths = (pair.first, pair.second)
-            if pair.reason != NEAR_IDENTICAL or not indices.keys() >= set(paths):
+            if pair.reason != NEAR_IDENTICAL:
+                continue
+            indices = [index for path in paths if (index := index_of(path)) is not None]
+            if len(indices) < len(paths):
                 continue
             if near.keys() & {paths, paths[::-1]}:
                 continue
             # As in the search: the scan with the smaller descriptor is registered to the other.
-            first, second = sorted((indices[path] for path in paths), key=lambda i: (descriptors[i].tobytes(), i))
+            first, second = sorted(indices, key=lambda index: (descriptors[index].tobytes(), index))
             near[paths] = round(duplicates.detail_correlation(stored_pixels(first), stored_pixels(second)), 4)
     except (RecordError, OSError) as error:
         violations.append(Violation(5, str(folder), f"could not be read a second time: {error}"))
@@ -304,6 +313,7 @@ def _check_unlisted_shards(folder: Path, manifest: Manifest) -> Iterable[Violati
             yield Violation(5, name, "is not in the manifest")
 
 
-def _count(records: Iterable[RecordSummary]) -> SplitCount:
-    images = {record.path: record.patient for record in records}
-    return SplitCount(len(images), len(set(images.values())))
+def _count(records: Records, numbers: range) -> SplitCount:
+    backwards = np.asarray(numbers, np.int64)[::-1]
+    _, last = np.unique(records.column("path")[backwards], return_index=True)  # of each image
+    return SplitCount(len(last), len(np.unique(records.column("patient")[backwards[last]])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,8 @@ from typing import NamedTuple
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format.images_csv import ImageRow, Table
 from octprep.format.manifest import IMAGES_NAME, Manifest
-from octprep.verification.shard_reading import RecordSummary, format_counts
+from octprep.verification.records import Records, RecordSummary
+from octprep.verification.shard_reading import format_counts
 
 CHECKS: Mapping[int, str] = {
     1: "no patient, no content and no near-identical scan is in two splits",
@@ -35,7 +35,7 @@ class Evidence:
     """Everything that was read of a folder."""
 
     manifest: Manifest
-    records: Mapping[str, Sequence[RecordSummary]]  # by split, sorted
+    records: Records
     table: Table | None  # None if images.csv cannot be read
     duplicates: DuplicatesFile | None  # None if duplicates.json cannot be read
     unread: frozenset[str] = frozenset()  # names of shards of which a record, or all, could not be read
@@ -44,15 +44,6 @@ class Evidence:
     def shard_names(self) -> frozenset[str]:
         """The names of all shards in the manifest."""
         return frozenset(shard.name for shards in self.manifest.splits.values() for shard in shards)
-
-    @cached_property
-    def first_records(self) -> dict[str, RecordSummary]:
-        """The first record of every image, by path."""
-        first: dict[str, RecordSummary] = {}
-        for records in self.records.values():
-            for record in records:
-                first.setdefault(record.path, record)
-        return first
 
     @cached_property
     def unread_paths(self) -> frozenset[str]:
@@ -64,26 +55,19 @@ class Evidence:
         return not self.unread.isdisjoint(row.shards)
 
 
-def check_leaks(records: Mapping[str, Sequence[RecordSummary]]) -> Iterator[Violation]:
+def check_leaks(records: Records) -> Iterator[Violation]:
     """Check 1: the first record of every patient and content in each split but the first that has it.
 
     Content is the bytes of the source file or, where files differ, the stored pixels.
     """
-    first_of: dict[str, dict[str | bytes, RecordSummary]] = {"patient": {}, "content": {}, "pixels": {}}
-    reported: set[tuple[str, str, str | bytes]] = set()
-    for split, of_split in records.items():
-        for record in of_split:
-            for kind, key in (("patient", record.patient), ("content", record.sha256), ("pixels", record.pixel_digest)):
-                first = first_of[kind].setdefault(key, record)
-                if first is record or first.split == split or (split, kind, key) in reported:
-                    continue
-                reported.add((split, kind, key))
-                if kind != "pixels":
-                    message = f"{kind} {key!s} is in {split} and in {first.split}: {first.where}"
-                    yield Violation(1, record.where, message)
-                elif first.sha256 != record.sha256:
-                    message = f"has the same stored pixels, in {split}, as {first.where} in {first.split}"
-                    yield Violation(1, record.where, message)
+    for column, number, first_number in records.in_several_splits():
+        record, first = records[number], records[first_number]
+        if column != "pixel_digest":
+            what = f"patient {record.patient}" if column == "patient" else f"content {record.sha256}"
+            yield Violation(1, record.where, f"{what} is in {record.split} and in {first.split}: {first.where}")
+        elif first.sha256 != record.sha256:
+            message = f"has the same stored pixels, in {record.split}, as {first.where} in {first.split}"
+            yield Violation(1, record.where, message)
 
 
 def check_groups(rows: Iterable[ImageRow]) -> Iterator[Violation]:
@@ -105,23 +89,24 @@ def check_groups(rows: Iterable[ImageRow]) -> Iterator[Violation]:
 def check_repeats(evidence: Evidence) -> Iterator[Violation]:
     """Check 3: images that are repeated where none may be, and repeats that are not numbered 0, 1, 2 and so on."""
     balance = evidence.manifest.config.balance
-    for split, records in evidence.records.items():
-        by_path: dict[str, list[RecordSummary]] = defaultdict(list)
-        for record in records:
-            by_path[record.path].append(record)
-        repeated = [same for same in by_path.values() if len(same) > 1]
+    records = evidence.records
+    for split in records.splits:
+        repeated = records.repeated(split) if split != "train" or balance != "oversample" else []
         if split != "train":
             for same in repeated:
-                yield Violation(3, same[1].where, f"{split} holds {same[0].path} {len(same)} times")
-        elif repeated and balance != "oversample":
+                second = records[same[1]]
+                yield Violation(3, second.where, f"{split} holds {second.path} {len(same)} times")
+        elif repeated:
             yield Violation(
                 3,
-                repeated[0][1].where,
+                records[repeated[0][1]].where,
                 f"config.balance is {balance}, which repeats nothing, but train holds {len(repeated):,} scans more "
                 "than once",
             )
-        for path, same in by_path.items():
-            yield from _check_repeats_of_one(split, same, incomplete=_may_lack_records(evidence, split, path))
+        for numbers in records.unusual_repeats(split):
+            of_one = [records[number] for number in numbers]
+            incomplete = _may_lack_records(evidence, split, of_one[0].path)
+            yield from _check_repeats_of_one(split, of_one, incomplete=incomplete)
 
 
 def check_balance(manifest: Manifest) -> Iterator[Violation]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+import numpy as np
 
 from octprep import duplicates
 from octprep.duplicates.duplicates_json import DuplicatesFile
@@ -10,19 +13,21 @@ from octprep.duplicates.exact import NEAR_IDENTICAL, SAME_BYTES, SAME_PIXELS, Du
 from octprep.format.images_csv import ScanRow, Table
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME
 from octprep.verification.checks import Evidence, Violation
+from octprep.verification.records import Records
 
 Correlations = Mapping[tuple[str, str], float]  # of two scans' fine detail, -1..1, by their paths
 
 _TOLERANCE = 0.01  # between a stored correlation and the one measured again
 
 
-def check_near_duplicates(evidence: Evidence, near: Correlations) -> Iterator[Violation]:
+def check_near_duplicates(records: Records, near: Correlations) -> Iterator[Violation]:
     """Check 1 on the pixels: near-identical scans under different patient ids in different splits.
 
     Pairs with equal bytes or equal pixels are reported by `check_leaks`.
     """
     for (first, second), correlation in sorted(near.items()):
-        first_record, record = evidence.first_records[first], evidence.first_records[second]
+        first_record, record = records.first(first), records.first(second)
+        assert first_record and record, "near-identical scans have records"
         same_content = first_record.sha256 == record.sha256 or first_record.pixel_digest == record.pixel_digest
         if first_record.split != record.split and not same_content and correlation >= duplicates.MIN_CORRELATION:
             yield Violation(
@@ -40,7 +45,8 @@ def check_duplicates(evidence: Evidence, near: Correlations) -> Iterator[Violati
     """
     if evidence.duplicates is None or evidence.table is None:
         return
-    scans = {scan.path: scan for scan in evidence.table.scans}
+    named = {path for pair in evidence.duplicates.pairs for path in (pair.first, pair.second)}
+    scans = {scan.path: scan for scan in evidence.table.scans if scan.path in named}
     damaged = {problem.path for problem in evidence.table.problems}
     for pair in evidence.duplicates.pairs:
         if not damaged.isdisjoint((pair.first, pair.second)):
@@ -64,7 +70,7 @@ def _pair_problems(
         yield f"links two scans of one patient id, {first.patient}"
     if (pair.reason == SAME_BYTES) != (first.sha256 == second.sha256):
         yield f"says {pair.reason}, but {IMAGES_NAME} shows otherwise"
-    records = [evidence.first_records[path] for path in (pair.first, pair.second) if path in evidence.first_records]
+    records = [record for path in (pair.first, pair.second) if (record := evidence.records.first(path))]
     if pair.reason == SAME_PIXELS and len({record.pixel_digest for record in records}) > 1:
         yield f"says {pair.reason}, but the stored pixels differ"
     if pair.reason != NEAR_IDENTICAL:
@@ -80,12 +86,12 @@ def _pair_problems(
 
 def _check_unlinked(table: Table, evidence: Evidence, file: DuplicatesFile, near: Correlations) -> Iterator[Violation]:
     """Scans with the same content, or near-identical ones, that are in two patient groups."""
-    scans = {scan.path: scan for scan in table.scans}
+    scans = _alike(table, evidence.records, {path for paths in near for path in paths})
     first_scans: dict[str | bytes, ScanRow] = {}
     for path, scan in scans.items():
         contents: dict[str, str | bytes] = {"bytes": scan.sha256}
-        if path in evidence.first_records:
-            contents["stored pixels"] = evidence.first_records[path].pixel_digest
+        if record := evidence.records.first(path):
+            contents["stored pixels"] = record.pixel_digest
         for noun, content in contents.items():
             first = first_scans.setdefault(content, scan)
             if first.patient_group != scan.patient_group:
@@ -100,6 +106,25 @@ def _check_unlinked(table: Table, evidence: Evidence, file: DuplicatesFile, near
                 f"{IMAGES_NAME} {second_path}",
                 f"is near-identical (correlation {correlation:.2f}) to {first_path}, but of another patient group",
             )
+
+
+def _alike(table: Table, records: Records, others: AbstractSet[str]) -> dict[str, ScanRow]:
+    """The scans that may have their path, bytes or stored pixels in common with another, and some others, by path.
+
+    All of them would take much memory.
+    """
+    first_numbers = (records.with_path(scan.path)[:1] for scan in table.scans)
+    pixels = (records.column("pixel_digest")[numbers].tobytes() for numbers in first_numbers)
+    alike = np.zeros(sum(1 for _ in table.scans), bool)
+    for values in ((scan.path for scan in table.scans), (scan.sha256 for scan in table.scans), pixels):
+        hashes = np.fromiter(map(hash, values), np.int64)
+        _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        alike |= counts[inverse] > 1
+    return {
+        scan.path: scan
+        for scan, is_alike in zip(table.scans, alike.tolist(), strict=True)
+        if is_alike or scan.path in others
+    }
 
 
 def _check_search(evidence: Evidence, file: DuplicatesFile) -> Iterator[Violation]:

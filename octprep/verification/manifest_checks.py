@@ -10,6 +10,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.format.config import SOURCE_SPLITS, BuildConfig
@@ -19,7 +21,7 @@ from octprep.source.files import Scan
 from octprep.splits.leaks import find_hidden_leaks, find_leaks
 from octprep.splits.patients import PatientGroup
 from octprep.verification.checks import Evidence, Violation
-from octprep.verification.shard_reading import RecordSummary
+from octprep.verification.records import RecordSummary
 from octprep.wording import number
 
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*[A-Za-z0-9.+!_-]{0,40}")
@@ -110,14 +112,17 @@ def _check_label_conflicts(evidence: Evidence) -> Iterator[Violation]:
     conflicts = evidence.manifest.config.label_conflicts
     if conflicts == "keep":
         return
-    first_records: dict[str | bytes, RecordSummary] = {}
-    for path, record in evidence.first_records.items():
-        for content in (record.sha256, record.pixel_digest):
-            first = first_records.setdefault(content, record)
-            if first.label != record.label:
-                message = f"is {conflicts}, but {first.path} and {path} show the same under two classes"
-                yield _violation("config.label_conflicts", message)
-                return
+    records = evidence.records
+    labels, found = records.column("label"), []
+    for column in ("sha256", "pixel_digest"):
+        first = records.first_with_same(column, records.firsts)
+        others = np.flatnonzero(labels[records.firsts] != labels[first])
+        found += [(int(records.firsts[index]), int(first[index])) for index in others[:1]]
+    if found:
+        number, first_number = min(found, key=lambda pair: pair[0])
+        paths = records[first_number].path, records[number].path
+        message = f"is {conflicts}, but {paths[0]} and {paths[1]} show the same under two classes"
+        yield _violation("config.label_conflicts", message)
 
 
 def _check_declared_leaks(evidence: Evidence, table: Table, duplicates: DuplicatesFile) -> Iterator[Violation]:
@@ -135,27 +140,33 @@ def _check_declared_leaks(evidence: Evidence, table: Table, duplicates: Duplicat
 
 
 def _actual_leaks(evidence: Evidence, table: Table, duplicates: DuplicatesFile) -> Leaks:
-    groups = {row.path: row.patient_group for row in table.rows}
+    near = [pair for pair in duplicates.pairs if pair.reason == NEAR_IDENTICAL]
+    is_given = evidence.manifest.config.split in ("as-given", "file")
+    groups = {row.path: row.patient_group for row in table.rows} if is_given else {}
     splits: dict[str, list[Scan]] = {}
     members: dict[str, list[Scan]] = defaultdict(list)
-    for split, records in evidence.records.items():
-        scans = {record.path: _as_scan(record, evidence.manifest) for record in records}
+    named = {path for pair in near for path in (pair.first, pair.second)}
+    records = evidence.records
+    for split, of_split in records.splits.items():
+        # Of scans that have nothing in common with another split, nothing can leak but through a patient group.
+        members_of_split = of_split if is_given else records.that_may_leak(split, named)
+        scans = {
+            scan.path: scan for scan in (_as_scan(records[index], evidence.manifest) for index in members_of_split)
+        }
         splits[split] = sorted(scans.values(), key=lambda scan: scan.path)
         for path, scan in scans.items():
             members[groups.get(path) or f"patient {scan.patient}"].append(scan)
-    near = [pair for pair in duplicates.pairs if pair.reason == NEAR_IDENTICAL]
-    if evidence.manifest.config.split in ("as-given", "file"):
+    if is_given:
         return find_hidden_leaks(splits, [PatientGroup(key, tuple(scans)) for key, scans in members.items()], near)
     return find_leaks(list(splits.values()), near)
 
 
 def _leaking_pairs(evidence: Evidence, declared: Leaks, actual: Leaks) -> set[str]:
     """Near-identical pairs in two splits; those that are declared count too if they have the same content."""
-    records = evidence.first_records
     pairs = set(map(" = ".join, actual.near))
     for first, second in declared.near:
-        if first in records and second in records:
-            first_record, second_record = records[first], records[second]
+        first_record, second_record = evidence.records.first(first), evidence.records.first(second)
+        if first_record and second_record:
             same_bytes = first_record.sha256 == second_record.sha256
             same_content = same_bytes or first_record.pixel_digest == second_record.pixel_digest
             if first_record.split != second_record.split and same_content:

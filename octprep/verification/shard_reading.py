@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,60 +18,11 @@ from octprep.format.manifest import STATED, Manifest, Shard, shard_problem
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels, encode_record
 from octprep.shards.tfrecord import RecordError
+from octprep.verification.records import PackedRecords, RecordSummary
 
 Crop = tuple[int, int, int, int]  # top, bottom, left, right in source pixels, half open
 
 _NAMED_ONE_BY_ONE = 3  # records of a shard with the same problem; of more, the number and the first are named
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSummary:
-    """What one record holds, without its pixels; little, as there may be millions of them."""
-
-    shard: str
-    index: int  # in the shard, from 0
-    path: str  # of the source file, the record's key
-    patient: str
-    label: int  # index into the manifest's class names
-    sha256: str  # of the source file, hex
-    repeat: int  # 0 for the first occurrence of an image
-    image_number: int = 0
-    stated: tuple[str | None, ...] = (None, None, None)  # source, eye and volume; None where the record has none
-    source_size: tuple[int, int] = (0, 0)  # height, width in pixels
-    packed_affine: bytes = field(default=b"", repr=False)  # see `affine`
-    offset: int = 0  # of the record's frame in its shard, bytes
-    pixel_digest: bytes = field(default=b"", repr=False)  # of the stored pixels
-    feature_digest: bytes = field(default=b"", repr=False)  # of all features but `image` and `repeat`
-    packed_measures: bytes = field(default=b"", repr=False)  # see `measures`
-    comparable: bool = True  # whether the pixels are enough to compare the scan with others
-
-    @property
-    def split(self) -> str:
-        """The split of its shard."""
-        return self.shard.partition("/")[0]
-
-    @property
-    def affine(self) -> tuple[float, ...]:
-        """See `octprep.shards.records.Record`."""
-        return _unpack(self.packed_affine)
-
-    @property
-    def measures(self) -> tuple[float, ...]:
-        """`preprocessing.measure_intensity` of the pixels; () for repeats."""
-        return _unpack(self.packed_measures)
-
-    @property
-    def where(self) -> str:
-        """The record in words."""
-        return f"{self.shard} record {self.index} ({self.path})"
-
-
-def _pack(values: Sequence[float]) -> bytes:
-    return struct.pack(f"<{len(values)}d", *values)
-
-
-def _unpack(packed: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(packed) // 8}d", packed)
 
 
 @dataclass(frozen=True)
@@ -82,14 +32,14 @@ class ReadTask:
     folder: Path
     shard: Shard
     manifest: Manifest
-    crops: Mapping[str, Crop]  # by path, of scans that are stored with black bars
+    crops: Mapping[str, Crop]  # by path, of its scans where they are stored with black bars
 
 
 class ShardContents(NamedTuple):
     """What a shard holds."""
 
     name: str
-    records: list[RecordSummary]
+    records: PackedRecords
     problems: list[tuple[str, str]]  # the shard or record, and what is wrong with it
     complete: bool  # whether every record could be read
     # `duplicates.dct_descriptor` of the pixels of each record that is no repeat, one after the other; b"" where
@@ -124,7 +74,7 @@ def read_shard(task: ReadTask) -> ShardContents:
     complete = not (read_error or bad_records)
     if complete and (message := _count_message(records, task)):
         problems.append((name, message))
-    return ShardContents(name, records, problems, complete, bytes(descriptors))
+    return ShardContents(name, PackedRecords.of(records), problems, complete, bytes(descriptors))
 
 
 def format_counts(per_class: Sequence[int], manifest: Manifest) -> str:
@@ -184,14 +134,14 @@ def _read_record(data: bytes, index: int, offset: int, task: ReadTask) -> tuple[
         image_number=record.number,
         stated=tuple(getattr(record, name) for name in STATED),
         source_size=record.source_size,
-        packed_affine=_pack(record.affine),
+        affine=record.affine,
         offset=offset,
         pixel_digest=_digest(pixels.tobytes()),
         feature_digest=_digest(other_features.encode()),
     )
     if record.repeat:
         return summary, b""
-    summary = dataclasses.replace(summary, packed_measures=_pack(_measures(pixels, record.path, task)))
+    summary = dataclasses.replace(summary, measures=_measures(pixels, record.path, task))
     if manifest.config.near_duplicates:
         summary = dataclasses.replace(summary, comparable=duplicates.is_comparable(pixels))
         return summary, duplicates.dct_descriptor(pixels)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
+import numpy as np
 
 from octprep import preprocessing
 from octprep.duplicates.duplicates_json import DuplicatesFile
@@ -22,7 +23,7 @@ from octprep.format.names import split_of_folder
 from octprep.source.files import ScanFile, parse_scan_path
 from octprep.splits.patients import connected_components
 from octprep.verification.checks import Evidence, Violation
-from octprep.verification.shard_reading import RecordSummary
+from octprep.verification.records import Records, RecordSummary
 
 _MEASURED = ("mean_intensity", "std_intensity", "sharpness")  # in the order of `preprocessing.measure_intensity`
 _NAMED_ONE_BY_ONE = 3  # rows with the same violation, even if they are all rows
@@ -41,10 +42,8 @@ def check_table(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
-    paths = [row.path for row in table.rows] + [row.path for row in table.excluded]
-    for path, count in Counter(paths).items():
-        if count > 1:
-            yield Violation(2, f"{IMAGES_NAME} {path}", f"has {count} rows")
+    for path, count in table.repeated_paths.items():
+        yield Violation(2, f"{IMAGES_NAME} {path}", f"has {count} rows")
     counts = [("rows", table.count, manifest.source["found"])]
     if not table.problems:
         counts.append(("rows of images kept", len(table.rows), manifest.source["kept"]))
@@ -55,22 +54,19 @@ def _check_counts(table: Table, manifest: Manifest) -> Iterator[Violation]:
 
 
 def _check_rows(table: Table, evidence: Evidence) -> Iterator[Violation]:
-    records: dict[str, list[RecordSummary]] = defaultdict(list)  # by path
-    for of_split in evidence.records.values():
-        for record in of_split:
-            records[record.path].append(record)
+    records = _RecordsByPath(evidence.records)
     groups = _expected_groups(table, evidence.duplicates)
     violations: dict[str, list[Violation]] = defaultdict(list)  # by what was compared
     for problem in table.problems:
-        records.pop(problem.path, None)
+        records.pop(problem.path)
         where = f"{IMAGES_NAME} {problem.path}".rstrip()
         violations[f"column {problem.column}"].append(Violation(2, where, problem.message))
     for row in table.rows:
-        for aspect, violation in _check_image(row, records.pop(row.path, []), groups, evidence):
+        for aspect, violation in _check_image(row, records.pop(row.path), groups, evidence):
             violations[aspect].append(violation)
     for excluded in table.excluded:
         where = f"{IMAGES_NAME} {excluded.path}"
-        if with_records := records.pop(excluded.path, []):
+        if with_records := records.pop(excluded.path):
             shards = " ".join(sorted({record.shard for record in with_records}))
             message = f"is excluded, but {shards} holds {len(with_records)} records of it"
             violations["exclusion_reason"].append(Violation(2, where, message))
@@ -78,8 +74,27 @@ def _check_rows(table: Table, evidence: Evidence) -> Iterator[Violation]:
             for aspect, message in _scan_differences(excluded.scan, groups, evidence.manifest):
                 violations[aspect].append(Violation(2, where, message))
     yield from _sum_up(violations, table.rows)
-    for without_row in records.values():
-        yield Violation(2, without_row[0].where, f"has no row in {IMAGES_NAME}")
+    for without_row in records.left():
+        yield Violation(2, without_row.where, f"has no row in {IMAGES_NAME}")
+
+
+class _RecordsByPath:
+    """The records by path, from which those of a path can be taken once."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._is_taken = np.zeros(len(records), bool)
+
+    def pop(self, path: str) -> list[RecordSummary]:
+        """The records of a path, or [] if there are none, or they were taken."""
+        numbers = [number for number in self._records.with_path(path) if not self._is_taken[number]]
+        self._is_taken[numbers] = True
+        return [self._records[number] for number in numbers]
+
+    def left(self) -> Iterator[RecordSummary]:
+        """The first record of each path that was not taken."""
+        firsts = self._records.firsts
+        return (self._records[number] for number in firsts[~self._is_taken[firsts]].tolist())
 
 
 def _check_image(
@@ -202,8 +217,9 @@ def _expected_groups(table: Table, duplicates: DuplicatesFile | None) -> dict[st
     """
     if duplicates is None:
         return None
-    patients = {scan.path: scan.patient for scan in table.scans}
-    links = [(scan.patient, scan.patient) for scan in table.scans]  # a path with two rows may have two patients
+    named = {path for pair in duplicates.pairs for path in (pair.first, pair.second)}
+    patients = {scan.path: scan.patient for scan in table.scans if scan.path in named}
+    links = [(patient, patient) for patient in {scan.patient for scan in table.scans}]
     damaged = {problem.path for problem in table.problems}
     for pair in duplicates.pairs:
         if not damaged.isdisjoint((pair.first, pair.second)):

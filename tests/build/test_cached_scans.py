@@ -93,7 +93,7 @@ def test_scans_that_were_prepared_without_near_duplicates_serve_a_build_with_the
     without = dataclasses.replace(CONFIG, near_duplicates=False)
     build(source, tmp_path / "out", without, workers=0)
     known = prepared.read(tmp_path / "out", tmp_path / "out", without)
-    scans = [file.result for file in known.files.values() if isinstance(file.result, cache.CachedScan)]
+    scans = [file.result for file in known.files if isinstance(file.result, cache.CachedScan)]
     assert {scan.descriptor for scan in scans} == {b""}
     made = []
     monkeypatch.setattr(stages, "dct_descriptor", lambda pixels: made.append(dct_descriptor(pixels)) or made[-1])

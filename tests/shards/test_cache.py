@@ -32,7 +32,8 @@ def task(tmp_path):
 
 def known(task):
     """The files of a batch that need not be prepared again, by path."""
-    return cache.read_receipts(task.folder, cache.preparation_key(task.recipe, task.encoding))
+    files = cache.read_receipts(task.folder, cache.preparation_key(task.recipe, task.encoding))
+    return {file.path: file for file in files}
 
 
 def test_a_receipt_gives_back_everything_that_was_prepared(task):

@@ -40,7 +40,7 @@ def test_oversampling_gives_every_shard_the_same_count_of_every_class_and_keeps_
     counts = Counter(item.label for item in scans)
     largest = {item.path for item in scans if counts[item.label] == max(counts.values())}
     assert {records[path] for path in largest} == {1}
-    per_class = [len(plan.items) // len(classes) for plan in plans]
+    per_class = [len(plan.scans) // len(classes) for plan in plans]
     assert sum(per_class) == max(counts.values()) and max(per_class) - min(per_class) <= 1
     assert sorted((item.path, repeat) for item, repeat in items) == sorted(
         (path, repeat) for path, number in records.items() for repeat in range(number)
@@ -58,11 +58,11 @@ def test_undersampling_balances_every_shard_without_repeats_and_lists_what_it_ex
     classes = {item.label for item in scans}
     assert all(set(labels(plan)) == classes and len(set(labels(plan).values())) == 1 for plan in plans)
     kept = [item.path for plan in plans for item, repeat in plan.items if repeat == 0]
-    assert len(kept) == len(set(kept)) == sum(len(plan.items) for plan in plans)
+    assert len(kept) == len(set(kept)) == sum(len(plan.scans) for plan in plans)
     assert sorted(kept + [exclusion.path for exclusion in exclusions]) == sorted(item.path for item in scans)
     smallest = min(Counter(item.label for item in scans).values())
     assert len(kept) == len(classes) * smallest
-    per_class = [len(plan.items) // len(classes) for plan in plans]
+    per_class = [len(plan.scans) // len(classes) for plan in plans]
     assert max(per_class) - min(per_class) <= 1
 
 
@@ -82,7 +82,7 @@ def test_shards_come_near_the_target_size_and_are_numbered_in_their_names():
     scans = [scan(f"train/CNV/CNV-{patient}-{n}.jpeg") for patient in range(50) for n in range(20)]
     plans, _ = plan_shards("train", scans, "none", 50_000, 5e6, 0)
     assert [plan.name for plan in plans[:2]] == ["train/00000-of-00010.tfrecord", "train/00001-of-00010.tfrecord"]
-    assert {len(plan.items) for plan in plans} == {100}
+    assert {len(plan.scans) for plan in plans} == {100}
 
 
 @pytest.mark.parametrize("balance", ["oversample", "undersample", "none"])
