@@ -53,6 +53,11 @@ class Pool(Protocol):
 
     workers: int  # processes or threads to use on this machine, for work that stays here
 
+    @property
+    def would_start(self) -> bool:
+        """Whether several tasks make it start processes, which takes half a second for each."""
+        ...
+
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of work(task) for every task, in the order of completion. Raises whatever `work` raises."""
         ...
@@ -124,6 +129,11 @@ class WorkerPool:
         executor.shutdown(cancel_futures=True)
         self._keep_alive.close()
         self._begun.close()
+
+    @property
+    def would_start(self) -> bool:
+        """Whether several tasks make it start processes: see Pool."""
+        return self.workers > 1 and len(self._processes) < 2
 
     def start(self, work: Callable[[Any], object]) -> None:
         """Start the processes before there are tasks, and do not wait for them."""
@@ -234,9 +244,12 @@ class WorkerPool:
             executor = ProcessPoolExecutor(
                 self.workers, mp_context=context, initializer=_init_worker, initargs=(closed, begun)
             )
+            starting = []
             for _ in range(min(self.workers, tasks)):
                 with _process_start(work):
-                    executor.submit(os.getpid)
+                    starting.append(executor.submit(os.getpid))
+            if tasks < self.workers:
+                wait(starting)  # while a process starts, the executor starts another for the next task
         except (OSError, ImportError, NotImplementedError) as error:
             for connection in (self._keep_alive, self._begun):
                 if connection is not None:
