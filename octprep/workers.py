@@ -55,7 +55,7 @@ class Pool(Protocol):
 
     @property
     def would_start(self) -> bool:
-        """Whether several tasks make it start processes, which takes half a second for each."""
+        """Whether several tasks make it start processes, which takes a quarter of a second of CPU for each."""
         ...
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
