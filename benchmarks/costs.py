@@ -1,4 +1,4 @@
-"""What the preparation costs for each scan beside decoding: `octprep build`, again with one scan more, and `verify`.
+"""What the preparation costs for each scan beside decoding: `octprep build`, resumed, with one scan more, and `verify`.
 
 The scans are tiny, so nearly all that is measured is what grows with their number: listing, comparing, planning,
 tables, index, and the memory of the program that gives the tasks to the workers. `benchmarks/full_size.py` measures
@@ -20,6 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
+
+from octprep.format.manifest import MANIFEST_NAME, WORK_NAME
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 SHARES = (0.45, 0.14, 0.10, 0.31)  # of the scans, about as in OCT2017
@@ -47,16 +49,32 @@ def write_scan(path: Path, rng: np.random.Generator) -> None:
     path.write_bytes(simplejpeg.encode_jpeg(pixels[:, :, None], quality=60, colorspace="GRAY"))
 
 
+def started(*arguments: object) -> subprocess.Popen[bytes]:
+    """A command of octprep as a process, with compiled modules, as an installed octprep has them."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "octprep.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+
+
+def kill_before_report(out: Path, *arguments: object) -> None:
+    """Run a build, and kill it when all is written but the report, .prepared.gz and the manifest."""
+    with started(*arguments) as process:
+        while process.poll() is None and not (out / WORK_NAME / "dataset_info.json").exists():
+            time.sleep(0.002)
+        process.kill()
+    if (out / MANIFEST_NAME).exists():
+        sys.exit(f"the build of {out} ended before it was killed")
+
+
 def measured(scans: int, label: str, *arguments: object) -> None:
     """Run a command of octprep and print its time, CPU time for each scan, and memory."""
-    command = [sys.executable, "-m", "octprep.cli", *map(str, arguments)]
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with started(*arguments) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}")
+        sys.exit(f"octprep {' '.join(map(str, arguments))} ended with exit code {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
     print(
         f"{scans:>9,} scans  {label:<28} {seconds:7.1f} s  {cpu:7.1f} s CPU  {1e3 * cpu / scans:6.2f} ms CPU a scan  "
@@ -76,6 +94,10 @@ def main() -> None:
             draw(src, scans, 0)
             build = ("build", src, "--out", out, "--size", SIDE, "--quiet")
             measured(scans, "build", *build)
+            killed = Path(folder, "killed")
+            again = ("build", src, "--out", killed, "--size", SIDE, "--quiet")
+            kill_before_report(killed, *again)
+            measured(scans, "build, killed and resumed", *again)
             measured(scans, "build, nothing to do", *build)
             write_scan(src / "CNV" / "CNV-1-1.jpeg", np.random.default_rng(1))
             measured(scans, "build, one scan more", *build, "--overwrite")

@@ -122,6 +122,11 @@ class ClusterPool:
     def __exit__(self, *_: object) -> None:
         self._close()
 
+    @property
+    def would_start(self) -> bool:
+        """Whether several tasks make it start processes: the workers of a cluster are there."""
+        return False
+
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of work(task) for every task, in the order of completion.
 

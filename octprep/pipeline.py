@@ -24,9 +24,8 @@ from pathlib import Path
 from octprep import preprocessing, report
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates import duplicates_json as duplicates_file
-from octprep.duplicates import search
 from octprep.duplicates.exact import DuplicatePair
-from octprep.duplicates.search import PixelPair
+from octprep.duplicates.search import Correlations
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig
 from octprep.format.errors import Notice, OutputError, SettingError, SourceError
@@ -46,9 +45,10 @@ from octprep.format.manifest import (
 )
 from octprep.format.paths import require_path
 from octprep.format.record_index import INDEX_NAME
-from octprep.shards import cache, indexing, prepared, repair, workdir
+from octprep.shards import indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
 from octprep.shards.plan import ShardPlan, plan_shards
+from octprep.shards.searches import Searches
 from octprep.shards.stages import CachedSource, cache_scans, write_shards
 from octprep.shards.stored_files import StoredScans
 from octprep.shards.system_errors import explain_system_errors
@@ -123,7 +123,6 @@ class _Planned:
     near: tuple[DuplicatePair, ...]  # the near-duplicates that the patient groups of `splits` follow from
     plans: Mapping[str, Sequence[ShardPlan]]  # by split
     undersampled: tuple[Exclusion, ...]
-    correlations: Mapping[PixelPair, float]  # of the scans whose stored pixels were compared
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -382,21 +381,23 @@ def _write_dataset(job: _Job) -> _Written:
     ).under(job.pseudonyms, job.source)
     if not cached.plain_scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
-    planned = _split_and_plan(job, cached)
+    correlations = Correlations(cached.correlations)
+    searches = Searches(cached.folder, job.config, correlations)
+    planned = _split_and_plan(job, cached, searches)
     shards = write_shards(
         job.work, cached, planned.plans, planned.class_names, _stated(job), job.config, job.pool, job.progress
     )
-    tables = _write_tables(job, cached, planned)
+    tables = _write_tables(job, cached, planned, searches)
     manifest = _manifest(job, planned, shards, tables)
     deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
-    plans, correlations = planned.plans, planned.correlations
+    plans = planned.plans
     del planned  # the splits, which are not needed any more
     places = prepared.ImagePlaces(tables.paths)
     index = indexing.make_index_of_plans(job.work / "shards", manifest, plans, tables.paths, places.add)
     indexing.write_index(job.work, index)
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
-        prepared.write(job.work / PREPARED_NAME, cached.files, correlations, manifest, places)
+        prepared.write(job.work / PREPARED_NAME, cached.files, correlations.used, manifest, places)
     return _Written(manifest, tables.duplicates, tables.counts, deviations, places)
 
 
@@ -525,41 +526,23 @@ def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: Split
     split_scans(scans, config, split_file=split_file)
 
 
-def _split_and_plan(job: _Job, cached: CachedSource) -> _Planned:
+def _split_and_plan(job: _Job, cached: CachedSource, searches: Searches) -> _Planned:
     """Split the scans and plan the shards; patient groups follow near-duplicates, unless the config turns that off."""
-
-    correlations = search.Correlations(cached.correlations)
 
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
         splits = split_scans(cached.plain_scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
-        return _Planned(splits, tuple(near), plans, tuple(undersampled), correlations.used)
+        return _Planned(splits, tuple(near), plans, tuple(undersampled))
+
+    def compare(paths: AbstractSet[str]) -> list[DuplicatePair]:
+        return searches.near_duplicates(StoredScans(cached.files, paths), job.pool.workers)
 
     if not job.config.near_duplicates:
         return split_and_plan([])
     job.progress("comparing scans", 0, len(cached.plain_scans))
-    planned = _until_stable(
-        partial(_near_duplicates, job, cached, correlations), split_and_plan, {scan.path for scan in cached.plain_scans}
-    )
+    planned = _until_stable(compare, split_and_plan, {scan.path for scan in cached.plain_scans})
     job.progress("comparing scans", len(cached.plain_scans), len(cached.plain_scans))
     return planned
-
-
-def _near_duplicates(
-    job: _Job, cached: CachedSource, correlations: search.Correlations, paths: AbstractSet[str]
-) -> list[DuplicatePair]:
-    """The near-duplicate pairs among these scans. The correlations that are measured are kept if the build stops."""
-    items = StoredScans(cached.files, paths)
-    recipe, encoding = job.config.recipe, job.config.encoding
-    pairs = search.near_duplicate_pairs(
-        [scan for scan in cached.plain_scans if scan.path in paths],
-        (item.descriptor for item in items),
-        lambda index: cache.read_pixels(cached.folder, items[index], recipe, encoding),
-        workers=job.pool.workers,
-        correlations=correlations,
-    )
-    cache.write_correlations(cached.folder, cache.preparation_key(recipe, encoding), correlations.used)
-    return pairs
 
 
 def _until_stable(
@@ -602,11 +585,10 @@ def _plan(
     return plans, undersampled
 
 
-def _write_tables(job: _Job, cached: CachedSource, planned: _Planned) -> _Tables:
+def _write_tables(job: _Job, cached: CachedSource, planned: _Planned, searches: Searches) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
-    near = job.config.near_duplicates
-    descriptors = (item.descriptor for item in cached.scans) if near else None
-    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, descriptors, job.config.seed).to_json()
+    distances = searches.distances(cached.scans) if job.config.near_duplicates else None
+    duplicates = duplicates_file.collect(cached.plain_scans, planned.near, distances).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
     rows = image_rows(cached.scans, planned.splits.group_of, planned.plans, exclusions)

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from octprep.duplicates.descriptors import as_matrix
-from octprep.duplicates.distances import Distances, is_number, measure_distances
+from octprep.duplicates.distances import Distances, is_number
 from octprep.duplicates.exact import (
     NEAR_IDENTICAL,
     SAME_BYTES,
@@ -74,16 +73,13 @@ def _distances(raw: Any) -> Distances:
 
 
 def collect(
-    scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], descriptors: Iterable[bytes] | None, seed: int
+    scans: Sequence[Scan], near_duplicates: Iterable[DuplicatePair], distances: Distances | None
 ) -> DuplicatesFile:
-    """Collect what duplicates.json holds; descriptors are None where near-duplicates were not searched for.
+    """Collect what duplicates.json holds; distances are None where near-duplicates were not searched for.
 
     A pair with the same content is not listed again as near-identical.
     """
     exact_pairs = exact_duplicate_pairs(scans)
     exact_paths = {(pair.first, pair.second) for pair in exact_pairs}
     near_pairs = [pair for pair in near_duplicates if (pair.first, pair.second) not in exact_paths]
-    distances = None
-    if descriptors is not None:
-        distances = measure_distances(as_matrix(descriptors), [scan.patient for scan in scans], seed)
     return DuplicatesFile(tuple(sorted([*exact_pairs, *near_pairs])), distances)

@@ -20,6 +20,8 @@ from octprep.format.paths import path_to_text, require_path
 
 STDOUT = Path("-")  # the file that an option names to have standard output written instead
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
+# Flags with which a file is opened for reading: a pipe is not waited for.
+_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _PAUSES = (0.1, 0.4, 1.5)  # seconds between the attempts of `retry`
 
 Result = TypeVar("Result")
@@ -91,11 +93,8 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
     Raises NotReadable for anything that is not a regular file, and OSError as the system does: ELOOP if the path is a
     link and follow_links is False.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    if not follow_links:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, _READING if follow_links else _READING | getattr(os, "O_NOFOLLOW", 0))
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a pipe
             raise NotReadable("is not a regular file") from None
@@ -112,8 +111,12 @@ def read_ahead(path: Path) -> None:
     Nothing happens where the system takes no such hint, or the file cannot be opened: whoever reads it will say so.
     """
     if hasattr(os, "posix_fadvise"):
-        with suppress(OSError, NotReadable), open_regular(path) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError):  # also for what is no regular file, as a pipe
+            descriptor = os.open(path, _READING)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
 
 def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:

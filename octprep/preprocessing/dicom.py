@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from octprep.format.config import believed_axial_um
 from octprep.format.errors import UnreadableImage
@@ -198,6 +197,8 @@ def _facts(found: Any, index: int) -> FrameFacts:
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
     """Raise UnreadableImage for whatever is wrong with the file; OSError only if the machine could not read it."""
+    from PIL import Image
+
     try:
         with WARNING_FILTERS, warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)

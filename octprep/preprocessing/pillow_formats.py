@@ -1,7 +1,8 @@
 """PNG, TIFF, BMP and WebP to pixels, by Pillow, with a plain reason for every file that cannot be trusted.
 
 The class for a format is called directly instead of `PIL.Image.open`, which would warn of large images where the size
-is checked here, and set up readers for some forty other formats.
+is checked here, and set up readers for some forty other formats. Pillow is imported for the first such image: most
+sources hold none.
 """
 
 from __future__ import annotations
@@ -10,22 +11,19 @@ import io
 import threading
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from octprep.format.errors import UnreadableImage
 from octprep.preprocessing.limits import MAX_PIXELS, check_size
 from octprep.preprocessing.orientation import read_orientation, turned
 
-_READERS: Mapping[str, type[ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-}
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"II*\0", "TIFF"),
@@ -58,6 +56,7 @@ def decode(data: bytes, image_format: str) -> NDArray[Any]:
     image_format: as `format_of` gives it. Transparent pixels are black, as far as they are transparent. Raises
     UnreadableImage as `octprep.preprocessing.decode` does, and MemoryError.
     """
+    _readers()  # imports Pillow: an error of that is not about the file
     try:
         # Pillow warns of odd metadata, which say nothing of the pixels.
         with WARNING_FILTERS, warnings.catch_warnings(action="ignore"):
@@ -71,10 +70,25 @@ def decode(data: bytes, image_format: str) -> NDArray[Any]:
         raise UnreadableImage(f"{problem} {image_format}: {_one_line(error)}") from None
 
 
+@cache
+def _readers() -> Mapping[str, type[ImageFile.ImageFile]]:
+    """Pillow's class for each format."""
+    from PIL import BmpImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+    return {
+        "PNG": PngImagePlugin.PngImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+        "BMP": BmpImagePlugin.BmpImageFile,
+        "WebP": WebPImagePlugin.WebPImageFile,
+    }
+
+
 def _decode(data: bytes, image_format: str) -> NDArray[Any]:
+    from PIL import TiffImagePlugin
+
     if image_format == "WebP":
         _check_webp(data)
-    image = _READERS[image_format](io.BytesIO(data))
+    image = _readers()[image_format](io.BytesIO(data))
     check_size(image.height, image.width)
     if getattr(image, "is_animated", False):
         raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")

@@ -5,7 +5,7 @@ first shard can be planned. To decode each only once, its encoded pixels are kep
 its shard is written. A batch is two files: its pixels one after the other, NAME.bin, and a receipt, NAME.json, written
 last: a line of JSON (what the batch depends on, and checksums), then the rows, one for each file. A batch with a valid
 receipt for the same files, recipe and encoding is not prepared again. So are the correlations of scans whose stored
-pixels were compared, in a file with a checksum.
+pixels were compared, in a file with a checksum, and the results of searches (`octprep.shards.searches`).
 """
 
 from __future__ import annotations
@@ -366,28 +366,38 @@ def _valid_rows(receipt: Path, pixels: Path, key: str) -> bytes | None:
 
 def _write_receipt(receipt: Path, key: str, known: Sequence[KnownFile], pixels_bytes: int, pixels_crc: int) -> None:
     head = {"key": key, "pixels_bytes": pixels_bytes, "pixels_crc": pixels_crc}
-    _write_rows(receipt, head, [to_row(file) for file in known])
+    _write_checked(receipt, head, [to_row(file) for file in known])
 
 
-def _write_rows(path: Path, head: dict[str, Any], rows: Sequence[Any]) -> None:
+def _write_checked(path: Path, head: dict[str, Any], rows: Sequence[Any]) -> None:
     """Write what `_checked_receipt` reads. head: with the key, and without the checksum of the rows."""
     data = json.dumps(rows).encode()
     head = {**head, "rows_sha256": _sha256(head["key"], data)}
     atomic_write(path, json.dumps(head).encode() + b"\n" + data, durable=False)
 
 
+def write_rows(path: Path, key: str, rows: Sequence[Any]) -> None:
+    """Write rows of JSON to a file of a cache, with a checksum. key: as `preparation_key` gives it."""
+    _write_checked(path, {"key": key}, rows)
+
+
+def read_rows(path: Path, key: str) -> list[Any]:
+    """What `write_rows` wrote with this key; [] if that is missing, damaged or of another key."""
+    try:
+        head, rows = _checked_receipt(path)
+        return list(json.loads(rows)) if head["key"] == key else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def write_correlations(folder: Path, key: str, correlations: Mapping[PixelPair, float]) -> None:
     """Keep the correlations that a build has measured in a cache. key: as `preparation_key` gives it."""
-    _write_rows(folder / _CORRELATIONS_NAME, {"key": key}, correlation_rows(correlations))
+    write_rows(folder / _CORRELATIONS_NAME, key, correlation_rows(correlations))
 
 
 def read_correlations(folder: Path, key: str) -> dict[PixelPair, float]:
     """What `write_correlations` wrote with this key; {} if that is missing, damaged or of another key."""
-    try:
-        head, rows = _checked_receipt(folder / _CORRELATIONS_NAME)
-        return from_correlation_rows(json.loads(rows)) if head["key"] == key else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return from_correlation_rows(read_rows(folder / _CORRELATIONS_NAME, key))
 
 
 def correlation_rows(correlations: Mapping[PixelPair, float]) -> list[tuple[str, str, float]]:

@@ -27,6 +27,8 @@ from octprep.source.pseudonyms import Pseudonyms
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
 
+_FEW_RECORDS = 10_000  # that are written, about a second's work, before another process is started for it
+
 
 @dataclass(frozen=True)
 class CachedSource:
@@ -175,11 +177,15 @@ def write_shards(
     ]
     records = sum(len(task.items) for task in tasks)
     progress("writing records", 0, records)
-    # Threads, as hashing releases the interpreter's lock: starting processes takes longer than to resume a small build.
+    # Threads, as hashing releases the interpreter's lock: starting processes takes longer than to resume a small build,
+    # or to write one in which most scans are known.
     with ThreadPoolExecutor(max(pool.workers, 1)) as threads:
         written = {shard.name: shard for shard in threads.map(writer.existing_shard, tasks) if shard}
-    progress("writing records", sum(shard.records for shard in written.values()), records)
-    for shard in pool.run(writer.write_shard, [task for task in tasks if task.name not in written]):
-        written[shard.name] = shard
-        progress("writing records", shard.records, records)
+        progress("writing records", sum(shard.records for shard in written.values()), records)
+        missing = [task for task in tasks if task.name not in written]
+        is_short = pool.would_start and sum(len(task.items) for task in missing) <= _FEW_RECORDS
+        run = threads.map if is_short else pool.run
+        for shard in run(writer.write_shard, missing):
+            written[shard.name] = shard
+            progress("writing records", shard.records, records)
     return {split: tuple(written[plan.name] for plan in split_plans) for split, split_plans in plans.items()}

@@ -9,10 +9,11 @@ from octprep import pipeline, preprocessing
 from octprep.duplicates import dct_descriptor, search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
-from octprep.shards import cache, prepared, stages
+from octprep.shards import cache, prepared, searches, stages, workdir
+from octprep.shards.searches import SEARCHES_NAME
 from octprep.source.listing import list_source
-from tests.worlds.archive import files_of
-from tests.worlds.builds import CONFIG, cache_of, damage, record_compared
+from tests.worlds.archive import files_of, write_scan
+from tests.worlds.builds import CONFIG, cache_of, damage, receipts, record_compared
 
 
 @pytest.fixture
@@ -113,6 +114,7 @@ def test_correlations_that_an_interrupted_build_has_measured_are_not_measured_ag
         with monkeypatch.context() as patch, pytest.raises(StoppedError):
             patch.setattr(pipeline, "write_shards", stop)
             build(source, tmp_path / "out", CONFIG, workers=0)
+        (cache_of(tmp_path / "out") / SEARCHES_NAME).unlink()
         return len(compared)
 
     every = interrupted()
@@ -124,3 +126,79 @@ def test_correlations_that_an_interrupted_build_has_measured_are_not_measured_ag
         assert changed != file.read_text()
         file.write_text(changed)
         assert interrupted() == every, "a file that was changed is not used"
+
+
+@pytest.fixture
+def unpublished(src, tmp_path, monkeypatch):
+    """What builds of `src` in tmp_path/out compare before they stop in front of publishing."""
+    compared = []
+
+    def recorded(name, work):
+        return lambda *arguments, **options: compared.append(name) or work(*arguments, **options)
+
+    monkeypatch.setattr(search, "near_duplicate_pairs", recorded("pairs", search.near_duplicate_pairs))
+    monkeypatch.setattr(searches, "measure_distances", recorded("distances", searches.measure_distances))
+
+    def stop(*_, **__):
+        raise StoppedError("here")
+
+    def run():
+        compared.clear()
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(workdir, "publish", stop)
+            build(src, tmp_path / "out", CONFIG, workers=0, overwrite=True)
+        return set(compared)
+
+    return run
+
+
+def test_what_an_interrupted_build_found_by_comparing_scans_is_not_searched_for_again(
+    src, shards, tmp_path, unpublished
+):
+    assert unpublished() == {"pairs", "distances"}
+    assert unpublished() == set()
+    build(src, tmp_path / "out", CONFIG, workers=0)
+    assert files_of(tmp_path / "out") == files_of(shards)
+
+
+def test_scans_are_compared_again_if_one_has_another_descriptor(tmp_path, unpublished):
+    unpublished()
+    [receipt] = receipts(tmp_path / "out")
+    head, rows = cache._checked_receipt(receipt)
+    files = [cache.from_row(row) for row in json.loads(rows)]
+    scan = files[0].result
+    descriptor = bytes([scan.descriptor[0] ^ 1]) + scan.descriptor[1:]
+    details = scan.details.removesuffix(scan.descriptor) + descriptor
+    files[0] = dataclasses.replace(files[0], result=dataclasses.replace(scan, details=details))
+    cache._write_receipt(receipt, head["key"], files, head["pixels_bytes"], head["pixels_crc"])
+    assert unpublished() == {"pairs", "distances"}
+
+
+def test_scans_are_compared_again_if_a_file_is_added_or_has_another_patient(src, tmp_path, unpublished):
+    unpublished()
+    scan = src / "train" / "CNV" / "CNV-50-7.jpeg"
+    scan.rename(scan.with_name("CNV-51-7.jpeg"))
+    assert unpublished() == {"pairs", "distances"}
+    assert unpublished() == set()
+    write_scan(scan)
+    assert unpublished() == {"pairs", "distances"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"key": "', '"key": "0'), ('"rows_sha256": "', '"rows_sha256": "0'), ("[", "{")]
+)
+def test_kept_searches_that_were_changed_are_not_used(tmp_path, unpublished, old, new):
+    unpublished()
+    file = cache_of(tmp_path / "out") / SEARCHES_NAME
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    assert unpublished() == {"pairs", "distances"}
+    assert unpublished() == set()
+
+
+def test_kept_searches_of_other_versions_are_not_used(tmp_path, unpublished):
+    unpublished()
+    file = cache_of(tmp_path / "out") / SEARCHES_NAME
+    _, rows = cache._checked_receipt(file)
+    cache.write_rows(file, "another key", json.loads(rows))
+    assert unpublished() == {"pairs", "distances"}

@@ -231,7 +231,7 @@ def test_too_many_open_files_are_reported(source, tmp_path):
 
 def test_a_lack_of_memory_is_reported_and_the_cached_scans_are_kept(source, shards, tmp_path):
     out = tmp_path / "out"
-    patch = "from octprep.format import images_csv; images_csv.encode = lambda *_: bytearray(1 << 62)"
+    patch = "from octprep.format import images_csv; images_csv.encode_sorted = lambda *_: bytearray(1 << 62)"
     command = run_patched(patch, "build", "--src", source, "--out", out, "--workers", 1, *OPTIONS)
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

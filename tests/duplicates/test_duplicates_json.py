@@ -55,6 +55,6 @@ def test_a_pair_with_the_same_content_is_not_listed_as_near_identical():
         DuplicatePair(second.path, first.path, "near-identical", 1.0),
         DuplicatePair(second.path, third.path, "near-identical", 0.9),
     ]
-    assert collect([first, second, third], near, None, 0) == DuplicatesFile(
+    assert collect([first, second, third], near, None) == DuplicatesFile(
         (near[1], DuplicatePair(second.path, first.path, "same bytes")), None
     )

@@ -1,0 +1,97 @@
+"""What a build finds by comparing scans, kept in the cache, so that a build that is resumed does not compare again.
+
+A result is kept under a digest of all that it follows from: the paths, patients, stored pixels and descriptors of the
+scans, in their order. The file, SEARCHES_NAME, has the form of a receipt (`octprep.shards.cache`), with a checksum and
+the versions of octprep and the libraries, and is not used after one of them has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from octprep.duplicates import search
+from octprep.duplicates.descriptors import as_matrix
+from octprep.duplicates.distances import Distances, measure_distances
+from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
+from octprep.format.config import BuildConfig
+from octprep.shards import cache
+from octprep.shards.cache import CachedScan
+
+SEARCHES_NAME = "searches.json"  # in the cache's folder
+
+
+class Searches:
+    """Compares the scans in a cache, or knows the results from an interrupted build."""
+
+    def __init__(self, folder: Path, config: BuildConfig, correlations: search.Correlations) -> None:
+        """folder: of the cache. correlations: those that are known; the searches add those that they use."""
+        self._folder = folder
+        self._config = config
+        self._correlations = correlations
+        self._key = cache.preparation_key(config.recipe, config.encoding)
+        self._known: dict[str, Any] = dict(cache.read_rows(folder / SEARCHES_NAME, self._key))
+        self._used: dict[str, Any] = {}  # of this build, which are those that are kept
+
+    def near_duplicates(self, items: Sequence[CachedScan], workers: int) -> list[DuplicatePair]:
+        """The near-duplicate pairs among scans, sorted. The correlations that are measured are kept as well.
+
+        items: sorted by path. workers: threads.
+        """
+        found = self._kept(_digest("near-duplicates", items), lambda: self._search(items, workers))
+        self._correlations.used.update(cache.from_correlation_rows(found["correlations"]))
+        return [
+            DuplicatePair(first, second, NEAR_IDENTICAL, correlation) for first, second, correlation in found["pairs"]
+        ]
+
+    def distances(self, items: Sequence[CachedScan]) -> Distances:
+        """How far apart the descriptors of scans are. items: sorted by path."""
+        seed = self._config.seed
+
+        def measure() -> dict[str, Any]:
+            descriptors = as_matrix(item.descriptor for item in items)
+            return dataclasses.asdict(measure_distances(descriptors, [item.scan.patient for item in items], seed))
+
+        found = self._kept(_digest(f"distances {seed}", items), measure)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+        }
+        return Distances(**values)
+
+    def _search(self, items: Sequence[CachedScan], workers: int) -> dict[str, Any]:
+        recipe, encoding = self._config.recipe, self._config.encoding
+        measured = search.Correlations({**self._correlations.known, **self._correlations.used})
+        pairs = search.near_duplicate_pairs(
+            [item.scan for item in items],
+            (item.descriptor for item in items),
+            lambda index: cache.read_pixels(self._folder, items[index], recipe, encoding),
+            workers=workers,
+            correlations=measured,
+        )
+        cache.write_correlations(self._folder, self._key, {**self._correlations.used, **measured.used})
+        return {
+            "pairs": [(pair.first, pair.second, pair.correlation) for pair in pairs],
+            "correlations": cache.correlation_rows(measured.used),
+        }
+
+    def _kept(self, digest: str, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result under a digest, as JSON has it; one that is not known is found by compare() and kept."""
+        if digest not in self._used:
+            known = self._known.get(digest)
+            self._used[digest] = compare() if known is None else known
+            if known is None:
+                cache.write_rows(self._folder / SEARCHES_NAME, self._key, list(self._used.items()))
+        return dict(self._used[digest])
+
+
+def _digest(what: str, items: Sequence[CachedScan]) -> str:
+    """A digest of a comparison and of all of the scans that it depends on, hex."""
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for item in items:
+        digest.update(json.dumps([item.scan.path, item.scan.patient, item.scan.pixels_sha256]).encode())
+        digest.update(item.descriptor)
+    return digest.hexdigest()
