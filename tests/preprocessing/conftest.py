@@ -1,6 +1,5 @@
 """Scans that several modules share."""
 
-
 import pytest
 
 from octprep import preprocessing
