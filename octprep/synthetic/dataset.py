@@ -18,7 +18,15 @@ from octprep.synthetic.bscan import Phantom, draw_scan
 from octprep.synthetic.difficulty import DIFFICULTIES, Difficulty
 from octprep.synthetic.disease import CLASSES, draw_disease
 from octprep.synthetic.faults import MAX_FILL_RATE, add_faults, add_fill, encode
-from octprep.synthetic.population import FRACTIONS, MIN_PATIENTS, TWO_CLASS_PATIENTS, Volume, population, wrong_labels
+from octprep.synthetic.population import (
+    FRACTIONS,
+    MAX_SCANS,
+    MIN_PATIENTS,
+    TWO_CLASS_PATIENTS,
+    Volume,
+    population,
+    wrong_labels,
+)
 from octprep.synthetic.truth import check_truth_file, merge_truth_files, truth_line
 from octprep.workers import Progress, WorkerPool, no_progress
 
@@ -98,8 +106,7 @@ def draw(
         check_truth_file(truth, out)
     if max_scans is not None and max_scans < 1:
         raise SettingError(f"max-scans must be at least 1; got {max_scans}")
-    most = {} if max_scans is None else {"max_scans": max_scans}
-    volumes = population(patients, seed, faults=faults, class_mix=class_mix, **most)
+    volumes = population(patients, seed, faults=faults, class_mix=class_mix, max_scans=max_scans or MAX_SCANS)
     wrong = wrong_labels(volumes, label_noise, seed)
     with atomic_directory(out, "octprep synthesize") as folder:
         for split in SOURCE_SPLITS:
@@ -141,8 +148,7 @@ def scans(
     The files that `draw` adds as faults afterwards (duplicates, invalid files) are not among them.
     """
     ranges = _ranges(difficulty)
-    most = {} if max_scans is None else {"max_scans": max_scans}
-    for volume in population(patients, seed, faults=faults, **most):
+    for volume in population(patients, seed, faults=faults, max_scans=max_scans or MAX_SCANS):
         for path, phantom, _ in _scans_of_volume(volume, seed, ranges, 1.0 if faults else 0.0, {}):
             yield path, phantom
 

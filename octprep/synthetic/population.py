@@ -18,7 +18,7 @@ FRACTIONS: Mapping[str, float] = {"CNV": 0.36, "DME": 0.17, "DRUSEN": 0.16, "NOR
 _MIN_PATIENTS_PER_CLASS = 6  # two in test, one in val, three in train
 MIN_PATIENTS = _MIN_PATIENTS_PER_CLASS * len(CLASSES)
 _VAL_SCANS = 4  # of each class
-_MAX_SCANS = 225  # training scans of the patient who has most, as CNV-1016042 has in the archive
+MAX_SCANS = 225  # training scans of the patient who has most, as CNV-1016042 has in the archive
 _MAX_OTHER_SCANS = 150  # training scans of any other patient
 TWO_CLASS_PATIENTS = (("CNV", "DRUSEN"), ("DME", "NORMAL"), ("NORMAL", "CNV"))  # first and second class of each
 
@@ -39,7 +39,7 @@ def population(
     *,
     faults: bool,
     class_mix: Mapping[str, float] = FRACTIONS,
-    max_scans: int = _MAX_SCANS,
+    max_scans: int = MAX_SCANS,
 ) -> list[Volume]:
     """The volumes of so many patients, at least MIN_PATIENTS.
 
@@ -57,7 +57,7 @@ def population(
     for label, indexes in _patients_per_class(patients, class_mix).items():
         counts = _scans_per_patient(len(indexes) - test_patients - 1, rng)
         if label == "CNV":  # one patient has far more scans than all others
-            counts[counts.index(max(counts))] = min(patients * 3 // 2, _MAX_SCANS)
+            counts[counts.index(max(counts))] = min(patients * 3 // 2, MAX_SCANS)
         counts = [min(count, max_scans) for count in counts]
         splits = [*test_splits, ["val"] * (_VAL_SCANS - 2 * faults), *(["train"] * count for count in counts)]
         for index, names in zip(indexes, splits, strict=True):
