@@ -34,7 +34,7 @@ _MAX_DIFFERENT_BITS = 26  # near-duplicates turned by 2 degrees have 24 and fewe
 _BANDS, _BAND_BITS, _FLIPPED_BITS = 48, 22, 4
 _MAX_BUCKET = 1024  # rows of one bucket that are paired with each probe: those nearest to it in the order of the rows
 
-_CHUNK = 1 << 16  # rows worked on at a time
+_CHUNK = 1 << 13  # rows worked on at a time
 _MAX_HELD = 1 << 22  # pairs held before those that came twice are dropped
 _PAIRS_AT_ONCE = 1 << 19  # of one band
 
