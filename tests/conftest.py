@@ -71,7 +71,7 @@ def synthetic_source(tmp_path_factory):
     from octprep.synthetic import draw
 
     src = tmp_path_factory.mktemp("synthetic") / "src"
-    draw(src, patients=24, seed=6, workers=2)
+    draw(src, patients=24, seed=7, workers=2)
     return src
 
 

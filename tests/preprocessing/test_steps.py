@@ -38,14 +38,14 @@ def test_a_blurred_scan_is_less_sharp_whatever_its_noise(synthetic_scans):
     rng = np.random.default_rng(0)
     blurred = []
     for gray in clear:
-        soft = cv2.GaussianBlur(gray, (0, 0), 4) * rng.gamma(16, 1 / 16, gray.shape)
+        soft = cv2.GaussianBlur(gray, (0, 0), 5) * rng.gamma(16, 1 / 16, gray.shape)
         blurred.append(np.clip(soft, 0, 255).astype(np.uint8))
     of_clear, of_blurred = (
         [preprocessing.preprocess(gray, Preprocessing()).measurements.sharpness for gray in grays]
         for grays in (clear, blurred)
     )
     assert (np.array(of_blurred) < 0.95 * np.array(of_clear)).all()
-    assert np.mean(np.array(of_blurred) < np.percentile(of_clear, 5)) > 0.95
+    assert np.mean(np.array(of_blurred) < np.percentile(of_clear, 10)) > 0.95
 
 
 def test_bars_do_not_count_in_the_measurements():
