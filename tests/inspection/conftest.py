@@ -18,7 +18,7 @@ def source(tmp_path_factory):
     """Synthetic scans with the archive's faults, a content under two classes and hostile names, two folders deep."""
     src = tmp_path_factory.mktemp("inspected") / "src"
     root = src / HOSTILE_FOLDER
-    draw(root, patients=24, seed=7, workers=0)
+    draw(root, patients=24, seed=9, workers=0)
     original = sorted((root / "train" / "CNV").glob("CNV-*-1.jpeg"))[0]
     shutil.copy(original, root / "train" / "DME" / "DME-7777770-1.jpeg")
     other = sorted((root / "train" / "NORMAL").glob("NORMAL-*-1.jpeg"))[0]
