@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Float32, Gray
 from octprep.synthetic.anatomy import COLUMNS, HEIGHT, Retina
-from octprep.synthetic.random_fields import NO_NEGATIVE
+from octprep.synthetic.random_fields import SEED_OFFSET
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Cysts:
         reach = math.ceil(self.width / self.cell) + 1
         points = []
         for plane in (math.floor(y), math.floor(y) + 1):
-            rng = np.random.default_rng((self.seed, plane + NO_NEGATIVE))
+            rng = np.random.default_rng((self.seed, plane + SEED_OFFSET))
             points += [
                 (
                     place + rng.uniform(-0.35, 0.35),

@@ -13,7 +13,7 @@ from octprep.synthetic.difficulty import Rng
 
 _WAVES = 9  # cosines that a field is the sum of
 _COLUMN_MM = 0.013  # of a drawing of 512 columns over 5.8 to 8.7 mm
-NO_NEGATIVE = 1 << 20  # added to what seeds a generator
+SEED_OFFSET = 1 << 20  # added to a number of a plane, which may be negative, as no seed may be
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def pattern(
     grid = tuple(max(math.ceil(side / size) + 1, 2) for side, size in zip(shape, cell, strict=True))
     before, share = divmod(y / (_COLUMN_MM * cell[1] * length), 1)
     first, second = (
-        np.random.default_rng((*seed, int(before) + turn + NO_NEGATIVE)).standard_normal(grid, dtype=np.float32)
+        np.random.default_rng((*seed, int(before) + turn + SEED_OFFSET)).standard_normal(grid, dtype=np.float32)
         for turn in (0, 1)
     )
     angle = share * math.pi / 2  # so that the standard deviation is the same everywhere
