@@ -27,6 +27,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -70,27 +71,24 @@ def read(path: Path) -> Iterator[bytes]:
     for a path that is a link, a pipe or anything but a file in a folder.
     """
     with _open(path) as file:
-        yield from _frames(file)
+        yield from _frames(file, os.fstat(file.fileno()).st_size)
 
 
 def read_at(path: Path, offset: int) -> bytes:
     """The record whose frame begins at an offset. Raises RecordError as `read` does, or if the file ends there."""
     with _open(path) as file:
         file.seek(offset)
-        for data in _frames(file):
+        for data in _frames(file, os.fstat(file.fileno()).st_size):
             return data
     raise RecordError(f"no record at byte {offset}")
 
 
 def unframe(frame: bytes) -> bytes:
     """The record in the bytes of its frame. Raises RecordError as `read` does."""
-    length = _length(frame[: _HEADER.size], "the record")
-    data, footer = frame[_HEADER.size : -_FOOTER.size], frame[-_FOOTER.size :]
-    if len(data) != length:
-        raise RecordError("the record: the file ends inside the record")
-    if masked_crc(data) != _FOOTER.unpack(footer)[0]:
-        raise RecordError("the record: the data fail their CRC")
-    return data
+    records = list(_frames(io.BytesIO(frame), len(frame)))
+    if len(records) != 1:
+        raise RecordError(f"{len(records)} records where one was expected")
+    return records[0]
 
 
 def offsets(path: Path) -> list[int]:
@@ -200,8 +198,8 @@ def _open(path: Path) -> io.BufferedReader:
         raise RecordError(str(error)) from None
 
 
-def _frames(file: io.BufferedReader) -> Iterator[bytes]:
-    size = os.fstat(file.fileno()).st_size
+def _frames(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The records from where a file is to its end. size: bytes of the whole file."""
     index, offset = 0, file.tell()
     while header := file.read(_HEADER.size):
         record = f"record {index} at byte {offset}"
