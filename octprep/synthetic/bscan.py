@@ -78,8 +78,9 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
         image, edges, lesion_mask, disc = image[:, ::-1], edges[:, ::-1], lesion_mask[:, ::-1], disc[::-1]
     pixels = expose(np.ascontiguousarray(image), view, rng)
     ilm, rpe, bruch = (np.maximum(_widened(edges[k], view.width), 0) for k in (0, UNDER, -1))
-    lesion_mask = np.pad(lesion_mask, ((0, view.rows - HEIGHT), (0, 0)))
-    wide = cv2.resize(np.ascontiguousarray(lesion_mask), pixels.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    lesion_map = np.zeros_like(pixels)
+    wide = (view.width, HEIGHT)
+    lesion_map[:HEIGHT] = cv2.resize(np.ascontiguousarray(lesion_mask), wide, interpolation=cv2.INTER_NEAREST)
     return Phantom(
         pixels=pixels,
         ilm=ilm,
@@ -87,7 +88,7 @@ def draw_scan(appearance: PatientAppearance, disease: Disease, position: float, 
         bruch=bruch,
         disc=_widened(np.asarray(disc, np.float32), view.width) > 0,
         fill=np.zeros_like(pixels),
-        lesion=np.asarray(wide, np.uint8),
+        lesion=lesion_map,
         label=disease.label,
         quality=view.quality,
     )

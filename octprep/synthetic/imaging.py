@@ -35,7 +35,8 @@ def expose(image: Float32, view: View, rng: Rng) -> Gray:
         moved = np.array([[1, 0, step[1]], [0, 1, step[0]]], np.float32)
         other = cv2.warpAffine(light, moved, (view.width, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
         light += np.float32(share) * (np.asarray(other, np.float32) - light)
-    light = np.pad(light, ((0, view.rows - HEIGHT), (0, 0)), mode="edge")
+    if view.rows > HEIGHT:
+        light = np.pad(light, ((0, view.rows - HEIGHT), (0, 0)), mode="edge")
     # Signal and noise are one wave field at the detector, and so have one speckle.
     noise = np.float32(view.noise**4)
     light += noise
