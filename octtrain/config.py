@@ -146,6 +146,13 @@ class FitConfig(Hyperparameters):
     label_smoothing: float = option(
         0.0, help="Share of a label's probability that is spread over all classes, 0 to 0.5.", panel="Training"
     )
+    augmentation: float = option(
+        1.0,
+        help="Strength of the random changes of training images: shift, tilt, mirroring, brightness, speckle. 0: none; "
+        "2: twice as much of each.",
+        panel="Training",
+        metavar="STRENGTH",
+    )
     mixup: float = option(
         0.0,
         help="MixUp (Zhang et al. 2018): mix images and labels in pairs, by a share from a beta distribution with this "
@@ -232,6 +239,7 @@ _RANGES: Mapping[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0, 10),
     "clip_norm": (float, 0, math.inf),
     "label_smoothing": (float, 0, 0.5),
+    "augmentation": (float, 0, 3),
     "mixup": (float, 0, 10),
     "ema": (float, 0, 0.99999),
 }

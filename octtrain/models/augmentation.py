@@ -9,13 +9,13 @@ import keras
 from keras import layers, ops
 
 
-def augmented(model: keras.Model, seed: int, *, mixup: bool = False) -> keras.Model:
-    """A model with `Augment`, and perhaps `MixUp`, in front. It shares the weights of `model`.
+def augmented(model: keras.Model, seed: int, *, strength: float = 1.0, mixup: bool = False) -> keras.Model:
+    """A model with `Augment` of some strength, and perhaps `MixUp`, in front. It shares the weights of `model`.
 
     With mixup it takes [pixels, share], where share is (n, 1) float32.
     """
     pixels = keras.Input(model.input_shape[1:], name="pixels", dtype="uint8")
-    changed = Augment(seed)(pixels)
+    changed = Augment(seed, strength=strength)(pixels)
     if not mixup:
         return keras.Model(pixels, model(changed), name=f"{model.name}-augmented")
     share = keras.Input((1,), name="share", dtype="float32")
@@ -43,6 +43,8 @@ class Augment(layers.Layer):  # type: ignore[misc]
     (n, h, w, 1) uint8 in 0..255 to the same shape, type and range; at inference nothing is changed. One gather an
     image: columns slide up and down by a whole number of pixels, which both shifts and tilts the retina. It is never
     turned upside down. Above and below, the outermost row is repeated; at the sides the image is mirrored.
+
+    strength: multiplies shift, tilt, gain and speckle; with 0 nothing is changed.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class Augment(layers.Layer):  # type: ignore[misc]
         tilt: float = 0.12,  # at most, rows per column: 0.12 is 7 degrees
         gain: float = 0.2,  # brightness times 1 - gain to 1 + gain
         speckle: float = 0.12,  # largest standard deviation of the multiplicative noise
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
-        self.shift, self.tilt, self.gain, self.speckle = shift, tilt, gain, speckle
+        self.shift, self.tilt, self.gain, self.speckle = (strength * most for most in (shift, tilt, gain, speckle))
+        self.strength = strength
         self.random = keras.random.SeedGenerator(seed)
 
     def call(self, pixels: Any, training: bool = False) -> Any:
         """Pixels, changed at random if training."""
-        if not training:
+        if not training or not self.strength:
             return pixels
         _, height, width, _ = pixels.shape
         n = ops.shape(pixels)[0]

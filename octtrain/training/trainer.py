@@ -62,7 +62,9 @@ class Trainer:
             self.network = network
             if head_only:
                 freeze_all_but_head(network)
-            trained = augmented(logits_model(network), config.seed, mixup=config.mixup > 0)
+            trained = augmented(
+                logits_model(network), config.seed, strength=config.augmentation, mixup=config.mixup > 0
+            )
             optimizer = schedule.optimizer(config, steps, epochs or config.epochs, peak)
             optimizer.build(trained.trainable_variables)  # TensorFlow compiles a step twice if it makes variables first
             trained.compile(optimizer)  # so that the optimizer is saved with the weights

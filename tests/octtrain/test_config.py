@@ -21,6 +21,7 @@ from octtrain.experiments.leakage.config import LeakageConfig
         ({"batch_size": "many"}, "batch-size must be auto or a whole number; got 'many'"),
         ({"lr": "auto "}, "lr must be auto or a number; got 'auto '"),
         ({"ema": 1.0}, "ema must be at most 0.99999; got 1.0"),
+        ({"augmentation": 3.5}, "augmentation must be at most 3; got 3.5"),
         ({"mixup": True}, "mixup must be a number; got True"),
         ({"feed": "memory"}, "feed must be one of auto, resident, mapped, stream; got 'memory'"),
         ({"fine_tune": 12}, "fine-tune must be less than epochs, 12"),

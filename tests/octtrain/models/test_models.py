@@ -264,6 +264,17 @@ def test_augmentation_keeps_shape_and_type_and_differs_by_image_and_by_call():
     assert not np.array_equal(first[0], first[1])
 
 
+def test_the_strength_of_augmentation_multiplies_its_limits():
+    images = np.repeat(np.broadcast_to(np.arange(64)[:, None], (64, 64)).astype(np.uint8)[None, ..., None], 64, axis=0)
+    np.testing.assert_array_equal(np.asarray(Augment(2, strength=0)(images, training=True)), images)
+    most = []
+    for strength in (0.5, 1.0, 2.0):
+        moved = np.asarray(Augment(2, gain=0, speckle=0, strength=strength)(images, training=True))[..., 0].astype(int)
+        most.append(np.abs(moved - images[..., 0])[:, 30:34, 31:33].max())
+        assert most[-1] <= round(strength * 0.08 * 64) + 1
+    assert most[0] < most[1] < most[2]
+
+
 def test_augmentation_does_not_overflow_and_keeps_black():
     white, black = np.full((8, 32, 32, 1), 255, np.uint8), np.zeros((8, 32, 32, 1), np.uint8)
     assert np.asarray(Augment(0)(white, training=True)).min() > 100  # overflow would give small numbers

@@ -171,6 +171,18 @@ def test_in_bfloat16_the_weights_and_the_kept_model_are_float32(folder):
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_images_are_changed_as_strongly_as_the_setting_says_and_not_at_all_by_0(folder):
+    moves = {}
+    for strength in (0.0, 1.0, 3.0):
+        trainer = Trainer(dataclasses.replace(CONFIG, augmentation=strength), (17, 19, 1), [1.0] * 4, steps=7)
+        feed = feed_of(MappedFeed, folder, trainer)
+        chunk = next(feed.training(0))
+        stored = np.asarray(chunk.images[0]).astype(float)
+        moves[strength] = np.abs(trainer.augment(chunk, 6) - stored).mean()
+    assert moves[0.0] == 0
+    assert 0 < moves[1.0] < moves[3.0]
+
+
 def test_mixup_mixes_images_and_labels_alike(folder):
     trainer, metrics = train(folder, config=dataclasses.replace(CONFIG, mixup=1.0))
     assert 0 < metrics[1]["loss"] < metrics[0]["loss"]
