@@ -176,7 +176,7 @@ def _require_read(results: Sequence[ExplainedScan | Exclusion]) -> None:
         )
     if not any(isinstance(result, ExplainedScan) for result in results):
         raise SourceError(
-            f"none of the {number(len(results), 'file')} could be read; give B-scans as {IMAGE_FORMATS} files."
+            f"0 of {number(len(results), 'file')} could be read; give B-scans as {IMAGE_FORMATS} files."
         )
 
 

@@ -297,7 +297,7 @@ def predict(
         )
     if not any(isinstance(result, Prediction) for result in results):
         raise SourceError(
-            f"none of the {number(len(results), 'file')} could be classified; give B-scans as {IMAGE_FORMATS} files."
+            f"0 of {number(len(results), 'file')} could be classified; give B-scans as {IMAGE_FORMATS} files."
         )
     return results
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 
+import numpy as np
 import pytest
 
 from octprep.format.errors import OctError, OutputError, SourceError, StoppedError
@@ -19,8 +20,10 @@ from octprep.storage import remote
 from octprep.storage.cache import build_folder
 from octprep.storage.remote import StorageError, location
 from octprep.verification import verify
+from tests.storage.conftest import put
 from tests.worlds.builds import CONFIG, OPTIONS, octprep, wait_until
 from tests.worlds.stores import Proxy
+from tests.worlds.volume_files import dicom, drawn, reflectance, vol
 
 OWN = (".prepared.gz", ".uploaded.json")  # they hold times of the source and of the objects
 
@@ -64,6 +67,23 @@ def test_a_build_from_and_to_urls_is_the_local_one_and_its_manifest_is_written_l
     assert store.requests("GET", "/source/") == reads
     with pytest.raises(OutputError, match=r"is finished, but with other settings: seed 0 there, 1 now"):
         build(remote_source, place, dataclasses.replace(CONFIG, seed=1), workers=0)
+
+
+def test_bscans_in_volumes_at_a_url_are_those_of_a_folder(place, tmp_path):
+    pytest.importorskip("pydicom")
+    for label in ("CNV", "NORMAL"):
+        for name, data in (("a.dcm", dicom(drawn(label))), ("b.vol", vol(reflectance(drawn(f"{label} b"))))):
+            path = tmp_path / label / "p1" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    put(tmp_path, place)
+    here, there = list_source(tmp_path), list_source(place)
+    assert len(here.scan_files) == 12
+    assert there.scan_files == here.scan_files
+    for mine, other in zip(here.scan_files, there.scan_files, strict=True):
+        scan, pixels, _ = read_scan(place, other)
+        assert scan == read_scan(tmp_path, mine)[0]
+        assert np.array_equal(pixels, read_scan(tmp_path, mine)[1])
 
 
 def test_a_url_lists_the_same_files_as_a_folder(store, remote_source, source):

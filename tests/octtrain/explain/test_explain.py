@@ -123,7 +123,7 @@ def test_what_cannot_be_read_or_written_is_an_error(run, scans, tmp_path, capsys
     folder, files = scans
     with pytest.raises(SettingError, match=r"--class AMD is not a class of .*; give one of CNV, DME, DRUSEN and"):
         explain(run, files, tmp_path / "out", class_name="AMD", log=quiet)
-    with pytest.raises(SourceError, match="none of the 1 file could be read"):
+    with pytest.raises(SourceError, match="0 of 1 file could be read"):
         explain(run, [folder / "CNV" / "notes.txt"], tmp_path / "out", log=quiet, warn=quiet)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"--out .*file cannot be written to"):

@@ -317,7 +317,7 @@ def test_inputs_that_do_not_exist_or_are_empty_are_an_error(run, tmp_path):
     with pytest.raises(OutputError, match="the folder of --csv"):
         predict(run, [image], tmp_path / "no" / "out.csv", log=quiet)
     image.write_bytes(b"")
-    with pytest.raises(SourceError, match="none of the 1 file could be classified"):
+    with pytest.raises(SourceError, match="0 of 1 file could be classified"):
         predict(run, [image], log=quiet, warn=quiet)
 
 
