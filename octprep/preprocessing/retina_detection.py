@@ -13,7 +13,7 @@ of the column's position x in -1..1 is fitted to these edge rows by iteratively 
 
     minimise sum_i w_i (row_i - p(x_i))^2,   w_i = sqrt(fall_i) * max(0, 1 - (residual_i / c)^2)^2,
 
-which is Tukey's biweight; the degree grows from 1 to 3 while c closes in from 60 rows to 8. So shadows, lesions and
+which is Tukey's biweight; the degree grows from 1 to 3 while c closes in from 60 rows to 15. So shadows, lesions and
 vessels, whose edges lie elsewhere, do not pull the curve. Where a wide stretch of columns has its edge below the curve,
 as at a fall towards the optic disc or under a detachment, the margin below is larger by the width of that stretch.
 """
@@ -21,10 +21,11 @@ as at a fall towards the optic disc or under a detachment, the margin below is l
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -39,7 +40,8 @@ _LEVEL = 0.22  # of the contrast above the background is bright
 _MIN_LIGHT = 0.05  # of the light of the brightest area, for an area to count
 _WINDOW = 14  # rows of the source above and below the lower edge of the epithelium that are compared
 _STEEP = 0.7  # of the steepest fall in a column is steep enough to be that edge
-_FITS = ((1, 60), (2, 30), (3, 15), (3, 8))  # degree of the polynomial and c, in rows of the source, of each iteration
+_REFITS = ((2, 60), (3, 30), (3, 15))  # degree of the polynomial and c, in rows of the source, after a line is fitted
+_STRENGTH = (np.sqrt(np.arange(256, dtype=np.uint8)) + 1e-6).astype(np.float64)  # of each fall, in half precision
 _INLIER_DISTANCE = 10  # rows of the source within which a column's edge agrees with the curve
 _MIN_INLIERS = 0.6  # fraction of the columns that must agree; with fewer there is no curve to flatten
 # The ends of a scan, an eighth each, can be too dim to be bright, and are where a curved eye reaches highest. The
@@ -104,7 +106,7 @@ def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = No
     if flatten and is_clear:
         rpe_curve = (*fit.curve[:-1], fit.curve[-1] - float(rpe_row.mean()))
         offset = curve_offset(rpe_curve, column, columns)
-    uppermost = np.argmax(bright, axis=0) * factor
+    uppermost = _first_true(bright) * factor
     first = float((uppermost - offset)[covered].min())
     above, below = margins
     if is_clear:
@@ -112,7 +114,7 @@ def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = No
         first = min(first, max(_top_of_ends(rpe_row, uppermost, offset), first - _MAX_RAISE * (last - first)))
         below += max(fit.stretch_below - _MAX_STRETCH_BELOW, 0)
     else:  # a large lesion, or a choroid as bright as the epithelium
-        lowest_light = (bright.shape[0] - np.argmax(bright[::-1], axis=0)) * factor
+        lowest_light = (bright.shape[0] - _first_true(bright[::-1])) * factor
         last = min(
             float(np.quantile(lowest_light[covered], _LOWEST_LIGHT)), float(np.quantile(fit.edge_rows, _LOWEST_EDGE))
         )
@@ -153,13 +155,17 @@ def _reduced(gray: Gray) -> tuple[Gray, int]:
 def _with_dark_fill(small: Gray, fill: Mask) -> Gray:
     """A copy in which everything that fill has touched is as dark as the lower quartile of the rest."""
     touched = cv2.dilate(fill[: small.shape[0], : small.shape[1]], np.ones((3, 3), np.uint8)) > 0
-    return np.where(touched, np.uint8(_lower_quartile(small, (~touched).view(np.uint8))), small)
+    return np.where(touched, np.uint8(_lower_quartile(small[~touched])), small)
 
 
-def _lower_quartile(gray: Gray, mask: Mask | None = None) -> float:
-    """The gray level that a quarter of the pixels are below; mask: count only pixels where it is above 0."""
-    counts = np.cumsum(cv2.calcHist([gray], [0], mask, [256], [0, 256]))
-    return float(np.searchsorted(counts, counts[-1] / 4))
+def _lower_quartile(gray: NDArray[np.uint8]) -> float:
+    """The lowest gray level that at least a quarter of the pixels do not exceed; gray: any shape."""
+    return float(bisect_left(range(255), gray.size / 4, key=lambda level: int(np.count_nonzero(gray <= level))))
+
+
+def _first_true(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The row of the first True in each column, 0 in one without: argmax along rows, which are searched faster."""
+    return np.asarray(cv2.transpose(mask.view(np.uint8)).view(np.bool_).argmax(axis=1))
 
 
 def _bright_component(small: Gray) -> tuple[NDArray[np.bool_] | None, float]:
@@ -195,15 +201,11 @@ def _fit_rpe(small: Gray, window: int, factor: int, columns: int) -> _RpeFit:
     """The robust fit that this module explains, to a scan reduced by `factor` from `columns` columns."""
     edge_rows, fall = _edges(small, window, factor)
     powers = _vandermonde(edge_rows.size, 2 * factor / columns)
-    strength = np.sqrt(fall) + 1e-6
-    weights: NDArray[Any] = strength
-    curve, residual = np.zeros(1), np.zeros_like(edge_rows)
-    for degree, c in _FITS:
-        basis = powers[:, -1 - degree :]
-        weighted = basis.T * weights
-        curve = np.linalg.solve(weighted @ basis, weighted @ edge_rows)
-        residual = edge_rows - basis @ curve
+    strength = _STRENGTH[fall]
+    curve, residual = _weighted_fit(powers[:, -2:], edge_rows, strength)
+    for degree, c in _REFITS:
         weights = strength * (np.maximum(1 - (residual / c) ** 2, 0) ** 2 + 1e-6)
+        curve, residual = _weighted_fit(powers[:, -1 - degree :], edge_rows, weights)
     return _RpeFit(
         tuple(curve.tolist()),
         _inlier_fraction(np.abs(residual) < _INLIER_DISTANCE),
@@ -212,18 +214,25 @@ def _fit_rpe(small: Gray, window: int, factor: int, columns: int) -> _RpeFit:
     )
 
 
+def _weighted_fit(basis: Float64, values: Float64, weights: Float64) -> tuple[Float64, Float64]:
+    """The coefficients of the columns of a basis, by weighted least squares, and what they leave of the values."""
+    weighted = basis.T * weights
+    coefficients = np.asarray(np.linalg.solve(weighted @ basis, weighted @ values), np.float64)
+    return coefficients, values - basis @ coefficients
+
+
 def _edges(small: Gray, window: int, factor: int) -> tuple[Float64, Gray]:
     """The row, in the source, of the lowest steep fall in every second column, and that fall in gray levels.
 
     The nerve fibre layer's edge can be as steep as the epithelium's, but lies higher.
     """
     means = cv2.blur(small, (5, window), anchor=(2, 0), borderType=cv2.BORDER_REPLICATE)
-    # The mean of the window that begins at a row less that of the next one, 0 where it rises; a line for each column,
-    # from the lowest row upwards.
-    falls = np.asarray(cv2.rotate(cv2.subtract(means[: -2 * window], means[window:-window]), cv2.ROTATE_90_CLOCKWISE))
-    falls = falls[1::2]
+    # The mean of the window that begins at a row less that of the next one, 0 where it rises.
+    change = np.asarray(cv2.subtract(means[: -2 * window], means[window:-window]))
+    steep = (_STEEP * change.max(axis=0)[1::2]).astype(np.uint8)
+    falls = np.asarray(cv2.rotate(change, cv2.ROTATE_90_CLOCKWISE))[1::2]  # a line for a column, the lowest row first
     last, line = falls.shape[1] - 1, np.arange(len(falls))
-    lowest = np.argmax(falls >= (_STEEP * falls.max(axis=1)).astype(np.uint8)[:, None], axis=1)
+    lowest = np.argmax(falls >= steep[:, None], axis=1)
     nearby = np.minimum(lowest[:, None] + np.arange(window + 1), last)  # from there up to where it falls most
     steepest = lowest + np.argmax(falls[line[:, None], nearby], axis=1)
     return (last - steepest + window) * float(factor), falls[line, steepest]
