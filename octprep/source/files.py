@@ -97,7 +97,7 @@ class Scan(ScanFile):
         return self.pixel_digest.hex()
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceListing:
     """Every file under a source folder, sorted by path."""
 
@@ -106,16 +106,16 @@ class SourceListing:
     exclusions: tuple[Exclusion, ...]
     listing_sha256: str  # over all paths and sizes, and what layouts other than the usual one say of them, hex
     layouts: tuple[str, ...] = ()  # how the paths of each source were read
+    file_count: int = field(init=False)  # how many files there are, scans and others
+    newest_ns: int = field(init=False)  # the last change of any scan file, ns since 1970; -1 if there is none
 
-    @property
-    def file_count(self) -> int:
-        """How many files there are, scans and others."""
-        return len(self.scan_files) + len(self.exclusions)
+    def __post_init__(self) -> None:
+        self.file_count = len(self.scan_files) + len(self.exclusions)
+        self.newest_ns = max((file.changed_ns for file in self.scan_files), default=-1)
 
-    @property
-    def newest_ns(self) -> int:
-        """The last change of any scan file, ns since 1970."""
-        return max(file.changed_ns for file in self.scan_files)
+    def forget_scan_files(self) -> None:
+        """Empty `scan_files`, of which there may be millions, once each has been read; what was counted stays."""
+        self.scan_files = ()
 
 
 def parse_scan_path(path: str, size: int, root: str) -> ScanFile | Exclusion:
