@@ -23,7 +23,6 @@ from pathlib import Path
 from octprep import preprocessing, report
 from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates import duplicates_json as duplicates_file
-from octprep.duplicates.distances import Distances
 from octprep.duplicates.exact import DuplicatePair
 from octprep.duplicates.search import Correlations
 from octprep.format import images_csv
@@ -387,12 +386,11 @@ def _write_dataset(job: _Job) -> _Written:
         listing.forget_scan_files()
     correlations = Correlations(cached.correlations)
     searches = Searches(cached.folder, job.config, correlations)
-    distances = searches.distances(cached.scans) if job.config.near_duplicates else None
     planned = _split_and_plan(job, cached, searches)
     shards = write_shards(
         job.work, cached, planned.plans, planned.class_names, stated, job.config, job.pool, job.progress
     )
-    tables = _write_tables(job, cached, planned, distances)
+    tables = _write_tables(job, cached, planned, searches)
     manifest = _manifest(job, planned, shards, tables, stated)
     deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
     plans = planned.plans
@@ -590,8 +588,9 @@ def _plan(
     return plans, undersampled
 
 
-def _write_tables(job: _Job, cached: CachedSource, planned: _Planned, distances: Distances | None) -> _Tables:
+def _write_tables(job: _Job, cached: CachedSource, planned: _Planned, searches: Searches) -> _Tables:
     """Write images.csv and duplicates.json to the work folder."""
+    distances = searches.distances(cached.scans) if job.config.near_duplicates else None
     duplicates = duplicates_file.collect(cached.plain_scans, planned.near, distances).to_json()
     atomic_write(job.work / DUPLICATES_NAME, duplicates)
     exclusions = [*job.published.exclusions, *cached.unreadable, *planned.splits.excluded, *planned.undersampled]
