@@ -62,7 +62,7 @@ def archive(entries: int) -> list[Scan]:
 
     def add(folder: str, label: str, patient: int, number: int) -> None:
         path = f"{folder}/{label}/{label}-{patient}-{number}.jpeg"
-        digest = hashlib.blake2b(path.encode(), digest_size=32).hexdigest()
+        digest = hashlib.blake2b(path.encode(), digest_size=32).digest()
         scans.append(Scan(path, label, str(patient), number, folder, 60_000, digest, 496, 512))
 
     counts = population(scale, 0)

@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -152,6 +151,7 @@ class _Written:
     counts: BuildCounts
     deviations: tuple[ClassDeviation, ...]
     places: prepared.ImagePlaces
+    names: Mapping[str, str]  # as `_names_in_source`
 
 
 def build(
@@ -381,14 +381,17 @@ def _write_dataset(job: _Job) -> _Written:
     ).under(job.pseudonyms, job.source)
     if not cached.plain_scans:
         raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
+    stated, names = _stated(job), _names_in_source(job)
+    for listing in (job.source, job.published):
+        listing.forget_scan_files()
     correlations = Correlations(cached.correlations)
     searches = Searches(cached.folder, job.config, correlations)
     planned = _split_and_plan(job, cached, searches)
     shards = write_shards(
-        job.work, cached, planned.plans, planned.class_names, _stated(job), job.config, job.pool, job.progress
+        job.work, cached, planned.plans, planned.class_names, stated, job.config, job.pool, job.progress
     )
     tables = _write_tables(job, cached, planned, searches)
-    manifest = _manifest(job, planned, shards, tables)
+    manifest = _manifest(job, planned, shards, tables, stated)
     deviations = tuple(class_deviations.deviations_from_splits(planned.splits, job.config))
     plans = planned.plans
     del planned  # the splits, which are not needed any more
@@ -398,7 +401,7 @@ def _write_dataset(job: _Job) -> _Written:
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
         prepared.write(job.work / PREPARED_NAME, cached.files, correlations.used, manifest, places)
-    return _Written(manifest, tables.duplicates, tables.counts, deviations, places)
+    return _Written(manifest, tables.duplicates, tables.counts, deviations, places, names)
 
 
 def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
@@ -534,36 +537,36 @@ def _split_and_plan(job: _Job, cached: CachedSource, searches: Searches) -> _Pla
         plans, undersampled = _plan(splits, cached, job.config)
         return _Planned(splits, tuple(near), plans, tuple(undersampled))
 
-    def compare(paths: AbstractSet[str]) -> list[DuplicatePair]:
-        return searches.near_duplicates(StoredScans(cached.files, paths), job.pool.workers)
+    def compare(scans: StoredScans) -> list[DuplicatePair]:
+        return searches.near_duplicates(scans, job.pool.workers)
 
     if not job.config.near_duplicates:
         return split_and_plan([])
     job.progress("comparing scans", 0, len(cached.plain_scans))
-    planned = _until_stable(compare, split_and_plan, {scan.path for scan in cached.plain_scans})
+    planned = _until_stable(compare, split_and_plan, cached)
     job.progress("comparing scans", len(cached.plain_scans), len(cached.plain_scans))
     return planned
 
 
 def _until_stable(
-    compare: Callable[[AbstractSet[str]], Sequence[DuplicatePair]],
+    compare: Callable[[StoredScans], Sequence[DuplicatePair]],
     split_and_plan: Callable[[Sequence[DuplicatePair]], _Planned],
-    paths: AbstractSet[str],
+    cached: CachedSource,
 ) -> _Planned:
     """Compare and split in turn until the scans in the shards show no pair that the split does not respect.
 
     Which pairs are found depends a little on which scans are compared (the LSH's medians, its crowded buckets), and
     `octprep verify` compares only the scans in the shards. The set of pairs only grows, so this ends.
     """
-    near = sorted(compare(paths))
-    compared = paths
+    near = sorted(compare(cached.scans))
+    compared = {scan.path for scan in cached.plain_scans}
     while True:
         planned = split_and_plan(near)
         in_shards = planned.paths_in_shards
         if in_shards == compared:
             return planned
         compared = in_shards
-        added = set(compare(compared)) - set(near)
+        added = set(compare(StoredScans(cached.files, compared))) - set(near)
         if not added:
             return planned
         near = sorted({*near, *added})
@@ -599,8 +602,13 @@ def _write_tables(job: _Job, cached: CachedSource, planned: _Planned, searches: 
     return _Tables(hashlib.sha256(images).hexdigest(), duplicates, counter.result(), counter.paths)
 
 
-def _manifest(job: _Job, planned: _Planned, shards: Mapping[str, tuple[Shard, ...]], tables: _Tables) -> Manifest:
-    stated = _stated(job)
+def _manifest(
+    job: _Job,
+    planned: _Planned,
+    shards: Mapping[str, tuple[Shard, ...]],
+    tables: _Tables,
+    stated: tuple[str, ...],
+) -> Manifest:
     excluded = sum(tables.counts.excluded.values())
     return Manifest(
         class_names=planned.class_names,
@@ -635,7 +643,7 @@ def _stated(job: _Job) -> tuple[str, ...]:
 def _write_report(job: _Job, written: _Written) -> None:
     """Write the report to the work folder."""
     job.progress("writing the report", 0, 1)
-    source = report.SourceImages(job.src, _names_in_source(job))
+    source = report.SourceImages(job.src, written.names)
     shards = job.work / "shards"
     images = (job.work / IMAGES_NAME).read_bytes()
     page = report.render(

@@ -47,7 +47,7 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
             scan_file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on"
         )
     return PreparedScan(
-        scan=dataclasses.replace(scan, pixels_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest()),
+        scan=scan.with_pixels(hashlib.sha256(image.pixels.tobytes()).digest()),
         pixels=image.pixels,
         geometry=image.geometry,
         measurements=_rounded(image.measurements),

@@ -27,7 +27,7 @@ class DuplicatePair:
 
 def content_keys(scan: Scan) -> tuple[str, ...]:
     """Keys that two scans with the same content share: of the file's bytes and, where known, of the stored pixels."""
-    return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels_sha256}"] if scan.pixels_sha256 else []))
+    return (f"bytes {scan.sha256}", *([f"pixels {scan.pixels_sha256}"] if scan.pixel_digest else []))
 
 
 def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
@@ -52,18 +52,18 @@ def with_repeated_content(scans: Sequence[Scan]) -> list[Scan]:
     return [scan for scan in scans if not repeated.isdisjoint(_contents(scan))]
 
 
-def repeated_contents(scans: Iterable[Scan]) -> set[str]:
-    """The SHA-256, in hex, of the files and stored pixels that several of the scans have."""
-    seen: set[str] = set()
-    repeated: set[str] = set()
+def repeated_contents(scans: Iterable[Scan]) -> set[bytes]:
+    """The SHA-256 of the files and stored pixels that several of the scans have."""
+    seen: set[bytes] = set()
+    repeated: set[bytes] = set()
     for scan in scans:
         for content in _contents(scan):
             (repeated if content in seen else seen).add(content)
     return repeated
 
 
-def _contents(scan: Scan) -> tuple[str, ...]:
-    return (scan.sha256, scan.pixels_sha256) if scan.pixels_sha256 else (scan.sha256,)
+def _contents(scan: Scan) -> tuple[bytes, ...]:
+    return (scan.file_digest, scan.pixel_digest) if scan.pixel_digest else (scan.file_digest,)
 
 
 def exact_duplicate_pairs(scans: Iterable[Scan]) -> list[DuplicatePair]:
@@ -170,4 +170,4 @@ def _conflict_reason(first: Scan, second: Scan, labels: Sequence[str]) -> str:
 
 def _kind(first: Scan, second: Scan) -> str:
     """In which way the content of two duplicates is the same."""
-    return SAME_BYTES if first.sha256 == second.sha256 else SAME_PIXELS
+    return SAME_BYTES if first.file_digest == second.file_digest else SAME_PIXELS

@@ -35,7 +35,7 @@ _BANDS, _BAND_BITS, _FLIPPED_BITS = 48, 22, 4
 _MAX_BUCKET = 1024  # rows of one bucket that are paired with each probe: those nearest to it in the order of the rows
 
 _CHUNK = 1 << 13  # rows worked on at a time
-_MAX_HELD = 1 << 22  # pairs held before those that came twice are dropped
+_MAX_HELD = 1 << 22  # pairs that are given at a time
 _PAIRS_AT_ONCE = 1 << 19  # of one band
 
 Int8 = NDArray[np.int8]
@@ -43,33 +43,56 @@ Int16 = NDArray[np.int16]
 Int32 = NDArray[np.int32]
 
 
-def lsh_candidates(unique: UniqueDescriptors) -> tuple[Int64, Int64]:
-    """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), first < second."""
+def lsh_candidates(unique: UniqueDescriptors) -> Iterator[tuple[Int64, Int64]]:
+    """Pairs of rows of two patients that agree in a band of hash bits and in most bits; (pairs,), first < second.
+
+    They come some at a time, at most about _MAX_HELD, sorted: among similar scans their number grows with the square of
+    that of the scans. A pair is among these once; it may come twice in all, as either row may be the one that probes.
+    """
     count = len(unique)
-    low = _low_frequencies(unique)
-    median = np.array([np.partition(column, count // 2)[count // 2] for column in low.T], np.int16)
-    scale = np.array(
-        [np.abs(column.astype(np.int16) - middle).mean() + 1e-3 for column, middle in zip(low.T, median, strict=True)],
-        np.float32,
-    )
+    median, scale = _medians_and_deviations(unique)
     words = np.empty((count, _BITS // 16), np.uint16)
-    for start in range(0, count, _CHUNK):
-        words[start : start + _CHUNK] = np.packbits(low[start : start + _CHUNK] > median, axis=1).view(np.uint16)
-    kept = np.zeros(0, np.int64)  # pairs as numbers, first * count + second
+    for rows in _chunks(0, count):
+        words[rows] = np.packbits(_frequencies(unique, rows, _lowest()) > median, axis=1).view(np.uint16)
+    waiting = [(0, count)]  # rows that are still to probe: first and stop
+    while waiting:
+        start, stop = waiting.pop()
+        numbers = _probed(unique, words, median, scale, start, stop)
+        if numbers is None:
+            middle = (start + stop) // 2
+            waiting += [(middle, stop), (start, middle)]
+        else:
+            yield numbers // count, numbers % count
+
+
+def _probed(
+    unique: UniqueDescriptors, words: NDArray[np.uint16], median: Int16, scale: Float32, start: int, stop: int
+) -> Int64 | None:
+    """The pairs that some rows find when they probe, as numbers first * count + second, sorted; None if too many.
+
+    words: the hash of each row, (rows, _BITS / 16). start, stop: of the rows that probe; of one row they are never too
+    many.
+    """
+    count = len(unique)
+    kept = np.zeros(0, np.int64)
     fresh: list[Int64] = []  # more of them, in which some may come twice
     fresh_count = 0
     for band in _bands():
-        for probing, probed in _bucket_pairs(low[:, band], median[band], scale[band]):
+        low = np.empty((count, _BAND_BITS), np.int8)
+        for rows in _chunks(0, count):
+            low[rows] = _frequencies(unique, rows, _lowest()[band])
+        for probing, probed in _bucket_pairs(low, median[band], scale[band], start, stop):
             first, second = np.minimum(probing, probed), np.maximum(probing, probed)
             useful = (first != second) & unique.different_patients(first, second)
             first, second = first[useful], second[useful]
             similar = _hamming_distances(words[first], words[second]) <= _MAX_DIFFERENT_BITS
             fresh.append(first[similar] * count + second[similar])
             fresh_count += fresh[-1].size
-            if fresh_count > _MAX_HELD:
+            if fresh_count > _MAX_HELD // 4:
                 kept, fresh, fresh_count = _sorted_unique(np.concatenate([kept, *fresh])), [], 0
-    kept = _sorted_unique(np.concatenate([kept, *fresh]))
-    return kept // count, kept % count
+                if kept.size > _MAX_HELD and stop - start > 1:
+                    return None
+    return _sorted_unique(np.concatenate([kept, *fresh]))
 
 
 def _sorted_unique(numbers: Int64) -> Int64:
@@ -78,15 +101,34 @@ def _sorted_unique(numbers: Int64) -> Int64:
     return numbers[np.append(True, numbers[1:] != numbers[:-1])] if numbers.size else numbers
 
 
-def _low_frequencies(unique: UniqueDescriptors) -> Int8:
-    """The lowest _BITS frequencies of each row, without the mean: (rows, _BITS)."""
+def _chunks(start: int, stop: int) -> Iterator[slice]:
+    """The rows from start to stop, _CHUNK at a time."""
+    return (slice(first, min(first + _CHUNK, stop)) for first in range(start, stop, _CHUNK))
+
+
+@lru_cache(maxsize=1)
+def _lowest() -> Int64:
+    """Where a descriptor has its _BITS lowest frequencies, without the mean."""
     down, across = np.mgrid[:SIDE, :SIDE]
-    order = np.lexsort((down.ravel(), np.maximum(down, across).ravel(), (down + across).ravel()))[1 : _BITS + 1]
-    low = np.empty((len(unique), _BITS), np.int8)
-    for start in range(0, len(unique), _CHUNK):
-        chunk = unique.descriptors[unique.scan[start : start + _CHUNK]]
-        low[start : start + _CHUNK] = chunk.view(np.int8)[:, order]
-    return low
+    order = np.lexsort((down.ravel(), np.maximum(down, across).ravel(), (down + across).ravel()))
+    return np.asarray(order[1 : _BITS + 1], np.int64)
+
+
+def _frequencies(unique: UniqueDescriptors, rows: slice, places: Int64) -> Int8:
+    """Some frequencies of some rows, (rows, places); they are not kept for all rows, which may be millions."""
+    return unique.descriptors.view(np.int8).take(unique.scan[rows], axis=0).take(places, axis=1)
+
+
+def _medians_and_deviations(unique: UniqueDescriptors) -> tuple[Int16, Float32]:
+    """The median of each of the _BITS lowest frequencies over all rows, and the mean absolute deviation from it."""
+    counts = np.zeros(_BITS << 8, np.int64)  # of rows, by frequency and value
+    for rows in _chunks(0, len(unique)):
+        bins = _frequencies(unique, rows, _lowest()) + (np.arange(_BITS) * 256 + 128)
+        counts += np.bincount(bins.ravel(), minlength=counts.size)
+    of_value, value = counts.reshape(_BITS, 256), np.arange(-128, 128)
+    median = (of_value.cumsum(axis=1) > len(unique) // 2).argmax(axis=1) - 128
+    deviation = (of_value * np.abs(value - median[:, None])).sum(axis=1) / len(unique)
+    return median.astype(np.int16), (deviation + 1e-3).astype(np.float32)
 
 
 def _bands() -> list[Int64]:
@@ -96,19 +138,18 @@ def _bands() -> list[Int64]:
     return list(np.concatenate(shuffled)[: _BANDS * _BAND_BITS].reshape(_BANDS, _BAND_BITS))
 
 
-def _bucket_pairs(low: Int8, median: Int16, scale: Float32) -> Iterator[tuple[Int64, Int64]]:
+def _bucket_pairs(low: Int8, median: Int16, scale: Float32, start: int, stop: int) -> Iterator[tuple[Int64, Int64]]:
     """Pairs of rows that one band puts in a bucket, the probing row and the probed one; (pairs,), some at a time.
 
-    low: (rows, _BAND_BITS), the band's frequencies. A row meets itself, and pairs may come twice.
+    low: (rows, _BAND_BITS), the band's frequencies. start, stop: of the rows that probe. A row meets itself, and pairs
+    may come twice.
     """
     weights = np.int32(1) << np.arange(_BAND_BITS, dtype=np.int32)
-    chunks = range(0, len(low), _CHUNK)
-    keys = np.concatenate([(low[start : start + _CHUNK] > median) @ weights for start in chunks])
+    keys = np.concatenate([(low[rows] > median) @ weights for rows in _chunks(0, len(low))])
     buckets = _Buckets.of(keys)
-    for start in chunks:
-        chunk = slice(start, start + _CHUNK)
-        row, bucket = buckets.occupied(_multiprobe_keys(low[chunk], keys[chunk], median, scale, weights))
-        row += start
+    for rows in _chunks(start, stop):
+        row, bucket = buckets.occupied(_multiprobe_keys(low[rows], keys[rows], median, scale, weights))
+        row += rows.start
         yield from _expanded(buckets.rows, row, *_capped(buckets, row, bucket))
 
 

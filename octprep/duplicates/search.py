@@ -211,41 +211,55 @@ class _Matcher:
 
 
 def _near_rows(unique: UniqueDescriptors, threads: Executor) -> _RowPairs:
-    """Pairs of rows of two patients that may be near-identical, first <= second; a row with itself if of several."""
-    firsts, seconds = np.triu_indices(len(unique), 1) if len(unique) <= _ALL_PAIRS else lsh_candidates(unique)
+    """Pairs of rows of two patients that may be near-identical, first <= second; a row with itself if of several.
 
-    def near(start: int) -> _RowPairs:
-        first, second = (np.asarray(rows[start : start + _CHUNK], np.int64) for rows in (firsts, seconds))
-        apart = unique.different_patients(first, second)
-        first, second = first[apart], second[apart]
-        left, right = (coefficients(unique.descriptors[unique.scan[rows]]) for rows in (first, second))
-        alignable = raw_distance(left, right) <= MAX_RAW_DISTANCE
-        distance = aligned_distance(left[alignable], right[alignable])
-        kept = distance <= MAX_ALIGNED_DISTANCE
-        return first[alignable][kept], second[alignable][kept], distance[kept]
-
+    Only those in which either is among the _NEAREST of the other, so that they are no more than _NEAREST times the
+    rows: of those that were found so far the others can be dropped, as more pairs only make them further.
+    """
+    count = len(unique)
     of_several = np.flatnonzero(unique.patient == SEVERAL)
-    chunks = [
-        (of_several, of_several, np.zeros(of_several.size, np.float32)),
-        *threads.map(near, range(0, firsts.size, _CHUNK)),
-    ]
-    first, second, distance = (np.concatenate(values) for values in zip(*chunks, strict=True))
-    return first, second, distance
+    found: _RowPairs = (of_several, of_several, np.zeros(of_several.size, np.float32))
+    for firsts, seconds in [np.triu_indices(count, 1)] if count <= _ALL_PAIRS else lsh_candidates(unique):
+        is_new = np.isin(firsts * count + seconds, found[0] * count + found[1], invert=True)
+        firsts, seconds = firsts[is_new], seconds[is_new]
+        chunks = [
+            (firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]) for start in range(0, firsts.size, _CHUNK)
+        ]
+        near = threads.map(lambda rows: _near_of(unique, *rows), chunks)
+        first, second, distance = (np.concatenate(values) for values in zip(found, *near, strict=True))
+        kept = _ranks(first, second, distance).min(axis=0) < _NEAREST
+        found = first[kept], second[kept], distance[kept]
+    return found
+
+
+def _near_of(unique: UniqueDescriptors, first: Int64, second: Int64) -> _RowPairs:
+    """Those of some pairs of rows that are of two patients and near enough by their descriptors."""
+    apart = unique.different_patients(first, second)
+    first, second = first[apart], second[apart]
+    left, right = (coefficients(unique.descriptors[unique.scan[rows]]) for rows in (first, second))
+    alignable = raw_distance(left, right) <= MAX_RAW_DISTANCE
+    distance = aligned_distance(left[alignable], right[alignable])
+    kept = distance <= MAX_ALIGNED_DISTANCE
+    return first[alignable][kept], second[alignable][kept], distance[kept]
+
+
+def _ranks(first: Int64, second: Int64, distance: Float32) -> Int64:
+    """The rank of the second row among the partners of the first, by distance, and the reverse; (2, pairs)."""
+    rows, partners, distances = np.append(first, second), np.append(second, first), np.append(distance, distance)
+    order = np.lexsort((partners, distances, rows))
+    ranks = np.empty(rows.size, np.int64)
+    ranks[order] = np.arange(rows.size) - np.searchsorted(rows[order], rows[order])
+    return ranks.reshape(2, -1)
 
 
 def _nearest(first: Int64, second: Int64, distance: Float32) -> tuple[Int64, Int64, NDArray[np.bool_]]:
-    """The pairs of rows in which either is among the _NEAREST of the other, the nearest pairs first.
+    """The pairs of rows of `_near_rows`, the nearest first, and whether each is among the _VERY_NEAREST of the other.
 
-    Also whether each is among the _VERY_NEAREST of the other; (pairs,).
+    (pairs,) each.
     """
-    rows, partners, distances = np.append(first, second), np.append(second, first), np.append(distance, distance)
-    order = np.lexsort((partners, distances, rows))
-    rank = np.empty(rows.size, np.int64)  # of a partner among those of its row
-    rank[order] = np.arange(rows.size) - np.searchsorted(rows[order], rows[order])
-    ranks = rank.reshape(2, -1)
-    kept = np.lexsort((second, first, distance))
-    kept = kept[ranks.min(axis=0)[kept] < _NEAREST]
-    return first[kept], second[kept], ranks.max(axis=0)[kept] < _VERY_NEAREST
+    is_very_near = _ranks(first, second, distance).max(axis=0) < _VERY_NEAREST
+    order = np.lexsort((second, first, distance))
+    return first[order], second[order], is_very_near[order]
 
 
 def _candidates(

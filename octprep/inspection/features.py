@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.flags import Flags
 from octprep.prepare import prepare_scan
-from octprep.source.files import Exclusion, Scan, ScanFile, SourceListing
+from octprep.source.files import FIELDS, Exclusion, Scan, ScanFile, SourceListing
 from octprep.source.reading import DecodedBatch, FileBatch, FlaggedScan, read_scan, read_scans, with_retries
 from octprep.storage.remote import Source
 from octprep.workers import Pool, Progress
@@ -66,7 +65,7 @@ def measure_scans(
 
 def stored_pixels(src: Source, scan: Scan) -> Gray:
     """The stored pixels of a scan that was read before. Raises StoppedError if its file has changed since."""
-    scan_file = ScanFile(**{field.name: getattr(scan, field.name) for field in dataclasses.fields(ScanFile)})
+    scan_file = ScanFile(**{name: getattr(scan, name) for name in FIELDS[ScanFile]})
     return with_retries(src, scan_file, partial(_pixels_again, scan.sha256))
 
 

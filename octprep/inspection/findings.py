@@ -127,7 +127,7 @@ def _patient_leaks(scans: Iterable[Scan], labels: Mapping[str, tuple[str, ...]])
 
 
 def _duplicate_set(scans: Sequence[Scan]) -> DuplicateSet:
-    reason = SAME_BYTES if len({scan.sha256 for scan in scans}) == 1 else SAME_PIXELS
+    reason = SAME_BYTES if len({scan.file_digest for scan in scans}) == 1 else SAME_PIXELS
     return DuplicateSet(reason, tuple(sorted(scans, key=lambda scan: scan.path)))
 
 

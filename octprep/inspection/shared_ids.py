@@ -76,5 +76,5 @@ def _descriptors(items: Sequence[ScanFeatures]) -> Float32:
 
 
 def _has_same_content(of_class: dict[str, list[ScanFeatures]]) -> bool:
-    contents = [{item.scan.pixels_sha256 for item in items} for items in of_class.values()]
+    contents = [{item.scan.pixel_digest for item in items} for items in of_class.values()]
     return any(first & second for first, second in combinations(contents, 2))

@@ -114,7 +114,7 @@ def within_patient_pairs(scans: Iterable[Scan]) -> list[ScanPair]:
         (first, second)
         for first, second in pairwise(ordered)
         if (first.patient, first.label) == (second.patient, second.label)
-        and first.pixels_sha256 != second.pixels_sha256
+        and first.pixel_digest != second.pixel_digest
         and (first.image_number != second.image_number or not first.image_number)  # 0: not stated
     ]
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from octprep.format.paths import text_to_path
 from octprep.prepare import PreparedScan, prepare_scan
 from octprep.preprocessing import Geometry
 from octprep.shards.records import decode_pixels, encode_pixels
-from octprep.source.files import Exclusion, Scan, ScanFile
+from octprep.source.files import FIELDS, Exclusion, Scan, ScanFile
 from octprep.source.reading import FileBatch
 from octprep.storage.remote import Source
 
@@ -117,7 +118,7 @@ _DETAILS = struct.Struct("<6d4i5dIi")
 _MEASURED = ("fill_fraction", "crop_confidence", "mean_intensity", "std_intensity", "sharpness")
 
 
-_listed = attrgetter(*(field.name for field in dataclasses.fields(ScanFile)))
+_listed = attrgetter(*FIELDS[ScanFile])
 
 
 # Of the frame of a record: its bytes, those of them before the image, and the CRC-32C of the frame.
@@ -345,7 +346,8 @@ def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
     versions = {"octprep": _octprep_version(), **preprocessing.library_versions(recipe)}
     types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
-    layout = [_ROWS, _DETAILS.format, *(field.name for kind in types for field in dataclasses.fields(kind))]
+    names = (FIELDS.get(kind) or [field.name for field in dataclasses.fields(kind)] for kind in types)
+    layout = [_ROWS, _DETAILS.format, *chain(*names)]
     return hashlib.sha256(f"{recipe} {encoding} {versions} {layout}\n".encode()).hexdigest()
 
 
@@ -464,26 +466,25 @@ def _scan(
     volume: str, axial_um: float, frame: int, modified_ns: int, changed_ns: int, linked: bool, sha256: str,
     height: int, width: int, pixels_sha256: str,
 ) -> Scan:  # fmt: skip
-    """A scan of its fields in the order of _SCAN_FIELDS. By name, this would take twice the time."""
+    """A scan of what is stored of it, in the order of FIELDS. By name, this would take twice the time."""
     intern = sys.intern
     return Scan(
-        path, intern(label), intern(patient), image_number, intern(source_split), size, sha256, _once(height),
-        _once(width), pixels_sha256, source=intern(source), eye=intern(eye), volume=intern(volume), axial_um=axial_um,
-        frame=frame, modified_ns=changed_ns if changed_ns == modified_ns else modified_ns, changed_ns=changed_ns,
-        linked=linked,
+        path, intern(label), intern(patient), image_number, intern(source_split), size,
+        bytes.fromhex(sha256 + pixels_sha256), _once(height), _once(width), source=intern(source), eye=intern(eye),
+        volume=intern(volume), axial_um=axial_um, frame=frame,
+        modified_ns=changed_ns if changed_ns == modified_ns else modified_ns, changed_ns=changed_ns, linked=linked,
     )  # fmt: skip
 
 
 def _as_listed(scan: Scan, file: ScanFile) -> Scan:
     """A scan with what the path and the listing of its file say of it now. As `_scan`, not by name."""
     return Scan(
-        file.path, file.label, file.patient, file.image_number, file.source_split, file.bytes, scan.sha256, scan.height,
-        scan.width, scan.pixels_sha256, source=file.source, eye=file.eye, volume=file.volume, axial_um=file.axial_um,
+        file.path, file.label, file.patient, file.image_number, file.source_split, file.bytes, scan.digests,
+        scan.height, scan.width, source=file.source, eye=file.eye, volume=file.volume, axial_um=file.axial_um,
         frame=file.frame, modified_ns=file.modified_ns, changed_ns=file.changed_ns, linked=file.linked,
     )  # fmt: skip
 
 
 PLACE = slice(4, 7)  # of a row: where the pixels and the record are (`place_cells`); nothing of an exclusion
 _ROWS = 3  # the version of the form of a row
-_SCAN_FIELDS = tuple(field.name for field in dataclasses.fields(Scan))
-_scan_values = attrgetter(*_SCAN_FIELDS)
+_scan_values = attrgetter(*FIELDS[Scan])

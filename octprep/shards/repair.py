@@ -140,7 +140,7 @@ def _as_scan(row: ScanRow) -> Scan:
         eye=row.eye,
         volume=row.volume,
         bytes=row.bytes,
-        sha256=row.sha256,
+        digests=bytes.fromhex(row.sha256),
         height=row.height,
         width=row.width,
     )

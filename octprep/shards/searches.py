@@ -1,15 +1,13 @@
 """What a build finds by comparing scans, kept in the cache, so that a build that is resumed does not compare again.
 
-A result is kept under a digest of all that it follows from: the paths, patients, stored pixels and descriptors of the
-scans, in their order. The file, SEARCHES_NAME, has the form of a receipt (`octprep.shards.cache`), with a checksum and
-the versions of octprep and the libraries, and is not used after one of them has changed.
+A result is kept under a digest of all that it follows from (`StoredScans.sha256`). The file, SEARCHES_NAME, has the
+form of a receipt (`octprep.shards.cache`), with a checksum and the versions of octprep and the libraries, and is not
+used after one of them has changed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format.config import BuildConfig
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan
+from octprep.shards.stored_files import StoredScans
 
 SEARCHES_NAME = "searches.json"  # in the cache's folder
 
@@ -37,18 +36,18 @@ class Searches:
         self._known: dict[str, Any] = dict(cache.read_rows(folder / SEARCHES_NAME, self._key))
         self._used: dict[str, Any] = {}  # of this build, which are those that are kept
 
-    def near_duplicates(self, items: Sequence[CachedScan], workers: int) -> list[DuplicatePair]:
+    def near_duplicates(self, items: StoredScans, workers: int) -> list[DuplicatePair]:
         """The near-duplicate pairs among scans, sorted. The correlations that are measured are kept as well.
 
         items: sorted by path. workers: threads.
         """
-        found = self._kept(_digest("near-duplicates", items), lambda: self._search(items, workers))
+        found = self._kept(f"near-duplicates {items.sha256}", lambda: self._search(items, workers))
         self._correlations.used.update(cache.from_correlation_rows(found["correlations"]))
         return [
             DuplicatePair(first, second, NEAR_IDENTICAL, correlation) for first, second, correlation in found["pairs"]
         ]
 
-    def distances(self, items: Sequence[CachedScan]) -> Distances:
+    def distances(self, items: StoredScans) -> Distances:
         """How far apart the descriptors of scans are. items: sorted by path."""
         seed = self._config.seed
 
@@ -56,7 +55,7 @@ class Searches:
             descriptors = as_matrix(item.descriptor for item in items)
             return dataclasses.asdict(measure_distances(descriptors, [item.scan.patient for item in items], seed))
 
-        found = self._kept(_digest(f"distances {seed}", items), measure)
+        found = self._kept(f"distances {seed} {items.sha256}", measure)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
         }
@@ -78,20 +77,11 @@ class Searches:
             "correlations": cache.correlation_rows(measured.used),
         }
 
-    def _kept(self, digest: str, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result under a digest, as JSON has it; one that is not known is found by compare() and kept."""
-        if digest not in self._used:
-            known = self._known.get(digest)
-            self._used[digest] = compare() if known is None else known
+    def _kept(self, name: str, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result under a name, as JSON has it; one that is not known is found by compare() and kept."""
+        if name not in self._used:
+            known = self._known.get(name)
+            self._used[name] = compare() if known is None else known
             if known is None:
                 cache.write_rows(self._folder / SEARCHES_NAME, self._key, list(self._used.items()))
-        return dict(self._used[digest])
-
-
-def _digest(what: str, items: Sequence[CachedScan]) -> str:
-    """A digest of a comparison and of all of the scans that it depends on, hex."""
-    digest = hashlib.sha256(json.dumps(what).encode())
-    for item in items:
-        digest.update(json.dumps([item.scan.path, item.scan.patient, item.scan.pixels_sha256]).encode())
-        digest.update(item.descriptor)
-    return digest.hexdigest()
+        return dict(self._used[name])

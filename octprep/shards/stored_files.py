@@ -7,12 +7,15 @@ each access.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import struct
 import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -116,6 +119,15 @@ class StoredScans(MadeOnAccess[CachedScan]):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    @cached_property
+    def sha256(self) -> str:
+        """A digest of the paths, patients, stored pixels and descriptors of the scans, in their order; hex."""
+        digest = hashlib.sha256()
+        for item in self:
+            digest.update(json.dumps([item.scan.path, item.scan.patient]).encode())
+            digest.update(item.scan.pixel_digest + item.descriptor)
+        return digest.hexdigest()
 
     def make(self, index: int) -> CachedScan:
         """A scan."""

@@ -6,7 +6,6 @@ them, so that a shard that is there is neither written nor read again.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -27,7 +26,7 @@ from octprep.format.manifest import FORMAT_VERSION, Shard, shard_problem
 from octprep.shards import tfrecord
 from octprep.shards.cache import CachedScan, ImageReader
 from octprep.shards.records import Record, encode_with_image_offset
-from octprep.source.files import Scan
+from octprep.source.files import DESCRIBED
 
 
 class RecordPlace(NamedTuple):
@@ -144,8 +143,7 @@ def _octprep_version() -> str:
     return version("octprep")
 
 
-# The fields of a scan that do not depend on the disk that it lies on.
-_described = attrgetter(*(field.name for field in dataclasses.fields(Scan) if field.repr))
+_described = attrgetter(*DESCRIBED)
 
 
 def _key(task: ShardTask) -> str:

@@ -17,6 +17,7 @@ from octprep.format.config import SOURCE_SPLITS
 from octprep.format.paths import split_frame_path
 from octprep.source.layouts import KermanyLayout, Layout, PathFacts
 
+DIGEST_BYTES = 32  # of a SHA-256
 MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
 
 
@@ -62,18 +63,41 @@ class ScanFile:
 class Scan(ScanFile):
     """A B-scan that was read and decoded."""
 
-    sha256: str  # of the file, or of a frame as its file stores it; hex
+    digests: bytes  # `file_digest` and `pixel_digest`, one after the other: there may be millions of scans
     height: int  # pixels
     width: int  # pixels
-    pixels_sha256: str = ""  # of the stored pixels, hex, once they are prepared; equal where the decoded pixels are
 
     @classmethod
-    def of(cls, file: ScanFile, *, sha256: str, height: int, width: int) -> Scan:
-        """The scan in a file: see the fields."""
-        return cls(**field_values(file), sha256=sha256, height=height, width=width)
+    def of(cls, file: ScanFile, *, sha256: str, height: int, width: int, pixels_sha256: str = "") -> Scan:
+        """The scan in a file: see the fields and properties. Raises ValueError for a digest that is not hex."""
+        return cls(**field_values(file), digests=bytes.fromhex(sha256 + pixels_sha256), height=height, width=width)
+
+    def with_pixels(self, digest: bytes) -> Scan:
+        """The same once its pixels are prepared. digest: the SHA-256 of the stored pixels."""
+        return dataclasses.replace(self, digests=self.file_digest + digest)
+
+    @property
+    def file_digest(self) -> bytes:
+        """The SHA-256 of the file, or of a frame as its file stores it."""
+        return self.digests[:DIGEST_BYTES]
+
+    @property
+    def pixel_digest(self) -> bytes:
+        """The SHA-256 of the stored pixels, b"" until they are prepared; equal where the decoded pixels are."""
+        return self.digests[DIGEST_BYTES:]
+
+    @property
+    def sha256(self) -> str:
+        """`file_digest`, hex."""
+        return self.file_digest.hex()
+
+    @property
+    def pixels_sha256(self) -> str:
+        """`pixel_digest`, hex."""
+        return self.pixel_digest.hex()
 
 
-@dataclass(frozen=True)
+@dataclass
 class SourceListing:
     """Every file under a source folder, sorted by path."""
 
@@ -82,16 +106,16 @@ class SourceListing:
     exclusions: tuple[Exclusion, ...]
     listing_sha256: str  # over all paths and sizes, and what layouts other than the usual one say of them, hex
     layouts: tuple[str, ...] = ()  # how the paths of each source were read
+    file_count: int = field(init=False)  # how many files there are, scans and others
+    newest_ns: int = field(init=False)  # the last change of any scan file, ns since 1970; -1 if there is none
 
-    @property
-    def file_count(self) -> int:
-        """How many files there are, scans and others."""
-        return len(self.scan_files) + len(self.exclusions)
+    def __post_init__(self) -> None:
+        self.file_count = len(self.scan_files) + len(self.exclusions)
+        self.newest_ns = max((file.changed_ns for file in self.scan_files), default=-1)
 
-    @property
-    def newest_ns(self) -> int:
-        """The last change of any scan file, ns since 1970."""
-        return max(file.changed_ns for file in self.scan_files)
+    def forget_scan_files(self) -> None:
+        """Empty `scan_files`, of which there may be millions, once each has been read; what was counted stays."""
+        self.scan_files = ()
 
 
 def parse_scan_path(path: str, size: int, root: str) -> ScanFile | Exclusion:
@@ -145,13 +169,16 @@ def reason_kind(reason: str) -> str:
 
 def portable_fields(scan: Scan) -> dict[str, object]:
     """A scan's fields by name, for other programs: without those that depend on the disk that it lies on."""
-    return {name: value for name, value in field_values(scan).items() if name not in _OF_THE_DISK}
+    return {name: getattr(scan, name) for name in DESCRIBED}
 
 
 def field_values(scan: ScanFile) -> dict[str, Any]:
-    """A scan's fields by name: as dataclasses.asdict, which is slower as it copies what can be copied."""
-    return {name: getattr(scan, name) for name in _FIELDS[type(scan)]}
+    """What is stored of a file or scan, by name."""
+    return {name: getattr(scan, name) for name in FIELDS[type(scan)]}
 
 
 _OF_THE_DISK = ("modified_ns", "changed_ns", "linked", "frame")
-_FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in (ScanFile, Scan)}
+_FILE_FIELDS = tuple(field.name for field in dataclasses.fields(ScanFile))
+# What is stored of each, by these names; the digests of a scan as hex.
+FIELDS = {ScanFile: _FILE_FIELDS, Scan: (*_FILE_FIELDS, "sha256", "height", "width", "pixels_sha256")}
+DESCRIBED = tuple(name for name in FIELDS[Scan] if name not in _OF_THE_DISK)  # of a scan, wherever it lies

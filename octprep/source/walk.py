@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,8 @@ class Walk:
             if isinstance(entries, PermissionError):
                 self._add_unread(folder, entries, is_file=False)
                 continue
-            for entry in entries:
+            while entries:  # each is forgotten with its status, of half a kilobyte
+                entry = entries.popleft()
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 try:
                     self._add(entry, path, real_paths)
@@ -153,10 +155,10 @@ class Walk:
         raise SourceError(f"{shown} cannot be read: {why}. Run the same command again when it can be.") from None
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]] | PermissionError:
+def _entries(folder: Path) -> deque[os.DirEntry[str]] | PermissionError:
     """What is in a folder, sorted by name; a PermissionError is returned, as `retry` would only repeat it."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return deque(sorted(entries, key=lambda entry: entry.name))
     except PermissionError as error:
         return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from octprep.duplicates.exact import DuplicatePair, repeated_contents
 from octprep.format.manifest import Leaks
@@ -12,31 +13,32 @@ from octprep.source.files import Scan
 from octprep.splits.patients import PatientGroup, group_patients, numeric_order
 from octprep.wording import listed, number
 
+Key = TypeVar("Key")
 _MAX_PAIRS = 5  # near-identical pairs that `describe_leaks` names
 
 
 def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] = ()) -> Leaks:
     """The patient ids, contents and near-duplicate pairs that are in more than one of the splits."""
     patients: dict[str, set[int]] = defaultdict(set)  # id -> indices of splits
-    files: dict[str, set[int]] = defaultdict(set)  # SHA-256 of the file -> indices of splits
-    pixels: dict[str, set[int]] = defaultdict(set)  # SHA-256 of the stored pixels -> indices of splits
+    files: dict[bytes, set[int]] = defaultdict(set)  # SHA-256 of the file -> indices of splits
+    pixels: dict[bytes, set[int]] = defaultdict(set)  # SHA-256 of the stored pixels -> indices of splits
     split_of: dict[str, int] = {}
-    file_of: dict[str, str] = {}  # SHA-256 of the stored pixels -> of the first file that has them
+    file_of: dict[bytes, bytes] = {}  # SHA-256 of the stored pixels -> of the first file that has them
     splits = list(splits)
     repeated = repeated_contents(scan for members in splits for scan in members)
     for index, members in enumerate(splits):
         for scan in members:
             split_of[scan.path] = index
             patients[scan.patient].add(index)
-            if scan.sha256 in repeated:
-                files[scan.sha256].add(index)
-            if scan.pixels_sha256 in repeated:
-                pixels[scan.pixels_sha256].add(index)
-                file_of.setdefault(scan.pixels_sha256, scan.sha256)
+            if scan.file_digest in repeated:
+                files[scan.file_digest].add(index)
+            if scan.pixel_digest in repeated:
+                pixels[scan.pixel_digest].add(index)
+                file_of.setdefault(scan.pixel_digest, scan.file_digest)
     contents = _in_several(files) | {file_of[digest] for digest in _in_several(pixels)}
     return Leaks(
         patients=tuple(sorted(_in_several(patients), key=numeric_order)),
-        contents=tuple(sorted(contents)),
+        contents=tuple(sorted(digest.hex() for digest in contents)),
         near=tuple(
             (pair.first, pair.second)
             for pair in sorted(near)
@@ -77,5 +79,5 @@ def describe_leaks(leaks: Leaks) -> str:
     )
 
 
-def _in_several(splits_of: Mapping[str, set[int]]) -> set[str]:
+def _in_several(splits_of: Mapping[Key, set[int]]) -> set[Key]:
     return {key for key, splits in splits_of.items() if len(splits) > 1}

@@ -182,10 +182,9 @@ def _as_scan(record: RecordSummary, manifest: Manifest) -> Scan:
         image_number=record.image_number,
         source_split="",
         bytes=0,
-        sha256=record.sha256,
+        digests=bytes.fromhex(record.sha256) + record.pixel_digest,
         height=record.source_size[0],
         width=record.source_size[1],
-        pixels_sha256=record.pixel_digest.hex(),
     )
 
 

@@ -1,13 +1,17 @@
 """The search for near-duplicates finds planted ones and pairs no other patients, whatever the order and the threads."""
 
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from benchmarks.near_duplicates import RECIPES, turned
 from octprep import preprocessing
-from octprep.duplicates import DESCRIPTOR_BYTES, MIN_CORRELATION, dct_descriptor, near_identical, search
+from octprep.duplicates import DESCRIPTOR_BYTES, MIN_CORRELATION, dct_descriptor, lsh, near_identical, search
+from octprep.duplicates.lsh import lsh_candidates
+from octprep.duplicates.unique_rows import unique_descriptors
 from octprep.synthetic.faults import near_duplicate
 from tests.duplicates.images import PLANTED, descriptors_of, pairs_of, random_image
 from tests.worlds.archive import SAMPLE, SAMPLE_2
@@ -175,6 +179,47 @@ def test_each_of_many_similar_scans_is_compared_with_few_others():
     pixels, calls = counting(lambda _: constant)
     assert near_identical(descriptors.view(np.uint8), np.arange(count) % 7, pixels) == []
     assert len(calls) <= 2 * search._NEAREST * count
+
+
+def pairs_of_rows(unique):
+    """The pairs of `_near_rows` that are to be compared on pixels, in their order."""
+    with ThreadPoolExecutor(1) as threads:
+        found = search._near_rows(unique, threads)
+    assert len(found[0]) <= search._NEAREST * len(unique)
+    return [values.tolist() for values in search._nearest(*found)]
+
+
+def test_pairs_that_are_found_a_few_at_a_time_are_those_that_are_found_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 30, (12, DESCRIPTOR_BYTES))
+    rows = centres[rng.integers(0, 12, 900)] + rng.normal(0, 4, (900, DESCRIPTOR_BYTES))
+    rows[700:] = rows[:200]  # some of several patients
+    descriptors = np.clip(np.rint(rows), -127, 127).astype(np.int8).view(np.uint8)
+    unique = unique_descriptors(descriptors, rng.integers(0, 300, 900))
+    whole = pairs_of_rows(unique)
+    assert len(whole[0]) > 2 * len(unique), "rows have more near ones than are kept"
+    monkeypatch.setattr(lsh, "_MAX_HELD", 8000)
+    assert len(list(lsh_candidates(unique))) > 3
+    assert pairs_of_rows(unique) == whole
+
+
+def test_memory_does_not_grow_with_the_pairs_of_similar_scans(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 60, (540, DESCRIPTOR_BYTES))  # no two are near, but ...
+    rows[:, lsh._lowest()] = 40  # ... all have the same hash
+    descriptors = np.clip(np.rint(rows), -127, 127).astype(np.int8).view(np.uint8)
+    unique = unique_descriptors(descriptors, np.arange(540))
+    for name, value in {"_BANDS": 6, "_MAX_HELD": 1 << 16, "_PAIRS_AT_ONCE": 1 << 12}.items():
+        monkeypatch.setattr(lsh, name, value)
+    batches = [first.size for first, _ in lsh_candidates(unique)]
+    assert sum(batches) >= 540 * 539 / 2 and max(batches) < 1.5 * (1 << 16)
+    tracemalloc.start()
+    try:
+        assert pairs_of_rows(unique) == [[], [], []]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000, f"{peak:,} bytes, of which 4 million are for the buckets"
 
 
 def test_equal_descriptors_of_three_patients_connect_them_all():

@@ -21,8 +21,8 @@ def eye():
 
 def features(patient, label, picture, number):
     pixels = np.clip(picture + RNG.normal(0, 6, (64, 64)), 0, 255).astype(np.uint8)
-    scan = Scan(f"{label}/{patient}-{number}", label, patient, number, "", 1, sha256="", height=64, width=64,
-                pixels_sha256=str(RNG.random()))  # fmt: skip
+    digests = bytes(32) + RNG.bytes(32)
+    scan = Scan(f"{label}/{patient}-{number}", label, patient, number, "", 1, digests=digests, height=64, width=64)
     return ScanFeatures(scan, dct_descriptor(pixels), 0, 0, 0, 0, 0)
 
 
@@ -49,7 +49,7 @@ def test_ids_of_one_class_are_not_compared():
 
 def test_the_name_of_a_source_before_an_id_is_not_taken_for_a_class():
     def id_of(patient):
-        return bare_id(Scan("p", "DME", patient, 0, "", 1, sha256="", height=64, width=64, source="clinic"))
+        return bare_id(Scan("p", "DME", patient, 0, "", 1, digests=b"", height=64, width=64, source="clinic"))
 
     assert id_of("clinic:7") == "clinic:7"
     assert id_of("clinic:DME:7") == "clinic:7"

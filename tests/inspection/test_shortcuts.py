@@ -31,7 +31,7 @@ def random_features(change, patients=24, scans=4, seed=0):
                     "decoded_mean": rng.normal(50, 9),
                 } | change(label, rng)
                 scan = Scan(
-                    f"{label}/{name}", label, str(patient), number, "", values.pop("bytes"), name, 496, 512, name
+                    f"{label}/{name}", label, str(patient), number, "", values.pop("bytes"), name.encode(), 496, 512
                 )
                 features.append(ScanFeatures(scan, b"", decoded_std=30.0, stored_mean=60.0, stored_std=40.0, **values))
                 groups.append(name.split("-")[1])

@@ -1,6 +1,5 @@
 """The similarity of scans within and between patients."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -40,7 +39,7 @@ def test_consecutive_scans_of_one_patient_and_class_are_pairs():
             "test/CNV/CNV-2-1.jpeg",
         )
     ]
-    scans = [dataclasses.replace(item, pixels_sha256=item.path) for item in scans]
+    scans = [item.with_pixels(item.path.encode()) for item in scans]
     pairs = within_patient_pairs(scans)
     assert [(first.path, second.path) for first, second in pairs] == [
         ("test/CNV/CNV-1-1.jpeg", "train/CNV/CNV-1-3.jpeg")

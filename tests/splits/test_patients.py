@@ -1,7 +1,5 @@
 """Patient groups: scans that share an id, content, or a near-duplicate, across classes and chains."""
 
-import dataclasses
-
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.splits.patients import group_keys, group_patients, numeric_order
 from tests.worlds.archive import scan
@@ -35,7 +33,7 @@ def test_near_duplicates_group_their_patients_and_so_do_chains():
 
 
 def test_equal_pixels_group_patients_as_equal_bytes_do():
-    scans = [dataclasses.replace(A1, pixels_sha256="p"), dataclasses.replace(B1, pixels_sha256="p"), C1]
+    scans = [A1.with_pixels(b"p"), B1.with_pixels(b"p"), C1]
     assert [len(group.scans) for group in group_patients(scans)] == [2, 1]
 
 

@@ -61,9 +61,9 @@ def scan(path: str, *, content: str | None = None) -> Scan:
     """The Scan of a path train/CNV/CNV-12-3.jpeg, without a file. content: equal for scans with equal bytes."""
     *folders, name = path.split("/")
     label, patient, number = name.removesuffix(".jpeg").split("-")
-    sha256 = hashlib.sha256((content or path).encode()).hexdigest()
+    digest = hashlib.sha256((content or path).encode()).digest()
     folder = folders[0] if len(folders) > 1 else ""
-    return Scan(path, label, patient, int(number), folder, 1000, sha256, 496, 512)
+    return Scan(path, label, patient, int(number), folder, 1000, digest, 496, 512)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
