@@ -175,9 +175,7 @@ def _require_read(results: Sequence[ExplainedScan | Exclusion]) -> None:
             "all others are explained. Run the same command again to retry them."
         )
     if not any(isinstance(result, ExplainedScan) for result in results):
-        raise SourceError(
-            f"0 of {number(len(results), 'file')} could be read; give B-scans as {IMAGE_FORMATS} files."
-        )
+        raise SourceError(f"0 of {number(len(results), 'file')} could be read; give B-scans as {IMAGE_FORMATS} files.")
 
 
 def _text(path: Path) -> str:
