@@ -145,12 +145,12 @@ def test_given_settings_replace_those_of_the_file(file):
         (
             FitConfig,
             "bach-size = 3",
-            "there is no setting 'bach-size'; did you mean batch-size? The settings are batch-",
+            "there is no setting 'bach-size'; did you mean batch-size? The settings are augmentation, batch-",
         ),
         (
             FitConfig,
             "depth = 3",
-            "no setting 'depth'. The settings are batch-size, clip-norm, deterministic, devices, ema, epochs, feed",
+            "no setting 'depth'. The settings are augmentation, batch-size, clip-norm, deterministic, devices, ema, epochs, feed",
         ),
         (
             FitConfig,
