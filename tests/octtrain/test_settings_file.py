@@ -150,7 +150,7 @@ def test_given_settings_replace_those_of_the_file(file):
         (
             FitConfig,
             "depth = 3",
-            "no setting 'depth'. The settings are augmentation, batch-size, clip-norm, deterministic, devices, ema, epochs",
+            "no setting 'depth'. The settings are augmentation, batch-size, clip-norm, deterministic, devices, ema",
         ),
         (
             FitConfig,
