@@ -108,7 +108,8 @@ def open_dataset(place: Location) -> Path:
             if not path.exists() or not is_intact(path.read_bytes(), manifest.digest):
                 with suppress(FileNotFoundError):  # without it there are slower ways to read the shards
                     atomic_write(path, place.read(table_name(split)), durable=False)
-        atomic_write(folder / MANIFEST_NAME, data, durable=False)
+        if _sha256(folder / MANIFEST_NAME) != hashlib.sha256(data).hexdigest():
+            atomic_write(folder / MANIFEST_NAME, data, durable=False)
     return folder
 
 

@@ -41,6 +41,14 @@ def test_each_shard_is_fetched_once_for_all_epochs_and_runs(store, remote_shards
     assert set(counts.values()) == {1}
 
 
+def test_opening_a_dataset_again_writes_nothing(store, remote_shards):
+    """A file that is replaced lies there twice for a moment, and the cache may be full."""
+    folder, _ = all_splits(remote_shards)
+    before = {path: path.stat().st_ino for path in folder.rglob("*")}
+    assert open_dataset(remote_shards) == folder
+    assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
+
+
 def test_processes_that_begin_at_once_fetch_each_object_once(store, remote_shards):
     code = "import sys; from octtrain import MappedImages; print(len(MappedImages(sys.argv[1], 'train')))"
     command = [sys.executable, "-c", code, str(remote_shards)]
