@@ -118,8 +118,8 @@ pictures: $(READY) ## draw the pictures of README from synthetic scans
 # Everything is made under WEIGHTS, in folders named by what was drawn; FIT_ARGS are further options of the training.
 WEIGHTS ?= build/weights
 DRAW_ARGS ?= --max-scans 1 --class-mix CNV=1,DME=1,DRUSEN=1,NORMAL=1
-weights: PATIENTS = 20000
-weights: EPOCHS = 8
+weights: PATIENTS = 80000
+weights: EPOCHS = 24
 weights: DIFFICULTY = hard
 DRAWN = $(WEIGHTS)/$(PATIENTS)-$(SEED)-$(DIFFICULTY)
 weights: $(READY) ## train on synthetic scans alone, for the weights `synthetic` of the package (MODEL, EPOCHS, PATIENTS, SEED, DIFFICULTY)

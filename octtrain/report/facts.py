@@ -251,11 +251,9 @@ def _split(manifest: Manifest, name: str) -> str:
 
 
 def _exposed_patients(run: Run, splits: Sequence[str]) -> str:
-    groups: dict[str, set[str]] = {}
-    for image in run.exposure().images:
-        groups.setdefault(image.split, set()).add(image.patient_group)
-    order = [*splits, *sorted({*groups} - {*splits})]
-    return ", ".join(f"{len(groups.get(name, ())):,} in {name.replace('_', ' ')}" for name in order)
+    patients = run.exposed_patients()
+    order = [*splits, *sorted({*patients} - {*splits})]
+    return ", ".join(f"{patients.get(name, 0):,} in {name.replace('_', ' ')}" for name in order)
 
 
 def _model_sha256(run: Run) -> str:

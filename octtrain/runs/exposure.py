@@ -14,6 +14,7 @@ from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Leaks
 
 EXPOSURE_NAME = "exposure.csv"
+EXPOSED_PATIENTS = "exposed_patients"  # in config.json, where exposure.csv lists some of them: how many there are
 INITIAL_WEIGHTS = "initial_weights"  # in place of a split: images that the initial weights were exposed to
 TEACHER = "teacher"  # in place of a split: images that the model's teacher was exposed to
 
@@ -46,6 +47,14 @@ def images_of(rows: Iterable[ImageRow], splits: Sequence[str]) -> tuple[Training
     return tuple(
         TrainingImage(row.patient, row.patient_group, row.sha256, row.split) for row in rows if row.split in splits
     )
+
+
+def patients_per_split(images: Iterable[TrainingImage]) -> dict[str, int]:
+    """The number of patient groups in each split, or in place of it, of an exposure."""
+    groups: dict[str, set[str]] = {}
+    for image in images:
+        groups.setdefault(image.split, set()).add(image.patient_group)
+    return {split: len(members) for split, members in groups.items()}
 
 
 def patients_per_class(rows: Iterable[ImageRow], splits: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:

@@ -33,7 +33,7 @@ from octtrain import pretrained, runtime
 from octtrain.config import FitConfig, is_own_model
 from octtrain.model_files import check_weights, keras_version
 from octtrain.runs import exposure
-from octtrain.runs.exposure import EXPOSURE_NAME, Exposure
+from octtrain.runs.exposure import EXPOSED_PATIENTS, EXPOSURE_NAME, Exposure
 from octtrain.runs.history import HISTORY_NAME, MAX_BYTES, Row, read_history
 from octtrain.runs.provenance import ModelProvenance, read_provenance
 
@@ -138,6 +138,18 @@ class Run:
                 f"{path} is not what `octtrain fit` wrote ({error}), so the model's training patients are unknown. "
                 "Restore it or train again."
             ) from None
+
+    def exposed_patients(self) -> dict[str, int]:
+        """The number of patient groups in each split, or in place of it, that the model was exposed to.
+
+        Of a packed run, whose exposure.csv lists some of them, as its config.json says. Raises ManifestError as
+        `exposure` does.
+        """
+        images = self.exposure().images
+        stated = read_config(self.folder).get(EXPOSED_PATIENTS)
+        if isinstance(stated, dict) and all(type(count) is int for count in stated.values()):
+            return {_require_text(split): count for split, count in stated.items()}
+        return exposure.patients_per_split(images)
 
     def load_model(self) -> keras.Model:
         """The best epoch's model: (n, height, width, 1) uint8 in 0..255 to (n, classes) float32 probabilities.

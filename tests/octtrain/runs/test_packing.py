@@ -19,6 +19,7 @@ from octtrain.evaluation.evaluate import evaluate
 from octtrain.models import logits_model
 from octtrain.prediction.classify import load_run
 from octtrain.prediction.inputs import choose_runs
+from octtrain.runs import packing
 from octtrain.runs.exposure import INITIAL_WEIGHTS
 from octtrain.runs.folder import RunFolder
 from octtrain.runs.packing import MAX_BYTES, pack
@@ -71,6 +72,16 @@ def test_a_packed_run_names_no_place_and_no_patient_id_of_its_training(packed, t
     own = trained[0].exposure().images
     assert {image.patient for image in exposed.images} == {f"synthetic-{image.patient}" for image in own}
     assert len(exposed.images) == len({image.patient for image in own})
+
+
+def test_of_many_patients_some_are_listed_and_all_are_counted(packed, trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(packing, "MAX_EXPOSED", 20)
+    run, everything = Run.load(pack(trained[0].folder, tmp_path / "few")), Run.load(packed)
+    assert len(run.exposure().images) == 20
+    assert set(run.exposure().images) < set(everything.exposure().images)
+    assert run.exposed_patients() == everything.exposed_patients() == trained[0].exposed_patients()
+    with pytest.raises(LeakError, match="trained on, or selected on"):
+        evaluate(run, "train", dataset=trained[0].shards, out=tmp_path / "out", log=quiet)
 
 
 def test_the_word_names_the_packaged_run_unless_such_a_folder_is_here(packed, trained, tmp_path):
