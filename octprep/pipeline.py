@@ -538,7 +538,7 @@ def _split_and_plan(job: _Job, cached: CachedSource, searches: Searches) -> _Pla
         return _Planned(splits, tuple(near), plans, tuple(undersampled))
 
     def compare(scans: StoredScans) -> list[DuplicatePair]:
-        return searches.near_duplicates(scans, job.pool.workers)
+        return searches.near_duplicates(scans, job.pool)
 
     if not job.config.near_duplicates:
         return split_and_plan([])

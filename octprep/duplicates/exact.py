@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,21 +50,23 @@ def duplicate_sets(scans: Iterable[Scan]) -> list[list[Scan]]:
 def with_repeated_content(scans: Sequence[Scan]) -> list[Scan]:
     """Those scans whose file or stored pixels another of them has too, in their order."""
     repeated = repeated_contents(scans)
-    return [scan for scan in scans if not repeated.isdisjoint(_contents(scan))]
+    if not repeated:
+        return []
+    return [scan for scan in scans if scan.file_digest in repeated or scan.pixel_digest in repeated]
 
 
-def repeated_contents(scans: Iterable[Scan]) -> set[bytes]:
+def repeated_contents(scans: Sequence[Scan]) -> set[bytes]:
     """The SHA-256 of the files and stored pixels that several of the scans have."""
-    seen: set[bytes] = set()
-    repeated: set[bytes] = set()
-    for scan in scans:
-        for content in _contents(scan):
-            (repeated if content in seen else seen).add(content)
-    return repeated
+    files = [scan.file_digest for scan in scans]
+    pixels = [digest for scan in scans if (digest := scan.pixel_digest)]
+    return _repeated(files) | _repeated(pixels)
 
 
-def _contents(scan: Scan) -> tuple[bytes, ...]:
-    return (scan.file_digest, scan.pixel_digest) if scan.pixel_digest else (scan.file_digest,)
+def _repeated(values: Sequence[bytes]) -> set[bytes]:
+    """Those that are there more than once."""
+    if len(set(values)) == len(values):
+        return set()
+    return {value for value, count in Counter(values).items() if count > 1}
 
 
 def exact_duplicate_pairs(scans: Iterable[Scan]) -> list[DuplicatePair]:

@@ -40,10 +40,15 @@ _NEAREST, _VERY_NEAREST = 16, 3
 
 _ALL_PAIRS = 512  # descriptors up to which every pair is a candidate: the median over so few means little to LSH
 _CHUNK = 1 << 9  # pairs that are aligned at a time
-_BLOCK = 64  # pairs whose pixels are compared before it is checked which of the next are needed
+# Pairs whose pixels are compared before it is checked which of the next are needed: at first, and at most, as there are
+# twice as many each time, so that many processes have enough to do.
+_BLOCK, _MAX_BLOCK = 64, 2048
 _CACHED_IMAGES = 256
 
 PixelPair = tuple[str, str]  # SHA-256 of the stored pixels of two scans, hex; the first is registered to the second
+Pair = tuple[int, int]  # indices of two scans
+# The correlation of the fine detail of each pair, of which the first scan is registered to the second.
+Compare = Callable[[Sequence[Pair]], Sequence[float]]
 
 _RowPairs = tuple[Int64, Int64, Float32]  # first and second row and their aligned distance; (pairs,) each
 
@@ -55,11 +60,13 @@ class Correlations:
     known: Mapping[PixelPair, float]  # measured before, with the same versions of the libraries
     used: dict[PixelPair, float] = field(default_factory=dict)  # that a search asked for
 
-    def of(self, pair: PixelPair, measure: Callable[[], float]) -> float:
-        """The correlation of a pair, measured if it is not known."""
-        found = self.known.get(pair)
-        self.used[pair] = correlation = measure() if found is None else found
-        return correlation
+    def of(self, pairs: Sequence[PixelPair], measure: Callable[[Sequence[int]], Sequence[float]]) -> list[float]:
+        """The correlation of each pair. measure: gives those of some of the pairs, by their places among them."""
+        unknown = [place for place, pair in enumerate(pairs) if pair not in self.known]
+        measured = dict(zip(unknown, measure(unknown), strict=True)) if unknown else {}
+        found = [measured[place] if place in measured else self.known[pair] for place, pair in enumerate(pairs)]
+        self.used.update(zip(pairs, found, strict=True))
+        return found
 
 
 @dataclass(frozen=True, order=True)
@@ -79,16 +86,19 @@ def near_duplicate_pairs(
     min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
     correlations: Correlations | None = None,
+    compare: Compare | None = None,
 ) -> list[DuplicatePair]:
     """Pairs of near-identical scans under different ids, sorted; the other arguments are those of `near_identical`.
 
     correlations: of scans that have the digests of their stored pixels; those that are known are not measured again.
     """
+    measure = compare or compare_in_threads(pixels, workers)
 
-    def correlation(first: int, second: int, measure: Callable[[], float]) -> float:
+    def known_or_measured(indices: Sequence[Pair]) -> Sequence[float]:
         if correlations is None:
-            return measure()
-        return correlations.of((scans[first].pixels_sha256, scans[second].pixels_sha256), measure)
+            return measure(indices)
+        keys = [(scans[first].pixels_sha256, scans[second].pixels_sha256) for first, second in indices]
+        return correlations.of(keys, lambda places: measure([indices[place] for place in places]))
 
     patients = [scan.patient for scan in scans]
     pairs = []
@@ -98,7 +108,7 @@ def near_duplicate_pairs(
         pixels,
         min_correlation=min_correlation,
         workers=workers,
-        correlation=correlation,
+        compare=known_or_measured,
     ):
         first, second = sorted((scans[pair.first].path, scans[pair.second].path))
         pairs.append(DuplicatePair(first, second, NEAR_IDENTICAL, pair.correlation))
@@ -112,7 +122,7 @@ def near_identical(
     *,
     min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
-    correlation: Callable[[int, int, Callable[[], float]], float] = lambda _first, _second, measure: measure(),
+    compare: Compare | None = None,
 ) -> list[NearDuplicate]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
@@ -120,9 +130,8 @@ def near_identical(
     as text or as numbers. pixels: the stored image of a scan by its index, all from one recipe; it is called only for
     candidates, by several threads at once. min_correlation: pairs from this correlation on are returned, near-identical
     or not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the
-    scans, where no two have equal descriptors. correlation: of two scans by their indices, of which the first is
-    registered to the second, and by a function that measures it on their pixels; it may know better, and is called by
-    several threads. Raises ValueError for descriptors of another shape.
+    scans, where no two have equal descriptors. compare: what gives the correlations of pairs, in place of `pixels`: it
+    may know them, or measure them elsewhere. Raises ValueError for descriptors of another shape.
 
     Not every pair among many similar scans is returned: scans with equal descriptors are paired each with one of
     another patient; no scan is compared with more than its _NEAREST, unless it is among theirs; and where two patients
@@ -140,12 +149,29 @@ def near_identical(
         return []
     patient_index = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
     unique = unique_descriptors(np.ascontiguousarray(descriptors), patient_index)
-    matcher = _Matcher(descriptors, patient_index, pixels, min_correlation, correlation)
-    # Threads, as NumPy and OpenCV release the interpreter's lock while they work.
     with ThreadPoolExecutor(workers or default_workers()) as threads:
         nearest = _nearest(*_near_rows(unique, threads))
-        matcher.decide(_candidates(unique, *nearest), threads)
+    matcher = _Matcher(descriptors, patient_index, compare or compare_in_threads(pixels, workers), min_correlation)
+    matcher.decide(_candidates(unique, *nearest))
     return sorted(matcher.pairs)
+
+
+def compare_in_threads(pixels: Callable[[int], Gray], workers: int | None = None) -> Compare:
+    """A function that gives the `detail_correlation` of pairs of scans. For the arguments see `near_identical`.
+
+    Threads, as NumPy and OpenCV release the interpreter's lock while they work; from some four threads on they wait for
+    it in turn.
+    """
+    cached = lru_cache(_CACHED_IMAGES)(pixels)
+
+    def correlation(pair: Pair) -> float:
+        return detail_correlation(cached(pair[0]), cached(pair[1]))
+
+    def compare(pairs: Sequence[Pair]) -> list[float]:
+        with ThreadPoolExecutor(workers or default_workers()) as threads:
+            return list(threads.map(correlation, pairs))
+
+    return compare
 
 
 class _Candidate(NamedTuple):
@@ -163,30 +189,23 @@ class _Matcher:
     if they are very near: the two patients are merged already.
     """
 
-    def __init__(
-        self,
-        descriptors: Bytes,
-        patients: Int64,
-        pixels: Callable[[int], Gray],
-        min_correlation: float,
-        correlation: Callable[[int, int, Callable[[], float]], float],
-    ) -> None:
+    def __init__(self, descriptors: Bytes, patients: Int64, compare: Compare, min_correlation: float) -> None:
         self.pairs: list[NearDuplicate] = []
         self._descriptors = descriptors
         self._patients = patients
-        self._pixels = lru_cache(_CACHED_IMAGES)(pixels)
+        self._compare = compare
         self._min_correlation = min_correlation
-        self._known_or_measured = correlation
         self._paired: set[tuple[int, int]] = set()  # a scan, and a patient with a scan that is near-identical to it
 
-    def decide(self, candidates: Iterable[_Candidate], threads: Executor) -> None:
+    def decide(self, candidates: Iterable[_Candidate]) -> None:
         """Compare candidates in their order, a block at a time, and add those that correlate to `pairs`."""
-        candidates = iter(candidates)
-        while block := list(islice(candidates, _BLOCK)):
+        candidates, size = iter(candidates), _BLOCK
+        while block := list(islice(candidates, size)):
             needed = [candidate for candidate in block if self._is_needed(candidate)]
-            for candidate, correlation in zip(needed, threads.map(self._correlation, needed), strict=True):
+            for candidate, correlation in zip(needed, self._compare(list(map(self._in_order, needed))), strict=True):
                 if self._is_needed(candidate):  # also after the candidates before it in the block
                     self._add(candidate, correlation)
+            size = min(2 * size, _MAX_BLOCK)
 
     def _is_needed(self, candidate: _Candidate) -> bool:
         return candidate.very_near or self._paired.isdisjoint(self._scans_and_patients(candidate))
@@ -202,12 +221,10 @@ class _Matcher:
         first, second, _ = candidate
         return {(first, int(self._patients[second])), (second, int(self._patients[first]))}
 
-    def _correlation(self, candidate: _Candidate) -> float:
+    def _in_order(self, candidate: _Candidate) -> Pair:
         """The scan with the larger descriptor is registered to the other, so that their order has no influence."""
         lower, upper = sorted(candidate[:2], key=lambda scan: (self._descriptors[scan].tobytes(), scan))
-        return self._known_or_measured(
-            lower, upper, lambda: detail_correlation(self._pixels(lower), self._pixels(upper))
-        )
+        return lower, upper
 
 
 def _near_rows(unique: UniqueDescriptors, threads: Executor) -> _RowPairs:

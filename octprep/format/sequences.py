@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
 Item = TypeVar("Item", covariant=True)
@@ -15,6 +15,10 @@ class MadeOnAccess(Sequence[Item]):
     @abstractmethod
     def make(self, index: int) -> Item:
         """The item of an index, 0 <= index < len(self)."""
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items in their order, which Sequence would ask for until there are no more, at twice the cost."""
+        return map(self.make, range(len(self)))
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

@@ -49,14 +49,23 @@ class StoredFiles(MadeOnAccess[KnownFile]):
 
     def make(self, index: int) -> KnownFile:
         """A file."""
-        result, data = self.results[index], self._read(index)
-        size, changed_ns, name, offset, length, crc, frame_bytes = _HEAD.unpack_from(data)
-        if isinstance(result, Exclusion):
-            return KnownFile(result, size, changed_ns)
+        data = self._read(index)
+        size, changed_ns = _HEAD.unpack_from(data)[:2]
+        result = self.results[index]
+        return KnownFile(result if isinstance(result, Exclusion) else self._scan(result, data), size, changed_ns)
+
+    def scan(self, index: int) -> CachedScan:
+        """What is stored of a file that holds a scan."""
+        result = self.results[index]
+        assert isinstance(result, Scan)
+        return self._scan(result, self._read(index))
+
+    def _scan(self, scan: Scan, data: bytes) -> CachedScan:
+        """A scan by what `_read` gives of it."""
+        _, _, name, offset, length, crc, frame_bytes = _HEAD.unpack_from(data)
         details = _HEAD.size + frame_bytes
         frame = data[_HEAD.size : details]
-        cached = CachedScan(result, data[details:], self._cache_files[name], offset, length, crc, frame)
-        return KnownFile(cached, size, changed_ns)
+        return CachedScan(scan, data[details:], self._cache_files[name], offset, length, crc, frame)
 
     def append(self, known: KnownFile) -> None:
         """Add a file."""
@@ -131,6 +140,4 @@ class StoredScans(MadeOnAccess[CachedScan]):
 
     def make(self, index: int) -> CachedScan:
         """A scan."""
-        scan = self._files[self._indices[index]].result
-        assert isinstance(scan, CachedScan)
-        return scan
+        return self._files.scan(self._indices[index])

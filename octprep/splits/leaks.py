@@ -25,7 +25,7 @@ def find_leaks(splits: Iterable[Sequence[Scan]], near: Iterable[DuplicatePair] =
     split_of: dict[str, int] = {}
     file_of: dict[bytes, bytes] = {}  # SHA-256 of the stored pixels -> of the first file that has them
     splits = list(splits)
-    repeated = repeated_contents(scan for members in splits for scan in members)
+    repeated = repeated_contents([scan for members in splits for scan in members])
     for index, members in enumerate(splits):
         for scan in members:
             split_of[scan.path] = index

@@ -128,6 +128,27 @@ def test_correlations_that_an_interrupted_build_has_measured_are_not_measured_ag
         assert interrupted() == every, "a file that was changed is not used"
 
 
+def test_worker_processes_find_the_same_near_duplicates_as_this_process(source, tmp_path, monkeypatch):
+    compared = record_compared(monkeypatch)
+    monkeypatch.setattr(searches, "_WORTH_STARTING", 1)
+
+    def found(name, workers):
+        def stop(*_, **__):
+            raise StoppedError("here")
+
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            patch.setattr(pipeline, "write_shards", stop)
+            build(source, tmp_path / name, CONFIG, workers=workers)
+        key = cache.preparation_key(CONFIG.recipe, CONFIG.encoding)
+        return dict(cache.read_rows(cache_of(tmp_path / name) / SEARCHES_NAME, key))
+
+    by_processes = found("processes", 2)
+    assert len(compared) <= searches._TASK_PAIRS, "the last few, which are one task"
+    compared.clear()
+    assert by_processes == found("here", 0)
+    assert len(compared) > 3 * searches._TASK_PAIRS
+
+
 @pytest.fixture
 def unpublished(src, tmp_path, monkeypatch):
     """What builds of `src` in tmp_path/out compare before they stop in front of publishing."""
