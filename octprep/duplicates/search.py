@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,7 +27,8 @@ from octprep.duplicates.descriptors import (
 )
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.duplicates.lsh import lsh_candidates
-from octprep.duplicates.registration import MIN_CORRELATION, detail_correlation
+from octprep.duplicates.pixel_comparison import Compare, Pair, compare_in_threads
+from octprep.duplicates.registration import MIN_CORRELATION
 from octprep.duplicates.unique_rows import SEVERAL, UniqueDescriptors, unique_descriptors
 from octprep.source.files import Scan
 from octprep.workers import default_workers
@@ -43,12 +43,8 @@ _CHUNK = 1 << 9  # pairs that are aligned at a time
 # Pairs whose pixels are compared before it is checked which of the next are needed: at first, and at most, as there are
 # twice as many each time, so that many processes have enough to do.
 _BLOCK, _MAX_BLOCK = 64, 2048
-_CACHED_IMAGES = 256
 
 PixelPair = tuple[str, str]  # SHA-256 of the stored pixels of two scans, hex; the first is registered to the second
-Pair = tuple[int, int]  # indices of two scans
-# The correlation of the fine detail of each pair, of which the first scan is registered to the second.
-Compare = Callable[[Sequence[Pair]], Sequence[float]]
 
 _RowPairs = tuple[Int64, Int64, Float32]  # first and second row and their aligned distance; (pairs,) each
 
@@ -154,24 +150,6 @@ def near_identical(
     matcher = _Matcher(descriptors, patient_index, compare or compare_in_threads(pixels, workers), min_correlation)
     matcher.decide(_candidates(unique, *nearest))
     return sorted(matcher.pairs)
-
-
-def compare_in_threads(pixels: Callable[[int], Gray], workers: int | None = None) -> Compare:
-    """A function that gives the `detail_correlation` of pairs of scans. For the arguments see `near_identical`.
-
-    Threads, as NumPy and OpenCV release the interpreter's lock while they work; from some four threads on they wait for
-    it in turn.
-    """
-    cached = lru_cache(_CACHED_IMAGES)(pixels)
-
-    def correlation(pair: Pair) -> float:
-        return detail_correlation(cached(pair[0]), cached(pair[1]))
-
-    def compare(pairs: Sequence[Pair]) -> list[float]:
-        with ThreadPoolExecutor(workers or default_workers()) as threads:
-            return list(threads.map(correlation, pairs))
-
-    return compare
 
 
 class _Candidate(NamedTuple):

@@ -9,54 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from octprep.arrays import Gray
 from octprep.duplicates import search
 from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.distances import Distances, measure_distances
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
-from octprep.duplicates.registration import detail_correlation
-from octprep.format.config import BuildConfig, Preprocessing
+from octprep.duplicates.pixel_comparison import compare_in_pool
+from octprep.format.config import BuildConfig
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan
 from octprep.shards.stored_files import StoredScans
 from octprep.workers import Pool
 
 SEARCHES_NAME = "searches.json"  # in the cache's folder
-_TASK_PAIRS = 32  # pairs that a process compares at a time, in about a tenth of a second
-_WORTH_STARTING = 128  # pairs from which comparing them takes longer than starting processes
-
-
-@dataclass(frozen=True)
-class _CompareTask:
-    """Some pairs of scans in a cache to compare on their pixels."""
-
-    number: int
-    pairs: tuple[tuple[CachedScan, CachedScan], ...]  # the first is registered to the second
-    folder: Path  # of the cache
-    recipe: Preprocessing
-    encoding: str  # raw or png
-
-    @classmethod
-    def of(
-        cls, number: int, indices: Sequence[search.Pair], items: Sequence[CachedScan], *settings: Any
-    ) -> _CompareTask:
-        """A task for the pairs of items with these indices. settings: the last fields."""
-        pairs = (tuple(dataclasses.replace(items[index], details=b"") for index in pair) for pair in indices)
-        return cls(number, tuple((first, second) for first, second in pairs), *settings)
-
-
-def _compare(task: _CompareTask) -> tuple[int, list[float]]:
-    """The number of a task, and the correlation of each pair. Raises StoppedError if pixels were damaged."""
-    pixels = {
-        item: cache.read_pixels(task.folder, item, task.recipe, task.encoding)
-        for item in dict.fromkeys(chain(*task.pairs))
-    }
-    return task.number, [detail_correlation(pixels[first], pixels[second]) for first, second in task.pairs]
 
 
 class Searches:
@@ -100,27 +68,18 @@ class Searches:
         recipe, encoding = self._config.recipe, self._config.encoding
         measured = search.Correlations({**self._correlations.known, **self._correlations.used})
 
-        def pixels(index: int) -> Gray:
-            return cache.read_pixels(self._folder, items[index], recipe, encoding)
+        read = partial(cache.read_pixels, self._folder, recipe=recipe, encoding=encoding)
 
-        in_threads = search.compare_in_threads(pixels, pool.workers)
-
-        def compare(indices: Sequence[search.Pair]) -> Sequence[float]:
-            if pool.would_start and len(indices) < _WORTH_STARTING:
-                return in_threads(indices)
-            tasks = [
-                _CompareTask.of(start, indices[start : start + _TASK_PAIRS], items, self._folder, recipe, encoding)
-                for start in range(0, len(indices), _TASK_PAIRS)
-            ]
-            return [value for _, values in sorted(pool.run(_compare, tasks)) for value in values]
+        def place(index: int) -> CachedScan:
+            return dataclasses.replace(items[index], details=b"")  # which reading does not need
 
         pairs = search.near_duplicate_pairs(
             [item.scan for item in items],
             (item.descriptor for item in items),
-            pixels,
+            lambda index: read(items[index]),
             workers=pool.workers,
             correlations=measured,
-            compare=compare,
+            compare=compare_in_pool(pool, place, read),
         )
         cache.write_correlations(self._folder, self._key, {**self._correlations.used, **measured.used})
         return {

@@ -29,6 +29,7 @@ from octprep.cluster import WAIT, WorkerNeeds
 from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.duplicates.exact import NEAR_IDENTICAL
+from octprep.duplicates.pixel_comparison import compare_in_pool
 from octprep.format import images_csv
 from octprep.format.errors import SettingError
 from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
@@ -132,14 +133,14 @@ def _verify(
     needs = WorkerNeeds(partial(preprocessing.library_versions, manifest.recipe), files=(folder / MANIFEST_NAME,))
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
         records, descriptors, unread = _read_records(folder, manifest, pool, progress, violations)
-    violations += _check_unlisted_shards(folder, manifest)
-    violations += check_leaks(records)
-    near: dict[tuple[str, str], float] = {}
-    if manifest.config.near_duplicates:
-        progress("comparing scans", 0, 1)
-        near = _near_identical(manifest, records, pairs, descriptors, folder, workers, violations)
-        violations += check_near_duplicates(records, near)
-        progress("comparing scans", 1, 1)
+        violations += _check_unlisted_shards(folder, manifest)
+        violations += check_leaks(records)
+        near: dict[tuple[str, str], float] = {}
+        if manifest.config.near_duplicates:
+            progress("comparing scans", 0, 1)
+            near = _near_identical(manifest, records, pairs, descriptors, folder, pool, violations)
+            violations += check_near_duplicates(records, near)
+            progress("comparing scans", 1, 1)
     del descriptors
     # Only now, as there is not the memory for its rows beside the descriptors if there are millions of scans.
     table = _read_checked(folder / IMAGES_NAME, manifest.images_sha256, images_csv.decode, violations)
@@ -251,7 +252,7 @@ def _near_identical(
     duplicates_file: DuplicatesFile | None,
     descriptors: Bytes,
     folder: Path,
-    workers: int | None,
+    pool: Pool,
     violations: list[Violation],
 ) -> dict[tuple[str, str], float]:
     """Correlation of the fine detail of two scans, -1..1, by their paths.
@@ -263,13 +264,11 @@ def _near_identical(
     if len(firsts) < 2:
         return {}
 
-    def stored_pixels(index: int) -> Gray:
+    read = partial(_stored_pixels, folder, manifest)
+
+    def place(index: int) -> tuple[str, int, str]:
         record = records[int(firsts[index])]
-        data = tfrecord.read_at(folder / record.shard, record.offset)
-        try:
-            return decode_with_pixels(data, manifest).pixels
-        except RecordError:
-            raise RecordError(f"{record.where} changed while it was verified") from None
+        return record.shard, record.offset, record.where
 
     def path_of(index: int) -> str:
         return records[int(firsts[index])].path
@@ -284,7 +283,13 @@ def _near_identical(
     rank = np.argsort(patient_order)
     patients = rank[records.column("patient")[firsts]]
     try:
-        matches = duplicates.near_identical(descriptors, patients, stored_pixels, workers=workers)
+        matches = duplicates.near_identical(
+            descriptors,
+            patients,
+            lambda index: read(place(index)),
+            workers=pool.workers,
+            compare=compare_in_pool(pool, place, read),
+        )
         near = {(path_of(match.first), path_of(match.second)): match.correlation for match in matches}
         for pair in duplicates_file.pairs if duplicates_file else ():
             paths = (pair.first, pair.second)
@@ -297,11 +302,20 @@ def _near_identical(
                 continue
             # As in the search: the scan with the smaller descriptor is registered to the other.
             first, second = sorted(indices, key=lambda index: (descriptors[index].tobytes(), index))
-            near[paths] = round(duplicates.detail_correlation(stored_pixels(first), stored_pixels(second)), 4)
+            near[paths] = round(duplicates.detail_correlation(read(place(first)), read(place(second))), 4)
     except (RecordError, OSError) as error:
         violations.append(Violation(5, str(folder), f"could not be read a second time: {error}"))
         return {}
     return near
+
+
+def _stored_pixels(folder: Path, manifest: Manifest, place: tuple[str, int, str]) -> Gray:
+    """The pixels of a record. place: its shard, the byte at which it begins, and how it is called in messages."""
+    shard, offset, where = place
+    try:
+        return decode_with_pixels(tfrecord.read_at(folder / shard, offset), manifest).pixels
+    except RecordError:
+        raise RecordError(f"{where} changed while it was verified") from None
 
 
 def _check_unlisted_shards(folder: Path, manifest: Manifest) -> Iterable[Violation]:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from octprep import pipeline, preprocessing
-from octprep.duplicates import dct_descriptor, search
+from octprep.duplicates import dct_descriptor, pixel_comparison, search
 from octprep.format.errors import OutputError, StoppedError
 from octprep.pipeline import build
 from octprep.shards import cache, prepared, searches, stages, workdir
@@ -130,7 +130,7 @@ def test_correlations_that_an_interrupted_build_has_measured_are_not_measured_ag
 
 def test_worker_processes_find_the_same_near_duplicates_as_this_process(source, tmp_path, monkeypatch):
     compared = record_compared(monkeypatch)
-    monkeypatch.setattr(searches, "_WORTH_STARTING", 1)
+    monkeypatch.setattr(pixel_comparison, "_WORTH_STARTING", 1)
 
     def found(name, workers):
         def stop(*_, **__):
@@ -143,10 +143,10 @@ def test_worker_processes_find_the_same_near_duplicates_as_this_process(source, 
         return dict(cache.read_rows(cache_of(tmp_path / name) / SEARCHES_NAME, key))
 
     by_processes = found("processes", 2)
-    assert len(compared) <= searches._TASK_PAIRS, "the last few, which are one task"
+    assert len(compared) <= pixel_comparison._TASK_PAIRS, "the last few, which are one task"
     compared.clear()
     assert by_processes == found("here", 0)
-    assert len(compared) > 3 * searches._TASK_PAIRS
+    assert len(compared) > 3 * pixel_comparison._TASK_PAIRS
 
 
 @pytest.fixture

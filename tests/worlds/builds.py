@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from octprep.arrays import Gray
-from octprep.duplicates import detail_correlation, search
+from octprep.duplicates import detail_correlation, pixel_comparison, search
 from octprep.format.config import BuildConfig, Preprocessing
-from octprep.shards import searches
 
 SMALL = Preprocessing(height=32, width=48)
 CONFIG = BuildConfig(recipe=SMALL, shard_mb=0.02)
@@ -33,8 +32,7 @@ def record_compared(monkeypatch: pytest.MonkeyPatch) -> list[set[bytes]]:
         compared.append({first.tobytes(), second.tobytes()})
         return detail_correlation(first, second)
 
-    for module in (search, searches):
-        monkeypatch.setattr(module, "detail_correlation", recorded)
+    monkeypatch.setattr(pixel_comparison, "detail_correlation", recorded)
     for limit in ("MAX_RAW_DISTANCE", "MAX_ALIGNED_DISTANCE"):
         monkeypatch.setattr(search, limit, math.inf)
     return compared
