@@ -88,7 +88,7 @@ def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed:
         raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
     scans = tuple(item.scan for item in scan_features)
     progress("comparing scans", 0, len(scans))
-    compared = similarity.compare_candidates(src, scan_features, pool.workers)
+    compared = similarity.compare_candidates(src, scan_features, pool)
     progress("comparing scans", len(scans), len(scans))
     near_duplicates = [pair for pair in compared if pair.correlation >= similarity.THRESHOLD]
     groups = group_patients(scans, near_duplicates)

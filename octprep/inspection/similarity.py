@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 
 from octprep import duplicates
 from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.distances import Distances, measure_distances
 from octprep.duplicates.exact import DuplicatePair
+from octprep.duplicates.pixel_comparison import compare_in_pool
 from octprep.duplicates.search import near_duplicate_pairs
 from octprep.format.seeding import seeded_hash
 from octprep.inspection import features
@@ -47,19 +49,20 @@ class Similarity:
     group_count: int  # patient groups in all
 
 
-def compare_candidates(
-    src: Source, scan_features: Sequence[ScanFeatures], workers: int | None = None
-) -> tuple[DuplicatePair, ...]:
+def compare_candidates(src: Source, scan_features: Sequence[ScanFeatures], pool: Pool) -> tuple[DuplicatePair, ...]:
     """Every pair of different ids that is near enough to be compared on pixels; highest correlation first.
 
     Those from THRESHOLD on are the near-duplicates by which `octprep build` merges patient ids.
     """
+    scans = [item.scan for item in scan_features]
+    read = partial(features.stored_pixels, src)
     compared = near_duplicate_pairs(
-        [item.scan for item in scan_features],
+        scans,
         [item.descriptor for item in scan_features],
-        lambda index: features.stored_pixels(src, scan_features[index].scan),
+        lambda index: read(scans[index]),
         min_correlation=-1.0,
-        workers=workers,
+        workers=pool.workers,
+        compare=compare_in_pool(pool, scans.__getitem__, read),
     )
     return tuple(sorted(compared, key=lambda pair: (-pair.correlation, pair)))
 

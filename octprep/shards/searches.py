@@ -8,7 +8,7 @@ used after one of them has changed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Searches:
 
         def measure() -> dict[str, Any]:
             descriptors = as_matrix(item.descriptor for item in items)
-            return dataclasses.asdict(measure_distances(descriptors, [item.scan.patient for item in items], seed))
+            return dataclasses.asdict(measure_distances(descriptors, [scan.patient for scan in items.scans], seed))
 
         found = self._kept(f"distances {seed} {items.sha256}", measure)
         values: dict[str, Any] = {
@@ -64,7 +64,7 @@ class Searches:
         }
         return Distances(**values)
 
-    def _search(self, items: Sequence[CachedScan], pool: Pool) -> dict[str, Any]:
+    def _search(self, items: StoredScans, pool: Pool) -> dict[str, Any]:
         recipe, encoding = self._config.recipe, self._config.encoding
         measured = search.Correlations({**self._correlations.known, **self._correlations.used})
 
@@ -74,7 +74,7 @@ class Searches:
             return dataclasses.replace(items[index], details=b"")  # which reading does not need
 
         pairs = search.near_duplicate_pairs(
-            [item.scan for item in items],
+            items.scans,
             (item.descriptor for item in items),
             lambda index: read(items[index]),
             workers=pool.workers,

@@ -129,6 +129,12 @@ class StoredScans(MadeOnAccess[CachedScan]):
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def scans(self) -> list[Scan]:
+        """The scans alone, which are in memory."""
+        results = (self._files.results[index] for index in self._indices)
+        return [scan for scan in results if isinstance(scan, Scan)]
+
     @cached_property
     def sha256(self) -> str:
         """A digest of the paths, patients, stored pixels and descriptors of the scans, in their order; hex."""
