@@ -5,6 +5,8 @@ tables, index, and the memory of the program that gives the tasks to the workers
 the whole preparation on synthetic B-scans. docs/costs.md has the results.
 
     python -m benchmarks.costs --scans 20000 100000
+
+With --src, scans of their own size are prepared with default settings instead; one is added and taken away again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -87,23 +90,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--work", type=Path, help="folder for everything written; by default a temporary one")
+    parser.add_argument("--src", type=Path, help="a folder of scans, named as in OCT2017, in place of drawn ones")
     options = parser.parse_args()
-    for scans in options.scans:
+    for scans in [len(list(options.src.rglob("*.jpeg")))] if options.src else options.scans:
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
-            src, out = Path(folder, "scans"), Path(folder, "shards")
-            draw(src, scans, 0)
-            build = ("build", src, "--out", out, "--size", SIDE, "--quiet")
-            measured(scans, "build", *build)
-            killed = Path(folder, "killed")
-            again = ("build", src, "--out", killed, "--size", SIDE, "--quiet")
-            kill_before_report(killed, *again)
-            measured(scans, "build, killed and resumed", *again)
-            measured(scans, "build, nothing to do", *build)
-            write_scan(src / "CNV" / "CNV-1-1.jpeg", np.random.default_rng(1))
-            measured(scans, "build, one scan more", *build, "--overwrite")
-            measured(scans, "verify", "verify", out)
-            for name in ("images.csv", ".prepared.gz", "index/train.csv", "report.html"):
-                print(f"{name}: {(out / name).stat().st_size / scans:.0f} bytes a scan")
+            src = options.src or Path(folder, "scans")
+            if not options.src:
+                draw(src, scans, 0)
+            measure_all(scans, src, Path(folder), () if options.src else ("--size", SIDE))
+
+
+def measure_all(scans: int, src: Path, folder: Path, settings: Sequence[object]) -> None:
+    """Build so many scans in all ways, into a folder, and verify them."""
+    out, killed = folder / "shards", folder / "killed"
+    build, again = (("build", src, "--out", place, *settings, "--quiet") for place in (out, killed))
+    measured(scans, "build", *build)
+    kill_before_report(killed, *again)
+    measured(scans, "build, killed and resumed", *again)
+    measured(scans, "build, nothing to do", *build)
+    [first, *_] = src.rglob("CNV-*.jpeg")
+    added = first.with_name("CNV-1-1.jpeg")
+    write_scan(added, np.random.default_rng(1))
+    measured(scans, "build, one scan more", *build, "--overwrite")
+    added.unlink()
+    measured(scans, "verify", "verify", out)
+    for name in ("images.csv", ".prepared.gz", "index/train.csv", "report.html"):
+        print(f"{name}: {(out / name).stat().st_size / scans:.0f} bytes a scan")
 
 
 if __name__ == "__main__":
