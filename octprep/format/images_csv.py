@@ -23,6 +23,7 @@ from octprep.format.errors import ManifestError
 from octprep.format.flags import MEANINGS
 from octprep.format.manifest import IMAGES_NAME, REPAIR, Manifest, read_folder_file
 from octprep.format.measurements import ScanMeasurements
+from octprep.format.paths import original
 from octprep.wording import cut
 
 COLUMNS = (
@@ -202,20 +203,20 @@ def read_checked(folder: Path, manifest: Manifest) -> Table:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ManifestError(
-            f"{path} cannot be read ({reason}), but it says which patients are in which split. {REPAIR}"
+            f"{original(path)} cannot be read ({reason}), but it says which patients are in which split. {REPAIR}"
         ) from None
     sha256 = hashlib.sha256(data).hexdigest()
     if sha256 != manifest.images_sha256:
         raise ManifestError(
-            f"{path} has SHA-256 {sha256[:16]}... where the manifest says {manifest.images_sha256[:16]}..., so it is "
-            f"not what was built. {REPAIR}"
+            f"{original(path)} has SHA-256 {sha256[:16]}... where the manifest says {manifest.images_sha256[:16]}..., "
+            f"so it is not what was built. {REPAIR}"
         )
     try:
         table = decode(data)
         for problem in table.problems:
             raise ValueError(f"{problem.path}: {problem.message}")
     except ValueError as error:
-        raise ManifestError(f"{path} is not a table that octprep wrote ({error}). {REPAIR}") from None
+        raise ManifestError(f"{original(path)} is not a table that octprep wrote ({error}). {REPAIR}") from None
     return table
 
 

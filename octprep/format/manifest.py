@@ -20,6 +20,7 @@ from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import ManifestError
 from octprep.format.files import NotReadable, atomic_write, open_regular, read_bytes
 from octprep.format.json_types import MAX_INTEGER, check_type, read_json, shown
+from octprep.format.paths import original
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
@@ -180,9 +181,9 @@ class Manifest:
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ManifestError(
-                f"{path} cannot be read ({what}). Copy it again, or rebuild the folder with `octprep build`."
+                f"{original(path)} cannot be read ({what}). Copy it again, or rebuild the folder with `octprep build`."
             ) from None
-        return cls.from_json(raw, path, allow_edited=allow_edited)
+        return cls.from_json(raw, original(path), allow_edited=allow_edited)
 
     @classmethod
     def from_json(cls, raw: Any, path: object, *, allow_edited: bool = False) -> Self:
@@ -233,7 +234,7 @@ class Manifest:
         """
         for split in splits:
             if split not in self.splits:
-                raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(self.splits)}.")
+                raise ManifestError(f"{original(folder)} has no split {split!r}; it has {', '.join(self.splits)}.")
             for shard in self.splits[split]:
                 problem = shard_problem(folder / shard.name, shard)
                 if problem:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from octprep.format.errors import SettingError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 _FRAME = re.compile(r"(.+)#([0-9]{1,6})", re.DOTALL)
 _COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])")  # what pathlib makes of one; not a Windows drive
+
+_copies: dict[PurePath, str] = {}  # folders of this process with copies of what lies at a URL
 
 
 def is_url(text: str) -> bool:
@@ -27,6 +29,24 @@ def require_path(path: PurePath) -> None:
     """Raise SettingError for what pathlib has made of a URL, where a folder or a file of this machine is to be made."""
     if url := url_of_path(path):
         raise SettingError(f"{url} is a URL; give a path of this machine.")
+
+
+def note_copy(folder: Path, url: str) -> None:
+    """Note that a folder has a copy of what lies at a URL, for messages (`original`)."""
+    _copies[folder] = url
+
+
+def forget_copy(folder: Path) -> None:
+    """Forget what `note_copy` noted of a folder, if anything."""
+    _copies.pop(folder, None)
+
+
+def original(path: Path) -> str:
+    """What a message names for a file or a folder: of a copy the URL, which its user knows, of any other the path."""
+    for folder in (path, *path.parents):
+        if url := _copies.get(folder):
+            return "/".join((url, *path.relative_to(folder).parts))
+    return str(path)
 
 
 def path_to_text(path: str) -> str:

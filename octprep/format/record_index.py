@@ -24,6 +24,7 @@ from typing import NamedTuple
 from octprep.format.errors import ManifestError
 from octprep.format.json_types import MAX_INTEGER
 from octprep.format.manifest import Manifest, Shard, read_folder_file
+from octprep.format.paths import original
 
 INDEX_NAME = "index"
 _VERSION = 1
@@ -142,7 +143,7 @@ def read(folder: Path, manifest: Manifest, split: str) -> list[IndexedRecord]:
     if there is no such split.
     """
     if split not in manifest.splits:
-        raise ManifestError(f"{folder} has no split {split!r}; it has {', '.join(manifest.splits)}.")
+        raise ManifestError(f"{original(folder)} has no split {split!r}; it has {', '.join(manifest.splits)}.")
     path = folder / table_name(split)
     try:
         if path.parent.is_symlink():
@@ -151,12 +152,16 @@ def read(folder: Path, manifest: Manifest, split: str) -> list[IndexedRecord]:
         check(records, manifest, split)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
-            f"{path} is missing, which says where each record is. Write it with `octprep index {folder}`."
+            f"{original(path)} is missing, which says where each record is. Write it with `octprep index "
+            f"{original(folder)}`."
         ) from None
     except OSError as error:
-        raise ManifestError(f"{path} cannot be read ({error.strerror or error}). {_remedy(folder)}") from None
+        reason = error.strerror or error
+        raise ManifestError(f"{original(path)} cannot be read ({reason}). {_remedy(folder)}") from None
     except ValueError as error:
-        raise ManifestError(f"{path} {error}, so it does not say where the records are. {_remedy(folder)}") from None
+        raise ManifestError(
+            f"{original(path)} {error}, so it does not say where the records are. {_remedy(folder)}"
+        ) from None
     return records
 
 
@@ -168,7 +173,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _remedy(folder: Path) -> str:
-    return f"Write it again with `octprep index {folder}`."
+    return f"Write it again with `octprep index {original(folder)}`."
 
 
 def _first_line(digest: str, sha256: str) -> bytes:

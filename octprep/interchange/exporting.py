@@ -18,7 +18,7 @@ from octprep.format.files import sync
 from octprep.format.manifest import LABEL, Manifest
 from octprep.interchange import parquet, webdataset
 from octprep.interchange.samples import Sample, read_samples
-from octprep.storage.cache import Streaming, fetch_or_stream, open_dataset, reading
+from octprep.storage.cache import Streaming, fetch_or_stream, holding, open_dataset, reading
 from octprep.storage.remote import Location, location
 from octprep.workers import Progress, WorkerPool, default_workers, no_progress
 
@@ -83,6 +83,7 @@ class _Written(NamedTuple):
     labels: Counter[int]  # of the records written
 
 
+@holding()
 def export(
     folder: Location | str,
     out: Path | str,

@@ -18,6 +18,7 @@ from octprep.format.errors import ManifestError, OutputError
 from octprep.format.files import atomic_write, remove_partial_files, sync
 from octprep.format.locks import locked
 from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, Shard, open_shard, read_folder_file
+from octprep.format.paths import original
 from octprep.format.record_index import (
     INDEX_NAME,
     IndexedRecord,
@@ -81,7 +82,8 @@ def make_index(
                 return _index_shard(folder / shard.name, number, row_of)
         except (OSError, RecordError) as error:
             problem = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise _damaged(folder / shard.name, f": {problem}") from None
+            path = folder / shard.name
+            raise _damaged(path if isinstance(error, OSError) else original(path), f": {problem}") from None
 
     return _make_index(folder, manifest, read_records)
 
@@ -141,7 +143,7 @@ def _make_index(
             try:
                 check_shard(records, manifest, shard)
             except ValueError as error:
-                raise _damaged(folder / split, f" {error}") from None
+                raise _damaged(original(folder / split), f" {error}") from None
             lines.append(encode_lines(records))
             files[dali_name(shard)] = encode_dali(records)
         files[table_name(split)] = encode_table(lines, manifest.digest)
@@ -247,5 +249,5 @@ def _index_record(
     return IndexedRecord(number, start, end - start, image[0], image[1] - image[0], label, repeat, row)
 
 
-def _damaged(path: Path, problem: str) -> ManifestError:
+def _damaged(path: Path | str, problem: str) -> ManifestError:
     return ManifestError(f"{path}{problem}. {REPAIR}")

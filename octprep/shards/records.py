@@ -39,9 +39,10 @@ from octprep.format.manifest import (
     Manifest,
     Shard,
 )
+from octprep.format.paths import original
 from octprep.shards import tfrecord
 from octprep.shards.tfrecord import RecordError
-from octprep.storage.cache import fetch_or_stream, open_dataset, reading
+from octprep.storage.cache import Hold, fetch_or_stream, holding, open_dataset, reading
 from octprep.storage.remote import Location, location
 
 _LIMIT = 1 << 31  # whole numbers of a record are below it
@@ -92,16 +93,19 @@ def read_records(folder: Location | str, split: str) -> Iterator[DecodedRecord]:
     good. SHA-256 and counts are not checked: `octprep verify` does that.
     """
     place = location(folder)
-    folder = open_dataset(place)
-    manifest = Manifest.load(folder)
-    if split not in manifest.splits:
-        raise ManifestError(f"{place} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
-    _, streaming = fetch_or_stream(place, folder, manifest, [split], 1)
+    hold = Hold()
+    with holding(hold):
+        folder = open_dataset(place)
+        manifest = Manifest.load(folder)
+        if split not in manifest.splits:
+            raise ManifestError(f"{place} has no split {split!r}; choose one of {', '.join(manifest.splits)}.")
+        _, streaming = fetch_or_stream(place, folder, manifest, [split], 1)
 
     def records() -> Iterator[DecodedRecord]:
         for shard in manifest.splits[split]:
             with reading(streaming, folder / shard.name):
                 yield from read_shard(folder, manifest, shard)
+        hold.release()  # or when the iterator is not referred to any more
 
     return records()
 
@@ -124,7 +128,9 @@ def read_shard(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[Decod
             raise RecordError(f"has {count:,} records where the manifest says {shard.records:,}")
     except (OSError, RecordError) as error:
         problem = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ManifestError(f"{folder / shard.name}: {problem}. {REPAIR}") from None
+        path = folder / shard.name
+        named = path if isinstance(error, OSError) else original(path)
+        raise ManifestError(f"{named}: {problem}. {REPAIR}") from None
 
 
 def encode_pixels(pixels: Gray, encoding: str) -> bytes:

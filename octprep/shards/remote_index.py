@@ -9,10 +9,11 @@ from octprep.format.record_index import INDEX_NAME, table_name
 from octprep.shards.indexing import make_index
 from octprep.shards.tfds import tfds_files
 from octprep.shards.uploads import replace_files
-from octprep.storage.cache import fetch_or_stream, open_dataset
+from octprep.storage.cache import fetch_or_stream, holding, open_dataset
 from octprep.storage.remote import RemoteFolder
 
 
+@holding()
 def index_url(place: RemoteFolder) -> dict[str, bytes]:
     """As `octprep.shards.indexing.index_folder`, of shards at a URL, which are read through the cache.
 

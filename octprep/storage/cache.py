@@ -1,29 +1,32 @@
 """Datasets on this machine's disk that lie on an object store: whole files, each checked when it is fetched.
 
     CACHE/datasets/DIGEST/       manifest.json, images.csv, duplicates.json, index/, and the shards asked for so far
-        SPLIT.lock               held, shared, by every process that needs all shards of a split
+        SPLIT.lock               held, shared, by every reader that needs all shards of a split
         SPLIT/*.tfrecord         of a split that is streamed, held, shared, by the processes that read the shard now
-    CACHE/datasets/DIGEST.lock   held, shared, by every process that uses the dataset; its time is that of the last use
+    CACHE/datasets/DIGEST.lock   held, shared, by every reader of the dataset; its time is that of the last use
     CACHE/copies/                what `octprep verify` and others read once; removed when they end
     CACHE/builds/                unfinished builds whose output is a URL
     CACHE/lock                   held while files are fetched or evicted: one process at a time does either
 
 CACHE is OCTPREP_CACHE, or octprep in the user's cache folder. The datasets have at most OCTPREP_CACHE_GB together; to
-make room, those used longest ago are removed, but none that a process uses. Splits that are larger than that are
-streamed: each pass over them fetches the shards as it reads them, and shards that were read are removed.
+make room, those used longest ago are removed, but none that a reader uses (`Hold`). Splits that are larger than that
+are streamed: each pass over them fetches the shards as it reads them, and shards that were read are removed.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
 import sys
 import threading
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -42,6 +45,7 @@ from octprep.format.manifest import (
     Shard,
     shard_problem,
 )
+from octprep.format.paths import forget_copy, note_copy
 from octprep.format.record_index import INDEX_NAME, is_intact, table_name
 from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import listed, number
@@ -54,7 +58,70 @@ _REPAIR = "Repair it by the `octprep build` that made it."
 
 Log = Callable[[str], None]
 
-_in_use: dict[Path, int] = {}  # the lock files that this process holds to its end, and their descriptors
+
+class _NoRoom(OutputError):
+    """What is in the cache is in use, and leaves too little room."""
+
+
+_in_use: dict[int, Path] = {}  # the lock files that the Holds of this process hold, by their descriptors
+
+
+class Hold:
+    """What a reader uses of the cache: datasets, and splits as a whole. None of it is evicted before `release`.
+
+    A reader that is used after the function that makes it refers to its Hold, which is released when nothing refers to
+    it any more; see `holding`. A copy by pickle holds the same, if it is still there.
+    """
+
+    def __init__(self, locks: Iterable[Path] = ()) -> None:
+        self._locks: dict[Path, int] = {}  # their descriptors, none of which another Hold has
+        weakref.finalize(self, _release, self._locks).atexit = False  # other threads may still read then
+        for lock in locks:
+            with suppress(OSError):  # on another machine
+                self.add(lock)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Path, ...]]]:
+        return type(self), (tuple(self._locks),)
+
+    def add(self, lock: Path) -> None:
+        """Hold a lock, shared. Raises OSError."""
+        if lock not in self._locks and (descriptor := hold_file(lock, shared=True)) is not None:
+            _in_use[descriptor] = lock
+            self._locks[lock] = descriptor
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        _release(self._locks)
+
+
+def _release(locks: dict[Path, int]) -> None:
+    """Close the descriptors of locks. It may run inside any other function, as Python collects garbage anywhere."""
+    while locks:
+        descriptor = locks.popitem()[1]
+        del _in_use[descriptor]
+        os.close(descriptor)
+
+
+_process = Hold()  # of what is opened outside `holding`: to the end of the process
+_hold = ContextVar("_hold", default=_process)
+
+
+@contextmanager
+def holding(hold: Hold | None = None) -> Iterator[None]:
+    """Datasets that the block opens, and splits that it fetches, are held by `hold`; without one, to the block's end.
+
+    If the block fails, nothing is held after it. Also as a decorator, `@holding()`, of functions whose results need the
+    cache no more.
+    """
+    own = Hold() if hold is None else hold
+    token, has_ended = _hold.set(own), False
+    try:
+        yield
+        has_ended = True
+    finally:
+        _hold.reset(token)
+        if hold is None or not has_ended:  # an error that is kept, as notebooks do, refers to what it came through
+            own.release()
 
 
 def cache_folder() -> Path:
@@ -84,8 +151,8 @@ def open_dataset(place: Location) -> Path:
     """The folder to read a dataset from: the given one, or of a URL the one in the cache, still without its shards.
 
     Of a URL the manifest is fetched, and the tables and the index unless they are there; `fetch_shards` fetches shards.
-    The dataset is not evicted as long as this process runs. Raises ManifestError if the URL holds no finished folder,
-    or a table that is not that of its manifest; StorageError; OutputError if the cache cannot be written.
+    The dataset is not evicted as long as it is held (`holding`). Raises ManifestError if the URL holds no finished
+    folder, or a table that is not that of its manifest; StorageError; OutputError if the cache cannot be written.
     """
     if isinstance(place, Path):
         return place
@@ -93,7 +160,10 @@ def open_dataset(place: Location) -> Path:
     folder = cache_folder() / "datasets" / manifest.digest
     with _writing():
         folder.mkdir(parents=True, exist_ok=True)
-        _use(folder)
+        lock = folder.with_suffix(".lock")
+        _hold.get().add(lock)
+        os.utime(lock)
+        note_copy(folder, place.url)
         for part in (folder, *folder.glob("*/")):
             remove_partial_files(part)
         for name, sha256 in ((IMAGES_NAME, manifest.images_sha256), (DUPLICATES_NAME, manifest.duplicates_sha256)):
@@ -118,17 +188,31 @@ def fetch_shards(
 ) -> None:
     """Fetch the shards of some splits that the cache lacks, several at a time; nothing is done for a local folder.
 
-    folder: what `open_dataset` gave. Those in the cache are hashed, and fetched again if they are damaged. Raises
-    ManifestError for an object that is missing or not the shard of the manifest, of which nothing is kept; OutputError
-    if the shards are larger than the cache may be, or the disk has no room; StorageError.
+    folder: what `open_dataset` gave. Those in the cache are hashed, and fetched again if they are damaged. The splits
+    are not evicted as long as they are held (`holding`). Raises ManifestError for an object that is missing or not the
+    shard of the manifest, of which nothing is kept; OutputError if the shards are larger than the cache may be, or the
+    disk has no room; StorageError.
     """
     if isinstance(place, Path):
         return
     splits = tuple(splits)
+    try:
+        _fetch_splits(place, folder, manifest, splits, log)
+    except _NoRoom:
+        # Readers that are not used any more may refer to themselves, or an error to them. This is not done while
+        # CACHE/lock is held, as their threads, which end with them, may wait for it.
+        gc.collect()
+        _fetch_splits(place, folder, manifest, splits, log)
+
+
+def _fetch_splits(
+    place: RemoteFolder, folder: Path, manifest: Manifest, splits: Sequence[str], log: Log | None
+) -> None:
+    """As `fetch_shards`. Raises _NoRoom if what is in the cache is in use."""
     shards = [shard for split in splits for shard in manifest.splits.get(split, ())]
     with _writing(log):
         for split in splits:
-            _hold(folder / f"{split}.lock")
+            _hold.get().add(folder / f"{split}.lock")
         with _threads() as threads:
             problems = list(threads.map(lambda shard: shard_problem(folder / shard.name, shard), shards))
         missing = [shard for shard, problem in zip(shards, problems, strict=True) if problem]
@@ -352,8 +436,10 @@ def copied(place: Location, names: Callable[[str], bool]) -> Iterator[Path]:
             with _threads() as threads:
                 for _ in threads.map(lambda name: place.download(name, folder / name), objects):
                     pass
+        note_copy(folder, place.url)
         yield folder
     finally:
+        forget_copy(folder)
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".lock").unlink(missing_ok=True)
         os.close(lock)
@@ -371,18 +457,6 @@ def read_manifest(place: RemoteFolder, *, allow_edited: bool = False) -> tuple[M
     except ValueError as error:
         raise ManifestError(f"{path} cannot be read ({error}). {_REPAIR}") from None
     return Manifest.from_json(raw, path, allow_edited=allow_edited), data
-
-
-def release() -> None:
-    """Stop using all datasets, so that they may be evicted."""
-    while _in_use:
-        os.close(_in_use.popitem()[1])
-
-
-def release_splits(folder: Path) -> None:
-    """Stop using whole splits of a dataset, so that their shards may be removed; the dataset itself stays in use."""
-    for lock in [lock for lock in _in_use if lock.parent == folder]:
-        os.close(_in_use.pop(lock))
 
 
 def build_folder(place: RemoteFolder) -> Path:
@@ -426,11 +500,12 @@ def _fetch_all(place: RemoteFolder, folder: Path, shards: Sequence[Shard]) -> No
 
 
 def _make_room(place: RemoteFolder, folder: Path, size: int, coming: Sequence[Path] = ()) -> None:
-    """Evict as `_evict` until `size` bytes fit. Raises OutputError if they do not."""
+    """Evict as `_evict` until `size` bytes fit. Raises _NoRoom if they do not, and OutputError for a full disk."""
     if (lacking := _evict(folder, size, coming)) > 0:
-        raise OutputError(
-            f"the cache {cache_folder()} has no room for {size / 1e9:.3g} GB of {place}, as other processes use what "
-            f"is in it: wait for them, or set {CAP_VARIABLE} to more than {(cap_bytes() + lacking) / 1e9:.3g}."
+        raise _NoRoom(
+            f"the cache {cache_folder()} has no room for {size / 1e9:.3g} GB of {place}, as what is in it is in use: "
+            "wait for other processes, `del` the readers of other datasets in this one, or set "
+            f"{CAP_VARIABLE} to more than {(cap_bytes() + lacking) / 1e9:.3g}."
         )
     _require_disk(cache_folder() / "datasets", size, place)
 
@@ -446,10 +521,11 @@ def _evict(folder: Path, size: int, coming: Sequence[Path] = ()) -> int:
     for entry in sorted((entry for entry in entries if entry != folder), key=_last_use):
         if lacking <= 0:
             break
-        if (held := hold_file(entry.with_suffix(".lock"))) is not None:
+        lock = entry.with_suffix(".lock")
+        if lock not in tuple(_in_use.values()) and (held := hold_file(lock)) is not None:
             lacking -= _size(entry)
             shutil.rmtree(entry, ignore_errors=True)
-            entry.with_suffix(".lock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
             os.close(held)
     turn = {path: number for number, path in enumerate(coming)}
     shards = folder.glob("*/*.tfrecord") if lacking > 0 else ()
@@ -497,22 +573,9 @@ def _last_use(folder: Path) -> float:
         return 0.0
 
 
-def _use(folder: Path) -> None:
-    """Hold a dataset's lock, and note the time."""
-    lock = folder.with_suffix(".lock")
-    _hold(lock)
-    os.utime(lock)
-
-
-def _hold(lock: Path) -> None:
-    """Hold a lock, shared, until the process ends."""
-    if lock not in _in_use and (descriptor := hold_file(lock, shared=True)) is not None:
-        _in_use[lock] = descriptor
-
-
 def _is_in_use(lock: Path) -> bool:
     """Whether a process holds a lock. Called while CACHE/lock is held, so that none begins to."""
-    if lock in _in_use:
+    if lock in tuple(_in_use.values()):  # where the system has no locks
         return True
     descriptor = hold_file(lock)
     if descriptor is not None:

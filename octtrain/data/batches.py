@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_or_stream, open_dataset
+from octprep.storage.cache import Hold, fetch_or_stream, holding, open_dataset
 from octprep.storage.remote import Location, location
 from octtrain.data import stream
 from octtrain.data.mapped import MappedImages
@@ -47,23 +48,32 @@ def training_batches(
     shards of pixels is missing or not theirs. Damaged shards of PNGs, and shards that cannot be fetched, raise
     TensorFlow's errors while the dataset is iterated.
     """
-    place = location(folder)
-    folder = open_dataset(place)
-    manifest = manifest or Manifest.load(folder)
+    place, hold = location(folder), Hold()
     splits = (split,) if isinstance(split, str) else tuple(split)
-    _, streaming = fetch_or_stream(place, folder, manifest, splits, PARALLEL_SHARDS)
-    if manifest.config.encoding != "raw" or streaming is not None:
-        return stream.training_batches(
-            folder,
-            split,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=epochs,
-            manifest=manifest,
-            remote=remote_pass(streaming, splits),
-            raising=True,
-        )
-    images = MappedImages(folder, split, manifest=manifest)
+    with holding(hold):
+        folder = open_dataset(place)
+        manifest = manifest or Manifest.load(folder)
+        _, streaming = fetch_or_stream(place, folder, manifest, splits, PARALLEL_SHARDS)
+        if manifest.config.encoding != "raw" or streaming is not None:
+            batches = stream.training_batches(
+                folder,
+                split,
+                batch_size=batch_size,
+                seed=seed,
+                epochs=epochs,
+                manifest=manifest,
+                remote=remote_pass(streaming, splits),
+                raising=True,
+            )
+        else:
+            batches = _gathered(MappedImages(folder, split, manifest=manifest), batch_size, seed, epochs)
+    # TensorFlow's iterators, and datasets made of this one, refer to it.
+    weakref.finalize(batches, hold.release).atexit = False
+    return batches
+
+
+def _gathered(images: MappedImages, batch_size: int, seed: int, epochs: range) -> tf.data.Dataset:
+    """The batches of pixels that are gathered by number. Arguments as for `training_batches`."""
     size = min(batch_size, len(images))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:

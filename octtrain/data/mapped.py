@@ -22,7 +22,8 @@ from octprep.format import images_csv, record_index
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import REPAIR, Manifest, open_shard
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.format.paths import original
+from octprep.storage.cache import Hold, fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.wording import listed
 from octtrain.data.ahead import ahead as in_thread
@@ -73,25 +74,27 @@ class MappedImages:
         images are PNGs; if the index is missing or not that of these shards; if a shard is missing or of another size.
         """
         place = location(folder)
-        self.folder = open_dataset(place)
         self.splits = (split,) if isinstance(split, str) else tuple(split)
-        self.manifest = manifest = manifest or Manifest.load(self.folder)
-        fetch_shards(place, self.folder, manifest, self.splits)
-        self._rows = rows
-        for name in self.splits:
-            if name not in manifest.splits:
-                raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
-        if manifest.config.encoding != "raw":
-            raise ManifestError(
-                f"{folder} holds PNGs (--encoding {manifest.config.encoding}), not pixels that can be gathered. Read "
-                "it by `octtrain.training_batches` or `octprep.read_records`, or build it with --encoding raw."
-            )
-        if not any(manifest.records(name) for name in self.splits):
-            raise ManifestError(f"Split {listed([*map(repr, self.splits)])} of {folder} holds no images.")
-        self.image_shape = (manifest.recipe.height, manifest.recipe.width, 1)
-        self._shards = [shard for name in self.splits for shard in manifest.splits[name]]
-        self._locate()
-        self._open()
+        self._hold = Hold()
+        with holding(self._hold):
+            self.folder = open_dataset(place)
+            self.manifest = manifest = manifest or Manifest.load(self.folder)
+            fetch_shards(place, self.folder, manifest, self.splits)
+            self._rows = rows
+            for name in self.splits:
+                if name not in manifest.splits:
+                    raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
+            if manifest.config.encoding != "raw":
+                raise ManifestError(
+                    f"{folder} holds PNGs (--encoding {manifest.config.encoding}), not pixels that can be gathered. "
+                    "Read it by `octtrain.training_batches` or `octprep.read_records`, or build it with --encoding raw."
+                )
+            if not any(manifest.records(name) for name in self.splits):
+                raise ManifestError(f"Split {listed([*map(repr, self.splits)])} of {folder} holds no images.")
+            self.image_shape = (manifest.recipe.height, manifest.recipe.width, 1)
+            self._shards = [shard for name in self.splits for shard in manifest.splits[name]]
+            self._locate()
+            self._open()
 
     def _locate(self) -> None:
         """Read the index: which image each record has, and where each image is."""
@@ -222,9 +225,10 @@ class MappedImages:
             of_split = sorted((row for row in rows if row.split == name), key=lambda row: row.path)
             labels = self._label_of_image[len(found) : len(found) + count]
             if [row.label for row in of_split] != [self.manifest.class_names[label] for label in labels]:
+                folder = original(self.folder)
                 raise ManifestError(
-                    f"{self.folder / record_index.table_name(name)} has other images than images.csv has of {name}. "
-                    f"Write it again with `octprep index {self.folder}`."
+                    f"{folder}/{record_index.table_name(name)} has other images than images.csv has of {name}. Write "
+                    f"it again with `octprep index {folder}`."
                 )
             found += of_split
         return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from octprep.format.errors import ManifestError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.format.paths import original
 from octprep.storage.cache import CAP_VARIABLE, ShardStream, Streaming
 from octtrain import runtime
 from octtrain.data.mapped import MappedImages
@@ -82,7 +83,7 @@ def gathered(
 def require_tensorflow_for_pngs(folder: Path, manifest: Manifest) -> None:
     """Raise MissingPackage, with what to do, if TensorFlow, which reads shards of PNGs, is not installed."""
     runtime.require_tensorflow(
-        f"only TensorFlow reads the {manifest.config.encoding.upper()}s in the shards of {folder}",
+        f"only TensorFlow reads the {manifest.config.encoding.upper()}s in the shards of {original(folder)}",
         "build them with --encoding raw",
     )
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from octprep.format.errors import ManifestError
 from octprep.format.manifest import IMAGE, LABEL, PATH, PATIENT, Manifest
+from octprep.format.paths import original
 from octprep.format.seeding import derived_seed
 from octprep.storage.cache import ShardStream
 from octprep.wording import listed
@@ -154,7 +155,7 @@ def data_errors_as_manifest_errors(folder: Path, remote: ShardStream | None = No
         if "IteratorGetNext" not in str(error) and not isinstance(error, tf.errors.DataLossError):
             raise
         raise ManifestError(
-            f"The shards in {folder} are damaged or not those of its manifest ({_reason(error)}). "
+            f"The shards in {original(folder)} are damaged or not those of its manifest ({_reason(error)}). "
             "`octprep verify` names them; copy the folder again, or repair it by the `octprep build` that made it."
         ) from None
     finally:
@@ -234,9 +235,9 @@ def _checked(
     manifest = manifest or Manifest.load(folder)
     for name in splits:
         if name not in manifest.splits:
-            raise ManifestError(f"{folder} has no split {name!r}; it has {', '.join(manifest.splits)}.")
+            raise ManifestError(f"{original(folder)} has no split {name!r}; it has {', '.join(manifest.splits)}.")
     if not manifest.records(*splits):
-        raise ManifestError(f"Split {listed([*map(repr, splits)])} of {folder} holds no images.")
+        raise ManifestError(f"Split {listed([*map(repr, splits)])} of {original(folder)} holds no images.")
     return folder, splits, manifest
 
 

@@ -16,7 +16,7 @@ from octprep.format.errors import SettingError
 from octprep.format.images_csv import ImageRow
 from octprep.format.paths import path_to_text
 from octprep.format.seeding import seeded_hash
-from octprep.storage.cache import Streaming, fetch_or_stream
+from octprep.storage.cache import Streaming, fetch_or_stream, holding
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
@@ -59,6 +59,7 @@ from octtrain.runs.run import Run
 PATIENTS_OF_LIMITS = round(1 / (1 - FAMILIAR)) - 1  # the fewest of which FAMILIAR can be more than all
 
 
+@holding()
 def calibrate(
     run: Runs,
     split: str | None = None,

@@ -15,8 +15,8 @@ from octprep.format.errors import ManifestError, OutputError, SettingError
 from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.format.paths import path_to_text
-from octprep.storage.cache import Streaming, fetch_or_stream
+from octprep.format.paths import original, path_to_text
+from octprep.storage.cache import Streaming, fetch_or_stream, holding
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import listed, number
@@ -42,6 +42,7 @@ from octtrain.runs.run import Run
 BATCH = 64  # images; more is hardly faster and takes more memory
 
 
+@holding()
 def evaluate(
     run: Runs,
     split: str = "test",
@@ -207,8 +208,9 @@ def predict_split(
     labels = np.concatenate(truth)
     if labels.min() < 0 or labels.max() >= classes:
         raise ManifestError(
-            f"{split} of {shards} has labels from {labels.min()} to {labels.max()}, but its manifest names {classes} "
-            "classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that made it."
+            f"{split} of {original(shards)} has labels from {labels.min()} to {labels.max()}, but its manifest names "
+            f"{classes} classes, so it is not what was built. Copy it again, or repair it by the `octprep build` that "
+            "made it."
         )
     joined = Distances.joined(distances) if distances else None
     return SplitPredictions(paths, patients, groups_of(paths, rows), labels, np.concatenate(probabilities), joined)

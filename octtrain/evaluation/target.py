@@ -119,7 +119,7 @@ def resolve_target(
     evaluated = exposure.images_of((row for row in rows if row.label not in unknown), (split,))
     if not evaluated:
         raise ManifestError(
-            f"Split {split!r} of {folder} holds no image of a class that the model knows, but "
+            f"Split {split!r} of {place} holds no image of a class that the model knows, but "
             f"{listed(sorted(left_out))}. Say what these are by --classes."
         )
     images: list[TrainingImage] = []

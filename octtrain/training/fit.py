@@ -15,7 +15,7 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_or_stream, open_dataset
+from octprep.storage.cache import fetch_or_stream, holding, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
@@ -44,6 +44,7 @@ SHOWN_IMAGES = 8  # in TensorBoard
 SAVE_SECONDS = 600  # an epoch that takes longer is saved in between
 
 
+@holding()
 def fit(
     shards: Location | str,
     run: Path | str | None = None,

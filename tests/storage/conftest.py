@@ -46,8 +46,8 @@ def store(server, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OCTPREP_CACHE", str(tmp_path / "cache"))
     remote._open.cache_clear()  # an earlier test may have used another way to the server
-    yield server
-    cache.release()
+    with cache.holding():
+        yield server
 
 
 @pytest.fixture

@@ -98,7 +98,6 @@ def test_a_training_larger_than_the_cache_is_that_of_a_local_folder(store, place
     lines = []
     with Watch(tmp_path / "cache") as watch:
         fit(str(place), tmp_path / "run", CONFIG, epochs=1, log=lines.append, show_progress=False)
-        cache.release()  # as a new process begins
         fit(str(place), tmp_path / "run", resume=True, epochs=2, log=lines.append, show_progress=False)
     assert cap / 2 < watch.most <= cap
     assert lines[0].startswith(
@@ -119,7 +118,6 @@ def test_a_training_larger_than_the_cache_is_that_of_a_local_folder(store, place
     # Calibrated and evaluated with a cache that has no room for val either.
     cap = tables(folder) + val // 2
     set_cap(monkeypatch, cap)
-    cache.release()
     shutil.rmtree(tmp_path / "cache")
     with Watch(tmp_path / "cache") as watch:
         streamed = calibrate(tmp_path / "run", log=quiet).frozen
@@ -192,7 +190,7 @@ def test_a_shard_that_is_read_is_not_removed_by_this_process_or_another(store, p
         assert kept.exists()
         assert order[1].exists()
         assert sum(path.exists() for path in order) <= 3
-    with ShardStream(streaming) as second, pytest.raises(OutputError, match=r"no room .* as other processes use"):
+    with ShardStream(streaming) as second, pytest.raises(OutputError, match=r"no room .* as what is in it is in use"):
         for index in range(8, 12):
             second.get(order, index)
     os.close(other)

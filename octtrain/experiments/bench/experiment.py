@@ -17,7 +17,7 @@ from octprep.format.errors import ManifestError, SettingError
 from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
 from octprep.wording import number
 from octtrain import devices, json_output
@@ -63,6 +63,7 @@ class BenchResult:
         return {**content, "conclusion": self.conclusion}
 
 
+@holding()
 def bench(
     place: Location, config: BenchConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
 ) -> BenchResult:

@@ -16,7 +16,7 @@ from octprep.format.errors import OutputError, SettingError
 from octprep.format.files import STDOUT, atomic_write
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.storage.cache import fetch_or_stream, fetch_shards, open_dataset, release_splits, streaming_of
+from octprep.storage.cache import fetch_or_stream, fetch_shards, holding, open_dataset, streaming_of
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
 from octprep.wording import number
@@ -95,6 +95,7 @@ class CrossvalResult:
         }
 
 
+@holding()
 def crossval(
     shards: Location | str,
     run: Path | str | None = None,
@@ -240,8 +241,6 @@ def _train(plan: Plan, folder: Path, log: Callable[[str], None], show_progress: 
     runs: dict[tuple[int, int], Run] = {}
     for i, ((fold, seed), config) in enumerate(plan.trainings.items(), 1):
         path = folder / run_name(fold, seed)
-        if plan.streams:  # the one before may have had another fold as a whole
-            release_splits(plan.data)
         log(f"{'' if i == 1 else chr(10)}training {i} of {len(plan.trainings)}, without fold{fold}: {path.name}")
         runs[fold, seed] = fit(
             plan.place, path, config, resume=not is_vacant(path), log=log_training, show_progress=show_progress
@@ -267,12 +266,12 @@ def _predict(
                 "include patients that are predicted here"
             )
         name, streaming = f"fold{fold}", None
-        if plan.streams:
-            release_splits(plan.data)
-            _, streaming = fetch_or_stream(plan.place, plan.data, plan.manifest, (name,), 1)
-        members[fold, seed] = predict_split(
-            run.load_model(), plan.manifest, plan.data, name, plan.rows, streaming=streaming
-        )
+        with holding():  # then the next fold has room
+            if plan.streams:
+                _, streaming = fetch_or_stream(plan.place, plan.data, plan.manifest, (name,), 1)
+            members[fold, seed] = predict_split(
+                run.load_model(), plan.manifest, plan.data, name, plan.rows, streaming=streaming
+            )
     by_fold = {fold: mean_over_seeds([members[fold, seed] for seed in plan.seeds]) for fold in plan.folds}
     require_each_once({f"fold{fold}": predictions for fold, predictions in by_fold.items()}, plan.rows)
     predictions = pooled(list(by_fold.values()))

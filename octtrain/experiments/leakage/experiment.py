@@ -17,8 +17,9 @@ from octprep.format import images_csv
 from octprep.format.errors import ManifestError
 from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
+from octprep.format.paths import original
 from octprep.format.seeding import derived_seed
-from octprep.storage.cache import fetch_shards, open_dataset
+from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
 from octprep.wording import number
 from octtrain import json_output
@@ -89,6 +90,7 @@ class LeakageResult:
         return {**asdict(self), "interval": INTERVAL, "conclusion": self.conclusion}
 
 
+@holding()
 def leakage(
     place: Location, config: LeakageConfig, json_file: Path | None = None, *, log: Callable[[str], None] = print
 ) -> LeakageResult:
@@ -240,7 +242,7 @@ def read_pool(shards: Path, manifest: Manifest, config: LeakageConfig) -> Pool:
         labels[indices[sampled]] = batch.labels[sampled]
     if (labels < 0).any():
         raise ManifestError(
-            f"{shards} lacks {rows[int((labels < 0).argmax())].path}, which images.csv says it holds. "
+            f"{original(shards)} lacks {rows[int((labels < 0).argmax())].path}, which images.csv says it holds. "
             "Repair it by the `octprep build` that made it."
         )
     return Pool(pixels=pixels, labels=labels, patients=patients)
