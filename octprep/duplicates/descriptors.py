@@ -35,7 +35,7 @@ _CHANGES = 6  # columns of C
 # Scans whose `aligned_distance` is larger are not compared on pixels. Near-duplicates of 96 real scans: 382 of 384 are
 # nearer than 0.26; turned by up to 2 degrees 731 of 768 are, and 742 nearer than 0.31. Different patients: the nearest
 # of 3,947 pairs of real scans are 0.41 apart; synthetic scans resemble one another more, and 17,000 pairs of 20,000
-# scans in what benchmarks/near_duplicates.py takes for the archive are compared on pixels, 7 ms each (29,000 with
+# scans in what benchmarks/near_duplicates.py takes for the archive are compared on pixels, 1.5 ms each (29,000 with
 # 0.34; 8,000 when descriptors were not levelled, which found half of the turned scans).
 MAX_ALIGNED_DISTANCE = 0.31
 # Scans whose `raw_distance` is larger are not aligned. Near-duplicates turned by 2 degrees: 0.65 for all but 5 %. Of

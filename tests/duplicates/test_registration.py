@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from octprep.duplicates import MIN_CORRELATION, detail_correlation, is_comparable
+from benchmarks.near_duplicates import turned
+from octprep import preprocessing
+from octprep.duplicates import MIN_CORRELATION, detail_correlation, is_comparable, registration
 from octprep.duplicates.registration import strip_letterbox
 from tests.duplicates.images import pairs_of, random_image
 
@@ -49,6 +51,41 @@ def test_correlation_ignores_brightness_and_falls_with_noise():
     assert correlations[0] > 0.98
     assert all(higher > lower for higher, lower in itertools.pairwise(correlations))
     assert correlations[-1] < MIN_CORRELATION
+
+
+@pytest.mark.parametrize("std", [0, 20, 40, 60, 80, 100, 120])
+@pytest.mark.parametrize("hopeless", [0.2, 0.45, 0.7])
+def test_blocks_are_left_out_only_where_the_median_is_hopeless(std, hopeless):
+    detail = np.random.default_rng(1).normal(0, 5, (200, 180)).astype(np.float32)
+    detail[:70] = 0  # without detail in either
+    other = detail.copy()
+    noise = np.random.default_rng(2).normal(0, std / 5, (130, 180)) * np.linspace(0, 1, 180)  # more of it to the right
+    other[70:] += noise.astype(np.float32)
+    whole = registration._median_correlation(detail, other, 1, 2, -1.0)
+    stopped = registration._median_correlation(detail, other, 1, 2, hopeless)
+    assert stopped == whole if whole >= hopeless else stopped < hopeless
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["default", "crop-none", "flatten"])
+def test_the_quick_look_neither_loses_near_duplicates_nor_changes_their_correlation(recipe, population, monkeypatch):
+    images = population.stored(recipe)
+    pairs = [(images[first], images[second]) for first, second in population.planted_pairs]
+    if recipe == "default":
+        rng = np.random.default_rng(3)
+        pairs += [(first, preprocessing.decode(turned(first, rng))) for first, _ in pairs]
+    quick = [detail_correlation(*pair) for pair in pairs]
+    monkeypatch.setattr(registration, "_QUICKLY_HOPELESS", -1.0)
+    whole = [detail_correlation(*pair) for pair in pairs]
+    found = [correlation for correlation in whole if correlation >= MIN_CORRELATION]
+    assert len(found) >= 0.75 * len(pairs)
+    assert [correlation for correlation in quick if correlation >= MIN_CORRELATION] == found
+
+
+def test_a_quick_look_is_enough_for_images_without_anything_in_common(monkeypatch):
+    monkeypatch.setattr(registration, "_STAGES", ())  # of which nothing else could give a correlation
+    correlation = detail_correlation(random_image(1, (224, 224)), random_image(2, (224, 224)))
+    assert 0 < correlation < registration._QUICKLY_HOPELESS
 
 
 @pytest.mark.slow
