@@ -120,7 +120,7 @@ def aligned_distance(first: Float32, second: Float32) -> Float32:
     down = shift.T @ mean
     columns = np.stack([mean, down, stretch.T @ mean, mean @ shift, mean @ stretch, down @ place], axis=1)
     columns = columns.reshape(len(first), _CHANGES, DESCRIPTOR_BYTES)
-    gram = np.einsum("nip,njp->nij", columns, columns)
+    gram = _gram(np.asarray(columns, np.float32))
     difference = (second - first).reshape(len(first), DESCRIPTOR_BYTES, 1)
     moments = columns @ difference
     energy = np.einsum("nii->ni", gram)
@@ -128,6 +128,15 @@ def aligned_distance(first: Float32, second: Float32) -> Float32:
     explained = (np.linalg.solve(gram, moments) * moments).sum(axis=(1, 2))
     residual = np.maximum(np.einsum("npi,npi->n", difference, difference) - explained, 0)
     return np.asarray(np.sqrt(residual / np.maximum(energy[:, 0], 1e-6)), np.float32)
+
+
+def _gram(columns: Float32) -> Float32:
+    """The products of every two of (n, columns, length) vectors, (n, columns, columns), each computed once."""
+    count = columns.shape[1]
+    gram = np.empty((len(columns), count, count), np.float32)
+    for i in range(count):
+        gram[:, i, i:] = gram[:, i:, i] = np.einsum("np,njp->nj", columns[:, i], columns[:, i:])
+    return gram
 
 
 @lru_cache(maxsize=1)
