@@ -1,7 +1,7 @@
 """Comparing many pairs of scans on their pixels: in the processes of a pool, or in threads of this one.
 
-NumPy and OpenCV release the interpreter's lock while they work, but of the three milliseconds that a pair takes much is
-Python, so from some four threads on they wait for one another.
+NumPy and OpenCV release the interpreter's lock while they work, but much of what a pair takes, a millisecond or two, is
+Python, so many threads wait for one another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from octprep.duplicates.registration import detail_correlation
 from octprep.workers import Pool, default_workers
 
 _CACHED_IMAGES = 256
-_TASK_PAIRS = 32  # pairs that a process compares at a time, in about a tenth of a second
+_TASK_PAIRS = 32  # pairs that a process compares at a time, in about a twentieth of a second
 _WORTH_STARTING = 128  # pairs from which comparing them takes longer than starting processes
 
 Pair = tuple[int, int]  # indices of two scans
@@ -48,8 +48,8 @@ def compare_in_threads(pixels: Callable[[int], Gray], workers: int | None = None
 def compare_in_pool(pool: Pool, place: Callable[[int], Place], read: Callable[[Place], Gray]) -> Compare:
     """The same in the processes of a pool; in threads if they would have to be started for a few pairs.
 
-    place: where the pixels of a scan are, by its index; it can be hashed, and goes to the process. read: the pixels at
-    such a place; a function that a process can import.
+    place: gives where the pixels of a scan are, by its index, as something that can be hashed and pickled. read: gives
+    the pixels that are there; a function that another process can import.
     """
     in_threads = compare_in_threads(lambda index: read(place(index)), pool.workers)
 
