@@ -24,10 +24,10 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import octprep
 from octprep.crashes import Divisible, allow_time_limit
 from octprep.format.errors import Notice, OctError, SettingError, StoppedError
 from octprep.wording import number
@@ -211,7 +211,7 @@ class ClusterPool:
                 raise answer
             if isinstance(answer, Exception):
                 raise SettingError(
-                    f"the worker {address} cannot run octprep {version('octprep')} ({type(answer).__name__}: "
+                    f"the worker {address} cannot run octprep {octprep.__version__} ({type(answer).__name__}: "
                     f"{answer}). Install the same octprep there as here, and start it again."
                 )
 
@@ -361,7 +361,7 @@ def _problem(check: _Check) -> str:
 
 def _versions(libraries: Callable[[], Mapping[str, str]]) -> dict[str, str]:
     """The versions that must be equal, by the name of what has them. Raises SettingError if one is not installed."""
-    return {"octprep": version("octprep"), "Python": _PYTHON, **libraries(), "the code of octprep": _code()}
+    return {"octprep": octprep.__version__, "Python": _PYTHON, **libraries(), "the code of octprep": _code()}
 
 
 @cache

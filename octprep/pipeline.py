@@ -385,7 +385,7 @@ def _write_dataset(job: _Job) -> _Written:
     for listing in (job.source, job.published):
         listing.forget_scan_files()
     correlations = Correlations(cached.correlations)
-    searches = Searches(cached.folder, job.config, correlations)
+    searches = Searches(cached.folder, job.config, correlations, cached.near_rows)
     planned = _split_and_plan(job, cached, searches)
     shards = write_shards(
         job.work, cached, planned.plans, planned.class_names, stated, job.config, job.pool, job.progress
@@ -400,7 +400,7 @@ def _write_dataset(job: _Job) -> _Written:
     indexing.write_index(job.work, index)
     write_tfds_files(job.work, manifest)
     if not job.pseudonyms:  # it holds the paths in the source
-        prepared.write(job.work / PREPARED_NAME, cached.files, correlations.used, manifest, places)
+        prepared.write(job.work / PREPARED_NAME, cached.files, searches.found, manifest, places, job.work / "shards")
     return _Written(manifest, tables.duplicates, tables.counts, deviations, places, names)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 
@@ -57,8 +56,10 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
 
 def _rounded(measurements: ScanMeasurements) -> ScanMeasurements:
     """To the digits that images.csv has."""
-    return dataclasses.replace(
-        measurements,
+    return ScanMeasurements(
+        crop=measurements.crop,
+        note=measurements.note,
+        flags=measurements.flags,
         fill_fraction=round(measurements.fill_fraction, 6),
         crop_confidence=round(measurements.crop_confidence, 4),
         mean_intensity=round(measurements.mean_intensity, 2),

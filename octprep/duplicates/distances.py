@@ -58,7 +58,7 @@ def _is_count(value: object) -> bool:
 
 
 def measure_distances(
-    descriptors: Bytes, patients: Sequence[str] | NDArray[np.integer], seed: int = 0, max_pairs: int = 20_000
+    descriptors: Bytes, patients: Sequence[str] | NDArray[np.integer], seed: int = 0, max_pairs: int = 10_000
 ) -> Distances:
     """Distances within and between patients: of all pairs of each kind, or of max_pairs drawn at random, none twice.
 

@@ -50,10 +50,8 @@ def lsh_candidates(unique: UniqueDescriptors) -> Iterator[tuple[Int64, Int64]]:
     that of the scans. A pair is among these once; it may come twice in all, as either row may be the one that probes.
     """
     count = len(unique)
-    median, scale = _medians_and_deviations(unique)
-    words = np.empty((count, _BITS // 16), np.uint16)
-    for rows in _chunks(0, count):
-        words[rows] = np.packbits(_frequencies(unique, rows, _lowest()) > median, axis=1).view(np.uint16)
+    median, scale = medians_and_deviations(unique)
+    words = _hashes(unique, median)
     waiting = [(0, count)]  # rows that are still to probe: first and stop
     while waiting:
         start, stop = waiting.pop()
@@ -65,6 +63,60 @@ def lsh_candidates(unique: UniqueDescriptors) -> Iterator[tuple[Int64, Int64]]:
             yield numbers // count, numbers % count
 
 
+def candidates_with(unique: UniqueDescriptors, rows: Int64, median: Int16, scale: Float32) -> Int64 | None:
+    """The pairs of `lsh_candidates` that have one of some rows, as numbers first * count + second, sorted, each once.
+
+    rows: a few, ascending. median, scale: as `medians_and_deviations` gives them. None where a bucket has so many rows
+    that not all of them are paired.
+    """
+    count = len(unique)
+    words = _hashes(unique, median)
+    found = [np.zeros(0, np.int64)]
+    for band in _bands():
+        low = _band_frequencies(unique, band)
+        keys = _keys(low, median[band])
+        buckets = _Buckets.of(keys)
+        if buckets.sizes.max() > _MAX_BUCKET:
+            return None
+        probed = _Buckets.of(keys[rows])
+        near = _perhaps_probing(keys, probed.keys)
+        for probing, in_buckets, of_rows in ((rows, buckets, np.arange(count)), (near, probed, rows)):
+            place, bucket = in_buckets.occupied(
+                _multiprobe_keys(low[probing], keys[probing], median[band], scale[band])
+            )
+            starts, sizes = in_buckets.starts[bucket], in_buckets.sizes[bucket]
+            for prober, hit in _expanded(of_rows[in_buckets.rows], probing[place], starts, sizes):
+                found.append(_useful(unique, words, prober, hit))
+    return _sorted_unique(np.concatenate(found))
+
+
+def _perhaps_probing(keys: Int32, probed: Int32) -> Int64:
+    """The rows that differ from one of some keys in no more bits than are flipped: others cannot probe one of them."""
+    near = []
+    for rows in _chunks(0, len(keys)):
+        different = (keys[rows, None] ^ probed).view(np.uint16)
+        bits = _popcount_table()[different].reshape(-1, probed.size, 2).sum(axis=2)
+        near.append(np.flatnonzero(bits.min(axis=1) <= _FLIPPED_BITS) + rows.start)
+    return np.concatenate(near)
+
+
+def _useful(unique: UniqueDescriptors, words: NDArray[np.uint16], probing: Int64, probed: Int64) -> Int64:
+    """Of pairs of rows those of two patients that agree in most bits, as numbers first * count + second."""
+    first, second = np.minimum(probing, probed), np.maximum(probing, probed)
+    useful = (first != second) & unique.different_patients(first, second)
+    first, second = first[useful], second[useful]
+    similar = _hamming_distances(words[first], words[second]) <= _MAX_DIFFERENT_BITS
+    return np.asarray(first[similar] * len(unique) + second[similar], np.int64)
+
+
+def _hashes(unique: UniqueDescriptors, median: Int16) -> NDArray[np.uint16]:
+    """The bits of each row, (rows, _BITS / 16)."""
+    words = np.empty((len(unique), _BITS // 16), np.uint16)
+    for rows in _chunks(0, len(unique)):
+        words[rows] = np.packbits(_frequencies(unique, rows, _lowest()) > median, axis=1).view(np.uint16)
+    return words
+
+
 def _probed(
     unique: UniqueDescriptors, words: NDArray[np.uint16], median: Int16, scale: Float32, start: int, stop: int
 ) -> Int64 | None:
@@ -73,20 +125,13 @@ def _probed(
     words: the hash of each row, (rows, _BITS / 16). start, stop: of the rows that probe; of one row they are never too
     many.
     """
-    count = len(unique)
     kept = np.zeros(0, np.int64)
     fresh: list[Int64] = []  # more of them, in which some may come twice
     fresh_count = 0
     for band in _bands():
-        low = np.empty((count, _BAND_BITS), np.int8)
-        for rows in _chunks(0, count):
-            low[rows] = _frequencies(unique, rows, _lowest()[band])
+        low = _band_frequencies(unique, band)
         for probing, probed in _bucket_pairs(low, median[band], scale[band], start, stop):
-            first, second = np.minimum(probing, probed), np.maximum(probing, probed)
-            useful = (first != second) & unique.different_patients(first, second)
-            first, second = first[useful], second[useful]
-            similar = _hamming_distances(words[first], words[second]) <= _MAX_DIFFERENT_BITS
-            fresh.append(first[similar] * count + second[similar])
+            fresh.append(_useful(unique, words, probing, probed))
             fresh_count += fresh[-1].size
             if fresh_count > _MAX_HELD // 4:
                 kept, fresh, fresh_count = _sorted_unique(np.concatenate([kept, *fresh])), [], 0
@@ -119,8 +164,19 @@ def _frequencies(unique: UniqueDescriptors, rows: slice, places: Int64) -> Int8:
     return unique.descriptors.view(np.int8).take(unique.scan[rows], axis=0).take(places, axis=1)
 
 
-def _medians_and_deviations(unique: UniqueDescriptors) -> tuple[Int16, Float32]:
-    """The median of each of the _BITS lowest frequencies over all rows, and the mean absolute deviation from it."""
+def _band_frequencies(unique: UniqueDescriptors, band: Int64) -> Int8:
+    """The frequencies of a band, (rows, _BAND_BITS)."""
+    low = np.empty((len(unique), _BAND_BITS), np.int8)
+    for rows in _chunks(0, len(unique)):
+        low[rows] = _frequencies(unique, rows, _lowest()[band])
+    return low
+
+
+def medians_and_deviations(unique: UniqueDescriptors) -> tuple[Int16, Float32]:
+    """The median of each of the _BITS lowest frequencies over all rows, and the mean absolute deviation from it.
+
+    The deviations are rounded to a quarter of a power of two, so that a few more rows mostly give the same.
+    """
     counts = np.zeros(_BITS << 8, np.int64)  # of rows, by frequency and value
     for rows in _chunks(0, len(unique)):
         bins = _frequencies(unique, rows, _lowest()) + (np.arange(_BITS) * 256 + 128)
@@ -128,7 +184,7 @@ def _medians_and_deviations(unique: UniqueDescriptors) -> tuple[Int16, Float32]:
     of_value, value = counts.reshape(_BITS, 256), np.arange(-128, 128)
     median = (of_value.cumsum(axis=1) > len(unique) // 2).argmax(axis=1) - 128
     deviation = (of_value * np.abs(value - median[:, None])).sum(axis=1) / len(unique)
-    return median.astype(np.int16), (deviation + 1e-3).astype(np.float32)
+    return median.astype(np.int16), np.exp2(np.rint(4 * np.log2(deviation + 1e-3)) / 4).astype(np.float32)
 
 
 def _bands() -> list[Int64]:
@@ -144,13 +200,23 @@ def _bucket_pairs(low: Int8, median: Int16, scale: Float32, start: int, stop: in
     low: (rows, _BAND_BITS), the band's frequencies. start, stop: of the rows that probe. A row meets itself, and pairs
     may come twice.
     """
-    weights = np.int32(1) << np.arange(_BAND_BITS, dtype=np.int32)
-    keys = np.concatenate([(low[rows] > median) @ weights for rows in _chunks(0, len(low))])
+    keys = _keys(low, median)
     buckets = _Buckets.of(keys)
     for rows in _chunks(start, stop):
-        row, bucket = buckets.occupied(_multiprobe_keys(low[rows], keys[rows], median, scale, weights))
+        row, bucket = buckets.occupied(_multiprobe_keys(low[rows], keys[rows], median, scale))
         row += rows.start
         yield from _expanded(buckets.rows, row, *_capped(buckets, row, bucket))
+
+
+def _weights() -> Int32:
+    """What each bit of a band counts in its key."""
+    return np.asarray(np.int32(1) << np.arange(_BAND_BITS, dtype=np.int32), np.int32)
+
+
+def _keys(low: Int8, median: Int16) -> Int32:
+    """The key of each row in a band, (rows,)."""
+    weights = _weights()
+    return np.concatenate([(low[rows] > median) @ weights for rows in _chunks(0, len(low))])
 
 
 @dataclass(frozen=True)
@@ -178,10 +244,10 @@ class _Buckets:
         return row, np.searchsorted(self.keys, probes[row, probe])
 
 
-def _multiprobe_keys(low: Int8, keys: Int32, median: Int16, scale: Float32, weights: Int32) -> Int32:
+def _multiprobe_keys(low: Int8, keys: Int32, median: Int16, scale: Float32) -> Int32:
     """The keys of each row with its _FLIPPED_BITS least certain bits both ways: (rows, 2 ** _FLIPPED_BITS)."""
     certainty = np.abs(low - median) / scale
-    uncertain = weights[np.argpartition(certainty, _FLIPPED_BITS, axis=1)[:, :_FLIPPED_BITS]]
+    uncertain = _weights()[np.argpartition(certainty, _FLIPPED_BITS, axis=1)[:, :_FLIPPED_BITS]]
     probes = keys[:, None]
     for bit in uncertain.T:
         probes = np.concatenate([probes, probes ^ bit[:, None]], axis=1)

@@ -26,7 +26,8 @@ from octprep.duplicates.descriptors import (
     raw_distance,
 )
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
-from octprep.duplicates.lsh import lsh_candidates
+from octprep.duplicates.lsh import candidates_with, lsh_candidates, medians_and_deviations
+from octprep.duplicates.near_rows import NearRows, NearRowsMemory, RowPairs, row_ids
 from octprep.duplicates.pixel_comparison import Compare, Pair, compare_in_threads
 from octprep.duplicates.registration import MIN_CORRELATION
 from octprep.duplicates.unique_rows import SEVERAL, UniqueDescriptors, unique_descriptors
@@ -38,6 +39,7 @@ from octprep.workers import default_workers
 # other.
 _NEAREST, _VERY_NEAREST = 16, 3
 
+_MAX_ADDED = 64  # rows that are searched for among those of an earlier search; for more, all are searched again
 _ALL_PAIRS = 512  # descriptors up to which every pair is a candidate: the median over so few means little to LSH
 _CHUNK = 1 << 9  # pairs that are aligned at a time
 # Pairs whose pixels are compared before it is checked which of the next are needed: at first, and at most, as there are
@@ -45,8 +47,6 @@ _CHUNK = 1 << 9  # pairs that are aligned at a time
 _BLOCK, _MAX_BLOCK = 64, 2048
 
 PixelPair = tuple[str, str]  # SHA-256 of the stored pixels of two scans, hex; the first is registered to the second
-
-_RowPairs = tuple[Int64, Int64, Float32]  # first and second row and their aligned distance; (pairs,) each
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def near_duplicate_pairs(
     workers: int | None = None,
     correlations: Correlations | None = None,
     compare: Compare | None = None,
+    memory: NearRowsMemory | None = None,
 ) -> list[DuplicatePair]:
     """Pairs of near-identical scans under different ids, sorted; the other arguments are those of `near_identical`.
 
@@ -105,6 +106,7 @@ def near_duplicate_pairs(
         min_correlation=min_correlation,
         workers=workers,
         compare=known_or_measured,
+        memory=memory,
     ):
         first, second = sorted((scans[pair.first].path, scans[pair.second].path))
         pairs.append(DuplicatePair(first, second, NEAR_IDENTICAL, pair.correlation))
@@ -119,6 +121,7 @@ def near_identical(
     min_correlation: float = MIN_CORRELATION,
     workers: int | None = None,
     compare: Compare | None = None,
+    memory: NearRowsMemory | None = None,
 ) -> list[NearDuplicate]:
     """Pairs of scans of different patients whose stored pixels are near-identical, sorted.
 
@@ -127,7 +130,8 @@ def near_identical(
     candidates, by several threads at once. min_correlation: pairs from this correlation on are returned, near-identical
     or not. workers: threads; None means one for each core. The pairs depend neither on them nor on the order of the
     scans, where no two have equal descriptors. compare: what gives the correlations of pairs, in place of `pixels`: it
-    may know them, or measure them elsewhere. Raises ValueError for descriptors of another shape.
+    may know them, or measure them elsewhere. memory: of searches among the same scans or nearly so, which shortens this
+    one and changes nothing. Raises ValueError for descriptors of another shape.
 
     Not every pair among many similar scans is returned: scans with equal descriptors are paired each with one of
     another patient; no scan is compared with more than its _NEAREST, unless it is among theirs; and where two patients
@@ -143,10 +147,15 @@ def near_identical(
         )
     if len(patients) < 2:
         return []
-    patient_index = np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
+    names, indices = np.unique(np.asarray(patients), return_inverse=True)
+    patient_index = indices.astype(np.int64)
     unique = unique_descriptors(np.ascontiguousarray(descriptors), patient_index)
     with ThreadPoolExecutor(workers or default_workers()) as threads:
-        nearest = _nearest(*_near_rows(unique, threads))
+        if memory is None or len(unique) <= _ALL_PAIRS:
+            found = _near_rows(unique, threads)
+        else:
+            found = _remembered(unique, row_ids(unique, [str(name) for name in names]), memory, threads)
+    nearest = _nearest(*found)
     matcher = _Matcher(descriptors, patient_index, compare or compare_in_threads(pixels, workers), min_correlation)
     matcher.decide(_candidates(unique, *nearest))
     return sorted(matcher.pairs)
@@ -205,29 +214,88 @@ class _Matcher:
         return lower, upper
 
 
-def _near_rows(unique: UniqueDescriptors, threads: Executor) -> _RowPairs:
+def _remembered(
+    unique: UniqueDescriptors, ids: NDArray[np.uint64], memory: NearRowsMemory, threads: Executor
+) -> RowPairs:
+    """What `_near_rows` gives, from an earlier search where that is possible; the memory gets it."""
+    median, deviation = medians_and_deviations(unique)
+    found: RowPairs | None
+    for known in memory.known:
+        same = np.array_equal(known.median, median) and np.array_equal(known.deviation, deviation)
+        if same and (found := _with_added(unique, known, ids, threads)) is not None:
+            break
+    else:
+        found = _near_rows(unique, threads)
+    of_two = found.first != found.second
+    memory.used.append(NearRows(ids, median, deviation, RowPairs(*(part[of_two] for part in found))))
+    return found
+
+
+def _with_added(
+    unique: UniqueDescriptors, known: NearRows, ids: NDArray[np.uint64], threads: Executor
+) -> RowPairs | None:
+    """What `_near_rows` gives, from the pairs of an earlier search and those of the rows that it did not have.
+
+    None if there are too many such rows, if rows are gone, beside which others may not have been kept, or for a crowded
+    bucket.
+    """
+    place = known.places_in(ids)
+    added = np.ones(len(unique), bool)
+    added[place[place >= 0]] = False
+    if np.count_nonzero(added) > _MAX_ADDED or (place < 0).any():
+        return None
+    numbers = np.zeros(0, np.int64)
+    if added.any():
+        candidates = candidates_with(unique, np.flatnonzero(added), known.median, known.deviation)
+        if candidates is None:
+            return None
+        numbers = candidates
+    before = RowPairs(place[known.pairs.first], place[known.pairs.second], known.pairs.distance)
+    count = len(unique)
+    near = _near_of_all(unique, numbers // count, numbers % count, threads)
+    return _nearest_of_each(_joined(_of_several(unique), before, *near))
+
+
+def _near_rows(unique: UniqueDescriptors, threads: Executor) -> RowPairs:
     """Pairs of rows of two patients that may be near-identical, first <= second; a row with itself if of several.
 
     Only those in which either is among the _NEAREST of the other, so that they are no more than _NEAREST times the
     rows: of those that were found so far the others can be dropped, as more pairs only make them further.
     """
     count = len(unique)
-    of_several = np.flatnonzero(unique.patient == SEVERAL)
-    found: _RowPairs = (of_several, of_several, np.zeros(of_several.size, np.float32))
+    found = _of_several(unique)
     for firsts, seconds in [np.triu_indices(count, 1)] if count <= _ALL_PAIRS else lsh_candidates(unique):
-        is_new = np.isin(firsts * count + seconds, found[0] * count + found[1], invert=True)
-        firsts, seconds = firsts[is_new], seconds[is_new]
-        chunks = [
-            (firsts[start : start + _CHUNK], seconds[start : start + _CHUNK]) for start in range(0, firsts.size, _CHUNK)
-        ]
-        near = threads.map(lambda rows: _near_of(unique, *rows), chunks)
-        first, second, distance = (np.concatenate(values) for values in zip(found, *near, strict=True))
-        kept = _ranks(first, second, distance).min(axis=0) < _NEAREST
-        found = first[kept], second[kept], distance[kept]
+        is_new = np.isin(firsts * count + seconds, found.first * count + found.second, invert=True)
+        near = _near_of_all(unique, firsts[is_new], seconds[is_new], threads)
+        found = _nearest_of_each(_joined(found, *near))
     return found
 
 
-def _near_of(unique: UniqueDescriptors, first: Int64, second: Int64) -> _RowPairs:
+def _of_several(unique: UniqueDescriptors) -> RowPairs:
+    """The rows of several patients, each with itself."""
+    rows = np.flatnonzero(unique.patient == SEVERAL)
+    return RowPairs(rows, rows, np.zeros(rows.size, np.float32))
+
+
+def _near_of_all(unique: UniqueDescriptors, first: Int64, second: Int64, threads: Executor) -> Iterator[RowPairs]:
+    """What `_near_of` gives of many pairs, some at a time."""
+    starts = range(0, first.size, _CHUNK)
+    return threads.map(
+        lambda start: _near_of(unique, first[start : start + _CHUNK], second[start : start + _CHUNK]), starts
+    )
+
+
+def _joined(*pairs: RowPairs) -> RowPairs:
+    return RowPairs(*(np.concatenate(parts) for parts in zip(*pairs, strict=True)))
+
+
+def _nearest_of_each(pairs: RowPairs) -> RowPairs:
+    """Those pairs in which either row is among the _NEAREST of the other."""
+    kept = _ranks(*pairs).min(axis=0) < _NEAREST
+    return RowPairs(*(part[kept] for part in pairs))
+
+
+def _near_of(unique: UniqueDescriptors, first: Int64, second: Int64) -> RowPairs:
     """Those of some pairs of rows that are of two patients and near enough by their descriptors."""
     apart = unique.different_patients(first, second)
     first, second = first[apart], second[apart]
@@ -235,7 +303,7 @@ def _near_of(unique: UniqueDescriptors, first: Int64, second: Int64) -> _RowPair
     alignable = raw_distance(left, right) <= MAX_RAW_DISTANCE
     distance = aligned_distance(left[alignable], right[alignable])
     kept = distance <= MAX_ALIGNED_DISTANCE
-    return first[alignable][kept], second[alignable][kept], distance[kept]
+    return RowPairs(first[alignable][kept], second[alignable][kept], distance[kept])
 
 
 def _ranks(first: Int64, second: Int64, distance: Float32) -> Int64:
@@ -261,7 +329,16 @@ def _candidates(
     unique: UniqueDescriptors, firsts: Int64, seconds: Int64, very_near: NDArray[np.bool_]
 ) -> Iterator[_Candidate]:
     """The pairs of scans that pairs of rows stand for, in their order: each scan with one of another patient."""
-    for first, second, is_very_near in zip(firsts.tolist(), seconds.tolist(), very_near.tolist(), strict=True):
+    is_single = np.diff(unique.starts) == 1
+    singles = (is_single[firsts] & is_single[seconds]).tolist()
+    scans = np.sort(unique.scan[np.stack([firsts, seconds])], axis=0).T.tolist()  # of two such rows, which most are
+    for row, (first, second, is_very_near) in enumerate(
+        zip(firsts.tolist(), seconds.tolist(), very_near.tolist(), strict=True)
+    ):
+        if singles[row]:
+            lower, upper = scans[row]
+            yield _Candidate(lower, upper, is_very_near)
+            continue
         pairs = {*_partners(unique, first, second), *_partners(unique, second, first)}
         yield from (_Candidate(lower, upper, is_very_near) for lower, upper in sorted(pairs))
 

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 
 import google_crc32c
 
+import octprep
 from octprep import preprocessing
 from octprep.arrays import Gray
 from octprep.duplicates.descriptors import dct_descriptor
@@ -162,6 +162,7 @@ class BatchTask(FileBatch):
     name: str  # of the batch
     recipe: Preprocessing
     encoding: str  # raw or png
+    key: str  # as `preparation_key` gives it
     described: bool = True  # with descriptors, for the search for near-duplicates
 
     def read(self, scan_file: ScanFile) -> tuple[PreparedScan, bytes] | Exclusion:
@@ -190,8 +191,9 @@ def batch_tasks(
     """Files in batches of BATCH, under names that no batch in the cache's folder has. described: see BatchTask."""
     first = 1 + max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=-1)
     batches = [tuple(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
+    key = preparation_key(recipe, encoding)
     return [
-        BatchTask(src, batch, folder, f"{index:06d}", recipe, encoding, described)
+        BatchTask(src, batch, folder, f"{index:06d}", recipe, encoding, key, described)
         for index, batch in enumerate(batches, first)
     ]
 
@@ -220,7 +222,7 @@ def cache_batch(task: BatchTask) -> str:
             file.write(data)
             crc = google_crc32c.extend(crc, data)
         size = file.tell()
-    _write_receipt(receipt, preparation_key(task.recipe, task.encoding), known, size, crc)
+    _write_receipt(receipt, task.key, known, size, crc)
     return task.name
 
 
@@ -246,7 +248,7 @@ def read_receipt(task: BatchTask) -> list[KnownFile]:
         head, rows = _checked_receipt(path)
         known = [from_row(row) for row in json.loads(rows)]
         is_of_task = [file.path for file in known] == [file.path for file in task.files]
-        if head["key"] != preparation_key(task.recipe, task.encoding) or not is_of_task:
+        if head["key"] != task.key or not is_of_task:
             raise ValueError("is of another task")
         return [file.as_listed(listed) for file, listed in zip(known, task.files, strict=True)]
     except (ValueError, KeyError, TypeError):
@@ -336,15 +338,9 @@ def _damaged(path: Path) -> StoppedError:
     )
 
 
-@lru_cache(maxsize=1)
-def _octprep_version() -> str:
-    """The version installed; looking it up takes milliseconds."""
-    return version("octprep")
-
-
 def preparation_key(recipe: Preprocessing, encoding: str) -> str:
     """A digest of all that the result of preparing a file depends on besides the file, and of the form of a row."""
-    versions = {"octprep": _octprep_version(), **preprocessing.library_versions(recipe)}
+    versions = {"octprep": octprep.__version__, **preprocessing.library_versions(recipe)}
     types = (KnownFile, CachedScan, Scan, Geometry, ScanMeasurements, Exclusion)
     names = (FIELDS.get(kind) or [field.name for field in dataclasses.fields(kind)] for kind in types)
     layout = [_ROWS, _DETAILS.format, *chain(*names)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from octprep.format.images_csv import UNDERSAMPLED
 from octprep.format.seeding import seeded_hash
@@ -12,7 +13,7 @@ from octprep.source.files import Exclusion, Scan
 
 MAX_SHARDS = 99_999
 
-_Columns = Sequence[Sequence[Scan]]  # the scans of each class, in the order of `_interleave_patients`
+_Columns = Sequence[Sequence[Scan]]  # the scans of each class
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def plan_shards(
     record_bytes: size of an average record. shard_bytes: target size of a shard. shards: their number; None: by the
     target size. seed: of the order of patients and records.
     """
-    columns = _interleave_patients(scans, seed)
+    columns = _by_class(scans, seed)
     sizes = [len(column) for column in columns]
     per_class = (min if balance == "undersample" else max)(sizes, default=0)  # records of a class, where balanced
     if shards is None:
@@ -57,14 +58,16 @@ def plan_shards(
             else _shard_count(per_class * len(columns) * record_bytes / shard_bytes, limit=per_class)
         )
     exclusions: list[Exclusion] = []
-    match balance:
-        case "none":
-            contents = _natural(columns, shards)
-        case "undersample":
-            contents = _undersampled(columns, _quotas(per_class, shards))
-            exclusions = [Exclusion(scan.path, UNDERSAMPLED) for column in columns for scan in column[per_class:]]
-        case _:
-            contents = _oversampled(columns, _quotas(per_class, shards))
+    if balance == "undersample":
+        chosen = [_of_most_patients(column, per_class, seed) for column in columns]
+        exclusions = [
+            Exclusion(scan.path, UNDERSAMPLED)
+            for column, kept in zip(columns, chosen, strict=True)
+            for scan in column
+            if scan.path not in kept
+        ]
+        columns = [[scan for scan in column if scan.path in kept] for column, kept in zip(columns, chosen, strict=True)]
+    contents = _once(columns, shards, seed) if balance == "none" else _balanced(columns, shards, per_class, seed)
     return _number_and_shuffle(split, contents, seed), exclusions
 
 
@@ -72,56 +75,75 @@ def _shard_count(exact: float, limit: int) -> int:
     return max(1, min(round(exact), limit, MAX_SHARDS))
 
 
-def _quotas(records: int, shards: int) -> list[int]:
-    """How many records of each class every shard has, as equal as they can be."""
-    return [records // shards + (shard < records % shards) for shard in range(shards)]
+def _quotas(records: int, shards: int, first: int = 0) -> list[int]:
+    """How many records every shard has, as equal as they can be. first: of the shards that have one more."""
+    quotas = [records // shards] * shards
+    for extra in range(records % shards):
+        quotas[(first + extra) % shards] += 1
+    return quotas
 
 
-def _interleave_patients(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
-    """The scans of each class, one of every patient in turn, so that any stretch of a column has many patients."""
-    by_class: dict[str, dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
+def _by_class(scans: Sequence[Scan], seed: int) -> list[list[Scan]]:
+    """The scans of each class, in an order by the seed."""
+    by_class: dict[str, list[Scan]] = defaultdict(list)
     for scan in sorted(scans, key=lambda scan: seeded_hash(scan.path, seed)):
-        by_class[scan.label][scan.patient].append(scan)
-    columns = []
-    for _, patients in sorted(by_class.items()):
-        order = sorted(patients, key=lambda patient: seeded_hash(patient, seed))
-        rounds = max(map(len, patients.values()))
-        columns.append([patients[p][index] for index in range(rounds) for p in order if index < len(patients[p])])
-    return columns
+        by_class[scan.label].append(scan)
+    return [column for _, column in sorted(by_class.items())]
 
 
-def _natural(columns: _Columns, shards: int) -> list[list[Scan]]:
-    """Each scan once: round robin, class after class, so that two shards differ by one scan at most."""
-    contents: list[list[Scan]] = [[] for _ in range(shards)]
-    for index, scan in enumerate(scan for column in columns for scan in column):
-        contents[index % shards].append(scan)
-    return contents
+def _of_most_patients(column: Sequence[Scan], number: int, seed: int) -> set[str]:
+    """The paths of some scans of a class, taken from one patient after the other, over and over."""
+    patients: dict[str, list[Scan]] = defaultdict(list)
+    for scan in column:
+        patients[scan.patient].append(scan)
+    order = sorted(patients, key=lambda patient: seeded_hash(patient, seed))
+    rounds = max(map(len, patients.values()))
+    in_turn = (patients[p][index] for index in range(rounds) for p in order if index < len(patients[p]))
+    return {scan.path for scan in islice(in_turn, number)}
 
 
-def _undersampled(columns: _Columns, quotas: Sequence[int]) -> list[list[Scan]]:
-    """The first scans of every class, each once, as many as the smallest class has."""
-    starts = [sum(quotas[:shard]) for shard in range(len(quotas))]
-    return [
-        [scan for column in columns for scan in column[start : start + quota]]
-        for start, quota in zip(starts, quotas, strict=True)
-    ]
-
-
-def _oversampled(columns: _Columns, quotas: Sequence[int]) -> list[list[Scan]]:
-    """Every scan at least once, those of the largest class exactly once."""
-    return [
-        [scan for column in columns for scan in _repeat_to_quota(column, shard, len(quotas), quota)]
-        for shard, quota in enumerate(quotas)
-    ]
-
-
-def _repeat_to_quota(column: Sequence[Scan], shard: int, shards: int, quota: int) -> list[Scan]:
-    """A shard's scans of one class: every `shards`-th of the column, repeated until the quota is reached.
+def _balanced(columns: _Columns, shards: int, per_class: int, seed: int) -> list[list[Scan]]:
+    """As many records of each class in a shard as of any other; a class with fewer scans is repeated.
 
     Repeats stay within the shard; only a scan of a class with fewer scans than there are shards is in several.
     """
-    own = column[shard::shards] or [column[shard % len(column)]]
-    return [own[index % len(own)] for index in range(quota)]
+    contents: list[list[Scan]] = [[] for _ in range(shards)]
+    quotas = _quotas(per_class, shards)
+    for column in columns:
+        for shard, own in enumerate(_assigned(column, _quotas(len(column), shards), seed)):
+            once = own or [column[shard % len(column)]]
+            contents[shard] += (once[index % len(once)] for index in range(quotas[shard]))
+    return contents
+
+
+def _once(columns: _Columns, shards: int, seed: int) -> list[list[Scan]]:
+    """Each scan once; two shards differ by one scan at most, and so they do in each class."""
+    contents: list[list[Scan]] = [[] for _ in range(shards)]
+    before = 0
+    for column in columns:
+        for shard, own in enumerate(_assigned(column, _quotas(len(column), shards, before % shards), seed)):
+            contents[shard] += own
+        before += len(column)
+    return contents
+
+
+def _assigned(column: Sequence[Scan], quotas: Sequence[int], seed: int) -> list[list[Scan]]:
+    """The scans of each shard, which are as many as its quota; the quotas add up to the number of scans.
+
+    Each scan in turn goes to the first shard with room of those that its path gives by the seed. So a scan that is
+    added takes a place that a later scan had, which takes that of a still later one, and so on until a shard is not
+    full: of 66 shards with 560 scans each, 3 to 11 change (eight trials), and the others stay as they are.
+    """
+    shards: list[list[Scan]] = [[] for _ in quotas]
+    for scan in column:
+        choice = 0
+        while True:
+            shard = int.from_bytes(seeded_hash(f"shard {choice} {scan.path}", seed)[:8], "big") % len(shards)
+            if len(shards[shard]) < quotas[shard]:
+                break
+            choice += 1
+        shards[shard].append(scan)
+    return shards
 
 
 def _number_and_shuffle(split: str, contents: Sequence[Sequence[Scan]], seed: int) -> list[ShardPlan]:

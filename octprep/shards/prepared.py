@@ -2,13 +2,15 @@
 
 They are known from two places: the receipts of an unfinished build (`octprep.shards.cache`), and PREPARED_NAME beside
 the shards of a finished one, which says what was found in every file and where its pixels and its first record are in
-the shards, and how scans correlate whose stored pixels were compared. It is compressed text: a line with what it
-depends on, a line of JSON with the correlations, one for every cache.BATCH files, sorted by path, and the SHA-256 of
-these. No other program reads it, and it may be deleted: the next build then prepares every file again.
+the shards, and what comparing the scans gave. It is compressed text: a line with what it depends on, a line of JSON
+with the results of comparing, one for every shard, with what its receipt says, one for every cache.BATCH files, sorted
+by path, and the SHA-256 of these. No other program reads it, and it may be deleted: the next build then prepares every
+file again.
 
 A shard that has another size than the manifest says, or was written or moved after it, is compared with its SHA-256
 before anything of it is used; of any other, each image and each record has a CRC-32C here, with which it is compared
-when it is read. So a record of a scan that has not changed is copied as it is (`octprep.shards.writer`).
+when it is read. So a record of a scan that has not changed is copied as it is, and a shard that would be written as it
+is there is compared with a CRC-32C and linked (`octprep.shards.writer`).
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import os
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from octprep.duplicates.near_rows import NearRows
 from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
 from octprep.format.errors import ManifestError
@@ -36,9 +39,10 @@ from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shar
 from octprep.format.record_index import IndexedRecord
 from octprep.shards import cache
 from octprep.shards.cache import CachedScan, KnownFile
+from octprep.shards.searches import from_found
 from octprep.shards.stored_files import StoredFiles
 from octprep.shards.workdir import published_shard_problem
-from octprep.shards.writer import RecordPlace, records_key
+from octprep.shards.writer import RecordPlace, receipt_content, records_key
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import hash_files
 from octprep.storage.remote import Source
@@ -53,7 +57,9 @@ class FinishedFiles:
 
     files: Iterator[KnownFile]  # read when they are asked for
     correlations: dict[PixelPair, float]  # of scans whose stored pixels were compared
+    near_rows: list[NearRows]  # of the searches for near-duplicates
     records_key: str  # of its records, as `octprep.shards.writer.records_key` gives it
+    shard_keys: dict[str, str]  # of its undamaged shards, by name, as `octprep.shards.writer.task_key` gives it
 
 
 def find_known(
@@ -128,20 +134,27 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
                 return None
             line = first = file.readline()
             digest = hashlib.sha256()
+            keys = {}
             while following := file.readline():
                 digest.update(line)
                 line = following
+                if line.startswith(_SHARD_LINE):
+                    name, content = json.loads(line)[_SHARD]
+                    keys[name] = content[0]
         if line.decode() != digest.hexdigest():
             return None
         return FinishedFiles(
             _known_files(folder / PREPARED_NAME, places),
-            cache.from_correlation_rows(json.loads(first)),
+            *from_found(json.loads(first)),
             records_key(manifest.class_names, manifest.recipe, manifest.stated),
+            {name: key for name, key in keys.items() if name in places},
         )
     except (ManifestError, *_DAMAGE):
         return None
 
 
+_SHARD = "shard"  # the name in a line about a shard, which is a JSON object with nothing else
+_SHARD_LINE = b"{"
 _DAMAGE = (NotReadable, OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -154,12 +167,23 @@ def _known_files(path: Path, places: Mapping[str, str]) -> Iterator[KnownFile]:
         file.readline()
         file.readline()
         for line in file:
-            rows = json.loads(line) if line.startswith(b"[") else []  # the last line is the SHA-256
+            rows = json.loads(line) if line.startswith(b"[") else []  # the last line is the SHA-256, others of shards
             for row in rows:
                 place = row[cache.PLACE]
                 if not place or place[0] in places:
                     row[cache.PLACE] = [places[place[0]], *place[1:]] if place else []
                     yield cache.from_row(row)
+
+
+def receipts(folder: Path, names: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
+    """The names and the contents of the receipts of some shards, of a folder whose PREPARED_NAME has its SHA-256."""
+    with suppress(*_DAMAGE), open_regular(folder / PREPARED_NAME) as raw, gzip.open(raw) as file:
+        file.readline()
+        file.readline()
+        for line in takewhile(lambda line: line.startswith(_SHARD_LINE), file):
+            name, content = json.loads(line)[_SHARD]
+            if name in names:
+                yield name, content
 
 
 class ImagePlaces:
@@ -202,13 +226,15 @@ class ImagePlaces:
 def write(
     path: Path,
     known: Iterable[KnownFile],
-    correlations: Mapping[PixelPair, float],
+    compared: dict[str, Any],
     manifest: Manifest,
     places: ImagePlaces,
+    shards: Path,
 ) -> None:
     """Write PREPARED_NAME for a folder of shards to a path.
 
-    Scans whose pixels are in no shard are left out.
+    Scans whose pixels are in no shard are left out. compared: `Searches.found`. shards: the folder that the shards were
+    written to. Raises StoppedError for a receipt that was damaged.
     """
 
     def rows() -> Iterator[list[Any]]:
@@ -231,8 +257,9 @@ def write(
         lines.write(_head(manifest.config, manifest))
         remaining = rows()
         batches = iter(lambda: list(islice(remaining, cache.BATCH)), [])
-        for batch in chain([cache.correlation_rows(correlations)], batches):
-            line = json.dumps(batch).encode() + b"\n"
+        written = ({_SHARD: [shard.name, receipt_content(shards, shard)]} for shard in chain(*manifest.splits.values()))
+        for content in chain([compared], written, batches):
+            line = json.dumps(content).encode() + b"\n"
             digest.update(line)
             lines.write(line)
         lines.write(digest.hexdigest().encode())

@@ -8,7 +8,7 @@ used after one of them has changed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from octprep.duplicates import search
 from octprep.duplicates.descriptors import as_matrix
 from octprep.duplicates.distances import Distances, measure_distances
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
+from octprep.duplicates.near_rows import NearRows, NearRowsMemory
 from octprep.duplicates.pixel_comparison import compare_in_pool
 from octprep.format.config import BuildConfig
 from octprep.shards import cache
@@ -27,14 +28,32 @@ from octprep.workers import Pool
 SEARCHES_NAME = "searches.json"  # in the cache's folder
 
 
+def from_found(found: dict[str, Any]) -> tuple[dict[search.PixelPair, float], list[NearRows]]:
+    """The correlations and near rows of `Searches.found`. Raises KeyError, TypeError or ValueError for other values."""
+    return (
+        cache.from_correlation_rows(found["correlations"]),
+        [NearRows.from_json(near_rows) for near_rows in found["near_rows"]],
+    )
+
+
 class Searches:
     """Compares the scans in a cache, or knows the results from an interrupted build."""
 
-    def __init__(self, folder: Path, config: BuildConfig, correlations: search.Correlations) -> None:
-        """folder: of the cache. correlations: those that are known; the searches add those that they use."""
+    def __init__(
+        self,
+        folder: Path,
+        config: BuildConfig,
+        correlations: search.Correlations,
+        near_rows: Sequence[NearRows] = (),
+    ) -> None:
+        """folder: of the cache. correlations: those that are known; the searches add those that they use.
+
+        near_rows: of earlier searches.
+        """
         self._folder = folder
         self._config = config
         self._correlations = correlations
+        self._near_rows = near_rows
         self._key = cache.preparation_key(config.recipe, config.encoding)
         self._known: dict[str, Any] = dict(cache.read_rows(folder / SEARCHES_NAME, self._key))
         self._used: dict[str, Any] = {}  # of this build, which are those that are kept
@@ -49,6 +68,12 @@ class Searches:
         return [
             DuplicatePair(first, second, NEAR_IDENTICAL, correlation) for first, second, correlation in found["pairs"]
         ]
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What a later build can use: the correlations, and the near rows of each search; for `from_found`."""
+        near_rows = [result["near_rows"] for result in self._used.values() if result.get("near_rows")]
+        return {"correlations": cache.correlation_rows(self._correlations.used), "near_rows": near_rows}
 
     def distances(self, items: StoredScans) -> Distances:
         """How far apart the descriptors of scans are. items: sorted by path."""
@@ -67,6 +92,7 @@ class Searches:
     def _search(self, items: StoredScans, pool: Pool) -> dict[str, Any]:
         recipe, encoding = self._config.recipe, self._config.encoding
         measured = search.Correlations({**self._correlations.known, **self._correlations.used})
+        memory = NearRowsMemory(self._near_rows)
 
         read = partial(cache.read_pixels, self._folder, recipe=recipe, encoding=encoding)
 
@@ -80,11 +106,13 @@ class Searches:
             workers=pool.workers,
             correlations=measured,
             compare=compare_in_pool(pool, place, read),
+            memory=memory,
         )
         cache.write_correlations(self._folder, self._key, {**self._correlations.used, **measured.used})
         return {
             "pairs": [(pair.first, pair.second, pair.correlation) for pair in pairs],
             "correlations": cache.correlation_rows(measured.used),
+            "near_rows": memory.used[0].to_json() if memory.used else None,
         }
 
     def _kept(self, name: str, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from octprep.duplicates.descriptors import dct_descriptor
+from octprep.duplicates.near_rows import NearRows
 from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
 from octprep.format.manifest import Shard
@@ -39,6 +40,9 @@ class CachedSource:
     records_key: str = ""  # of the records that scans have in a finished folder, as `writer.records_key` gives it
     # Of scans whose stored pixels were compared before.
     correlations: Mapping[PixelPair, float] = field(default_factory=dict)
+    near_rows: Sequence[NearRows] = ()  # of the searches of an earlier build
+    finished: Path | None = None  # a folder of shards; and the keys of those that may be linked from it, by name
+    shard_keys: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> CachedSource:
         """The same under pseudonyms. listing: of the source, without them."""
@@ -92,10 +96,10 @@ def cache_scans(
     key = cache.preparation_key(config.recipe, config.encoding)
     known: Iterable[KnownFile]
     known, correlations = cache.read_receipts(folder, key), cache.read_correlations(folder, key)
-    records_key = ""
+    records_key, shard_keys, near_rows = "", {}, []
     if finished is not None and (before := prepared.read(finished, folder, config)) is not None:
         known, correlations = chain(before.files, known), before.correlations | correlations
-        records_key = before.records_key
+        records_key, shard_keys, near_rows = before.records_key, before.shard_keys, before.near_rows
     stored = StoredFiles(folder)
     unknown = prepared.find_known(src, files, known, stored, pool, progress)
     if len(unknown) > len(stored):
@@ -112,7 +116,7 @@ def cache_scans(
             stored.append(file)
         progress("preparing scans", len(batch), len(files))
     stored.sort()
-    return CachedSource(folder, stored, records_key, correlations)
+    return CachedSource(folder, stored, records_key, correlations, near_rows, finished, shard_keys)
 
 
 def _describe(folder: Path, stored: StoredFiles, config: BuildConfig) -> None:
@@ -157,10 +161,11 @@ def write_shards(
 ) -> dict[str, tuple[Shard, ...]]:
     """Write the planned shards, by split, to work/shards: those of each split in the order of their plans.
 
-    Of shards that are there, only those are written that are not as their receipts say. stated: the features of
-    `octprep.format.manifest.STATED` that records have.
+    Of shards that are there, only those are written that are not as their receipts say; those that a finished folder
+    holds are linked. stated: the features of `octprep.format.manifest.STATED` that records have.
     """
-    copies = cached.records_key == writer.records_key(class_names, config.recipe, stated)
+    records_key = writer.records_key(class_names, config.recipe, stated)
+    copies = cached.records_key == records_key
     tasks = [
         writer.ShardTask(
             folder=work / "shards",
@@ -169,6 +174,7 @@ def write_shards(
             class_names=class_names,
             recipe=config.recipe,
             stated=stated,
+            records_key=records_key,
             copies=copies,
             items=_PlannedItems(cached, plan),
         )
@@ -180,7 +186,9 @@ def write_shards(
     # Threads, as hashing releases the interpreter's lock: starting processes takes longer than to resume a small build,
     # or to write one in which most scans are known.
     with ThreadPoolExecutor(max(pool.workers, 1)) as threads:
-        written = {shard.name: shard for shard in threads.map(writer.existing_shard, tasks) if shard}
+        written = _keep_unchanged(cached, tasks, threads)
+        others = [task for task in tasks if task.name not in written]
+        written |= {shard.name: shard for shard in threads.map(writer.existing_shard, others) if shard}
         progress("writing records", sum(shard.records for shard in written.values()), records)
         missing = [task for task in tasks if task.name not in written]
         is_short = pool.would_start and sum(len(task.items) for task in missing) <= _FEW_RECORDS
@@ -189,3 +197,17 @@ def write_shards(
             written[shard.name] = shard
             progress("writing records", shard.records, records)
     return {split: tuple(written[plan.name] for plan in split_plans) for split, split_plans in plans.items()}
+
+
+def _keep_unchanged(cached: CachedSource, tasks: Sequence[writer.ShardTask], threads: Executor) -> dict[str, Shard]:
+    """Link the shards of the finished folder that are those of tasks, by name."""
+    finished, keys = cached.finished, cached.shard_keys
+    unchanged = {task.name: task for task in tasks if keys.get(task.name) == writer.task_key(task)} if keys else {}
+    if finished is None or not unchanged:
+        return {}
+    pending = [
+        threads.submit(writer.keep_shard, unchanged[name], finished, content)
+        for name, content in prepared.receipts(finished, unchanged)
+    ]
+    linked = (future.result() for future in pending)
+    return {shard.name: shard for shard in linked if shard}

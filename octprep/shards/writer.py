@@ -7,18 +7,19 @@ them, so that a shard that is there is neither written nor read again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
 
+import octprep
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
@@ -27,6 +28,8 @@ from octprep.shards import tfrecord
 from octprep.shards.cache import CachedScan, ImageReader
 from octprep.shards.records import Record, encode_with_image_offset
 from octprep.source.files import DESCRIBED
+
+_PIECE = 1 << 20  # bytes of a shard that are read at a time
 
 
 class RecordPlace(NamedTuple):
@@ -48,6 +51,7 @@ class ShardTask:
     class_names: tuple[str, ...]
     recipe: Preprocessing
     stated: tuple[str, ...]  # the features of `octprep.format.manifest.STATED` that the records have
+    records_key: str  # of these three, as `records_key` gives it
     copies: bool  # whether the frames of scans in a finished folder are those that would be written: they are copied
     items: Sequence[tuple[CachedScan, int]]  # the scan and the number of its repeat, in the order of the records
 
@@ -60,9 +64,9 @@ def write_shard(task: ShardTask) -> Shard:
     """
     if shard := existing_shard(task):
         return shard
-    path, key = task.folder / task.name, _key(task)
+    path, key = task.folder / task.name, task_key(task)
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
+    digest, shard_crc = hashlib.sha256(), 0
     places: list[RecordPlace] = []
     with ImageReader(task.cache_folder) as images, saving(path) as partial_file, partial_file.open("wb") as file:
         for item, repeat in task.items:
@@ -73,14 +77,19 @@ def write_shard(task: ShardTask) -> Shard:
                 framed, image = tfrecord.frame(data), image + tfrecord.HEADER_BYTES
                 crc = google_crc32c.value(framed)
             digest.update(framed)
+            shard_crc = google_crc32c.extend(shard_crc, framed)
             file.write(framed)
             places.append(RecordPlace(len(framed), image, item.length, crc))
         size = file.tell()
     shard = _shard(task, size, digest.hexdigest())
-    content = [key, shard.bytes, shard.sha256, places]
+    _write_receipt(path, [key, shard.bytes, shard.sha256, shard_crc, places])
+    return shard
+
+
+def _write_receipt(path: Path, content: list[Any]) -> None:
+    """Write the receipt of the shard at a path."""
     receipt = {"content": content, "sha256": _content_sha256(content)}
     atomic_write(_receipt_path(path), json.dumps(receipt).encode(), durable=False)
-    return shard
 
 
 def read_places(folder: Path, shard: Shard) -> list[RecordPlace]:
@@ -88,15 +97,59 @@ def read_places(folder: Path, shard: Shard) -> list[RecordPlace]:
 
     Raises StoppedError if the receipt is not as it was written; it is removed then, so that the shard is written again.
     """
+    try:
+        return [RecordPlace(*place) for place in receipt_content(folder, shard)[4]]
+    except TypeError:
+        raise _damaged_receipt(_receipt_path(folder / shard.name)) from None
+
+
+def receipt_content(folder: Path, shard: Shard) -> list[Any]:
+    """What the receipt of a shard that was written to a folder holds, for `keep_shard`.
+
+    Raises StoppedError if the receipt is not as it was written; it is removed then, so that the shard is written again.
+    """
     path = _receipt_path(folder / shard.name)
     try:
-        _, size, sha256, places = _read_receipt(path)
-        if (size, sha256) != (shard.bytes, shard.sha256):
+        content = _read_receipt(path)
+        if content[1:3] != [shard.bytes, shard.sha256]:
             raise ValueError("is of another shard")
-        return [RecordPlace(*place) for place in places]
+        return content
     except (OSError, ValueError, KeyError, TypeError):
-        path.unlink(missing_ok=True)
-        raise StoppedError(f"{path} was damaged after it was written. Run the same command again.") from None
+        raise _damaged_receipt(path) from None
+
+
+def keep_shard(task: ShardTask, finished: Path, content: list[Any]) -> Shard | None:
+    """Link a shard of a finished folder to the folder of a task, with its receipt.
+
+    finished: the folder; its shard must be of the key of the task. content: of the receipt that it was written with.
+    None if the shard has not its CRC-32C any more, or where it cannot be linked.
+    """
+    _, size, sha256, shard_crc, _ = content
+    path, shard = task.folder / task.name, _shard(task, size, sha256)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        if _crc_of_file(finished / task.name) != shard_crc:
+            return None
+        os.link(finished / task.name, path)
+    except OSError:  # on another file system, or one without links
+        return None
+    _write_receipt(path, content)
+    return shard
+
+
+def _crc_of_file(path: Path) -> int:
+    """The CRC-32C of a file. Raises OSError."""
+    crc = 0
+    with io.FileIO(path) as file:
+        while piece := file.read(_PIECE):
+            crc = google_crc32c.extend(crc, piece)
+    return crc
+
+
+def _damaged_receipt(path: Path) -> StoppedError:
+    path.unlink(missing_ok=True)
+    return StoppedError(f"{path} was damaged after it was written. Run the same command again.")
 
 
 def _receipt_path(path: Path) -> Path:
@@ -104,7 +157,10 @@ def _receipt_path(path: Path) -> Path:
 
 
 def _read_receipt(path: Path) -> list[Any]:
-    """The key, bytes, SHA-256 and places in a receipt. Raises OSError, or another error if it is not as written."""
+    """The key, bytes, SHA-256, CRC-32C and places in a receipt.
+
+    Raises OSError, or another error if it is not as it was written.
+    """
     receipt = json.loads(path.read_bytes())
     content = list(receipt["content"])
     if receipt["sha256"] != _content_sha256(content):
@@ -135,19 +191,15 @@ def _record(task: ShardTask, item: CachedScan, repeat: int, image: bytes) -> Rec
 
 def records_key(class_names: tuple[str, ...], recipe: Preprocessing, stated: tuple[str, ...]) -> str:
     """What a record follows from besides its scan, repeat and pixels, as text. For the arguments see ShardTask."""
-    return f"{_octprep_version()} {FORMAT_VERSION} {class_names} {recipe} {stated}"
-
-
-@lru_cache(maxsize=1)
-def _octprep_version() -> str:
-    return version("octprep")
+    return f"{octprep.__version__} {FORMAT_VERSION} {class_names} {recipe} {stated}"
 
 
 _described = attrgetter(*DESCRIBED)
 
 
-def _key(task: ShardTask) -> str:
-    digest = hashlib.sha256(f"{records_key(task.class_names, task.recipe, task.stated)}\n".encode())
+def task_key(task: ShardTask) -> str:
+    """A digest of all that the bytes of a shard follow from but its name, hex."""
+    digest = hashlib.sha256(f"{task.records_key}\n".encode())
     for item, repeat in task.items:
         digest.update(f"{_described(item.scan)} {item.length} {item.crc} {repeat}\n".encode())
         digest.update(item.details)
@@ -169,8 +221,8 @@ def existing_shard(task: ShardTask) -> Shard | None:
     """The shard of a task as a valid receipt describes it, if it is there and has its SHA-256."""
     path = task.folder / task.name
     try:
-        written_key, size, sha256, _ = _read_receipt(_receipt_path(path))
+        written_key, size, sha256, *_ = _read_receipt(_receipt_path(path))
         shard = _shard(task, size, sha256)
-        return shard if written_key == _key(task) and shard_problem(path, shard) is None else None
+        return shard if written_key == task_key(task) and shard_problem(path, shard) is None else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, cut short or of another version: write the shard again

@@ -1,13 +1,15 @@
 """A source that changes between builds: only files that are new or have changed are prepared again."""
 
 import dataclasses
+import errno
 import gzip
 import os
 import shutil
 
+import numpy as np
 import pytest
 
-from octprep.duplicates import search
+from octprep.duplicates import lsh, search
 from octprep.format import images_csv
 from octprep.format.config import Preprocessing
 from octprep.format.errors import StoppedError
@@ -92,13 +94,35 @@ def test_of_a_scan_that_is_the_same_no_record_but_repeats_is_encoded_again(src, 
         encoded.append((record.path, record.repeat))
         return encode(record)
 
-    first = write_first(src)
+    write_scan(src / "train" / "NORMAL" / "NORMAL-700-1.jpeg", key="more")
     with monkeypatch.context() as patch:
         patch.setattr(writer, "encode_with_image_offset", recorded)
         build(src, out, CONFIG, workers=0, overwrite=True)
-    assert {path for path, repeat in encoded if repeat == 0} == {first}
+    assert {path for path, repeat in encoded if repeat == 0} == {"train/NORMAL/NORMAL-700-1.jpeg"}
     assert any(repeat for _, repeat in encoded)
     rebuilt(src, out, prepared)
+
+
+def identities(out):
+    """The device and inode of each shard, with its SHA-256 as the manifest has it, by name."""
+    shards = [shard for shards in Manifest.load(out).splits.values() for shard in shards]
+    return {(shard.name, shard.sha256): (out / shard.name).stat()[1:3] for shard in shards}
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_shards_that_one_more_scan_does_not_change_are_kept(src, out, prepared, can_link, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    before = identities(out)
+    write_first(src)
+    with monkeypatch.context() as patch:
+        if not can_link:
+            patch.setattr(os, "link", refuse)
+        rebuilt(src, out, prepared)
+    kept = {shard: place for shard, place in identities(out).items() if shard in before}
+    assert 0 < len(kept) < len(before)
+    assert {shard: place for shard, place in kept.items() if before[shard] == place} == (kept if can_link else {})
 
 
 def test_of_two_scans_that_are_the_same_the_pixels_are_not_compared_again(src, tmp_path, monkeypatch):
@@ -115,6 +139,27 @@ def test_of_two_scans_that_are_the_same_the_pixels_are_not_compared_again(src, t
     compared.clear()
     build(src, out, CONFIG, workers=0, overwrite=True)
     assert not compared
+
+
+def test_one_more_scan_is_searched_for_among_those_that_were_compared(src, out, prepared, monkeypatch):
+    searched, near_rows = [], search._near_rows
+
+    def recorded(unique, threads):
+        searched.append(len(unique))
+        return near_rows(unique, threads)
+
+    monkeypatch.setattr(search, "_ALL_PAIRS", 4)
+    for module in (lsh, search):  # with so few scans they change with every one
+        monkeypatch.setattr(
+            module, "medians_and_deviations", lambda _: (np.zeros(96, np.int16), np.ones(96, np.float32))
+        )
+    build(src, out, CONFIG, workers=0, overwrite=True)
+    write_first(src)
+    monkeypatch.setattr(search, "_near_rows", recorded)
+    build(src, out, CONFIG, workers=0, overwrite=True)
+    assert searched == []
+    rebuilt(src, out, prepared)
+    assert len(searched) == 2, "the fresh folder, with all scans and with those in the shards"
 
 
 def test_records_are_not_copied_where_other_classes_change_their_labels(src, out, prepared):

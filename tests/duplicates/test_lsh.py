@@ -1,6 +1,7 @@
 """LSH with multiprobe finds exactly the candidate pairs of its definition, each once."""
 
 import numpy as np
+import pytest
 
 from octprep.duplicates import DESCRIPTOR_BYTES, lsh
 from octprep.duplicates.lsh import (
@@ -8,9 +9,10 @@ from octprep.duplicates.lsh import (
     _frequencies,
     _hamming_distances,
     _lowest,
-    _medians_and_deviations,
     _sorted_unique,
+    candidates_with,
     lsh_candidates,
+    medians_and_deviations,
 )
 from octprep.duplicates.unique_rows import unique_descriptors
 
@@ -38,9 +40,8 @@ def by_definition(unique):
     low = low_frequencies(unique)
     count = len(low)
     median = np.sort(low, axis=0)[count // 2]
-    certainty = (np.abs(low - median) / (np.abs(low - median).mean(axis=0) + 1e-3).astype(np.float32)).astype(
-        np.float32
-    )
+    deviation = 2 ** (np.rint(4 * np.log2(np.abs(low - median).mean(axis=0) + 1e-3)) / 4)
+    certainty = np.abs(low - median) / deviation.astype(np.float32)
     bits = low > median
     pairs = set()
     for band in _bands():
@@ -69,9 +70,27 @@ def test_candidates_are_those_of_the_definition():
 def test_medians_and_deviations_are_those_of_the_definition():
     unique = random_rows(241, patients=40)
     low = low_frequencies(unique)
-    median, deviation = _medians_and_deviations(unique)
+    median, deviation = medians_and_deviations(unique)
     assert median.tolist() == np.sort(low, axis=0)[120].tolist()
-    assert np.allclose(deviation, np.abs(low - median).mean(axis=0) + 1e-3)
+    assert np.abs(np.log2(deviation / np.abs(low - median).mean(axis=0))).max() < 0.13
+    assert np.allclose(4 * np.log2(deviation), np.rint(4 * np.log2(deviation)), atol=1e-5)
+
+
+@pytest.mark.parametrize("bands", [1, 48])  # in one band many pairs are found by one of the two rows alone
+def test_candidates_with_some_rows_are_those_among_all_candidates(bands, monkeypatch):
+    monkeypatch.setattr(lsh, "_BANDS", bands)
+    unique = random_rows(900, patients=300)
+    for rows in ([17], [0, 1, 450, 899], list(range(100, 160))):
+        numbers = candidates_with(unique, np.array(rows), *medians_and_deviations(unique))
+        expected = [first * 900 + second for first, second in candidates_of(unique) if {first, second} & {*rows}]
+        assert len(expected) > len(rows)
+        assert numbers.tolist() == expected
+
+
+def test_where_a_bucket_is_crowded_there_are_no_candidates_with_some_rows_alone(monkeypatch):
+    unique = random_rows(240, patients=40)
+    monkeypatch.setattr(lsh, "_MAX_BUCKET", 4)
+    assert candidates_with(unique, np.array([17]), *medians_and_deviations(unique)) is None
 
 
 def test_chunks_change_nothing(monkeypatch):

@@ -185,7 +185,7 @@ def pairs_of_rows(unique):
     """The pairs of `_near_rows` that are to be compared on pixels, in their order."""
     with ThreadPoolExecutor(1) as threads:
         found = search._near_rows(unique, threads)
-    assert len(found[0]) <= search._NEAREST * len(unique)
+    assert len(found.first) <= search._NEAREST * len(unique)
     return [values.tolist() for values in search._nearest(*found)]
 
 

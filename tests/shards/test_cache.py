@@ -36,6 +36,12 @@ def known(task):
     return {file.path: file for file in files}
 
 
+def with_settings(task, recipe=RECIPE, encoding="png"):
+    """The same batch with other settings."""
+    key = cache.preparation_key(recipe, encoding)
+    return dataclasses.replace(task, recipe=recipe, encoding=encoding, key=key)
+
+
 def test_a_receipt_gives_back_everything_that_was_prepared(task):
     assert cache.cache_batch(task) == "000000"
     files = cache.read_receipt(task)
@@ -67,7 +73,7 @@ def test_files_that_are_prepared_are_known_for_the_same_preparation_alone(task):
     cache.cache_batch(task)
     assert list(known(task)) == [file.path for file in task.files]
     for other in ({"encoding": "raw"}, {"recipe": dataclasses.replace(RECIPE, width=49)}):
-        other_task = dataclasses.replace(task, **other)
+        other_task = with_settings(task, **other)
         cache.cache_batch(other_task)
         assert len(known(other_task)) == len(task.files)
         assert not known(task)
@@ -116,6 +122,6 @@ def test_damage_that_happens_after_the_check_stops_the_build_and_is_repaired_by_
 
 def test_a_receipt_that_another_build_has_replaced_is_not_read(task):
     cache.cache_batch(task)
-    cache.cache_batch(dataclasses.replace(task, encoding="raw"))
+    cache.cache_batch(with_settings(task, encoding="raw"))
     with pytest.raises(StoppedError, match=r"000000\.json was damaged after it was written"):
         cache.read_receipt(task)

@@ -103,6 +103,21 @@ def test_a_plan_for_a_known_number_of_shards_equals_the_one_that_came_to_that_nu
     assert plan_shards("train", scans, balance, 1, 1, 0, shards=len(plans))[0] == plans
 
 
+@pytest.mark.parametrize(("balance", "most"), [("oversample", 12), ("undersample", 12), ("none", 30)])
+@pytest.mark.parametrize("label", ["CNV", "DME", "NORMAL"])
+def test_one_more_scan_changes_few_shards(balance, most, label):
+    sizes = {"CNV": 370, "DME": 110, "DRUSEN": 90, "NORMAL": 260}
+    scans = [scan(f"train/{name}/{name}-{i // 5}-{i % 5}.jpeg") for name, size in sizes.items() for i in range(size)]
+    plans, _ = plan_shards("train", scans, balance, 1, 1, 0, shards=60)
+    more = [*scans, scan(f"train/{label}/{label}-700-1.jpeg")]
+    changed = [
+        before.name
+        for before, after in zip(plans, plan_shards("train", more, balance, 1, 1, 0, shards=60)[0], strict=True)
+        if before != after
+    ]
+    assert 0 < len(changed) <= most
+
+
 def test_undersampling_keeps_as_many_patients_as_possible():
     scans = [scan(f"train/CNV/CNV-{patient}-{n}.jpeg") for patient in range(10) for n in range(30)]
     scans += [scan(f"train/NORMAL/NORMAL-{100 + patient}-1.jpeg") for patient in range(10)]
