@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from octprep.arrays import Bytes, Float32, Int64
 from octprep.duplicates.descriptors import aligned_distance, coefficients
 
-_CHUNK = 1 << 9  # pairs worked on at a time; more do not fit into the caches
+_CHUNK = 1 << 8  # pairs worked on at a time: the memory for more would be given back to the system after each
 _MAX_COUNT = 2**53
 
 
@@ -58,7 +58,7 @@ def _is_count(value: object) -> bool:
 
 
 def measure_distances(
-    descriptors: Bytes, patients: Sequence[str] | NDArray[np.integer], seed: int = 0, max_pairs: int = 10_000
+    descriptors: Bytes, patients: Sequence[str] | NDArray[np.integer], seed: int = 0, max_pairs: int = 5_000
 ) -> Distances:
     """Distances within and between patients: of all pairs of each kind, or of max_pairs drawn at random, none twice.
 

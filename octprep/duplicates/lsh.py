@@ -227,21 +227,30 @@ class _Buckets:
     keys: Int32  # (buckets,) ascending
     starts: Int64  # (buckets,) where the rows of each begin
     sizes: Int64  # (buckets,)
-    is_taken: NDArray[np.bool_]  # (2 ** _BAND_BITS,) whether a key has a bucket
+    is_taken: NDArray[np.bool_]  # whether a key with this fold may have a bucket
 
     @classmethod
     def of(cls, row_keys: Int32) -> _Buckets:
         """Sort rows into buckets. row_keys: (rows,)."""
         rows = np.argsort(row_keys, kind="stable")
         keys, starts, sizes = np.unique(row_keys[rows], return_index=True, return_counts=True)
-        is_taken = np.zeros(1 << _BAND_BITS, bool)
-        is_taken[keys] = True
+        # Few rows get a small table, which stays in the processor's cache.
+        is_taken = np.zeros(1 << min(_BAND_BITS, (64 * keys.size).bit_length()), bool)
+        is_taken[_folds(keys, is_taken.size)] = True
         return cls(rows, keys, starts, sizes, is_taken)
 
     def occupied(self, probes: Int32) -> tuple[Int64, Int64]:
         """Of the keys that each row probes, (rows, probes): the row and the bucket of each that has one; (hits,)."""
-        row, probe = np.nonzero(self.is_taken[probes])
-        return row, np.searchsorted(self.keys, probes[row, probe])
+        perhaps = np.flatnonzero(self.is_taken[_folds(probes, self.is_taken.size)])
+        key = probes.ravel()[perhaps]
+        bucket = np.minimum(np.searchsorted(self.keys, key), self.keys.size - 1)
+        has_bucket = self.keys[bucket] == key
+        return perhaps[has_bucket] // probes.shape[1], bucket[has_bucket]
+
+
+def _folds(keys: Int32, size: int) -> NDArray[np.uint32]:
+    """A number below `size`, a power of two, for each key, by multiplicative hashing (Knuth, TAOCP 3, 6.4)."""
+    return np.asarray((keys.astype(np.uint32) * np.uint32(0x9E3779B1)) >> np.uint32(33 - size.bit_length()), np.uint32)
 
 
 def _multiprobe_keys(low: Int8, keys: Int32, median: Int16, scale: Float32) -> Int32:

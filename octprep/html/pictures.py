@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from octprep import preprocessing
 from octprep.arrays import Gray
@@ -22,6 +21,7 @@ from octprep.format.files import NotReadable, read_bytes
 from octprep.format.paths import split_frame_path, text_to_path
 from octprep.preprocessing import volumes
 from octprep.preprocessing.limits import MAX_VOLUME_BYTES
+from octprep.preprocessing.resizing import resize
 from octprep.preprocessing.volumes import Volume
 from octprep.storage.remote import RemoteFolder, Source, locate
 
@@ -126,8 +126,7 @@ def reduced(gray: Gray, width: int) -> Gray:
     scale = min(width / columns, 2 * width / rows, 1.0)
     if scale == 1.0:
         return gray
-    size = (max(round(columns * scale), 1), max(round(rows * scale), 1))
-    return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return resize(gray, max(round(rows * scale), 1), max(round(columns * scale), 1))
 
 
 def jpeg(text: str, pixels: Any) -> Picture:

@@ -21,7 +21,6 @@ as at a fall towards the optic disc or under a detachment, the margin below is l
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -160,7 +159,8 @@ def _with_dark_fill(small: Gray, fill: Mask) -> Gray:
 
 def _lower_quartile(gray: NDArray[np.uint8]) -> float:
     """The lowest gray level that at least a quarter of the pixels do not exceed; gray: any shape."""
-    return float(bisect_left(range(255), gray.size / 4, key=lambda level: int(np.count_nonzero(gray <= level))))
+    counts = cv2.calcHist([gray], [0], None, [256], [0, 256])
+    return float(np.searchsorted(counts.ravel().cumsum(dtype=np.float64), gray.size / 4))
 
 
 def _first_true(mask: NDArray[np.bool_]) -> NDArray[np.intp]:

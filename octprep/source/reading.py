@@ -95,7 +95,8 @@ def _read_object(src: RemoteFolder, inner: str, listed: RemoteObject) -> bytes:
 
 def _read_local(src: Path, inner: str, size: int, modified_ns: int, linked: bool) -> bytes:
     """The bytes of a file as it was listed. Raises as `read_scan` does."""
-    path = src / text_to_path(inner)
+    name = text_to_path(inner)
+    path = src / name
     try:
         data, status = read_bytes(path, MAX_VOLUME_BYTES, follow_links=linked)
     except (FileNotFoundError, NotADirectoryError):
@@ -109,7 +110,7 @@ def _read_local(src: Path, inner: str, size: int, modified_ns: int, linked: bool
     same_size = len(data) == status.st_size == size
     if not same_size or modified_ns not in (-1, status.st_mtime_ns):
         raise _not_as_listed(path, "has another size or time of change")
-    if not linked and not _is_at_its_path(src, path, status):
+    if not linked and not _is_at_its_path(src, name, status):
         raise _not_as_listed(path, "is in another place, behind a link")
     return data
 
@@ -225,26 +226,25 @@ def with_retries(src: Source, scan_file: ScanFile, work: Callable[[Source, ScanF
         ) from error
 
 
-def _is_at_its_path(src: Path, path: Path, status: os.stat_result) -> bool:
-    """Whether a file that was opened is the one at its path, with no link on the way from the source to it."""
-    for folder in path.parents:
-        if folder == src:
-            break
-        if _is_link(folder):
-            return False
+def _is_at_its_path(src: Path, inner: str, status: os.stat_result) -> bool:
+    """Whether a file that was opened is the one at its path, with no link on the way from the source to it.
+
+    inner: its path relative to the source, with forward slashes.
+    """
+    place = str(src)  # text, as making a Path takes longer than to look at it
     try:
-        current = path.lstat()
+        for name in inner.split("/"):
+            place = f"{place}{os.sep}{name}"
+            current = os.lstat(place)
+            if _is_link(current):
+                return False
     except FileNotFoundError:
         return False
     return (current.st_dev, current.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _is_link(folder: Path) -> bool:
-    """Whether a folder is a link, or on Windows a junction."""
-    try:
-        status = folder.lstat()
-    except FileNotFoundError:
-        return False
+def _is_link(status: os.stat_result) -> bool:
+    """Whether it is that of a link, or on Windows of a junction."""
     return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) != 0
 
 
