@@ -132,7 +132,7 @@ def _assigned(column: Sequence[Scan], quotas: Sequence[int], seed: int) -> list[
 
     Each scan in turn goes to the first shard with room of those that its path gives by the seed. So a scan that is
     added takes a place that a later scan had, which takes that of a still later one, and so on until a shard is not
-    full: of 66 shards with 560 scans each, 3 to 11 change (eight trials), and the others stay as they are.
+    full. A few shards change (docs/splits.md has numbers), and the others stay as they are.
     """
     shards: list[list[Scan]] = [[] for _ in quotas]
     for scan in column:
