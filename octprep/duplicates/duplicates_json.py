@@ -77,9 +77,15 @@ def collect(
 ) -> DuplicatesFile:
     """Collect what duplicates.json holds; distances are None where near-duplicates were not searched for.
 
-    A pair with the same content is not listed again as near-identical.
+    A pair with the same content is not listed again as near-identical, also where a chain links them by another scan.
     """
-    exact_pairs = exact_duplicate_pairs(scans)
-    exact_paths = {(pair.first, pair.second) for pair in exact_pairs}
-    near_pairs = [pair for pair in near_duplicates if (pair.first, pair.second) not in exact_paths]
-    return DuplicatesFile(tuple(sorted([*exact_pairs, *near_pairs])), distances)
+    near_duplicates = list(near_duplicates)
+    named = {path for pair in near_duplicates for path in (pair.first, pair.second)}
+    by_path = {scan.path: scan for scan in scans if scan.path in named}
+    near_pairs = [pair for pair in near_duplicates if not _same_content(by_path[pair.first], by_path[pair.second])]
+    return DuplicatesFile(tuple(sorted([*exact_duplicate_pairs(scans), *near_pairs])), distances)
+
+
+def _same_content(first: Scan, second: Scan) -> bool:
+    """Whether two scans are of the same bytes, or of the same stored pixels."""
+    return first.file_digest == second.file_digest or b"" != first.pixel_digest == second.pixel_digest

@@ -58,3 +58,16 @@ def test_a_pair_with_the_same_content_is_not_listed_as_near_identical():
     assert collect([first, second, third], near, None) == DuplicatesFile(
         (near[1], DuplicatePair(second.path, first.path, "same bytes")), None
     )
+
+
+def test_a_pair_of_the_same_bytes_in_a_chain_of_the_same_pixels_is_not_listed_as_near_identical():
+    scans = [
+        scan(f"train/CNV/CNV-{patient}-1.jpeg", content=content).with_pixels(bytes(32))
+        for patient, content in ((1, "x"), (2, "y"), (3, "x"))
+    ]
+    first, second, third = (item.path for item in scans)
+    near = [DuplicatePair(first, third, "near-identical", 1.0)]
+    assert collect(scans, near, None).pairs == (
+        DuplicatePair(first, second, "same pixels"),
+        DuplicatePair(second, third, "same pixels"),
+    )
