@@ -385,7 +385,8 @@ def _write_dataset(job: _Job) -> _Written:
     for listing in (job.source, job.published):
         listing.forget_scan_files()
     correlations = Correlations(cached.correlations)
-    searches = Searches(cached.folder, job.config, correlations, cached.near_rows)
+    near_rows = cached.finished.near_rows if cached.finished else ()
+    searches = Searches(cached.folder, job.config, correlations, near_rows)
     planned = _split_and_plan(job, cached, searches)
     shards = write_shards(
         job.work, cached, planned.plans, planned.class_names, stated, job.config, job.pool, job.progress

@@ -49,7 +49,7 @@ BATCH = 64  # scans: small enough to lose little when interrupted and to keep ev
 _AHEAD = 8  # files that the system may read before they are needed: on a cold disk a file takes as long as its work
 _OPEN_FILES = 128  # that an ImageReader has open at once: the shards of a large dataset, and far from any limit
 _CORRELATIONS_NAME = "correlations.json"  # in the cache's folder
-_PIECE = 1 << 20  # bytes that are read at a time to check a batch's pixels
+_PIECE = 1 << 20  # bytes that are read at a time to check a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,13 +353,18 @@ def _valid_rows(receipt: Path, pixels: Path, key: str) -> bytes | None:
         head, rows = _checked_receipt(receipt)
         if head["key"] != key or pixels.stat().st_size != head["pixels_bytes"]:
             return None
-        crc = 0
-        with pixels.open("rb") as file:
-            while piece := file.read(_PIECE):
-                crc = google_crc32c.extend(crc, piece)
-        return rows if crc == head["pixels_crc"] else None
+        return rows if crc_of_file(pixels) == head["pixels_crc"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, cut short, damaged or of another version: prepare the batch again
+
+
+def crc_of_file(path: Path) -> int:
+    """The CRC-32C of a file, read some at a time. Raises OSError."""
+    crc = 0
+    with io.FileIO(path) as file:
+        while piece := file.read(_PIECE):
+            crc = google_crc32c.extend(crc, piece)
+    return crc
 
 
 def _write_receipt(receipt: Path, key: str, known: Sequence[KnownFile], pixels_bytes: int, pixels_crc: int) -> None:

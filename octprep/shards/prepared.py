@@ -55,6 +55,7 @@ _BUFFER = 1 << 16  # bytes
 class FinishedFiles:
     """What a finished folder says of files."""
 
+    folder: Path
     files: Iterator[KnownFile]  # read when they are asked for
     correlations: dict[PixelPair, float]  # of scans whose stored pixels were compared
     near_rows: list[NearRows]  # of the searches for near-duplicates
@@ -144,6 +145,7 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
         if line.decode() != digest.hexdigest():
             return None
         return FinishedFiles(
+            folder,
             _known_files(folder / PREPARED_NAME, places),
             *from_found(json.loads(first)),
             records_key(manifest.class_names, manifest.recipe, manifest.stated),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from octprep.duplicates.descriptors import dct_descriptor
-from octprep.duplicates.near_rows import NearRows
 from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
 from octprep.format.manifest import Shard
@@ -37,12 +36,9 @@ class CachedSource:
 
     folder: Path  # of the cache, relative to which the stored pixels of the scans are
     files: StoredFiles  # sorted by path
-    records_key: str = ""  # of the records that scans have in a finished folder, as `writer.records_key` gives it
     # Of scans whose stored pixels were compared before.
     correlations: Mapping[PixelPair, float] = field(default_factory=dict)
-    near_rows: Sequence[NearRows] = ()  # of the searches of an earlier build
-    finished: Path | None = None  # a folder of shards; and the keys of those that may be linked from it, by name
-    shard_keys: Mapping[str, str] = field(default_factory=dict)
+    finished: prepared.FinishedFiles | None = None  # what a finished folder says, if there was one that can be used
 
     def under(self, pseudonyms: Pseudonyms, listing: SourceListing) -> CachedSource:
         """The same under pseudonyms. listing: of the source, without them."""
@@ -96,10 +92,9 @@ def cache_scans(
     key = cache.preparation_key(config.recipe, config.encoding)
     known: Iterable[KnownFile]
     known, correlations = cache.read_receipts(folder, key), cache.read_correlations(folder, key)
-    records_key, shard_keys, near_rows = "", {}, []
-    if finished is not None and (before := prepared.read(finished, folder, config)) is not None:
+    before = None if finished is None else prepared.read(finished, folder, config)
+    if before is not None:
         known, correlations = chain(before.files, known), before.correlations | correlations
-        records_key, shard_keys, near_rows = before.records_key, before.shard_keys, before.near_rows
     stored = StoredFiles(folder)
     unknown = prepared.find_known(src, files, known, stored, pool, progress)
     if len(unknown) > len(stored):
@@ -116,7 +111,7 @@ def cache_scans(
             stored.append(file)
         progress("preparing scans", len(batch), len(files))
     stored.sort()
-    return CachedSource(folder, stored, records_key, correlations, near_rows, finished, shard_keys)
+    return CachedSource(folder, stored, correlations, before)
 
 
 def _describe(folder: Path, stored: StoredFiles, config: BuildConfig) -> None:
@@ -165,7 +160,7 @@ def write_shards(
     holds are linked. stated: the features of `octprep.format.manifest.STATED` that records have.
     """
     records_key = writer.records_key(class_names, config.recipe, stated)
-    copies = cached.records_key == records_key
+    copies = cached.finished is not None and cached.finished.records_key == records_key
     tasks = [
         writer.ShardTask(
             folder=work / "shards",
@@ -201,13 +196,13 @@ def write_shards(
 
 def _keep_unchanged(cached: CachedSource, tasks: Sequence[writer.ShardTask], threads: Executor) -> dict[str, Shard]:
     """Link the shards of the finished folder that are those of tasks, by name."""
-    finished, keys = cached.finished, cached.shard_keys
-    unchanged = {task.name: task for task in tasks if keys.get(task.name) == writer.task_key(task)} if keys else {}
-    if finished is None or not unchanged:
+    finished = cached.finished
+    if finished is None or not finished.shard_keys:
         return {}
+    unchanged = {task.name: task for task in tasks if finished.shard_keys.get(task.name) == writer.task_key(task)}
     pending = [
-        threads.submit(writer.keep_shard, unchanged[name], finished, content)
-        for name, content in prepared.receipts(finished, unchanged)
+        threads.submit(writer.keep_shard, unchanged[name], finished.folder, content)
+        for name, content in prepared.receipts(finished.folder, unchanged)
     ]
     linked = (future.result() for future in pending)
     return {shard.name: shard for shard in linked if shard}

@@ -283,9 +283,9 @@ def _packed(key: str, value: Value) -> tuple[int, bytes]:
     if not value:
         raise ValueError(f"feature {key!r} is empty, so its type is unknown")
     kinds = set(map(type, value))
-    if kinds == _INTS or all(issubclass(kind, int) for kind in kinds):
+    if all(issubclass(kind, int) for kind in kinds):
         return _INT64_LIST, b"".join([_varint(int(item) & 0xFFFFFFFFFFFFFFFF) for item in value])
-    if kinds == _FLOATS or all(issubclass(kind, float) for kind in kinds):
+    if all(issubclass(kind, float) for kind in kinds):
         return _FLOAT_LIST, struct.pack(f"<{len(value)}f", *value)
     raise TypeError(f"feature {key!r} must be bytes, ints or floats; got {value!r}")
 
@@ -301,7 +301,6 @@ def _values(feature: memoryview) -> list[bytes] | list[int] | list[float]:
     return []
 
 
-_INTS, _FLOATS = {int}, {float}
 _SMALL_VARINTS = tuple(bytes([value]) for value in range(0x80))
 
 

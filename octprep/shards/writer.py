@@ -7,7 +7,6 @@ them, so that a shard that is there is neither written nor read again.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -25,11 +24,9 @@ from octprep.format.errors import StoppedError
 from octprep.format.files import atomic_write, saving
 from octprep.format.manifest import FORMAT_VERSION, Shard, shard_problem
 from octprep.shards import tfrecord
-from octprep.shards.cache import CachedScan, ImageReader
+from octprep.shards.cache import CachedScan, ImageReader, crc_of_file
 from octprep.shards.records import Record, encode_with_image_offset
 from octprep.source.files import DESCRIBED
-
-_PIECE = 1 << 20  # bytes of a shard that are read at a time
 
 
 class RecordPlace(NamedTuple):
@@ -129,22 +126,13 @@ def keep_shard(task: ShardTask, finished: Path, content: list[Any]) -> Shard | N
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     try:
-        if _crc_of_file(finished / task.name) != shard_crc:
+        if crc_of_file(finished / task.name) != shard_crc:
             return None
         os.link(finished / task.name, path)
     except OSError:  # on another file system, or one without links
         return None
     _write_receipt(path, content)
     return shard
-
-
-def _crc_of_file(path: Path) -> int:
-    """The CRC-32C of a file. Raises OSError."""
-    crc = 0
-    with io.FileIO(path) as file:
-        while piece := file.read(_PIECE):
-            crc = google_crc32c.extend(crc, piece)
-    return crc
 
 
 def _damaged_receipt(path: Path) -> StoppedError:
