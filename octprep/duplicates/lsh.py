@@ -6,8 +6,9 @@ The hash of a descriptor has one bit for each of its lowest frequencies but the 
 
 as all retinas look similar, so that the plain signs would mostly agree. The 96 bits are cut into 48 bands of 22 bits
 (every bit is in 11 bands). Two rows are candidates if they agree in all bits of one band, where the 4 bits of the first
-row that are nearest to the median, in units of the mean absolute deviation, may be flipped (query-directed multiprobe:
-Lv et al., Multi-Probe LSH, VLDB 2007), and if they differ in at most 26 of all 96 bits (Hamming distance).
+row that are nearest to the median, in units of the mean absolute deviation (of equally near ones the first), may be
+flipped (query-directed multiprobe: Lv et al., Multi-Probe LSH, VLDB 2007), and if they differ in at most 26 of all 96
+bits (Hamming distance).
 
 Banding: Indyk and Motwani, Approximate Nearest Neighbors, STOC 1998.
 """
@@ -256,7 +257,10 @@ def _folds(keys: Int32, size: int) -> NDArray[np.uint32]:
 def _multiprobe_keys(low: Int8, keys: Int32, median: Int16, scale: Float32) -> Int32:
     """The keys of each row with its _FLIPPED_BITS least certain bits both ways: (rows, 2 ** _FLIPPED_BITS)."""
     certainty = np.abs(low - median) / scale
-    uncertain = _weights()[np.argpartition(certainty, _FLIPPED_BITS, axis=1)[:, :_FLIPPED_BITS]]
+    # Floats from 0 on are in the order of their bits. With the bit's number for the last five, no two are equal, so
+    # the order of equal ones does not depend on how NumPy sorts on a processor.
+    numbered = certainty.astype(np.float32, copy=False).view(np.int32) & ~31 | np.arange(_BAND_BITS, dtype=np.int32)
+    uncertain = _weights()[np.sort(numbered, axis=1)[:, :_FLIPPED_BITS] & 31]
     probes = keys[:, None]
     for bit in uncertain.T:
         probes = np.concatenate([probes, probes ^ bit[:, None]], axis=1)

@@ -9,6 +9,7 @@ from octprep.duplicates.lsh import (
     _frequencies,
     _hamming_distances,
     _lowest,
+    _multiprobe_keys,
     _sorted_unique,
     candidates_with,
     lsh_candidates,
@@ -55,6 +56,16 @@ def by_definition(unique):
                 if two_patients and different <= lsh._MAX_DIFFERENT_BITS:
                     pairs.add((first, second))
     return pairs
+
+
+def test_of_equally_certain_bits_the_first_are_flipped():
+    rng = np.random.default_rng(0)
+    low = rng.integers(-3, 4, (500, lsh._BAND_BITS)).astype(np.int8)
+    median, scale = np.zeros(lsh._BAND_BITS, np.int16), np.ones(lsh._BAND_BITS, np.float32)
+    probes = _multiprobe_keys(low, np.zeros(500, np.int32), median, scale)
+    flipped = np.bitwise_or.reduce(probes, axis=1)
+    first = np.argsort(np.abs(low), axis=1, kind="stable")[:, : lsh._FLIPPED_BITS]
+    assert (flipped == (1 << first).sum(axis=1)).all()
 
 
 def test_candidates_are_those_of_the_definition():
