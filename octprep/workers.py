@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -331,6 +332,7 @@ def _init_worker(closed: Connection, begun: Connection) -> None:
     """Leave interruptions to the parent, and exit with it: a killed parent would leave its workers waiting."""
     global _begun
     _begun = begun
+    gc.disable()  # until its modules are imported: see `_begin`
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_time_limit()
     _keep_freed_memory()
@@ -357,6 +359,9 @@ def _keep_freed_memory() -> None:
 def _begin(number: int, work: Callable[[Task], Result], task: Task) -> Result:
     """Tell the parent which task this worker begins, and do it."""
     assert _begun is not None
+    if not gc.isenabled():  # the first task: what is imported by now stays, and need not be looked through again
+        gc.freeze()
+        gc.enable()
     _begun.send((os.getpid(), number))  # one write of some bytes, so those of several workers do not mix
     return work(task)
 

@@ -56,8 +56,8 @@ def dct_descriptor(pixels: Gray) -> bytes:
     if std < _MIN_STD:
         return bytes(DESCRIPTOR_BYTES)
     low = cv2.dct((levelled - np.float32(mean)) / np.float32(std))[:SIDE, :SIDE]
-    quantised = np.sign(low) * np.sqrt(np.abs(low)) * np.float32(QUANTISATION)
-    return np.clip(np.rint(quantised), -127, 127).astype(np.int8).tobytes()
+    quantised = np.copysign(np.sqrt(np.abs(low)), low) * np.float32(QUANTISATION)
+    return np.rint(quantised).astype(np.int8).tobytes()
 
 
 def _levelled(thumbnail: Float32) -> Float32:

@@ -87,7 +87,7 @@ def remove_partial_files(folder: Path) -> None:
                     path.unlink()
 
 
-def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
+def open_regular(path: Path | str, *, follow_links: bool = True) -> io.BufferedReader:
     """Open a regular file for reading, without waiting for a pipe or a device.
 
     Raises NotReadable for anything that is not a regular file, and OSError as the system does: ELOOP if the path is a
@@ -105,7 +105,7 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def read_ahead(path: Path) -> None:
+def read_ahead(path: Path | str) -> None:
     """Ask the system to read a regular file into its cache, and do not wait for it.
 
     Nothing happens where the system takes no such hint, or the file cannot be opened: whoever reads it will say so.
@@ -119,7 +119,7 @@ def read_ahead(path: Path) -> None:
                 os.close(descriptor)
 
 
-def read_bytes(path: Path, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
+def read_bytes(path: Path | str, limit: int, *, follow_links: bool = True) -> tuple[bytes, os.stat_result]:
     """A regular file's content, and its status after reading; at most `limit` bytes are read.
 
     Raises NotReadable and OSError as `open_regular` does, and NotReadable for a larger file.

@@ -89,7 +89,7 @@ def find_fill(gray: Gray) -> FillDepths | None:
         np.maximum(_fill_depths(side.T[:reach], CONTACT_ALONG, STEP_ALONG, behind_black=False), _dark_band_width(side))
         for side in (gray, gray[:, ::-1])
     )
-    return FillDepths(top, bottom, left, right) if any(map(np.any, (top, bottom, left, right))) else None
+    return FillDepths(top, bottom, left, right) if any(map(np.count_nonzero, (top, bottom, left, right))) else None
 
 
 def _fill_depths(gray: Gray, contact: int, step: int, *, behind_black: bool) -> Depths:

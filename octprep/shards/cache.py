@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +177,7 @@ class BatchTask(FileBatch):
         """Let the system read what comes _AHEAD files after a file; at the first, also all in between."""
         if isinstance(self.src, Path):
             for scan_file in self.files[index + _AHEAD if index else 1 : index + _AHEAD + 1]:
-                read_ahead(self.src / text_to_path(scan_file.file))
+                read_ahead(f"{self.src}{os.sep}{text_to_path(scan_file.file)}")
 
 
 def batch_tasks(

@@ -96,7 +96,7 @@ def _read_object(src: RemoteFolder, inner: str, listed: RemoteObject) -> bytes:
 def _read_local(src: Path, inner: str, size: int, modified_ns: int, linked: bool) -> bytes:
     """The bytes of a file as it was listed. Raises as `read_scan` does."""
     name = text_to_path(inner)
-    path = src / name
+    path = f"{src}{os.sep}{name}"  # text, as making a Path of it takes longer than to open it
     try:
         data, status = read_bytes(path, MAX_VOLUME_BYTES, follow_links=linked)
     except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +110,7 @@ def _read_local(src: Path, inner: str, size: int, modified_ns: int, linked: bool
     same_size = len(data) == status.st_size == size
     if not same_size or modified_ns not in (-1, status.st_mtime_ns):
         raise _not_as_listed(path, "has another size or time of change")
-    if not linked and not _is_at_its_path(src, name, status):
+    if not linked and not _is_at_its_path(str(src), name, status):
         raise _not_as_listed(path, "is in another place, behind a link")
     return data
 
@@ -203,35 +203,37 @@ def with_retries(src: Source, scan_file: ScanFile, work: Callable[[Source, ScanF
         with preprocessing.memory_errors():
             return work(src, scan_file)
 
-    folder, path = locate(src, scan_file.path)
-    shown = path_to_text(str(folder / text_to_path(path)))
+    def shown() -> str:
+        folder, path = locate(src, scan_file.path)
+        return path_to_text(str(folder / text_to_path(path)))
+
     try:
         return retry(attempt)
     except OctError:
         raise
     except OSError as error:
         raise StoppedError(
-            f"{shown} cannot be read: {error.strerror or error}. That says nothing about the scan, so it was not "
+            f"{shown()} cannot be read: {error.strerror or error}. That says nothing about the scan, so it was not "
             "excluded: check that the disk can be read, then run the same command again."
         ) from error
     except MemoryError:
         raise StoppedError(
-            f"there is too little memory for {shown}. That says nothing about the scan, so it was not excluded: run "
+            f"there is too little memory for {shown()}. That says nothing about the scan, so it was not excluded: run "
             "the same command again with fewer --workers, or with more memory."
         ) from None
     except Exception as error:
         raise StoppedError(
-            f"{shown} made octprep fail ({type(error).__name__}: {path_to_text(str(error))}). This is a mistake in "
+            f"{shown()} made octprep fail ({type(error).__name__}: {path_to_text(str(error))}). This is a mistake in "
             "octprep: please report it. What was prepared is kept; without that file the same command resumes."
         ) from error
 
 
-def _is_at_its_path(src: Path, inner: str, status: os.stat_result) -> bool:
+def _is_at_its_path(src: str, inner: str, status: os.stat_result) -> bool:
     """Whether a file that was opened is the one at its path, with no link on the way from the source to it.
 
     inner: its path relative to the source, with forward slashes.
     """
-    place = str(src)  # text, as making a Path takes longer than to look at it
+    place = src
     try:
         for name in inner.split("/"):
             place = f"{place}{os.sep}{name}"
@@ -248,7 +250,7 @@ def _is_link(status: os.stat_result) -> bool:
     return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) != 0
 
 
-def _not_as_listed(path: Location, what: str) -> StoppedError:
+def _not_as_listed(path: Location | str, what: str) -> StoppedError:
     return StoppedError(
         f"{path_to_text(str(path))} {what}, so it is not the file that was listed when this run began. When the source "
         "is complete and nothing writes there, run the same command again; it resumes with what was prepared."

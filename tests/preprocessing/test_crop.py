@@ -162,6 +162,14 @@ def test_scans_without_a_retina_keep_all_rows_and_are_noted(shape, kind):
     assert image.pixels.shape == (224, 224)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 0.97, 0.98, 1.0])
+def test_quantiles_are_those_of_numpy(fraction):
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 7, 64, 191):
+        for values in (rng.integers(0, 9, count), rng.normal(0, 100, count)):
+            assert retina_detection._quantile(values, fraction) == np.quantile(values, fraction)
+
+
 def test_columns_with_another_edge_do_not_pull_the_curve():
     gray, _, lower = layered(40, 20, width=512)
     gray[:, 150:250] = np.roll(gray[:, 150:250], 90, axis=0)  # the band 90 rows deeper
