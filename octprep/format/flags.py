@@ -14,6 +14,7 @@ DEPTH_16 = "16-bit"
 DRAWN = "drawn"
 FLOAT = "float"
 GRAPHICS = "graphics"
+NO_LAYERS = "no-layers"
 REFLECTANCE = "reflectance"
 SMALL = "small"
 WHITE_FRAME = "white-frame"
@@ -24,6 +25,7 @@ MEANINGS: Mapping[str, str] = {
     DRAWN: "contours, arrows or text in colour over at most 5 % of the pixels, which were inpainted",
     FLOAT: "floating-point pixels, mapped to 8 bits",
     GRAPHICS: "an icon or a scale bar in white, which was inpainted",
+    NO_LAYERS: "no layers from side to side: an en-face picture, a photograph, or a scan on its side",
     REFLECTANCE: "linear reflectance, of which the fourth root was taken",
     SMALL: "under 300 columns: a part of a B-scan, or one that was reduced before",
     WHITE_FRAME: "a white frame on all four sides, which was cut off",

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from octprep.arrays import Gray, Mask
 from octprep.format.config import AXIAL_UM, FIELDS_OF_VIEW, Preprocessing
-from octprep.format.flags import WHITE_FRAME, Flags
+from octprep.format.flags import NO_LAYERS, WHITE_FRAME, Flags
 from octprep.preprocessing.fill_detection import find_fill
 from octprep.preprocessing.fill_inpainting import SpeckleTile, inpaint_rows, inpaint_sides
 from octprep.preprocessing.geometry import Crop, source_rows
 from octprep.preprocessing.page_layout import find_white_frame
-from octprep.preprocessing.retina_detection import Retina, find_retina
+from octprep.preprocessing.retina_detection import ReducedScan, Retina, find_retina, has_layers, reduce_scan
 
 MIN_CONFIDENCE = 0.5  # of the retina's detection; below it the crop does not depend on it
 _MAX_BELOW = 1 / 6  # of a band: what it holds at most below the crop to the retina
@@ -32,7 +32,7 @@ class CroppedScan:
     fill_fraction: float  # of the source that was fill, 0..1
     confidence: float  # that the crop holds the retina, 0..1
     note: str  # what of the recipe could not be done, or ""
-    flags: Flags = ()  # of what was found around the scan
+    flags: Flags = ()  # of what was found in and around the scan
 
 
 def clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None = None) -> CroppedScan:
@@ -50,7 +50,7 @@ def clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None = N
     cropped = _clean_and_crop(gray[top:bottom, left:right], recipe, axial_um)
     crop_top, crop_bottom, crop_left, crop_right = cropped.crop
     crop = (crop_top + top, crop_bottom + top, crop_left + left, crop_right + left)
-    return dataclasses.replace(cropped, crop=crop, flags=(WHITE_FRAME,))
+    return dataclasses.replace(cropped, crop=crop, flags=(*cropped.flags, WHITE_FRAME))
 
 
 def _clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None) -> CroppedScan:
@@ -68,7 +68,9 @@ def _clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None) -
     if recipe.field_of_view:
         left, right = _cut_to_field(left, right, columns, recipe.field_of_view, notes)
     kept_fill = None if fill is None else fill[:, left:right]
-    retina = _retina(cleaned[:, left:right], kept_fill, recipe, notes)
+    reduced = reduce_scan(gray)
+    is_whole = fill is None and right - left == columns
+    retina = _retina(cleaned[:, left:right], kept_fill, recipe, notes, reduced if is_whole else None)
     top, bottom = (retina.top, retina.bottom) if recipe.crop == "retina" else (0, rows)
     if recipe.crop == "band":
         height = recipe.band_rows if axial_um is None else max(round(recipe.band_rows * AXIAL_UM / axial_um), 1)
@@ -86,15 +88,19 @@ def _clean_and_crop(gray: Gray, recipe: Preprocessing, axial_um: float | None) -
         fill_fraction=fill_fraction,
         confidence=retina.confidence,
         note="; ".join(notes),
+        flags=() if has_layers(reduced) else (NO_LAYERS,),
     )
 
 
-def _retina(gray: Gray, fill: Mask | None, recipe: Preprocessing, notes: list[str]) -> Retina:
+def _retina(
+    gray: Gray, fill: Mask | None, recipe: Preprocessing, notes: list[str], reduced: ReducedScan | None
+) -> Retina:
     """The retina of a cleaned scan, or all its rows where the recipe does not need it or it is not clear."""
     everything = Retina(0, len(gray), 1.0)
     if recipe.crop == "none" and not recipe.flatten:
         return everything
-    retina = find_retina(gray, (recipe.margin_above, recipe.margin_below), fill, flatten=recipe.flatten)
+    margins = recipe.margin_above, recipe.margin_below
+    retina = find_retina(gray, margins, fill, flatten=recipe.flatten, reduced=reduced)
     if retina.confidence < MIN_CONFIDENCE:
         retina = Retina(0, len(gray), retina.confidence)
         if recipe.crop != "none":

@@ -52,6 +52,17 @@ _END_THICKNESS, _MAX_RAISE = 0.85, 0.25
 # genuine scans grow by 0.4 % in the mean for it.
 _MAX_STRETCH_BELOW = 0.06
 _LOWEST_LIGHT, _LOWEST_EDGE = 0.98, 0.97  # quantiles over the columns that give the lower end without a curve
+# A scan with layers changes at least so many times as much from row to row as from column to column. The least of 180
+# genuine scans of OCT2017, Optovue, Cirrus and Bioptigen is 1.78, of 2,500 hard synthetic scans 1.43; photographs, of
+# the fundus too, have 1.26 at most.
+_MIN_LAYERING = 1.3
+
+
+class ReducedScan(NamedTuple):
+    """A scan made smaller."""
+
+    pixels: Gray  # (rows, columns)
+    factor: int  # by which both sides were divided: 1, 2 or 4
 
 
 @dataclass(frozen=True)
@@ -78,17 +89,24 @@ def curve_offset(rpe_curve: tuple[float, ...], column: Float64, columns: int) ->
     return rows
 
 
-def find_retina(gray: Gray, margins: tuple[float, float], fill: Mask | None = None, *, flatten: bool = False) -> Retina:
+def find_retina(
+    gray: Gray,
+    margins: tuple[float, float],
+    fill: Mask | None = None,
+    *,
+    flatten: bool = False,
+    reduced: ReducedScan | None = None,
+) -> Retina:
     """The rows from above the inner limiting membrane into the choroid.
 
     gray: (rows, columns) uint8. margins: rows to add above and below, as fractions of the retina's height. fill:
     (rows, columns), above 0 where the scan shows nothing. With flatten, `rpe_curve` is the curve of the epithelium less
-    its mean, and the rows are those of the scan after flattening, which may lie outside it. Without a retina all rows
-    are returned, with confidence 0.
+    its mean, and the rows are those of the scan after flattening, which may lie outside it. reduced: what `reduce_scan`
+    gives of this scan, where that is at hand. Without a retina all rows are returned, with confidence 0.
     """
     rows, columns = gray.shape
     not_found = Retina(0, rows, 0.0)
-    small, factor = _reduced(gray)
+    small, factor = reduced or reduce_scan(gray)
     if fill is not None:
         small = _with_dark_fill(small, fill[::factor, ::factor])
     window = max(2, round(_WINDOW / factor))
@@ -139,14 +157,30 @@ def _top_of_ends(rpe_row: Float64, uppermost: NDArray[np.intp], offset: Float64)
     return min(tops)
 
 
-def _reduced(gray: Gray) -> tuple[Gray, int]:
-    """The scan made smaller, and by which factor: by halving, which takes a fifth of the time of doing it at once."""
+def reduce_scan(gray: Gray) -> ReducedScan:
+    """A scan, (rows, columns) uint8, made smaller, by halving: to do it at once takes five times as long."""
     small, factor = gray, 1
     while small.shape[1] >= 2 * _REDUCED_WIDTH and factor < _MAX_FACTOR:
-        height, width = small.shape[0] // 2, small.shape[1] // 2
-        halved = cv2.resize(small[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        small, factor = np.asarray(halved, np.uint8), 2 * factor
-    return small, factor
+        small, factor = _halved(small), 2 * factor
+    return ReducedScan(small, factor)
+
+
+def _halved(gray: Gray) -> Gray:
+    height, width = gray.shape[0] // 2, gray.shape[1] // 2
+    half = cv2.resize(gray[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(half, np.uint8)
+
+
+def has_layers(reduced: ReducedScan) -> bool:
+    """Whether a scan has the layers of a retina, which lie across it: its gray levels change most from row to row.
+
+    Not so are en-face pictures, photographs, and scans on their side. The mean absolute differences are of the smoothed
+    scan, as those of its noise are the same both ways.
+    """
+    smooth = cv2.blur(cv2.blur(_halved(reduced.pixels), (3, 3)), (3, 3))
+    down = cv2.norm(smooth[2:], smooth[:-2], cv2.NORM_L1) / smooth[2:].size
+    across = cv2.norm(smooth[:, 2:], smooth[:, :-2], cv2.NORM_L1) / smooth[:, 2:].size
+    return bool(down >= _MIN_LAYERING * across)
 
 
 def _with_dark_fill(small: Gray, fill: Mask) -> Gray:

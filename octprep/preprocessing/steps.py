@@ -11,7 +11,7 @@ import numpy as np
 from octprep.arrays import Gray
 from octprep.format.config import PREPROCESSING_VERSION, Preprocessing
 from octprep.format.errors import ManifestError
-from octprep.format.flags import GRAPHICS, SMALL, WHITE_FRAME, Flags, merged_flags
+from octprep.format.flags import GRAPHICS, NO_LAYERS, SMALL, WHITE_FRAME, Flags, merged_flags
 from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing.crop import clean_and_crop
 from octprep.preprocessing.denoising import denoise
@@ -19,6 +19,7 @@ from octprep.preprocessing.geometry import Geometry, placement
 from octprep.preprocessing.graphics import without_graphics
 from octprep.preprocessing.page_layout import find_white_frame
 from octprep.preprocessing.resizing import resize
+from octprep.preprocessing.retina_detection import has_layers, reduce_scan
 
 SMALL_WIDTH = 300  # columns; the narrowest scans of the archive have 384
 
@@ -80,10 +81,15 @@ def preprocess(
 def find_flags(gray: Gray, flags: Flags = ()) -> Flags:
     """The flags that `preprocess` gives a scan, without preprocessing it. flags: that its decoding gave."""
     unmarked = without_graphics(gray)
-    has_frame = find_white_frame(gray if unmarked is None else unmarked) is not None
+    scan = gray if unmarked is None else unmarked
+    inside = find_white_frame(scan)
+    if inside is not None:
+        top, bottom, left, right = inside
+        scan = scan[top:bottom, left:right]
     return merged_flags(
         flags,
-        (WHITE_FRAME,) if has_frame else (),
+        (WHITE_FRAME,) if inside is not None else (),
+        () if has_layers(reduce_scan(scan)) else (NO_LAYERS,),
         (GRAPHICS,) if unmarked is not None else (),
         (SMALL,) if gray.shape[1] < SMALL_WIDTH else (),
     )

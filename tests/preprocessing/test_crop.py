@@ -173,7 +173,7 @@ def test_quantiles_are_those_of_numpy(fraction):
 def test_columns_with_another_edge_do_not_pull_the_curve():
     gray, _, lower = layered(40, 20, width=512)
     gray[:, 150:250] = np.roll(gray[:, 150:250], 90, axis=0)  # the band 90 rows deeper
-    small, factor = retina_detection._reduced(gray)
+    small, factor = retina_detection.reduce_scan(gray)
     fit = retina_detection._fit_rpe(small, 7, factor, 512)
     column = np.arange(512, dtype=float)
     distance = np.abs(preprocessing.curve_offset(fit.curve, column, 512) - lower)
