@@ -49,7 +49,13 @@ def split_of_folder(name: str) -> str:
 
 def unwrapped(name: str) -> str:
     """The base name that an annotation tool put into its own; "" if it is not of such a form."""
-    if match := _HASHED.fullmatch(name):
-        return f"{match['stem']}.{match['ending']}"
+    if inner := without_hash(name):
+        return inner
     match = _PREFIXED.fullmatch(name)
     return match["name"] if match else ""
+
+
+def without_hash(name: str) -> str:
+    """`unwrapped` for Roboflow's names alone, which mean nothing else: 8 digits in front may also be a patient's id."""
+    match = _HASHED.fullmatch(name)
+    return f"{match['stem']}.{match['ending']}" if match else ""

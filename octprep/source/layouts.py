@@ -15,7 +15,7 @@ from typing import Protocol
 
 from octprep.format.config import believed_axial_um
 from octprep.format.errors import SettingError
-from octprep.format.names import PICTURE_ENDINGS, parse_scan_name, split_of_folder, unwrapped
+from octprep.format.names import PICTURE_ENDINGS, parse_scan_name, split_of_folder, unwrapped, without_hash
 
 MAX_NUMBER = 2**31 - 1  # of an image within its patient
 KERMANY = "kermany"  # the preset of the data set that is expected first
@@ -43,8 +43,9 @@ class PathFacts:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a path has the ending of an image; what it is, its content says."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS
+    """Whether a path has the ending of an image, or none, as DICOM files often have; what it is, its content says."""
+    ending = PurePosixPath(path).suffix.lower()
+    return ending in IMAGE_ENDINGS or not ending or ending[1:].isdigit()  # the last part of a DICOM UID
 
 
 class Layout(Protocol):
@@ -122,15 +123,14 @@ class PatternLayout:
             if not path.startswith(f"{self.root}/"):
                 return f"outside {self.root}, which holds the class folders"
             inner = path.removeprefix(f"{self.root}/")
-        name = ""
-        match = self._compiled.fullmatch(inner)
-        if match is None:
-            folder, slash, base_name = inner.rpartition("/")
-            if name := unwrapped(base_name):
-                match = self._compiled.fullmatch(f"{folder}{slash}{name}")
-        if match is None:
-            return "path does not match the pattern"
-        return {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value}, name
+        folder, slash, base_name = inner.rpartition("/")
+        inner_name = without_hash(base_name)
+        # A pattern for any name would match that of a tool as well, so what is surely one is taken off first.
+        for name in dict.fromkeys(filter(None, (inner_name, base_name, unwrapped(base_name)))):
+            if match := self._compiled.fullmatch(f"{folder}{slash}{name}"):
+                found = {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value}
+                return found, inner_name or ("" if name == base_name else name)
+        return "path does not match the pattern"
 
 
 def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:
@@ -269,6 +269,7 @@ class Preset:
 
 _SPLIT = rf"(?:(?P<split>{_PLACEHOLDERS['split']})/)?"
 _ENDING = r"(?:\.[A-Za-z0-9]{1,5})+"
+_ENDING_OR_NONE = r"(?:\.[A-Za-z0-9]{1,5})*"
 _EYE = r"(?P<eye>OD|OS)"
 _ALL = (
     Preset(
@@ -331,14 +332,15 @@ _ALL = (
     Preset(
         "class-patient",
         "[split/]CLASS/patient/number, a folder for each patient",
-        rf"{_SPLIT}(?P<class>[^/]+)/(?P<patient>[^/]*[0-9][^/]*)/(?:{_EYE}/)?[^/]*?(?P<number>[0-9]{{1,9}})?[^/0-9]*{_ENDING}",
+        rf"{_SPLIT}(?P<class>[^/]+)/(?P<patient>[^/]*[0-9][^/]*)/(?:{_EYE}/)?[^/]*?(?P<number>[0-9]{{1,9}})?[^/0-9]*"
+        rf"{_ENDING_OR_NONE}",
         per_class=True,
         min_classes=2,
     ),
     Preset(
         "class-folders",
         "[split/]CLASS/ and any name; no patients",
-        rf"{_SPLIT}(?P<class>[^/]+)/[^/]*?(?P<number>[0-9]{{1,9}})?[^/0-9]*{_ENDING}",
+        rf"{_SPLIT}(?P<class>[^/]+)/[^/]*?(?P<number>[0-9]{{1,9}})?[^/0-9]*{_ENDING_OR_NONE}",
         min_classes=2,
     ),
 )

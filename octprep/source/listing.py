@@ -43,7 +43,7 @@ from octprep.source.layouts import (
 )
 from octprep.source.options import Rules, SourceSpec
 from octprep.source.published import KERMANY_CLASSES
-from octprep.source.recognition import preset_layout, recognise_layout
+from octprep.source.recognition import fits_nearly_all, preset_layout, recognise_layout
 from octprep.source.tables import load_table, match_rows
 from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
 from octprep.storage.remote import Location, RemoteFolder, Source, locate, places
@@ -178,7 +178,7 @@ def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Lay
         pattern = preset_layout(preset, paths) if preset else None
         if pattern is None and spec.pattern:
             pattern = compile_pattern(spec.pattern, needs_class=False)
-        return match_rows(load_table(spec.table, spec.columns, spec.unknown), paths, pattern)
+        return match_rows(load_table(spec.table, spec.columns, spec.unknown), paths, pattern, _own_path(spec))
     if preset and preset.needs_table:
         raise SettingError(
             f"--pattern {preset.name} does not name the class; give the table that does, by --table FILE."
@@ -193,12 +193,21 @@ def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Lay
             )
         return layout
     roots = _kermany_roots(walk)
-    if not roots and not spec.pattern:
-        if found := recognise_layout(paths):
+    if not spec.pattern and not any(fits_nearly_all(KermanyLayout(root), paths) for root in roots):
+        found = recognise_layout(paths, with_patients=bool(roots))
+        if found:
             return found
-        if rules.any_layout and any(map(is_image_name, paths)):
+        if not roots and rules.any_layout and any(map(is_image_name, paths)):
             return UnknownLayout()
     return KermanyLayout(_single_root(walk, roots))
+
+
+def _own_path(spec: SourceSpec) -> str:
+    """The path of a table relative to its source, as text; "" if it does not lie in it."""
+    if spec.table is None or not isinstance(spec.src, Path):
+        return ""
+    table, src = spec.table.resolve(), spec.src.resolve()
+    return path_to_text(table.relative_to(src).as_posix()) if table.is_relative_to(src) else ""
 
 
 def _parsed(

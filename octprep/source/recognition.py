@@ -7,18 +7,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from octprep.format.names import split_of_folder
-from octprep.source.layouts import PRESETS, PathFacts, PatternLayout, Preset, is_image_name
+from octprep.source.layouts import PRESETS, Layout, PathFacts, PatternLayout, Preset, is_image_name
 
 _FITS = 0.9  # of the images that a layout must fit to be recognised
 _MAX_TRIED = 20_000  # images that are tried
+_MAX_LOOKED_AT = 1_000  # files by which it is seen whether the layout of Kermany et al. fits
 _COUNTED = re.compile(r"(.*?)[0-9]+")  # a name that ends in a number
 
 
-def recognise_layout(paths: Sequence[str]) -> PatternLayout | None:
-    """The first preset that fits nearly all images. paths: of all files, relative to the source, as text."""
+def recognise_layout(paths: Sequence[str], *, with_patients: bool = False) -> PatternLayout | None:
+    """The first preset that fits nearly all images. paths: of all files, relative to the source, as text.
+
+    with_patients: only one by which all of these have a patient id.
+    """
     images = _images(paths)
-    found = (layout for preset in PRESETS.values() for layout in _fitting(preset, images))
+    found = (layout for preset in PRESETS.values() for layout in _fitting(preset, images, with_patients=with_patients))
     return next(found, None)
+
+
+def fits_nearly_all(layout: Layout, paths: Sequence[str]) -> bool:
+    """Whether a layout fits nearly all images, by some of them. paths: as in `recognise_layout`."""
+    images = _images(paths[:: -(-len(paths) // _MAX_LOOKED_AT) or 1])
+    return sum(isinstance(layout.read(path), PathFacts) for path in images) >= _FITS * len(images)
 
 
 def preset_layout(preset: Preset, paths: Sequence[str]) -> PatternLayout:
@@ -33,7 +43,7 @@ def preset_layout(preset: Preset, paths: Sequence[str]) -> PatternLayout:
 
 
 def _images(paths: Sequence[str]) -> list[str]:
-    """The files that are images by their ending, and not those that macOS or a person has hidden."""
+    """The files that may be images by their ending, and not those that macOS or a person has hidden."""
     return [
         path
         for path in paths
@@ -41,7 +51,7 @@ def _images(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def _fitting(preset: Preset, images: Sequence[str]) -> Iterator[PatternLayout]:
+def _fitting(preset: Preset, images: Sequence[str], *, with_patients: bool) -> Iterator[PatternLayout]:
     """The preset below each folder where it fits."""
     for root in _roots(images):
         layout = preset.layout(root)
@@ -51,6 +61,8 @@ def _fitting(preset: Preset, images: Sequence[str]) -> Iterator[PatternLayout]:
         if not facts or len(facts) < _FITS * len(tried) or len(labels) < preset.min_classes:
             continue
         if preset.min_classes > 1 and _are_counted(labels):
+            continue
+        if with_patients and not all(found.patient for found in facts):
             continue
         yield layout
 

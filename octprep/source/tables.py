@@ -7,14 +7,16 @@ case; each is matched with the file whose path ends as the name does.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from octprep.format.errors import SettingError, SourceError
 from octprep.format.files import NotReadable, read_bytes
+from octprep.format.names import without_hash
 from octprep.format.paths import path_to_text
 from octprep.source.files import Exclusion
 from octprep.source.layouts import PathFacts, PatternLayout, facts_of
@@ -22,6 +24,9 @@ from octprep.source.tails import PathTails, normal_path
 from octprep.wording import listed
 
 MAX_BYTES = 256_000_000  # of a table
+_WHOLE = re.compile(r"[0-9]+(\.0+)?")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file in UTF-16 begins
+_SEPARATOR = re.compile(r"sep=(?P<delimiter>[,;\t])\r?\n", re.IGNORECASE)  # a first line for Excel alone
 UNKNOWN = ("", "unknown", "nan", "none", "n/a", "na", "-")  # cells that say nothing, in any case
 
 # What tables call these columns, in lower case with _ for what is neither a letter nor a digit.
@@ -59,10 +64,11 @@ class TableLayout:
     facts: Mapping[str, PathFacts | str] = field(repr=False)  # by path: what its row says, or why it is not used
     missing: tuple[Exclusion, ...] = field(repr=False)  # rows without a file
     per_class: bool = False
+    own: str = ""  # the path of the table itself, if it lies in the source
 
     def read(self, path: str) -> PathFacts | str:
         """See `octprep.source.layouts.Layout`."""
-        return self.facts.get(path, "not in the table")
+        return self.facts.get(path, "the table itself" if path == self.own else "not in the table")
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -98,6 +104,8 @@ def load_table(file: Path, columns: Mapping[str, str], unknown: Iterable[str] = 
         found = {**found, "class": _column(header, "label")}
     nothing = {word.casefold() for word in (*UNKNOWN, *unknown)}
     index = {name: position for position, name in reversed(list(enumerate(header)))}
+    if twice := [column for column in found.values() if header.count(column) > 1]:
+        raise SettingError(f"--table {file} has {header.count(twice[0])} columns {twice[0]}; rename one of them.")
     rows = []
     for line in cells:
         texts = {what: line[index[column]].strip() for what, column in found.items() if index[column] < len(line)}
@@ -105,32 +113,47 @@ def load_table(file: Path, columns: Mapping[str, str], unknown: Iterable[str] = 
         if is_neh and "patient" in row:
             row["patient"] = f"{line[index[_column(header, 'class')]].strip().upper()}-{row['patient']}"
         rows.append(row)
+    _without_fractions(rows, "patient")
     return ScanTable(str(file), found, tuple(rows))
 
 
-def match_rows(table: ScanTable, paths: Sequence[str], pattern: PatternLayout | None = None) -> TableLayout:
+def _without_fractions(rows: Sequence[dict[str, str]], what: str) -> None:
+    """Write whole numbers without a fraction where all cells are numbers: pandas adds it if one of them is empty."""
+    if all(_WHOLE.fullmatch(row.get(what, "0")) for row in rows):
+        for row in rows:
+            if what in row:
+                row[what] = row[what].partition(".")[0]
+
+
+def match_rows(
+    table: ScanTable, paths: Sequence[str], pattern: PatternLayout | None = None, own: str = ""
+) -> TableLayout:
     """The files that the rows of a table are of. paths: of all files, relative to the source, as text.
 
-    pattern: says what a row does not, from the file's path, which must match it. Raises SourceError if no row has a
-    file.
+    pattern: says what a row does not, from the file's path, which must match it. own: the path of the table, if it lies
+    in the source. Raises SourceError if no row has a file.
     """
     tails = PathTails(paths)
     facts: dict[str, PathFacts | str] = {}
     missing: dict[str, str] = {}
-    for row in table.rows:
+    disagreeing: set[str] = set()  # files of which two rows say something else
+    for number, row in enumerate(table.rows, 1):
         if "path" not in row:
+            missing[f"{Path(table.file).name}, row {number}"] = "names no file"
             continue
         given = normal_path(row["path"])
         best = tails.find(given)
         if not best:
             missing[path_to_text(given)] = "in the table, but there is no such file"
-        elif len(best) > 1:
+        elif len({_inner_name(path) or path for path in best}) > 1:  # not the copies that a tool made of one scan
             missing[path_to_text(given)] = f"in the table, but {len(best)} files are called so: {listed(best, 2)}"
         else:
-            path = best[0]
-            says = _facts(row, path, pattern)
-            if facts.setdefault(path, says) != says:
-                facts[path] = "rows of the table disagree"
+            for path in best:
+                says = _facts(row, path, pattern)
+                first = facts.setdefault(path, says)
+                if first != says and path not in disagreeing:
+                    facts[path] = _disagreement(first, says)
+                    disagreeing.add(path)
     if not facts:
         examples = listed([row["path"] for row in table.rows if "path" in row], 2) or "none"
         raise SourceError(
@@ -145,16 +168,34 @@ def match_rows(table: ScanTable, paths: Sequence[str], pattern: PatternLayout | 
         facts=facts,
         missing=tuple(Exclusion(path, reason) for path, reason in missing.items() if path not in known),
         per_class=pattern is not None and pattern.per_class,
+        own=own,
     )
 
 
 def _facts(row: Mapping[str, str], path: str, pattern: PatternLayout | None) -> PathFacts | str:
     """What a row, and for what it lacks the path of its file, says of a scan; or why it is not one."""
-    found = pattern.match(path) if pattern else ({}, "")
+    found = pattern.match(path) if pattern else ({}, _inner_name(path))
     if isinstance(found, str):
         return found
     groups, name = found
     return facts_of(groups | {what: text for what, text in row.items() if what != "path"}, name)
+
+
+def _inner_name(path: str) -> str:
+    """The base name that an annotation tool has put into that of a file, where that is sure; else ""."""
+    return without_hash(PurePosixPath(path).name)
+
+
+def _disagreement(first: PathFacts | str, second: PathFacts | str) -> str:
+    """What two rows of one file say."""
+    if isinstance(first, str) or isinstance(second, str):
+        return "rows of the table disagree"
+    values = ((name.replace("label", "class"), getattr(first, name), getattr(second, name)) for name in _FACTS)
+    what, one, other = next(triple for triple in values if triple[1] != triple[2])
+    return f"rows of the table disagree: {what} {one or 'unknown'} and {other or 'unknown'}"
+
+
+_FACTS = tuple(one.name for one in dataclasses.fields(PathFacts))
 
 
 def _find_columns(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -199,7 +240,9 @@ def _cells(file: Path) -> tuple[list[str], list[list[str]]]:
         try:
             lines = [line for line in parse_delimited(data) if line]
         except (UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"--table {file} is not a CSV file in UTF-8: {error}.") from None
+            raise SourceError(
+                f"--table {file} is not a CSV file in UTF-8 ({error}); save it as 'CSV UTF-8', or as .xlsx."
+            ) from None
     header = [name.strip() for name in lines[0]] if lines else []
     return header, [line for line in lines[1:] if any(cell.strip() for cell in line)]
 
@@ -207,11 +250,14 @@ def _cells(file: Path) -> tuple[list[str], list[list[str]]]:
 def parse_delimited(data: bytes) -> list[list[str]]:
     """The cells of a CSV file, line by line, whose columns are separated by commas, semicolons or tabs.
 
-    Raises UnicodeDecodeError if it is not UTF-8, with or without the mark that spreadsheets put before it, and
-    csv.Error if it is no table.
+    Raises UnicodeDecodeError if it is not UTF-8, with or without the mark that spreadsheets put before it, nor UTF-16
+    with that mark, and csv.Error if it is no table.
     """
-    text = data.decode("utf-8-sig")
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
+    if line := _SEPARATOR.match(text):
+        text, delimiter = text[line.end() :], line["delimiter"]
+    else:
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
 
 

@@ -6,21 +6,30 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from octprep.format.names import unwrapped
+
 _DRIVE = re.compile(r"[A-Za-z]:")
+_MIN_INNER = 4  # characters of a name, without its ending, that is looked for inside those of annotation tools
 
 
 class PathTails:
-    """The paths of a source by the names of their files, in any case and with or without their endings."""
+    """The paths of a source by the names of their files, in any case and with or without their endings.
+
+    Where an annotation tool has put a name into its own, the path is also found by that.
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
         """paths: relative to the source, with forward slashes, as text."""
         self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_inner_name: dict[str, list[str]] = defaultdict(list)
         for path in paths:
             name = path.casefold().rpartition("/")[2]
-            self._by_name[name].append(path)
-            stem = name.rpartition(".")[0]
-            if stem and stem != name:
-                self._by_name[stem].append(path)
+            for key in _with_and_without_ending(name):
+                self._by_name[key].append(path)
+            inner = unwrapped(name)
+            if len(_with_and_without_ending(inner)[-1]) >= _MIN_INNER:
+                for key in _with_and_without_ending(inner):
+                    self._by_inner_name[key].append(path)
 
     def find(self, given: str) -> list[str]:
         """The paths with the name of a file that share most of its last folders. given: a path of any system.
@@ -28,7 +37,9 @@ class PathTails:
         Where the name is not there, those with the same name and another ending.
         """
         *folders, name = normal_path(given).casefold().split("/")
-        candidates = self._by_name.get(name) or self._by_name.get(name.rpartition(".")[0], [])
+        stem = name.rpartition(".")[0]
+        places = (self._by_name, self._by_inner_name)
+        candidates = next((place[key] for place in places for key in (name, stem) if key in place), [])
         if len(candidates) < 2:
             return list(candidates)
         shared = [_shared(path, folders) for path in candidates]
@@ -39,6 +50,11 @@ class PathTails:
         """The paths of `find` that end with the whole of `given`, or that `given` ends with."""
         folders = normal_path(given).casefold().split("/")[:-1]
         return [path for path in self.find(given) if _shared(path, folders) == min(path.count("/"), len(folders))]
+
+
+def _with_and_without_ending(name: str) -> tuple[str, ...]:
+    stem = name.rpartition(".")[0]
+    return (name, stem) if stem else (name,)
 
 
 def normal_path(text: str) -> str:

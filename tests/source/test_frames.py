@@ -131,6 +131,16 @@ def test_files_without_an_ending_are_recognised_by_their_content(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2.55"])
+def test_a_layout_is_recognised_of_files_without_an_ending_or_called_by_their_uid(tmp_path, name):
+    source = volumes_of(tmp_path, f"{{label}}/p{{patient}}/{name}")
+    listing = list_source(source)
+    assert (
+        listing.layouts[0].startswith("class-patient: ")
+        and sum(file.frame > 0 for file in listing.scan_files) == FRAMES
+    )
+
+
 def test_a_jpeg_with_the_ending_of_a_dicom_is_a_jpeg(tmp_path):
     path = tmp_path / "CNV" / "CNV-12-3.dcm"
     path.parent.mkdir()

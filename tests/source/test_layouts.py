@@ -126,6 +126,52 @@ def test_names_within_those_of_annotation_tools_are_read_and_copies_of_one_scan_
     assert {one.reason.partition(":")[0] for one in listing.exclusions} == {"copy of one scan by an annotation tool"}
 
 
+HASHES = [f"{digit:032x}" for digit in range(3)]
+
+
+@pytest.mark.parametrize("how", ["recognised", "pattern", "table"])
+def test_copies_that_a_tool_made_of_one_scan_are_kept_once_however_their_names_are_read(tmp_path, how):
+    scans = touch(
+        tmp_path / "scans",
+        *(
+            f"train/{label}/IMG_{n}_png.rf.{code}.jpg"
+            for label in ("CNV", "DME")
+            for n in "1234"
+            for code in HASHES[:2]
+        ),
+        *(f"test/{label}/IMG_1_png.rf.{HASHES[2]}.jpg" for label in ("CNV", "DME")),
+    )
+    names = [f"{label}-{n}" for label in ("CNV", "DME") for n in "1234"]
+    table = tmp_path / "labels.csv"
+    table.write_text("".join(["path,class\n", *(f"{name[:3]}/IMG_{name[-1]}.png,{name[:3]}\n" for name in names)]))
+    spec = {
+        "recognised": SourceSpec(scans),
+        "pattern": SourceSpec(scans, pattern="{split}/{class}/IMG_{patient}.{ext}"),
+        "table": SourceSpec(scans, table=table),
+    }[how]
+    listing = list_source(spec, rules=UNKNOWN)
+    kept = [f"{file.label}-{Path(file.path).name[4]}" for file in listing.scan_files]
+    assert sorted(kept) == names
+    if how != "table":
+        assert sum(file.source_split == "test" for file in listing.scan_files) == 2  # before those of train
+    if how == "pattern":
+        assert {file.patient for file in listing.scan_files} == set("1234")
+    assert {one.reason.partition(":")[0] for one in listing.exclusions} == {"copy of one scan by an annotation tool"}
+
+
+def test_a_name_like_those_of_kermany_does_not_make_exclusions_of_all_others(tmp_path):
+    octdl = [f"{label}/{label.lower()}_{patient}_1.jpg" for label in ("AMD", "DME", "NO") for patient in range(10, 20)]
+    listing = list_source(touch(tmp_path / "octdl", *octdl, "AMD/AMD-7-1.jpeg"))
+    assert listing.layouts[0].startswith("octdl: ") and len(listing.scan_files) == len(octdl)
+    both = [f"CNV/CNV-{patient}-1.jpeg" for patient in range(5)] + [f"CNV/cnv_{patient}_1.jpeg" for patient in range(9)]
+    listing = list_source(touch(tmp_path / "both", *both))
+    assert listing.layouts[0].startswith("class-names: ") and len(listing.scan_files) == len(both)
+    # A layout without patients is no better: those that have one are taken.
+    some = [f"CNV/CNV-{patient}-1.jpeg" for patient in range(5)] + ["DME/DME-1-1.jpeg", "CNV/x.jpeg", "DME/y.jpeg"]
+    listing = list_source(touch(tmp_path / "some", *some))
+    assert len(listing.scan_files) == 6 and "Kermany" in listing.layouts[0]
+
+
 TABLE = """file_name;disease;patient_id;eye;fold
 C:\\Users\\x\\Scans\\AMD\\amd_5_1;AMD;5;OD;
 ./scans/no/NO_6_1.PNG;NO;0;left;
@@ -172,7 +218,31 @@ def test_a_table_that_does_not_fit_is_refused_with_what_it_has(tmp_path):
     with pytest.raises(SourceError, match="is not a CSV file in UTF-8"):
         table.write_bytes(b"path,class\n\xff,AMD\n")
         read(scans, table=table)
+    with pytest.raises(SettingError, match="has 2 columns class; rename one"):
+        reading("path,class,patient,class\na,AMD,1,DME\n")
     assert reading("path,class,patient\na,AMD,1\na.jpg,DME,1\nb,AMD,2\n") == {"AMD/b.jpg": ("AMD", "2", 0)}
+    table.rename(scans / "labels.csv")
+    (scans / "labels.csv").write_text("path,class,patient\na,AMD,1\na.jpg,DME,1\nb,AMD,2\n,CNV,3\n")
+    listing = list_source(SourceSpec(scans, table=scans / "labels.csv"))
+    assert {one.path: one.reason for one in listing.exclusions} == {
+        "AMD/a.jpg": "rows of the table disagree: class AMD and DME",
+        "labels.csv": "the table itself",
+        "labels.csv, row 4": "names no file",
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"path,class,patient\na,AMD,12.0\nb,DME,\n",  # as pandas writes whole numbers where one is missing
+        b"sep=;\r\npath;class;patient\r\na;AMD;12\r\nb;DME;\r\n",
+        "path\tclass\tpatient\na\tAMD\t12\nb\tDME\t\n".encode("utf-16"),  # Excel's 'Unicode text'
+    ],
+)
+def test_tables_of_spreadsheets_and_pandas_are_read(tmp_path, data):
+    scans = touch(tmp_path / "scans", "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_bytes(data)
+    assert read(scans, table=tmp_path / "labels.csv") == {"a.jpg": ("AMD", "12", 0), "b.jpg": ("DME", "b.jpg", 0)}
 
 
 def test_a_pattern_says_what_a_table_does_not(tmp_path):
