@@ -22,6 +22,10 @@ KERMANY = "kermany"  # the preset of the data set that is expected first
 NO_CLASS = "(NO CLASS)"  # the label of images whose class is not known
 IMAGE_ENDINGS = PICTURE_ENDINGS | {".dcm", ".vol"}
 _NO_CLASS_FOLDER = "not in a class folder"
+_OTHER_NAME = "name is not CLASS-patientID-number.jpeg"
+_OTHER_CLASS = "name and folder disagree"
+_NO_MATCH = "path does not match the pattern"
+BY_NAME = (_OTHER_NAME, _OTHER_CLASS, _NO_MATCH)  # why a file where scans are is not one, up to the colon
 _EYES = {
     **dict.fromkeys(("od", "r", "re", "right"), "OD"),
     **dict.fromkeys(("os", "l", "le", "left"), "OS"),
@@ -92,9 +96,9 @@ class KermanyLayout:
         if not folders or len(folders) > 2 or (len(folders) == 2 and not split):
             return _NO_CLASS_FOLDER
         if parsed is None:
-            return "name is not CLASS-patientID-number.jpeg"
+            return _OTHER_NAME
         if parsed.label != folders[-1].strip().upper():
-            return f"name and folder disagree: {parsed.label} in {folders[-1]}"
+            return f"{_OTHER_CLASS}: {parsed.label} in {folders[-1]}"
         return PathFacts(parsed.label, parsed.patient, parsed.number, split, name=wrapped)
 
 
@@ -130,7 +134,7 @@ class PatternLayout:
             if match := self._compiled.fullmatch(f"{folder}{slash}{name}"):
                 found = {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value}
                 return found, inner_name or ("" if name == base_name else name)
-        return "path does not match the pattern"
+        return _NO_MATCH
 
 
 def facts_of(found: Mapping[str, str], name: str = "") -> PathFacts | str:

@@ -11,14 +11,15 @@ import hashlib
 import heapq
 import os
 import stat
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
-from octprep.format.errors import SettingError, SourceError
-from octprep.format.names import LABEL, parse_scan_name, split_of_folder, unwrapped
+from octprep.format.errors import Notice, SettingError, SourceError
+from octprep.format.names import LABEL, PICTURE_ENDINGS, parse_scan_name, split_of_folder, unwrapped
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.preprocessing.volume_header import VolumeHeader
 from octprep.source.files import (
@@ -32,6 +33,7 @@ from octprep.source.files import (
 )
 from octprep.source.frames import find_header, with_frames
 from octprep.source.layouts import (
+    BY_NAME,
     KERMANY,
     PRESETS,
     KermanyLayout,
@@ -49,6 +51,9 @@ from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
 from octprep.storage.remote import Location, RemoteFolder, Source, locate, places
 from octprep.wording import listed, number
 
+# Why images are left out whose names were read.
+_OTHER_CLASS, _UNKNOWN_PATIENT = "class is not among --classes", "patient is not known"
+_LONG_ID = 5  # characters of a patient id that two data sets do not have by chance
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
 
 
@@ -102,6 +107,7 @@ def list_sources(
     if len(specs) == 1 and not specs[0].name:
         return _list_one(specs[0], rules, follow_links, keep_out)
     parts = [(spec, _list_one(spec, rules, follow_links, keep_out)) for spec in specs]
+    _notice_equal_ids(parts)
     digest = hashlib.sha256()
     for spec, part in parts:
         digest.update(f"{spec.name}\0{part.listing_sha256}\n".encode())
@@ -122,6 +128,25 @@ def list_sources(
     )
 
 
+def _notice_equal_ids(parts: Sequence[tuple[SourceSpec, SourceListing]]) -> None:
+    """Warn of long patient ids that several sources have: these may be parts of one data set."""
+    sources_of: dict[str, set[str]] = defaultdict(set)
+    for spec, part in parts:
+        for file in part.scan_files:
+            patient = file.patient.removeprefix(f"{spec.name}:")
+            if len(patient) >= _LONG_ID:
+                sources_of[patient].add(spec.name)
+    equal = sorted(patient for patient, names in sources_of.items() if len(names) > 1)
+    if equal:
+        warnings.warn(
+            f"{number(len(equal), 'patient id')} in several sources, such as {equal[0]} in "
+            f"{listed(sorted(sources_of[equal[0]]))}: taken for different people, unless pixels say otherwise. If the "
+            "sources are parts of one data set, give the folder that holds them as one --src, with a --pattern.",
+            Notice,
+            stacklevel=3,
+        )
+
+
 def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequence[Path]) -> SourceListing:
     """The listing of one source. Raises as `list_source` does."""
     src = spec.src
@@ -139,6 +164,7 @@ def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequ
         _check_link_target(src, key, target, keep_out)
     layout = _find_layout(spec, walk, rules)
     scan_files, exclusions, headers = _parsed(spec, walk, layout, rules)
+    _check_no_folder_left_out(spec, layout, rules, scan_files, exclusions)
     _check_nothing_missed(walk, layout, scan_files)
     exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
     if follow_links:
@@ -165,7 +191,9 @@ def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceLis
             f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
         )
     layout = _find_layout(spec, walk, rules)
-    return _listing(walk, layout, *_parsed(spec, walk, layout, rules))
+    scan_files, exclusions, headers = _parsed(spec, walk, layout, rules)
+    _check_no_folder_left_out(spec, layout, rules, scan_files, exclusions)
+    return _listing(walk, layout, scan_files, exclusions, headers)
 
 
 def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Layout:
@@ -242,9 +270,9 @@ def _parsed(
         if isinstance(header, str):
             exclusions.append(Exclusion(file.key, header))
         elif not label:
-            exclusions.append(Exclusion(file.key, f"class is not among --classes: {facts.label}"))
+            exclusions.append(Exclusion(file.key, f"{_OTHER_CLASS}: {facts.label}"))
         elif not patient:
-            exclusions.append(Exclusion(file.key, "patient is not known"))
+            exclusions.append(Exclusion(file.key, _UNKNOWN_PATIENT))
         else:
             if facts.name:
                 names[file.key] = facts.name
@@ -364,7 +392,10 @@ def _single_root(walk: Walk | RemoteWalk, roots: AbstractSet[str]) -> str:
     if len(roots) > 1:
         examples = ", ".join(f"'{root or '.'}'" for root in sorted(roots)[:5])
         raise SourceError(
-            f"--src {shown} holds {len(roots)} data sets ({examples}); give one of these folders as --src."
+            f"--src {shown} holds {len(roots)} data sets ({examples}); give one of these folders as --src. If they are "
+            "parts of one data set, say how the paths of all are read, such as --pattern "
+            "'**/{split}/{class}/{class}-{patient}-{number}.{ext}': as several sources, they would have no patient in "
+            "common."
         )
     return next(iter(roots))
 
@@ -378,6 +409,45 @@ def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path
                 f"--src {path_to_text(str(src))}: the link {key} leads to {path_to_text(target)}, which is only read, "
                 f"but {path_to_text(str(path))} is to be written there; name another place to write to."
             )
+
+
+def _check_no_folder_left_out(
+    spec: SourceSpec, layout: Layout, rules: Rules, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
+) -> None:
+    """Raise SourceError if every image of a folder beside those of scans, or in one of a split, has another name.
+
+    A class or a test set would be missing. Not where the layout was asked for, nor for an inspection, which shows that.
+    """
+    if spec.pattern or spec.table is not None or rules.any_layout:
+        return
+    named_otherwise: dict[str, str] = {}  # folder -> the first image in it that is not read, for its name
+    read = {_folder_of(file.file) for file in scan_files}
+    for one in exclusions:
+        folder = _folder_of(one.path)
+        if one.reason.startswith((_OTHER_CLASS, _UNKNOWN_PATIENT)):
+            read.add(folder)
+        elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in PICTURE_ENDINGS:
+            named_otherwise.setdefault(folder, one.path)
+    beside = {_folder_of(folder) for folder in read}
+    missing = {
+        folder: path
+        for folder, path in named_otherwise.items()
+        if folder not in read
+        and (_folder_of(folder) in beside or split_of_folder(PurePosixPath(_folder_of(folder)).name))
+    }
+    if missing:
+        path = min(missing.values())
+        preset = KERMANY if isinstance(layout, KermanyLayout) else layout.title.partition(":")[0]
+        raise SourceError(
+            f"--src {path_to_text(str(spec.src))}: the paths were read as {layout.title}, but no image of "
+            f"{number(len(missing), 'folder')} is called so, such as {path}. Say how all are to be read by --table or "
+            "--pattern, such as --pattern '{class}/*{patient}-{number}.{ext}'; or leave "
+            f"{'these' if len(missing) > 1 else 'it'} out by --pattern {preset}."
+        )
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _check_nothing_missed(walk: Walk, layout: Layout, scan_files: Sequence[ScanFile]) -> None:

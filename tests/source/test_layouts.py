@@ -7,7 +7,7 @@ import pytest
 
 from octprep.format import images_csv
 from octprep.format.config import BuildConfig, Preprocessing
-from octprep.format.errors import SettingError, SourceError
+from octprep.format.errors import Notice, SettingError, SourceError
 from octprep.format.names import parse_scan_name
 from octprep.inspection import inspect
 from octprep.pipeline import build
@@ -170,6 +170,35 @@ def test_a_name_like_those_of_kermany_does_not_make_exclusions_of_all_others(tmp
     some = [f"CNV/CNV-{patient}-1.jpeg" for patient in range(5)] + ["DME/DME-1-1.jpeg", "CNV/x.jpeg", "DME/y.jpeg"]
     listing = list_source(touch(tmp_path / "some", *some))
     assert len(listing.scan_files) == 6 and "Kermany" in listing.layouts[0]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "train/NORMAL/123456-1.jpeg",  # no class before the id
+        "train/NORMAL/HEALTHY-123456-1.jpeg",  # another class than the folder
+        "test/CNV/CNV (test) 123456-1.jpeg",
+    ],
+)
+def test_a_class_or_a_test_set_of_other_names_is_an_error_and_not_left_out(tmp_path, lost):
+    scans = touch(tmp_path, *(f"train/{label}/{label}-{n}-1.jpeg" for label in ("CNV", "DME") for n in range(9)), lost)
+    with pytest.raises(SourceError, match="no image of 1 folder is called so, such as ") as error:
+        list_source(scans)
+    assert lost in str(error.value) and "leave it out by --pattern kermany" in str(error.value)
+    assert len(list_source(SourceSpec(scans, pattern="kermany")).scan_files) == 18
+    assert inspect(scans, quick=True, workers=0).file_count == 19  # an inspection shows it
+
+
+def test_parts_of_one_data_set_are_not_advised_to_be_sources_of_their_own(tmp_path):
+    scans = touch(
+        tmp_path, "a/train/CNV/CNV-1234567-1.jpeg", "a/train/DME/DME-2-1.jpeg", "b/test/CNV/CNV-1234567-2.jpeg"
+    )
+    with pytest.raises(SourceError, match="parts of one data set, say how") as error:
+        list_source(scans)
+    pattern = str(error.value).split("--pattern '")[1].split("'")[0]
+    assert {file.patient for file in list_source(SourceSpec(scans, pattern=pattern)).scan_files} == {"1234567", "2"}
+    with pytest.warns(Notice, match="1 patient id in several sources, such as 1234567 in a and b"):
+        list_sources([SourceSpec(scans / "a", "a"), SourceSpec(scans / "b", "b")])
 
 
 TABLE = """file_name;disease;patient_id;eye;fold
