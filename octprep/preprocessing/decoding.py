@@ -19,9 +19,9 @@ from octprep.arrays import Gray
 from octprep.format.config import IMAGE_FORMATS, Colour
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
-from octprep.format.flags import Flags
+from octprep.format.flags import DEPTH_16, Flags, merged_flags
 from octprep.preprocessing import jpeg, pillow_formats
-from octprep.preprocessing.bit_depth import to_8_bits
+from octprep.preprocessing.bit_depth import colour_to_8_bits, to_8_bits
 from octprep.preprocessing.colour import to_gray
 from octprep.preprocessing.limits import MAX_BYTES, MAX_PIXELS, check_size
 from octprep.preprocessing.orientation import turned
@@ -110,11 +110,17 @@ def check_panels(gray: Gray) -> None:
 def gray_of(pixels: NDArray[Any], colour: Colour, bits: int = 0) -> tuple[Gray, Flags]:
     """The gray values and flags of pixels as `octprep.preprocessing.pillow_formats.decode` gives them.
 
-    bits: of a gray value, where the file states them.
+    bits: of a gray value, where the file states them. Colour of 16 bits is gray if its channels are equal.
     """
     if pixels.ndim == 2:
         return to_8_bits(pixels, bits)
-    return to_gray(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), colour)
+    depth: Flags = ()
+    if pixels.dtype == np.uint16:
+        if (pixels[..., 1:] == pixels[..., :1]).all():
+            return to_8_bits(pixels[..., 0])
+        pixels, depth = colour_to_8_bits(pixels), (DEPTH_16,)
+    gray, flags = to_gray(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), colour)
+    return gray, merged_flags(depth, flags)
 
 
 def decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
