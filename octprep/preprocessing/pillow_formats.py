@@ -37,8 +37,14 @@ _MAGIC = (
 MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
 # TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
 _TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
-# TIFF 6.0: how many bits each channel has, and whether the channels are stored one behind the other.
-_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2
+_BLACK_IS_ZERO, _RGB = 1, 2
+# How many bits each channel has, and whether the channels are stored one behind the other.
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _PLANAR_CONFIGURATION, _SEPARATE = 258, 277, 284, 2
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # the type of the values
+_SAMPLE_FORMATS = {
+    1: "unsigned integers", _SIGNED: "signed integers", 3: "floating point", 5: "complex integers",
+    6: "complex floating point",
+}  # fmt: skip
 _COLOUR = ("RGB", "RGBA")  # modes of Pillow
 _MAX_TILE_SIDE = 1 << 16  # of a tile; a longer one makes libtiff report a lack of memory
 # Parts of the errors by which Pillow and libtiff report that an allocation failed.
@@ -94,7 +100,12 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
 
     if image_format == "WebP":
         _check_webp(data)
-    image = _readers()[image_format](io.BytesIO(data))
+    try:
+        image = _readers()[image_format](io.BytesIO(data))
+    except SyntaxError as error:
+        if image_format == "TIFF" and "unknown pixel mode" in str(error):
+            raise _unread_pixels(_tiff_tags(data)) from None
+        raise
     check_size(image.height, image.width)
     if getattr(image, "is_animated", False):
         raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")
@@ -105,6 +116,8 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
             raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
         if len(image.tile) > MAX_PIECES:
             raise UnreadableImage(f"too slow to decode: more than {MAX_PIECES:,} strips or tiles")
+        if image.mode == "I" or _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):
+            raise _unread_pixels(image.tag_v2)
         is_planar = image.tag_v2.get(_PLANAR_CONFIGURATION) == _SEPARATE
         if is_planar and image.mode in _COLOUR and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8:
             raise UnreadableImage(
@@ -123,6 +136,31 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
     if image_format == "TIFF":  # Pillow has turned it
         return pixels
     return turned(pixels, read_orientation(image.info.get("exif", b"")))
+
+
+def _tiff_tags(data: bytes) -> Mapping[int, Any]:
+    """The tags of the first image of a TIFF."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream = io.BytesIO(data)
+    tags = ImageFileDirectory_v2(stream.read(16 if b"+" in data[2:4] else 8))
+    stream.seek(tags.next)
+    tags.load(stream)
+    return tags
+
+
+def _unread_pixels(tags: Mapping[int, Any]) -> UnreadableImage:
+    """The reason for a TIFF whose type of pixels is not read, which it names. tags: of the TIFF."""
+    bits, sample_format = (int(tags.get(tag, (1,))[0]) for tag in (_BITS_PER_SAMPLE, _SAMPLE_FORMAT))
+    kind = f"{bits}-bit {_SAMPLE_FORMATS.get(sample_format, f'values of sample format {sample_format}')}"
+    channels, photometric = int(tags.get(_SAMPLES_PER_PIXEL, 1)), int(tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO))
+    if channels > 1:
+        kind = f"{channels} channels of {kind}"
+    if photometric not in (_BLACK_IS_ZERO, _RGB):
+        kind += f" of photometric interpretation {photometric}"
+    return UnreadableImage(
+        f"pixels without a gray level: {kind}; save them as gray or RGB of 8 or 16 bits unsigned, or as gray in float32"
+    )
 
 
 def _check_webp(data: bytes) -> None:

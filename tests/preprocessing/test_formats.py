@@ -186,6 +186,32 @@ def test_channels_of_sixteen_bits_behind_one_another_are_refused():
     assert np.array_equal(preprocessing.decode(strip_tiff(of_8_bits, planar=2)), of_8_bits[..., 0])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "kind"),
+    [
+        (np.float64, 1, "64-bit floating point"),
+        (np.float16, 1, "16-bit floating point"),
+        (np.float32, 3, "3 channels of 32-bit floating point"),
+        (np.int8, 1, "8-bit signed integers"),
+        (np.int16, 1, "16-bit signed integers"),
+        (np.int32, 1, "32-bit signed integers"),
+        (np.uint32, 1, "32-bit unsigned integers"),
+        (np.uint64, 1, "64-bit unsigned integers"),
+        (np.complex64, 1, "64-bit complex floating point"),
+        (np.uint16, 2, "2 channels of 16-bit unsigned integers"),
+    ],
+)
+def test_a_tiff_in_pixels_that_are_not_read_is_refused_by_the_name_of_their_type(dtype, channels, kind):
+    pixels = (draw_scan("typed") // 2).astype(dtype)
+    if channels > 1:
+        pixels = np.dstack([pixels] * channels)
+    reason = f"pixels without a gray level: {kind}; save them as gray or RGB of 8 or 16 bits unsigned, or as gray in "
+    for data in (strip_tiff(pixels), strip_tiff(pixels, ">")):
+        with pytest.raises(UnreadableImage) as caught:
+            preprocessing.decode(data)
+        assert str(caught.value) == f"{reason}float32"
+
+
 def test_white_is_zero_in_a_tiff_that_says_so():
     values = (np.arange(80 * 80, dtype=np.uint16) * 10).reshape(80, 80)
     data = bytearray(tiled_tiff(values))
