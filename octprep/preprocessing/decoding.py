@@ -34,13 +34,13 @@ MAX_PASSES = 100
 MAX_DECODED_PIXELS = 10 * MAX_PIXELS  # of all its scans together
 
 _MAGIC = (
-    (b"GIF8", "a GIF"),
+    (b"GIF8", "a GIF; export it as PNG"),
     (b"\x00\x05\x16\x07", "AppleDouble metadata of macOS"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"%PDF", "a PDF"),
-    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000; export it as PNG"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000; export it as PNG"),
     (b"HSF-OCT-", "a Heidelberg volume under the name of a picture; give it the ending .vol"),
     (b"version https://git-lfs", "a Git LFS pointer"),
 )

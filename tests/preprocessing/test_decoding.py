@@ -38,6 +38,9 @@ def segment_starts(data):
         (b"\x89PNG\r\n\x1a\n", "corrupt PNG"),
         (b"\0\5\26\7" + bytes(40), "AppleDouble"),
         (b"<!doctype html>", "HTML"),
+        (b"GIF89a" + bytes(40), "but a GIF; export it as PNG"),
+        (b"\0\0\0\x0cjP  " + bytes(40), "but a JPEG 2000; export it as PNG"),
+        (b"\xff\x4f\xff\x51" + bytes(40), "but a JPEG 2000; export it as PNG"),
         (GOOD[:HALF], "truncated JPEG"),
         (GOOD[:-2], "JPEG"),
         (GOOD[:60], "truncated JPEG"),
@@ -49,8 +52,8 @@ def segment_starts(data):
         (BOMB, "too large: 65535x65535"),
     ],
     ids=[
-        "empty", "png", "appledouble", "html", "half", "no end", "head", "gap", "zeros", "fewer rows", "before the end",
-        "small", "bomb",
+        "empty", "png", "appledouble", "html", "gif", "jp2", "j2k", "half", "no end", "head", "gap", "zeros",
+        "fewer rows", "before the end", "small", "bomb",
     ],
 )  # fmt: skip
 def test_unusable_files_are_errors_with_a_reason(data, reason):

@@ -135,8 +135,8 @@ def test_circular_and_en_face_frames_are_excluded_and_the_others_read():
         (dicom(PIXELS, attributes={"Rows": None}), "without pixels"),
         (dicom(PIXELS[:, :32]), "too small: 128x32"),
         (dicom(PIXELS, attributes={"PhotometricInterpretation": "PALETTE COLOR"}), "PALETTE COLOR"),
-        (dicom(PIXELS, attributes={"BitsAllocated": None}), "not read"),
-        (dicom(PIXELS, attributes={"PixelRepresentation": 1}), "signed"),
+        (dicom(PIXELS, attributes={"BitsAllocated": None}), "8 of None bits; export its B-scans as PNG"),
+        (dicom(PIXELS, attributes={"PixelRepresentation": 1}), "8 of 8 bits, signed; export its B-scans as PNG"),
         (dicom(PIXELS, syntax=volume_files.JPEG_LOSSLESS, encoded=[b"\xff\xd8"] * 3), "JPEG Lossless"),
     ],
 )
