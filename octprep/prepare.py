@@ -10,6 +10,7 @@ from octprep.arrays import Gray
 from octprep.format.config import Preprocessing
 from octprep.format.measurements import ScanMeasurements
 from octprep.preprocessing import Geometry
+from octprep.preprocessing.fill_detection import fill_reason
 from octprep.source.files import Exclusion, Scan, ScanFile
 from octprep.source.reading import read_scan
 from octprep.storage.remote import Source
@@ -42,9 +43,7 @@ def prepare_scan(src: Source, scan_file: ScanFile, recipe: Preprocessing) -> Pre
     image = preprocessing.preprocess(gray, recipe, flags, scan_file.axial_um or None)
     fill_fraction = image.measurements.fill_fraction
     if fill_fraction > MAX_FILL_FRACTION:
-        return Exclusion(
-            scan_file.path, f"nothing but fill: {fill_fraction:.0%} of it is white or black from the border on"
-        )
+        return Exclusion(scan_file.path, fill_reason(fill_fraction))
     return PreparedScan(
         scan=scan.with_pixels(hashlib.sha256(image.pixels.tobytes()).digest()),
         pixels=image.pixels,

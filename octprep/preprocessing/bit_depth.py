@@ -36,8 +36,7 @@ def to_8_bits(values: NDArray[Any], bits: int = 0) -> tuple[Gray, Flags]:
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8), ()
     if values.dtype == np.uint16:
-        largest = int(values.max())
-        bits = bits or next(bits for bits in BITS if largest < 1 << bits)
+        bits = bits or used_bits(values)
         black, white = 0.0, float((1 << bits) - 1)
         mapped, flag = (values >> max(bits - 8, 0)).astype(np.uint8), DEPTH_16
     else:
@@ -46,6 +45,17 @@ def to_8_bits(values: NDArray[Any], bits: int = 0) -> tuple[Gray, Flags]:
     if black == 0 and _is_linear(values, white):
         return fourth_root(values, white), (flag, REFLECTANCE)
     return mapped, (flag,)
+
+
+def colour_to_8_bits(rgb: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """A colour image of 16 bits a channel, (rows, columns, 3), in 8 bits, by the largest value of all channels."""
+    return (rgb >> (used_bits(rgb) - 8)).astype(np.uint8)
+
+
+def used_bits(values: NDArray[Any]) -> int:
+    """The bits that the largest of some uint16 values needs: the least of BITS."""
+    largest = int(values.max())
+    return next(bits for bits in BITS if largest < 1 << bits)
 
 
 def fourth_root(values: NDArray[Any], white: float) -> Gray:

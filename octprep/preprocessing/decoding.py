@@ -19,10 +19,11 @@ from octprep.arrays import Gray
 from octprep.format.config import IMAGE_FORMATS, Colour
 from octprep.format.errors import UnreadableImage
 from octprep.format.files import NotReadable, read_bytes, retry
-from octprep.format.flags import Flags
+from octprep.format.flags import DEPTH_16, Flags, merged_flags
 from octprep.preprocessing import jpeg, pillow_formats
-from octprep.preprocessing.bit_depth import to_8_bits
+from octprep.preprocessing.bit_depth import colour_to_8_bits, to_8_bits
 from octprep.preprocessing.colour import to_gray
+from octprep.preprocessing.fill_detection import WHITE, fill_reason
 from octprep.preprocessing.limits import MAX_BYTES, MAX_PIXELS, check_size
 from octprep.preprocessing.orientation import turned
 from octprep.preprocessing.page_layout import has_panels
@@ -33,13 +34,13 @@ MAX_PASSES = 100
 MAX_DECODED_PIXELS = 10 * MAX_PIXELS  # of all its scans together
 
 _MAGIC = (
-    (b"GIF8", "a GIF"),
+    (b"GIF8", "a GIF; export it as PNG"),
     (b"\x00\x05\x16\x07", "AppleDouble metadata of macOS"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"%PDF", "a PDF"),
-    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000; export it as PNG"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000; export it as PNG"),
     (b"HSF-OCT-", "a Heidelberg volume under the name of a picture; give it the ending .vol"),
     (b"version https://git-lfs", "a Git LFS pointer"),
 )
@@ -72,10 +73,10 @@ def decode_with_flags(data: bytes, colour: Colour = "refuse") -> tuple[Gray, Fla
     colour: what is done with an image in colour, as `octprep.preprocessing.colour.to_gray` does it. Flags: codes
     of `octprep.format.flags`, sorted.
 
-    Raises UnreadableImage with the reason if the data are none of IMAGE_FORMATS, hold several images or panels, are
-    over MAX_BYTES, under MIN_SIDE a side or over MAX_PIXELS, a progressive JPEG of too many scans, cut short or
-    corrupt, in a kind of pixel that has no gray values, or in colour that is refused. Raises MemoryError if the machine
-    has too little memory.
+    Raises UnreadableImage with the reason if the data are none of IMAGE_FORMATS, hold several images or panels, or
+    pixels of one gray level, are over MAX_BYTES, under MIN_SIDE a side or over MAX_PIXELS, a progressive JPEG of too
+    many scans, cut short or corrupt, in a kind of pixel that has no gray values, or in colour that is refused. Raises
+    MemoryError if the machine has too little memory.
     """
     if len(data) > MAX_BYTES:
         raise UnreadableImage(f"too large: {len(data):,} bytes, more than {MAX_BYTES // 10**6} MB")
@@ -86,7 +87,7 @@ def decode_with_flags(data: bytes, colour: Colour = "refuse") -> tuple[Gray, Fla
         gray, flags = gray_of(pillow_formats.decode(data, image_format), colour)
     else:
         raise UnreadableImage(f"not a {IMAGE_FORMATS} but {_content_name(data)}" if data else "empty file")
-    check_panels(gray)
+    check_content(gray)
     return gray, flags
 
 
@@ -101,8 +102,14 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def check_panels(gray: Gray) -> None:
-    """Raise UnreadableImage if white bands divide an image, (rows, columns), into panels."""
+def check_content(gray: Gray) -> None:
+    """Raise UnreadableImage for an image, (rows, columns), of one gray level, or with panels divided by white bands."""
+    rows, columns = gray.shape
+    level = gray[0, 0]
+    if gray[rows // 2, columns // 2] == level == gray[-1, -1] and (gray == level).all():
+        raise UnreadableImage(
+            fill_reason(1) if level >= WHITE else f"nothing to see: all its pixels have the gray level {level}"
+        )
     if has_panels(gray):
         raise UnreadableImage("several panels: a white band divides it; give each B-scan as an image of its own")
 
@@ -110,11 +117,17 @@ def check_panels(gray: Gray) -> None:
 def gray_of(pixels: NDArray[Any], colour: Colour, bits: int = 0) -> tuple[Gray, Flags]:
     """The gray values and flags of pixels as `octprep.preprocessing.pillow_formats.decode` gives them.
 
-    bits: of a gray value, where the file states them.
+    bits: of a gray value, where the file states them. Colour of 16 bits is gray if its channels are equal.
     """
     if pixels.ndim == 2:
         return to_8_bits(pixels, bits)
-    return to_gray(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), colour)
+    depth: Flags = ()
+    if pixels.dtype == np.uint16:
+        if (pixels[..., 1:] == pixels[..., :1]).all():
+            return to_8_bits(pixels[..., 0])
+        pixels, depth = colour_to_8_bits(pixels), (DEPTH_16,)
+    gray, flags = to_gray(pixels, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8), colour)
+    return gray, merged_flags(depth, flags)
 
 
 def decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:

@@ -155,8 +155,10 @@ def _check_pixels(found: Any) -> None:
         raise UnreadableImage(f"pixels without a gray level: {photometric}; give an image in gray or RGB")
     allocated, stored = found.get("BitsAllocated"), found.get("BitsStored")
     is_known = allocated in ((8, 16) if samples == 1 else (8,)) and 8 <= (stored or 0) <= allocated
-    if not is_known or found.get("HighBit", stored - 1) != stored - 1 or found.get("PixelRepresentation", 0) != 0:
-        raise UnreadableImage(f"pixels of a kind that is not read: {stored} of {allocated} bits, or signed")
+    is_signed = found.get("PixelRepresentation", 0) != 0
+    if not is_known or found.get("HighBit", stored - 1) != stored - 1 or is_signed:
+        kind = f"{stored} of {allocated} bits{', signed' if is_signed else ''}"
+        raise UnreadableImage(f"pixels of a kind that is not read: {kind}; export its B-scans as PNG")
     found.SamplesPerPixel = samples
     found.PixelRepresentation = 0
     syntax = found.file_meta.TransferSyntaxUID

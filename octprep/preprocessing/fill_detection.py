@@ -71,6 +71,11 @@ class FillDepths:
         return left, columns - right
 
 
+def fill_reason(fraction: float) -> str:
+    """Why a scan with so much fill, 0..1, is excluded."""
+    return f"nothing but fill: {fraction:.0%} of it is white or black from the border on"
+
+
 def _upper_median(depths: Depths) -> int:
     """The upper median, or 0 of nothing."""
     return int(np.partition(depths, depths.size // 2)[depths.size // 2]) if depths.size else 0

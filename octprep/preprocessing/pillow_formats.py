@@ -8,6 +8,7 @@ sources hold none.
 from __future__ import annotations
 
 import io
+import sys
 import threading
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format.errors import UnreadableImage
+from octprep.preprocessing.bit_depth import used_bits
 from octprep.preprocessing.limits import MAX_PIXELS, check_size
 from octprep.preprocessing.orientation import read_orientation, turned
 
@@ -35,6 +37,15 @@ _MAGIC = (
 MAX_PIECES = 20_000  # strips or tiles of a TIFF; tiles of 64 x 64 pixels are 15,625 of the largest image
 # TIFF 6.0: the sides of a tile, and what the smallest value of a pixel means.
 _TILE_WIDTH, _TILE_LENGTH, _PHOTOMETRIC, _WHITE_IS_ZERO = 322, 323, 262, 0
+_BLACK_IS_ZERO, _RGB = 1, 2
+# How many bits each channel has, and whether the channels are stored one behind the other.
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _PLANAR_CONFIGURATION, _SEPARATE = 258, 277, 284, 2
+_SAMPLE_FORMAT, _SIGNED = 339, 2  # the type of the values
+_SAMPLE_FORMATS = {
+    1: "unsigned integers", _SIGNED: "signed integers", 3: "floating point", 5: "complex integers",
+    6: "complex floating point",
+}  # fmt: skip
+_COLOUR = ("RGB", "RGBA")  # modes of Pillow
 _MAX_TILE_SIDE = 1 << 16  # of a tile; a longer one makes libtiff report a lack of memory
 # Parts of the errors by which Pillow and libtiff report that an allocation failed.
 _NO_MEMORY = ("out of memory error", "decoder error -9")
@@ -51,10 +62,11 @@ def format_of(data: bytes) -> str | None:
 
 
 def decode(data: bytes, image_format: str) -> NDArray[Any]:
-    """The pixels of an image, upright: gray, (rows, columns) uint8, uint16 or float32, or (rows, columns, 3) uint8 RGB.
+    """The pixels of an image, upright.
 
-    image_format: as `format_of` gives it. Transparent pixels are black, as far as they are transparent. Raises
-    UnreadableImage as `octprep.preprocessing.decode` does, and MemoryError.
+    Gray, (rows, columns) uint8, uint16 or float32, or RGB, (rows, columns, 3) uint8 or uint16. image_format: as
+    `format_of` gives it. Transparent pixels are black, as far as they are transparent. Raises UnreadableImage as
+    `octprep.preprocessing.decode` does, and MemoryError.
     """
     _readers()  # imports Pillow: an error of that is not about the file
     try:
@@ -88,7 +100,12 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
 
     if image_format == "WebP":
         _check_webp(data)
-    image = _readers()[image_format](io.BytesIO(data))
+    try:
+        image = _readers()[image_format](io.BytesIO(data))
+    except SyntaxError as error:
+        if image_format == "TIFF" and "unknown pixel mode" in str(error):
+            raise _unread_pixels(_tiff_tags(data)) from None
+        raise
     check_size(image.height, image.width)
     if getattr(image, "is_animated", False):
         raise UnreadableImage(f"several images: an animated or multi-page {image_format}; give each scan as a file")
@@ -99,14 +116,51 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
             raise UnreadableImage("corrupt TIFF: tiles larger than any image that is read")
         if len(image.tile) > MAX_PIECES:
             raise UnreadableImage(f"too slow to decode: more than {MAX_PIECES:,} strips or tiles")
+        if image.mode == "I" or _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):
+            raise _unread_pixels(image.tag_v2)
+        is_planar = image.tag_v2.get(_PLANAR_CONFIGURATION) == _SEPARATE
+        if is_planar and image.mode in _COLOUR and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8:
+            raise UnreadableImage(
+                "colour of 16 bits, one channel behind the other (PlanarConfiguration 2); save it pixel by pixel "
+                "(PlanarConfiguration 1), or as gray"
+            )
         is_inverted = image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    image.load()
-    pixels = _pixels(image)
+    rawmode = _rawmode(image)
+    if image.mode in _COLOUR and ";16" in rawmode:
+        pixels = _colour_of_16_bits(image, _readers()[image_format](io.BytesIO(data)), rawmode)
+    else:
+        image.load()
+        pixels = _pixels(image)
     if is_inverted:
         pixels = np.invert(pixels)
     if image_format == "TIFF":  # Pillow has turned it
         return pixels
     return turned(pixels, read_orientation(image.info.get("exif", b"")))
+
+
+def _tiff_tags(data: bytes) -> Mapping[int, Any]:
+    """The tags of the first image of a TIFF."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    stream = io.BytesIO(data)
+    tags = ImageFileDirectory_v2(stream.read(16 if b"+" in data[2:4] else 8))
+    stream.seek(tags.next)
+    tags.load(stream)
+    return tags
+
+
+def _unread_pixels(tags: Mapping[int, Any]) -> UnreadableImage:
+    """The reason for a TIFF whose type of pixels is not read, which it names. tags: of the TIFF."""
+    bits, sample_format = (int(tags.get(tag, (1,))[0]) for tag in (_BITS_PER_SAMPLE, _SAMPLE_FORMAT))
+    kind = f"{bits}-bit {_SAMPLE_FORMATS.get(sample_format, f'values of sample format {sample_format}')}"
+    channels, photometric = int(tags.get(_SAMPLES_PER_PIXEL, 1)), int(tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO))
+    if channels > 1:
+        kind = f"{channels} channels of {kind}"
+    if photometric not in (_BLACK_IS_ZERO, _RGB):
+        kind += f" of photometric interpretation {photometric}"
+    return UnreadableImage(
+        f"pixels without a gray level: {kind}; save them as gray or RGB of 8 or 16 bits unsigned, or as gray in float32"
+    )
 
 
 def _check_webp(data: bytes) -> None:
@@ -142,6 +196,46 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
     if mode in ("L", "RGB", "RGBX", "YCbCr"):
         return np.asarray(image if mode in ("L", "RGB") else image.convert("RGB"), np.uint8)
     raise UnreadableImage(f"pixels without a gray level: mode {mode}; give an image in gray or RGB")
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """Pillow's name of the layout of the bytes from which an image is loaded, such as RGB;16B for big endian."""
+    args = image.tile[0].args if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _colour_of_16_bits(image: ImageFile.ImageFile, same: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint16]:
+    """An image of 16 bits a channel over black: RGB, (rows, columns, 3).
+
+    Pillow keeps the upper 8 bits of each value in colour. Read in the other byte order, they are the lower 8: so both
+    image and same, which are one image opened twice and not loaded, are loaded. rawmode: of both.
+    """
+    if rawmode == "LA;16B":  # gray and alpha: 4 bytes, as RGBA has
+        pixels = np.ascontiguousarray(_loaded(image, "RGBA")).view(">u2")
+        pixels = pixels[..., [0, 0, 0, 1]].astype(np.uint16)
+    else:
+        # Values that were multiplied by alpha (RGBa) are over black already; Pillow would divide them.
+        layout, order = rawmode.replace("RGBa", "RGBA")[:-1], rawmode[-1]
+        is_little = order == "L" or (order == "N" and sys.byteorder == "little")
+        upper = _loaded(image, f"{layout}{order}").astype(np.uint16)
+        pixels = (upper << 8) | _loaded(same, f"{layout}{'B' if is_little else 'L'}")
+    values = pixels[..., :3]
+    if image.mode == "RGBA" and not rawmode.startswith("RGBa"):
+        alpha = pixels[..., 3:] >> (used_bits(pixels) - 8)
+        if int(alpha.min()) < 255:
+            shift = used_bits(values) - 8
+            values = (((values >> shift) * alpha + 127) // 255) << shift
+    return np.ascontiguousarray(values)
+
+
+def _loaded(image: ImageFile.ImageFile, rawmode: str) -> NDArray[np.uint8]:
+    """The channels of an image, (rows, columns, channels), loaded as its bytes are laid out in rawmode."""
+    image.tile = [
+        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
+        for tile in image.tile
+    ]
+    image.load()
+    return np.asarray(image, np.uint8)
 
 
 def _opaque(image: Image.Image) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from octprep.format.files import NotReadable, open_regular, read_bytes, retry
 from octprep.format.flags import FLOAT, REFLECTANCE, Flags
 from octprep.preprocessing import dicom, heyex
 from octprep.preprocessing.bit_depth import fourth_root
-from octprep.preprocessing.decoding import check_panels, decode_jpeg, gray_of
+from octprep.preprocessing.decoding import check_content, decode_jpeg, gray_of
 from octprep.preprocessing.dicom import DicomVolume
 from octprep.preprocessing.heyex import HeyexVolume
 from octprep.preprocessing.limits import MAX_VOLUME_BYTES
@@ -80,7 +80,7 @@ def decode_frame(volume: Volume, number: int, colour: Colour = "refuse") -> tupl
         if volume.is_inverted:
             pixels = pixels.dtype.type((1 << volume.bits) - 1) - pixels
         gray, flags = gray_of(pixels, colour, volume.bits)
-    check_panels(gray)
+    check_content(gray)
     return gray, flags
 
 

@@ -9,7 +9,7 @@ import pytest
 from octprep import preprocessing
 from octprep.format.errors import UnreadableImage
 from tests.worlds.archive import draw_scan
-from tests.worlds.image_files import decoded_by_threads
+from tests.worlds.image_files import decoded_by_threads, saved
 from tests.worlds.layers import jpeg
 
 GOOD = jpeg(draw_scan("good", 496, 512))
@@ -38,6 +38,9 @@ def segment_starts(data):
         (b"\x89PNG\r\n\x1a\n", "corrupt PNG"),
         (b"\0\5\26\7" + bytes(40), "AppleDouble"),
         (b"<!doctype html>", "HTML"),
+        (b"GIF89a" + bytes(40), "but a GIF; export it as PNG"),
+        (b"\0\0\0\x0cjP  " + bytes(40), "but a JPEG 2000; export it as PNG"),
+        (b"\xff\x4f\xff\x51" + bytes(40), "but a JPEG 2000; export it as PNG"),
         (GOOD[:HALF], "truncated JPEG"),
         (GOOD[:-2], "JPEG"),
         (GOOD[:60], "truncated JPEG"),
@@ -49,13 +52,33 @@ def segment_starts(data):
         (BOMB, "too large: 65535x65535"),
     ],
     ids=[
-        "empty", "png", "appledouble", "html", "half", "no end", "head", "gap", "zeros", "fewer rows", "before the end",
-        "small", "bomb",
+        "empty", "png", "appledouble", "html", "gif", "jp2", "j2k", "half", "no end", "head", "gap", "zeros",
+        "fewer rows", "before the end", "small", "bomb",
     ],
 )  # fmt: skip
 def test_unusable_files_are_errors_with_a_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         preprocessing.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("level", "reason"),
+    [
+        (0, "nothing to see: all its pixels have the gray level 0"),
+        (90, "nothing to see: all its pixels have the gray level 90"),
+        (255, "nothing but fill: 100% of it is white or black from the border on"),
+    ],
+)
+def test_an_image_of_one_gray_level_is_refused_and_one_of_two_is_not(level, reason):
+    gray = np.full((80, 90), level, np.uint8)
+    for data in (jpeg(gray), saved(gray, "PNG"), saved(np.dstack([gray] * 3), "WebP")):
+        with pytest.raises(UnreadableImage) as caught:
+            preprocessing.decode(data)
+        assert str(caught.value) == reason
+    for row, column in ((0, 0), (40, 45), (7, 8)):
+        other = gray.copy()
+        other[row, column] = 128
+        assert np.array_equal(preprocessing.decode(saved(other, "PNG")), other)
 
 
 def test_decoded_pixels_are_opencvs():

@@ -43,6 +43,7 @@ def test_a_prepared_scan_holds_everything_about_its_file(source):
     ("data", "reason"),
     [
         (b"<html>", "not a JPEG, PNG, TIFF, BMP or WebP but an HTML page"),
+        (jpeg(np.zeros((200, 200), np.uint8)), "nothing to see: all its pixels have the gray level 0"),
         (jpeg(np.full((200, 200), 255, np.uint8)), "nothing but fill: 100% of it is white or black from the border on"),
     ],
 )
@@ -50,6 +51,16 @@ def test_an_unusable_scan_is_an_exclusion(source, data, reason):
     (source / "train" / "CNV" / "CNV-0-1.jpeg").write_bytes(data)
     file = next(file for file in list_source(source).scan_files if file.path.endswith("CNV-0-1.jpeg"))
     assert prepare_scan(source, file, RECIPE) == Exclusion(file.path, reason)
+
+
+def test_a_scan_that_is_fill_but_for_a_few_pixels_is_excluded(source):
+    gray = np.full((200, 200), 255, np.uint8)
+    gray[96:104, 96:104] = 100
+    (source / "train" / "CNV" / "CNV-0-1.jpeg").write_bytes(jpeg(gray))
+    file = next(file for file in list_source(source).scan_files if file.path.endswith("CNV-0-1.jpeg"))
+    prepared = prepare_scan(source, file, RECIPE)
+    assert isinstance(prepared, Exclusion)
+    assert prepared.reason.startswith("nothing but fill: ")
 
 
 def test_a_scan_that_is_mostly_fill_is_kept_up_to_the_limit(source):

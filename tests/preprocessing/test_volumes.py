@@ -69,12 +69,20 @@ def test_frames_whose_smallest_value_is_white_are_inverted(bits):
 
 
 def test_frames_of_one_file_are_mapped_by_the_bits_that_it_states():
-    dark = np.full_like(DEEP[:1], 300) // 2  # alone they would be taken for values of 8 bits
+    dark = np.full_like(DEEP[:1], 150)  # alone they would be taken for values of 8 bits
+    dark[:, 0] = 0
     stated = {"BitsStored": 12, "HighBit": 11}
     data = dicom(np.concatenate([DEEP >> 4, dark]), attributes=stated)
     assert np.array_equal(frames(data)[:3], DEEP >> 8)
     flags = volumes.decode_frame(volumes.load_volume(data), 4)[1]
     assert flags == ("16-bit",) and int(frames(data)[3].max()) == 150 >> 4
+
+
+def test_a_frame_of_one_gray_level_is_refused_alone():
+    volume = volumes.load_volume(dicom(np.concatenate([PIXELS, np.zeros_like(PIXELS[:1])])))
+    assert np.array_equal(volumes.decode_frame(volume, 3)[0], PIXELS[2])
+    with pytest.raises(UnreadableImage, match="nothing to see: all its pixels have the gray level 0"):
+        volumes.decode_frame(volume, 4)
 
 
 def test_gray_frames_in_rgb_are_read_and_coloured_ones_are_refused():
@@ -127,8 +135,8 @@ def test_circular_and_en_face_frames_are_excluded_and_the_others_read():
         (dicom(PIXELS, attributes={"Rows": None}), "without pixels"),
         (dicom(PIXELS[:, :32]), "too small: 128x32"),
         (dicom(PIXELS, attributes={"PhotometricInterpretation": "PALETTE COLOR"}), "PALETTE COLOR"),
-        (dicom(PIXELS, attributes={"BitsAllocated": None}), "not read"),
-        (dicom(PIXELS, attributes={"PixelRepresentation": 1}), "signed"),
+        (dicom(PIXELS, attributes={"BitsAllocated": None}), "8 of None bits; export its B-scans as PNG"),
+        (dicom(PIXELS, attributes={"PixelRepresentation": 1}), "8 of 8 bits, signed; export its B-scans as PNG"),
         (dicom(PIXELS, syntax=volume_files.JPEG_LOSSLESS, encoded=[b"\xff\xd8"] * 3), "JPEG Lossless"),
     ],
 )
