@@ -52,7 +52,7 @@ def parse_sources(
     """
     named = [_named(text) for text in sources]
     if len(named) > 1:
-        named = [(name or re.sub(r"[^A-Za-z0-9_-]+", "_", location(place).name), place) for name, place in named]
+        named = [(name or _folder_name(location(place)), place) for name, place in named]
     names = [name for name, _ in named]
     if len(set(map(str.casefold, names))) < len(names):
         raise SettingError(f"two sources are called {_twice(names)}; give them names: --src NAME=DIR.")
@@ -76,6 +76,32 @@ def parse_sources(
         )
         for name, place in named
     ]
+
+
+def source_arguments(
+    specs: Sequence[SourceSpec], *, patients: Patients = "auto", classes: str = "", follow_links: bool = False
+) -> list[str]:
+    """The words of a command line that read the same sources in the same way: the inverse of `parse_sources`."""
+    words: list[str] = []
+    for spec in specs:
+        name = f"{spec.name}=" if spec.name else ""
+        is_usual = len(specs) > 1 and spec.name == _folder_name(spec.src)  # which the command line gives it
+        words += ["--src", f"{'' if is_usual else name}{spec.src}"]
+        for option, text in (
+            ("--table", str(spec.table or "")),
+            ("--columns", ",".join(f"{what}={column}" for what, column in spec.columns.items())),
+            ("--unknown", ",".join(spec.unknown)),
+            ("--pattern", spec.pattern),
+        ):
+            words += [option, f"{name}{text}"] if text else []
+    words += ["--patients", patients] if patients != "auto" else []
+    words += ["--classes", classes] if classes else []
+    return words + ["--follow-links"] * follow_links
+
+
+def _folder_name(place: Location) -> str:
+    """The name of one source of several to which none is given."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", place.name)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from octprep.prepare import prepare_scan
 from octprep.shards.records import read_records
 from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
 from octprep.source.listing import list_source, list_sources
-from octprep.source.options import Rules, SourceSpec, parse_sources
+from octprep.source.options import Rules, SourceSpec, parse_sources, source_arguments
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.verification import verify
 
@@ -230,6 +230,30 @@ def test_sources_of_a_command_line_have_names(tmp_path):
         parse_sources([str(tmp_path / "a"), str(tmp_path / "b")], tables=["labels.csv"])
     with pytest.raises(SettingError, match="two sources are called a"):
         parse_sources([str(tmp_path / "a"), f"A={tmp_path / 'b'}"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sources": ["in/a b"], "tables": ["my labels.csv"], "columns": ["path=file name,class=x"], "unknown": ["0,-"]},
+        {"sources": ["a=in/b"], "patterns": [r"a=(?P<class>\w+)/(?P<patient>\d+)\.png"]},
+        {"sources": ["s3://bucket/in"], "patterns": ["octdl"]},
+        {
+            "sources": ["in/a", "second=in/b", "in/a set"],
+            "tables": ["a=t.csv", "second=u.csv"],
+            "columns": ["second=patient=id"],
+            "unknown": ["a=0"],
+            "patterns": ["a_set=kermany"],
+        },
+    ],
+)
+def test_the_arguments_of_sources_are_read_back_as_the_same_sources(given):
+    specs = parse_sources(*(given.get(name, ()) for name in ("sources", "tables", "columns", "unknown", "patterns")))
+    words = source_arguments(specs, patients="unknown", classes="A=B+C", follow_links=True)
+    assert words[-5:] == ["--patients", "unknown", "--classes", "A=B+C", "--follow-links"]
+    options = list(zip(words[:-5:2], words[1:-5:2], strict=True))
+    names = ("--src", "--table", "--columns", "--unknown", "--pattern")
+    assert parse_sources(*([value for option, value in options if option == name] for name in names)) == specs
 
 
 def test_what_is_not_known_is_asked_for_and_an_inspection_shows_it_all_the_same(tmp_path):
