@@ -206,6 +206,8 @@ def build(
             progress=progress,
         )
     console.say(console.build_summary(target, result))
+    if warning := console.build_warning(result):
+        console.warn(warning)
 
 
 @command(app, "octprep inspect OCT2017 --report inspection.html", urls=("path", "src"))
