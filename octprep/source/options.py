@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from octprep.format.class_map import parse_class_map
 from octprep.format.config import BuildConfig, Patients
 from octprep.format.errors import SettingError
-from octprep.source.layouts import PathFacts
+from octprep.source.layouts import NO_CLASS, PathFacts
 from octprep.source.tables import parse_columns
 from octprep.storage.remote import Location, RemoteFolder, Source, SourceFolders, location
+from octprep.wording import listed
 
+_MAX_CLASSES = 30  # that an error lists
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")  # of a source
 
 
@@ -154,6 +156,24 @@ def source_of(specs: Sequence[SourceSpec]) -> Source:
     return SourceFolders(tuple((spec.name, spec.src) for spec in specs))
 
 
+class ClassNames(Mapping[str, str]):
+    """The class that each of the source's becomes, by upper case; `found` are those that were looked up."""
+
+    def __init__(self, name_of: Mapping[str, str], found: set[str]) -> None:
+        self._name_of = name_of
+        self._found = found
+
+    def __getitem__(self, label: str) -> str:
+        self._found.add(label)
+        return self._name_of[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._name_of)
+
+    def __len__(self) -> int:
+        return len(self._name_of)
+
+
 @dataclass(frozen=True)
 class Rules:
     """What becomes of the classes and patient ids that a layout reads."""
@@ -161,6 +181,7 @@ class Rules:
     patients: Patients = "auto"
     classes: str = ""  # such as AMD=CNV+DRUSEN,NORMAL
     any_layout: bool = False  # take images whose layout is not known for scans without a class, for a look at them
+    _found: set[str] = field(default_factory=set, init=False, repr=False, compare=False)  # classes of the sources
 
     @classmethod
     def of(cls, config: BuildConfig) -> Rules:
@@ -172,7 +193,19 @@ class Rules:
         if not self.classes:
             return None
         members = parse_class_map(self.classes, bare=True)
-        return {member.upper(): name.upper() for name, classes in members.items() for member in classes}
+        return ClassNames(
+            {member.upper(): name.upper() for name, classes in members.items() for member in classes}, self._found
+        )
+
+    def require_found(self) -> None:
+        """Raise SettingError if --classes names a class of which no source has a file. To call once all are listed."""
+        found = self._found - {NO_CLASS}
+        missing = [label for label in self.class_of() or () if label not in found]
+        if missing and found:
+            raise SettingError(
+                f"--classes {self.classes} names {listed(missing)}, of which --src has no file; its classes are "
+                f"{listed(sorted(found), _MAX_CLASSES)}. Correct the name, or leave it out."
+            )
 
     def patient_of(self, path: str, facts: PathFacts, source: str, *, per_class: bool) -> str:
         """The patient that an image counts for; "" if its id is not known and must be. per_class: of the layout."""
