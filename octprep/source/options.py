@@ -50,7 +50,8 @@ def parse_sources(
     """The sources of a command line.
 
     sources: paths or URLs, or NAME=PATH; of several, each gets a name, by default that of its folder. The others are
-    for the only source, or NAME=VALUE for one of several. Raises SettingError if they do not fit together.
+    for the only source, or NAME=VALUE for one of several; NAME may be given for the only one too. Raises SettingError
+    if they do not fit together.
     """
     named = [_named(text) for text in sources]
     if len(named) > 1:
@@ -58,8 +59,9 @@ def parse_sources(
     names = [name for name, _ in named]
     if len(set(map(str.casefold, names))) < len(names):
         raise SettingError(f"two sources are called {_twice(names)}; give them names: --src NAME=DIR.")
+    only = names[0] or _folder_name(location(named[0][1])) if len(named) == 1 else ""
     options = {
-        option: _by_source(option, texts, names)
+        option: _by_source(option, texts, names, only)
         for option, texts in (
             ("--table", tables),
             ("--columns", columns),
@@ -114,13 +116,17 @@ def _named(text: str) -> tuple[str, str]:
     return "", text
 
 
-def _by_source(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """What an option says, by the name of the source. Raises SettingError as `parse_sources` does."""
+def _by_source(option: str, texts: Sequence[str], names: Sequence[str], only: str) -> dict[str, str]:
+    """What an option says, by the name of the source. Raises SettingError as `parse_sources` does.
+
+    only: what the only source may be called, be it by its folder; "" if there are several.
+    """
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if len(names) == 1 and not (equals and names[0] and name == names[0]):
-            name, value = names[0], text
+        if len(names) == 1:
+            is_named = bool(equals) and name == only and not _is_whole(option, text, value)
+            name, value = names[0], value if is_named else text
         if name not in names:
             raise SettingError(
                 f"{option} {text} must say of which source it is, as {option} {names[0]}=...; the sources are "
@@ -130,6 +136,11 @@ def _by_source(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[
             raise SettingError(f"{option} is given twice{f' for {name}' if name else ''}; give it once a source.")
         found[name] = value
     return found
+
+
+def _is_whole(option: str, text: str, value: str) -> bool:
+    """Whether an option's NAME=VALUE is its value with the name: a file called so, or path=COLUMN of --columns."""
+    return Path(text).exists() if option == "--table" else option == "--columns" and "=" not in value.split(",")[0]
 
 
 def _twice(names: Sequence[str]) -> str:

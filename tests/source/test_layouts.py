@@ -276,6 +276,20 @@ def test_the_arguments_of_sources_are_read_back_as_the_same_sources(given):
     assert parse_sources(*([value for option, value in options if option == name] for name in names)) == specs
 
 
+@pytest.mark.parametrize("source", ["in/class", "class=in/scans"])
+def test_options_may_name_the_only_source(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    named = {"tables": ["class=t.csv"], "columns": ["class=class=x,path=y"], "unknown": ["class=0"]}
+    plain = {"tables": ["t.csv"], "columns": ["class=x,path=y"], "unknown": ["0"]}
+    expected = parse_sources([source], **plain)
+    assert parse_sources([source], **named) == expected
+    assert (expected[0].table, expected[0].columns) == (Path("t.csv"), {"class": "x", "path": "y"})
+    assert parse_sources([source], patterns=["class=octdl"]) == parse_sources([source], patterns=["octdl"])
+    assert parse_sources([source], tables=["other=t.csv"])[0].table == Path("other=t.csv")
+    touch(tmp_path, "class=t.csv")
+    assert parse_sources([source], **named)[0].table == Path("class=t.csv")
+
+
 def test_what_is_not_known_is_asked_for_and_an_inspection_shows_it_all_the_same(tmp_path):
     numbered = touch(tmp_path / "numbered", "P1/1.tif", "P1/2.tif", "P2/1.tif")  # patients rather than classes
     with pytest.raises(SourceError, match=r"no class folders.*--table FILE.csv or --pattern"):
