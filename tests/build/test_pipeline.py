@@ -281,7 +281,7 @@ def test_an_impossible_split_of_a_source_of_which_most_is_excluded_says_so(tmp_p
     with pytest.raises(SourceError, match=counted):
         build(source, tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
     (source / "CNV" / name).unlink()
-    with pytest.raises(SourceError, match=r"take the class out of --src\.$"):
+    with pytest.raises(SourceError, match=r"leave the class out by --classes\.$"):
         build(source, tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
 
 
