@@ -8,7 +8,6 @@ if interrupts.is_program("octprep", __name__):
     interrupts.watch("octprep")  # before the imports that take a while
 
 import gc
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +20,6 @@ from octprep.format.config import BuildConfig, Patients, Preprocessing
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
-from octprep.format.paths import path_to_text
 from octprep.source.options import SourceSpec, parse_sources, source_of
 from octprep.storage.remote import Location, location, places
 from octprep.terminal.commands import Json, command, version_option
@@ -208,6 +206,8 @@ def build(
             progress=progress,
         )
     console.say(console.build_summary(target, result))
+    if warning := console.build_warning(result):
+        console.warn(warning)
 
 
 @command(app, "octprep inspect OCT2017 --report inspection.html", urls=("path", "src"))
@@ -279,8 +279,8 @@ def inspect(
     if report is not None:
         write_output_file("--report", report, page.render(source, result))
     lines = [console.inspection_summary(source, result), *(f"wrote {file}" for file in files)]
-    folders = " ".join(f"--src {shlex.quote(path_to_text(text))}" for text in given)
-    lines.append(f"next: octprep build {folders} --out shards")
+    then = console.build_command(specs, result, patients=patients, classes=classes, follow_links=follow_links)
+    lines.append(f"next: {then}")
     console.say("\n".join(lines), json_file=json_file, json=result.to_json)
 
 

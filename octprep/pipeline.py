@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 import shutil
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -54,13 +55,15 @@ from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
 from octprep.shards.workdir import ExistingBuild
-from octprep.source.files import Exclusion, Scan, SourceListing, reason_kind
+from octprep.source.checked import list_with_classes
+from octprep.source.files import MACOS_METADATA, Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.layouts import KermanyLayout
-from octprep.source.listing import list_sources, shared_paths
-from octprep.source.options import Rules, SourceSpec, source_of, source_specs
+from octprep.source.listing import shared_paths
+from octprep.source.options import Rules, SourceSpec, source_arguments, source_of, source_specs
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
+from octprep.splits.patients import WITHOUT_ID, describe_without_id
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
 from octprep.storage.cache import build_folder
@@ -109,6 +112,7 @@ class _Job:
     published: SourceListing  # as the finished folder describes it: under pseudonyms, if there are any
     config: BuildConfig
     split_file: SplitFile | None  # as `published`
+    inspection: str  # the command that says why files are excluded
     dry_run_split: Callable[[], None]
     pool: Pool
     progress: Progress
@@ -206,14 +210,16 @@ def build(
         pseudonyms, [place for place in (*(spec.src for spec in specs), folder) if isinstance(place, Path)]
     )
     config = config or BuildConfig()
-    source = list_sources(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
+    source = list_with_classes(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
     config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")
     if split_file is not None:
         split_file = split_file.resolved(source.scan_files)
         config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
-    dry_run = partial(_dry_run_split, source, config, split_file)
+    words = source_arguments(specs, patients=config.patients, classes=config.classes, follow_links=follow_links)
+    inspection = shlex.join(["octprep", "inspect", "--quick", *words])
+    dry_run = partial(_dry_run_split, source, config, split_file, inspection)
     if split_file is not None and names:
         split_file = split_file.under(names, source)
         config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
@@ -224,6 +230,7 @@ def build(
         published=names.listing(source),
         config=config,
         split_file=split_file,
+        inspection=inspection,
         dry_run_split=dry_run,
         workers=workers,
         cluster=cluster,
@@ -245,6 +252,7 @@ class _LocalBuild:
     published: SourceListing
     config: BuildConfig
     split_file: SplitFile | None
+    inspection: str
     dry_run_split: Callable[[], None]
     workers: int | None
     cluster: Path | str | None
@@ -272,6 +280,7 @@ class _LocalBuild:
                     published=self.published,
                     config=self.config,
                     split_file=self.split_file,
+                    inspection=self.inspection,
                     dry_run_split=self.dry_run_split,
                     pool=pool,
                     progress=self.progress,
@@ -380,7 +389,7 @@ def _write_dataset(job: _Job) -> _Written:
         before_long=job.dry_run_split,
     ).under(job.pseudonyms, job.source)
     if not cached.plain_scans:
-        raise SourceError(f"--src {job.src} has no readable scan; `octprep inspect --quick --src {job.src}` says why.")
+        raise SourceError(f"--src {job.src} has no readable scan; `{job.inspection}` says why.")
     stated, names = _stated(job), _names_in_source(job)
     for listing in (job.source, job.published):
         listing.forget_scan_files()
@@ -521,20 +530,45 @@ def _require_key_outside(pseudonyms: Path | str | None, folders: Iterable[Path])
             raise SettingError(f"--pseudonyms {pseudonyms} lies in {folder}; keep the key elsewhere.")
 
 
-def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None) -> None:
+@contextmanager
+def _exclusions_in_errors(exclusions: Sequence[Exclusion], files: int, inspection: str) -> Iterator[None]:
+    """Say in a SourceError how many files are excluded, where that may be why too few patients are left.
+
+    files: how many there are, excluded ones among them. inspection: the command that says why.
+    """
+    try:
+        yield
+    except SourceError as error:
+        kinds = Counter(reason_kind(one.reason) for one in exclusions)
+        files -= kinds.pop(MACOS_METADATA, 0)
+        if kinds[WITHOUT_ID]:
+            raise SourceError(f"{error} {describe_without_id(kinds[WITHOUT_ID], files)}") from None
+        if 2 * kinds.total() <= files:
+            raise
+        reasons = listed([f"{count:,} {kind}" for kind, count in kinds.most_common()], 3)
+        raise SourceError(
+            f"{error} {kinds.total():,} of {number(files, 'file')} are excluded: {reasons}; `{inspection}` says why."
+        ) from None
+
+
+def _dry_run_split(source: SourceListing, config: BuildConfig, split_file: SplitFile | None, inspection: str) -> None:
     """Split by the file names alone, so that a split that is impossible fails before an hour of reading."""
     scans = [
         Scan.of(file, sha256=hashlib.sha256(file.path.encode()).hexdigest(), height=0, width=0)
         for file in source.scan_files
     ]
-    split_scans(scans, config, split_file=split_file)
+    with _exclusions_in_errors(source.exclusions, source.file_count, inspection):
+        split_scans(scans, config, split_file=split_file)
 
 
 def _split_and_plan(job: _Job, cached: CachedSource, searches: Searches) -> _Planned:
     """Split the scans and plan the shards; patient groups follow near-duplicates, unless the config turns that off."""
 
+    exclusions = [*job.published.exclusions, *cached.unreadable]
+
     def split_and_plan(near: Sequence[DuplicatePair]) -> _Planned:
-        splits = split_scans(cached.plain_scans, job.config, near=near, split_file=job.split_file)
+        with _exclusions_in_errors(exclusions, job.source.file_count, job.inspection):
+            splits = split_scans(cached.plain_scans, job.config, near=near, split_file=job.split_file)
         plans, undersampled = _plan(splits, cached, job.config)
         return _Planned(splits, tuple(near), plans, tuple(undersampled))
 

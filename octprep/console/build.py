@@ -14,6 +14,7 @@ from octprep.html.text import visible
 from octprep.pipeline import BuildResult
 from octprep.splits import deviations
 from octprep.splits.leaks import describe_leaks
+from octprep.splits.patients import WITHOUT_ID, describe_without_id
 from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import listed, number
 
@@ -46,6 +47,12 @@ def build_summary(out: Location, result: BuildResult) -> str:
         f"next: octprep verify {quoted(out)}, then {next_of_octtrain(out, manifest)}",
     ]
     return printable("\n\n".join(paragraphs))
+
+
+def build_warning(result: BuildResult) -> str:
+    """What `octprep build` warns of when it is done: scans without a patient id; "" if there is none."""
+    without_id = result.counts.excluded.get(WITHOUT_ID, 0)
+    return describe_without_id(without_id, result.counts.files) if without_id else ""
 
 
 def next_of_octtrain(folder: Location, manifest: Manifest) -> str:

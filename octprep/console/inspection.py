@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from octprep.console.layout import indented, printable, section, shown_path, table
+from octprep.console.layout import command_line, indented, printable, section, shown_path, table
+from octprep.format.config import Patients
 from octprep.inspection import Inspection
 from octprep.inspection import sentences as sentences
 from octprep.inspection.checks import headline, recommendation
 from octprep.inspection.findings import Findings
 from octprep.inspection.shortcuts import Shortcuts
 from octprep.source.files import MACOS_METADATA
+from octprep.source.layouts import NO_CLASS
+from octprep.source.options import SourceSpec, source_arguments
 from octprep.storage.remote import Source
 from octprep.wording import first_lines, listed, number
 
@@ -20,6 +25,22 @@ _MAX_NAMES = 12  # patient ids that a line names
 def inspection_summary(src: Source, inspection: Inspection) -> str:
     """What `octprep inspect` prints."""
     return _quick_summary(src, inspection) if inspection.pixels is None else _full_summary(src, inspection)
+
+
+def build_command(
+    specs: Sequence[SourceSpec], inspection: Inspection, *, patients: Patients, classes: str, follow_links: bool
+) -> str:
+    """The `octprep build` that reads the sources as the inspection did.
+
+    FILE.csv stands for the table of a source whose classes are not known. Where no scan has a patient id, it takes
+    each for a patient of its own, as the inspection did; without that it would be refused.
+    """
+    unlabelled = {scan.source for scan in inspection.scans if scan.label == NO_CLASS}
+    specs = [dataclasses.replace(spec, table=Path("FILE.csv")) if spec.name in unlabelled else spec for spec in specs]
+    if patients == "auto" and not unlabelled and 0 < len(inspection.scans) == inspection.without_patient:
+        patients = "unknown"
+    sources = source_arguments(specs, patients=patients, classes=classes, follow_links=follow_links)
+    return command_line(["octprep", "build", *sources, "--out", "shards"])
 
 
 def _quick_summary(src: Source, inspection: Inspection) -> str:

@@ -46,6 +46,11 @@ def quoted(path: Source) -> str:
     return shlex.quote(shown_path(path))
 
 
+def command_line(words: Iterable[str]) -> str:
+    """A command to copy, of its words: on one line, quoted for the shell."""
+    return " ".join(shlex.quote(visible(word)) for word in words)
+
+
 def printable(text: str) -> str:
     """Lines of text with the characters escaped that a terminal would obey or hide."""
     return "\n".join(map(visible, text.split("\n")))

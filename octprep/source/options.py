@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from octprep.format.class_map import parse_class_map
 from octprep.format.config import BuildConfig, Patients
 from octprep.format.errors import SettingError
-from octprep.source.layouts import PathFacts
+from octprep.source.layouts import NO_CLASS, PathFacts
 from octprep.source.tables import parse_columns
 from octprep.storage.remote import Location, RemoteFolder, Source, SourceFolders, location
+from octprep.wording import listed
 
+_MAX_CLASSES = 30  # that an error lists
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")  # of a source
 
 
@@ -48,16 +50,18 @@ def parse_sources(
     """The sources of a command line.
 
     sources: paths or URLs, or NAME=PATH; of several, each gets a name, by default that of its folder. The others are
-    for the only source, or NAME=VALUE for one of several. Raises SettingError if they do not fit together.
+    for the only source, or NAME=VALUE for one of several; NAME may be given for the only one too. Raises SettingError
+    if they do not fit together.
     """
     named = [_named(text) for text in sources]
     if len(named) > 1:
-        named = [(name or re.sub(r"[^A-Za-z0-9_-]+", "_", location(place).name), place) for name, place in named]
+        named = [(name or _folder_name(location(place)), place) for name, place in named]
     names = [name for name, _ in named]
     if len(set(map(str.casefold, names))) < len(names):
         raise SettingError(f"two sources are called {_twice(names)}; give them names: --src NAME=DIR.")
+    only = names[0] or _folder_name(location(named[0][1])) if len(named) == 1 else ""
     options = {
-        option: _by_source(option, texts, names)
+        option: _by_source(option, texts, names, only)
         for option, texts in (
             ("--table", tables),
             ("--columns", columns),
@@ -78,6 +82,32 @@ def parse_sources(
     ]
 
 
+def source_arguments(
+    specs: Sequence[SourceSpec], *, patients: Patients = "auto", classes: str = "", follow_links: bool = False
+) -> list[str]:
+    """The words of a command line that read the same sources in the same way: the inverse of `parse_sources`."""
+    words: list[str] = []
+    for spec in specs:
+        name = f"{spec.name}=" if spec.name else ""
+        is_usual = len(specs) > 1 and spec.name == _folder_name(spec.src)  # which the command line gives it
+        words += ["--src", f"{'' if is_usual else name}{spec.src}"]
+        for option, text in (
+            ("--table", str(spec.table or "")),
+            ("--columns", ",".join(f"{what}={column}" for what, column in spec.columns.items())),
+            ("--unknown", ",".join(spec.unknown)),
+            ("--pattern", spec.pattern),
+        ):
+            words += [option, f"{name}{text}"] if text else []
+    words += ["--patients", patients] if patients != "auto" else []
+    words += ["--classes", classes] if classes else []
+    return words + ["--follow-links"] * follow_links
+
+
+def _folder_name(place: Location) -> str:
+    """The name of one source of several to which none is given."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", place.name)
+
+
 def _named(text: str) -> tuple[str, str]:
     """The name and the place of NAME=PLACE; "" for a place without a name."""
     name, equals, place = text.partition("=")
@@ -86,13 +116,17 @@ def _named(text: str) -> tuple[str, str]:
     return "", text
 
 
-def _by_source(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """What an option says, by the name of the source. Raises SettingError as `parse_sources` does."""
+def _by_source(option: str, texts: Sequence[str], names: Sequence[str], only: str) -> dict[str, str]:
+    """What an option says, by the name of the source. Raises SettingError as `parse_sources` does.
+
+    only: what the only source may be called, be it by its folder; "" if there are several.
+    """
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if len(names) == 1 and not (equals and names[0] and name == names[0]):
-            name, value = names[0], text
+        if len(names) == 1:
+            is_named = bool(equals) and name == only and not _is_whole(option, text, value)
+            name, value = names[0], value if is_named else text
         if name not in names:
             raise SettingError(
                 f"{option} {text} must say of which source it is, as {option} {names[0]}=...; the sources are "
@@ -102,6 +136,11 @@ def _by_source(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[
             raise SettingError(f"{option} is given twice{f' for {name}' if name else ''}; give it once a source.")
         found[name] = value
     return found
+
+
+def _is_whole(option: str, text: str, value: str) -> bool:
+    """Whether an option's NAME=VALUE is its value with the name: a file called so, or path=COLUMN of --columns."""
+    return Path(text).exists() if option == "--table" else option == "--columns" and "=" not in value.split(",")[0]
 
 
 def _twice(names: Sequence[str]) -> str:
@@ -128,6 +167,24 @@ def source_of(specs: Sequence[SourceSpec]) -> Source:
     return SourceFolders(tuple((spec.name, spec.src) for spec in specs))
 
 
+class ClassNames(Mapping[str, str]):
+    """The class that each of the source's becomes, by upper case; `found` are those that were looked up."""
+
+    def __init__(self, name_of: Mapping[str, str], found: set[str]) -> None:
+        self._name_of = name_of
+        self._found = found
+
+    def __getitem__(self, label: str) -> str:
+        self._found.add(label)
+        return self._name_of[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._name_of)
+
+    def __len__(self) -> int:
+        return len(self._name_of)
+
+
 @dataclass(frozen=True)
 class Rules:
     """What becomes of the classes and patient ids that a layout reads."""
@@ -135,6 +192,7 @@ class Rules:
     patients: Patients = "auto"
     classes: str = ""  # such as AMD=CNV+DRUSEN,NORMAL
     any_layout: bool = False  # take images whose layout is not known for scans without a class, for a look at them
+    _found: set[str] = field(default_factory=set, init=False, repr=False, compare=False)  # classes of the sources
 
     @classmethod
     def of(cls, config: BuildConfig) -> Rules:
@@ -146,7 +204,19 @@ class Rules:
         if not self.classes:
             return None
         members = parse_class_map(self.classes, bare=True)
-        return {member.upper(): name.upper() for name, classes in members.items() for member in classes}
+        return ClassNames(
+            {member.upper(): name.upper() for name, classes in members.items() for member in classes}, self._found
+        )
+
+    def require_found(self) -> None:
+        """Raise SettingError if --classes names a class of which no source has a file. To call once all are listed."""
+        found = self._found - {NO_CLASS}
+        missing = [label for label in self.class_of() or () if label not in found]
+        if missing and found:
+            raise SettingError(
+                f"--classes {self.classes} names {listed(missing)}, of which --src has no file; its classes are "
+                f"{listed(sorted(found), _MAX_CLASSES)}. Correct the name, or leave it out."
+            )
 
     def patient_of(self, path: str, facts: PathFacts, source: str, *, per_class: bool) -> str:
         """The patient that an image counts for; "" if its id is not known and must be. per_class: of the layout."""

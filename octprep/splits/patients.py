@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from octprep.duplicates.exact import DuplicatePair, content_keys, with_repeated_content
 from octprep.source.files import Scan
+from octprep.wording import number
+
+WITHOUT_ID = "patient is not known"  # the reason for excluding a scan whose patient the source does not name
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,14 @@ def connected_components(links: Iterable[tuple[str, str]]) -> dict[str, str]:
 def group_keys(groups: Iterable[PatientGroup]) -> dict[str, str]:
     """The key of the group of every scan, by path."""
     return {scan.path: group.key for group in groups for scan in group.scans}
+
+
+def describe_without_id(count: int, files: int) -> str:
+    """A sentence on the scans that are excluded as WITHOUT_ID. files: how many there are in all."""
+    return (
+        f"{count:,} of {number(files, 'file')} {'has' if count == 1 else 'have'} no patient id and "
+        f"{'is' if count == 1 else 'are'} left out; --patients unknown takes each for a patient of its own."
+    )
 
 
 def numeric_order(patient: str) -> tuple[int, str]:

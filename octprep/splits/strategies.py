@@ -257,16 +257,28 @@ def _require_classes(
     test: Sequence[Scan], rest: Sequence[PatientGroup], targets: Mapping[str, float], labels: Iterable[str]
 ) -> None:
     """Raise SourceError for a class that the test set, or what is left for training, has no scan of."""
+    if not rest:
+        raise SourceError(
+            f"all patients are in the source's test folder, which is kept, so none is left for "
+            f"{listed(list(targets), _MAX_NAMES)}. Use --split by-patient to assign all patients by --fractions "
+            "(0,0,1: a test split alone), or add others to train."
+        )
     test_labels = {scan.label for scan in test}
     rest_labels = {scan.label for group in rest for scan in group.scans}
     for label in sorted(labels):
         if label not in test_labels:
             raise SourceError(
-                f"the test set has no scan of {label}, so it cannot be evaluated; add at least one patient to "
-                f"test/{label}, or use --split by-patient to assign all patients again."
+                f"the test set has no scan of {label}, so it cannot be evaluated; it has "
+                f"{listed(sorted(test_labels))}. Add at least one patient to test/{label}, use --split by-patient to "
+                f"assign all patients again, or, if {label} has another name there, merge the two by --classes."
             )
         if label not in rest_labels:
-            raise SourceError(_too_few_message(label, 0, targets, len(targets)))
+            raise SourceError(
+                f"all patients who have {label} are in the source's test folder, which is kept, so none is left for "
+                f"{listed(list(targets), _MAX_NAMES)}. Use --split by-patient to assign all patients again, add "
+                f"{len(targets)} or more patients who have {label} alone, or, if {label} has another name elsewhere, "
+                "merge the two by --classes; that also leaves a class out."
+            )
 
 
 def target_fractions(config: BuildConfig, *, has_test: bool) -> list[dict[str, float]]:
@@ -344,4 +356,4 @@ def _too_few_message(
         problem += f"; at least {len(targets)} are needed"
     else:
         problem += ", but with the other classes that they have too they cannot give each of them every class"
-    return f"{problem}. Add {extra} or more patients who have {label} alone, or take the class out of --src."
+    return f"{problem}. Add {extra} or more patients who have {label} alone, or leave the class out by --classes."

@@ -47,7 +47,7 @@ def prepare_file(path: Path, recipe: Preprocessing) -> Prepared | str:
             source, flags = preprocessing.read_image(path, recipe.colour)
             return source, preprocessing.preprocess(source, recipe, flags)
     except UnreadableImage as error:
-        return printable(str(error))
+        return _reason(error, recipe)
     except OSError as error:
         return f"{UNREAD}{printable(error.strerror or str(error))}"
     except MemoryError:
@@ -57,6 +57,15 @@ def prepare_file(path: Path, recipe: Preprocessing) -> Prepared | str:
     except Exception as error:
         error.add_note(f"while preparing {path_to_text(str(path))}")
         raise
+
+
+def _reason(error: UnreadableImage, recipe: Preprocessing) -> str:
+    """Why an image is not used. A build can choose to take coloured ones; here the recipe of the run has chosen."""
+    reason = printable(str(error))
+    if not reason.startswith("in colour: "):
+        return reason
+    what = reason.partition(";")[0]  # what follows is advice for a build
+    return f"{what}, which the run's recipe excludes (--colour {recipe.colour}); export it in gray without drawings"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from octprep import preprocessing
-from octprep.console import build_summary
+from octprep.console import build_summary, build_warning
 from octprep.duplicates import search
 from octprep.duplicates.exact import NEAR_IDENTICAL, DuplicatePair
 from octprep.format import images_csv
@@ -19,6 +19,7 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME,
 from octprep.pipeline import build
 from octprep.shards import cache, tfrecord
 from octprep.shards.tfds import TFDS_NAMES
+from octprep.source.options import SourceSpec
 from octprep.splits import split_file
 from octprep.splits.deviations import (
     describe_deviation,
@@ -246,6 +247,42 @@ def test_an_impossible_split_leaves_no_files_or_the_cache_if_scans_were_read(sou
     with pytest.raises(SourceError, match="DME"):
         build(src, tmp_path / "out", CONFIG, workers=0)
     assert (cache_of(tmp_path / "out") / "000000.bin").stat().st_size
+
+
+def test_scans_without_a_patient_id_are_counted_in_the_error_and_after_the_build(tmp_path):
+    names = archive(6, {"CNV": 1, "DME": 1, "DRUSEN": 1, "NORMAL": 1})
+    source = write_folder(tmp_path / "src", names)
+    files = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.jpeg"))]
+
+    def table(known):
+        rows = [f"{path},{path.split('/')[1]},{path.split('-')[1] if path in known else '-'}" for path in files]
+        (tmp_path / "t.csv").write_text("\n".join(["path,class,patient", *rows]))
+        return SourceSpec(source, table=tmp_path / "t.csv", unknown=("-",))
+
+    few = f"{len(files) - 2} of {len(files)} files have no patient id and are left out; --patients unknown takes each"
+    with pytest.raises(SourceError, match=f"to share among train, val and test.* {few}"):
+        build(table(files[:2]), tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
+    result = build(table(files[1:]), tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
+    assert build_warning(result).startswith(
+        f"1 of {len(files)} files has no patient id and is left out; --patients unk"
+    )
+    assert build_warning(build(source, tmp_path / "all", BuildConfig(recipe=SMALL), workers=0)) == ""
+
+
+@pytest.mark.parametrize("reason", ["name", "content"])
+def test_an_impossible_split_of_a_source_of_which_most_is_excluded_says_so(tmp_path, reason):
+    source = write_folder(tmp_path / "my src", ["CNV-0-1", "CNV-1-1", "DME-2-1", "DME-3-1", "DME-4-1"])
+    for number in range(6):
+        name = f"CNV-{number + 7}-1.jpeg" if reason == "content" else f"notes {number}.txt"
+        (source / "CNV" / name).write_bytes(b"x")
+    for number in range(20):
+        (source / "CNV" / f"._{number}").write_bytes(b"x")
+    counted = rf"class CNV .*6 of 11 files are excluded: 6 .*; `octprep inspect --quick --src '{source}'` says why"
+    with pytest.raises(SourceError, match=counted):
+        build(source, tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
+    (source / "CNV" / name).unlink()
+    with pytest.raises(SourceError, match=r"leave the class out by --classes\.$"):
+        build(source, tmp_path / "out", BuildConfig(recipe=SMALL), workers=0)
 
 
 def test_a_source_without_a_readable_scan_is_an_error(tmp_path):

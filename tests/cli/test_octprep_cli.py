@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from octprep.format.config import BALANCES, CROPS, DENOISERS, RESIZES, STRATEGIES
-from tests.worlds.archive import archive, files_of, write_folder
+from tests.worlds.archive import archive, files_of, write_folder, write_scan
 
 HEAVY = ["numpy", "cv2", "tensorflow", "keras", "google_crc32c", "jinja2"]
 
@@ -306,6 +307,60 @@ def test_version_is_that_of_the_package(program):
 
     done = run("--version", program=program, block=HEAVY)
     assert (done.returncode, done.stdout) == (0, f"{program} {version('octprep')}\n")
+
+
+def next_command(done):
+    """The words of the command that the last line of a program's output names."""
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("next: octprep ")
+    return shlex.split(line)[2:]
+
+
+def test_the_command_after_inspect_reads_the_sources_in_the_same_way(source, tmp_path):
+    scans = sorted(source.rglob("*.jpeg"))
+    flat, table = tmp_path / "flat scans", tmp_path / "my labels.csv"
+    flat.mkdir()
+    rows = ["picture,what,who"]
+    for number, scan in enumerate(scans):
+        label, patient, _ = scan.stem.split("-")
+        (flat / f"{number}.jpeg").symlink_to(scan)
+        rows.append(f"{number},{label},{patient if number % 20 else '-1'}")
+    table.write_text("\n".join(rows))
+    ways = [
+        *("--table", table, "--columns", "path=picture,class=what,patient=who", "--unknown", "-1"),
+        *("--classes", "AMD=CNV+DRUSEN,NORMAL", "--patients", "unknown", "--follow-links"),
+    ]
+    words = next_command(run("inspect", "--quick", flat, *ways))
+    assert words == [
+        "build",
+        "--src",
+        str(flat),
+        *map(str, ways[:6]),
+        *ways[8:10],
+        *ways[6:8],
+        *ways[10:],
+        "--out",
+        "shards",
+    ]
+    built = run(*words[:-1], tmp_path / "shards", "--size", "32")
+    assert built.returncode == 0, built.stderr
+    assert " CNV" not in built.stdout
+
+    first = ["--src", f"archive={source}", "--src", flat, "--table", f"flat_scans={table}", "--follow-links"]
+    words = next_command(
+        run("inspect", "--quick", *first, "--columns", "flat_scans=path=picture,class=what,patient=who")
+    )
+    assert words[1:7] == ["--src", f"archive={source}", "--src", str(flat), "--table", f"flat_scans={table}"]
+
+
+def test_the_command_after_inspect_has_what_a_build_would_ask_for(tmp_path):
+    for number in range(3):
+        write_scan(tmp_path / "ids" / ("CNV", "DME")[number % 2] / f"picture {number}.jpeg")
+        write_scan(tmp_path / "flat" / f"{number}.jpeg")
+    words = ["--patients", "unknown", "--out", "shards"]
+    assert next_command(run("inspect", "--quick", tmp_path / "ids"))[-4:] == words
+    assert next_command(run("inspect", "--quick", tmp_path / "flat"))[-4:] == ["--table", "FILE.csv", "--out", "shards"]
 
 
 def test_json_to_stdout_is_json_alone_and_the_text_goes_to_stderr(source, shards):

@@ -13,9 +13,10 @@ from octprep.inspection import inspect
 from octprep.pipeline import build
 from octprep.prepare import prepare_scan
 from octprep.shards.records import read_records
+from octprep.source.checked import list_with_classes
 from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
 from octprep.source.listing import list_source, list_sources
-from octprep.source.options import Rules, SourceSpec, parse_sources
+from octprep.source.options import Rules, SourceSpec, parse_sources, source_arguments
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.verification import verify
 
@@ -315,6 +316,25 @@ def test_classes_are_merged_or_dropped_and_ids_may_hold_within_a_class(tmp_path)
     assert [one.reason for one in listing.exclusions] == ["class is not among --classes: DME"]
 
 
+def test_a_class_that_no_source_has_is_an_error_that_lists_those_that_are_there(tmp_path):
+    first = touch(tmp_path / "a", *(f"{label}/{label}-7-1.jpeg" for label in ("CNV", "DRUSEN", "NORMAL")))
+    specs = parse_sources([str(first), str(touch(tmp_path / "b", "AMD/AMD-1-1.jpeg"))])
+    list_with_classes(specs, rules=Rules(classes="wet=amd+Cnv,NORMAL"))  # one of them has it
+    there = r"of which --src has no file; its classes are CNV, DRUSEN and NORMAL\."
+    with pytest.raises(SettingError, match=f"names DRUSNE, {there}"):
+        list_with_classes(specs[:1], rules=Rules(classes="AMD=CNV+DRUSNE,NORMAL"))
+    with pytest.raises(SettingError, match=f"names AMD and CNVV, {there}"):
+        list_with_classes(specs[:1], rules=Rules(classes="AMD,CNVV"))  # no scan is left
+    with pytest.raises(SettingError, match=r"names DME, .* its classes are AMD, CNV, DRUSEN and NORMAL"):
+        list_with_classes(specs, rules=Rules(classes="AMD,CNV,DME"))
+    for call in (
+        lambda **more: inspect(first, **more),
+        lambda classes, **more: build(first, tmp_path / "out", BuildConfig(classes=classes), **more),
+    ):
+        with pytest.raises(SettingError, match=f"names DRUSNE, {there}"):
+            call(classes="AMD=CNV+DRUSNE,NORMAL", workers=0)
+
+
 def test_sources_of_a_command_line_have_names(tmp_path):
     for name in ("a", "b"):
         touch(tmp_path / name, "CNV/CNV-1-1.jpeg")
@@ -329,6 +349,44 @@ def test_sources_of_a_command_line_have_names(tmp_path):
         parse_sources([str(tmp_path / "a"), str(tmp_path / "b")], tables=["labels.csv"])
     with pytest.raises(SettingError, match="two sources are called a"):
         parse_sources([str(tmp_path / "a"), f"A={tmp_path / 'b'}"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sources": ["in/a b"], "tables": ["my labels.csv"], "columns": ["path=file name,class=x"], "unknown": ["0,-"]},
+        {"sources": ["a=in/b"], "patterns": [r"a=(?P<class>\w+)/(?P<patient>\d+)\.png"]},
+        {"sources": ["s3://bucket/in"], "patterns": ["octdl"]},
+        {
+            "sources": ["in/a", "second=in/b", "in/a set"],
+            "tables": ["a=t.csv", "second=u.csv"],
+            "columns": ["second=patient=id"],
+            "unknown": ["a=0"],
+            "patterns": ["a_set=kermany"],
+        },
+    ],
+)
+def test_the_arguments_of_sources_are_read_back_as_the_same_sources(given):
+    specs = parse_sources(*(given.get(name, ()) for name in ("sources", "tables", "columns", "unknown", "patterns")))
+    words = source_arguments(specs, patients="unknown", classes="A=B+C", follow_links=True)
+    assert words[-5:] == ["--patients", "unknown", "--classes", "A=B+C", "--follow-links"]
+    options = list(zip(words[:-5:2], words[1:-5:2], strict=True))
+    names = ("--src", "--table", "--columns", "--unknown", "--pattern")
+    assert parse_sources(*([value for option, value in options if option == name] for name in names)) == specs
+
+
+@pytest.mark.parametrize("source", ["in/class", "class=in/scans"])
+def test_options_may_name_the_only_source(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    named = {"tables": ["class=t.csv"], "columns": ["class=class=x,path=y"], "unknown": ["class=0"]}
+    plain = {"tables": ["t.csv"], "columns": ["class=x,path=y"], "unknown": ["0"]}
+    expected = parse_sources([source], **plain)
+    assert parse_sources([source], **named) == expected
+    assert (expected[0].table, expected[0].columns) == (Path("t.csv"), {"class": "x", "path": "y"})
+    assert parse_sources([source], patterns=["class=octdl"]) == parse_sources([source], patterns=["octdl"])
+    assert parse_sources([source], tables=["other=t.csv"])[0].table == Path("other=t.csv")
+    touch(tmp_path, "class=t.csv")
+    assert parse_sources([source], **named)[0].table == Path("class=t.csv")
 
 
 def test_what_is_not_known_is_asked_for_and_an_inspection_shows_it_all_the_same(tmp_path):

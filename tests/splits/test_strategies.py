@@ -255,13 +255,23 @@ def test_a_class_with_too_few_patients_is_named_with_what_is_needed():
     message = "class DME has 1 patient to share among train, val and test; at least 3 are needed. Add 2 or more"
     with pytest.raises(SourceError, match=message):
         split_scans([item for item in scans() if item.label != "DME" or item.patient == "100"], config("by-patient"))
-    with pytest.raises(SourceError, match=r"the test set has no scan of DME"):
+    with pytest.raises(SourceError, match=r"the test set has no scan of DME.* it has CNV.*merge the two by --classes"):
         split_scans(
             [item for item in scans() if item.label != "DME" or item.source_split != "test"],
             config("keep-test"),
         )
     with pytest.raises(SourceError, match="it has none; use --split by-patient"):
         split_scans([item for item in scans() if item.source_split != "test"], config("keep-test"))
+
+
+@pytest.mark.parametrize("strategy", ["keep-test", "kfold"])
+def test_what_only_the_test_folder_has_is_named_with_what_helps(strategy):
+    tested = [item for item in scans() if item.source_split == "test"]
+    with pytest.raises(SourceError, match=r"all patients are in .* test folder.* --split by-patient .* --fractions"):
+        split_scans(tested, config(strategy))
+    others = [item for item in scans() if item.label != "DME" or item.source_split == "test"]
+    with pytest.raises(SourceError, match=r"all patients who have DME are in .* --split by-patient .* by --classes"):
+        split_scans(others, config(strategy))
 
 
 def test_a_class_whose_patients_are_all_needed_for_another_is_named_with_what_is_needed():

@@ -158,6 +158,8 @@ def test_what_is_unusual_about_a_scan_is_printed_and_kept_in_the_csv(run, tmp_pa
     assert lines[1].endswith("  drawn  small")
     assert isinstance(results[2], Exclusion)
     assert "c.png: in colour: " in warnings[0]
+    assert warnings[0].endswith("the run's recipe excludes (--colour refuse); export it in gray without drawings")
+    assert "octprep build" not in warnings[0]
     rows = read_rows(tmp_path / "o.csv")
     assert rows[str(tmp_path / "in" / "b.png")]["flags"] == "drawn small"
     again = predict(run, [tmp_path / "in"], tmp_path / "o.csv", log=quiet, warn=quiet)
