@@ -55,10 +55,9 @@ from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
 from octprep.shards.workdir import ExistingBuild
-from octprep.source.checked import list_with_classes
 from octprep.source.files import MACOS_METADATA, Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.layouts import KermanyLayout
-from octprep.source.listing import shared_paths
+from octprep.source.listing import list_sources, shared_paths
 from octprep.source.options import Rules, SourceSpec, source_arguments, source_of, source_specs
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
@@ -210,7 +209,7 @@ def build(
         pseudonyms, [place for place in (*(spec.src for spec in specs), folder) if isinstance(place, Path)]
     )
     config = config or BuildConfig()
-    source = list_with_classes(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
+    source = list_sources(specs, rules=Rules.of(config), follow_links=follow_links, keep_out=[folder])
     config = dataclasses.replace(config, split=resolve_auto(config.split, source.scan_files))
     if config.split_file_sha256 != (split_file.sha256 if split_file else ""):
         raise SettingError("the config's split_file_sha256 must be the sha256 of the split file that is given with it")

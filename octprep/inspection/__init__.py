@@ -22,10 +22,9 @@ from octprep.inspection import features, shortcuts, similarity
 from octprep.inspection.findings import collect_findings
 from octprep.inspection.inspection import Inspection, PixelFindings
 from octprep.inspection.shared_ids import measure_shared_ids
-from octprep.source.checked import list_with_classes
 from octprep.source.files import Exclusion, Scan, SourceListing
 from octprep.source.layouts import KermanyLayout
-from octprep.source.listing import shared_paths
+from octprep.source.listing import list_sources, shared_paths
 from octprep.source.options import Rules, SourceSpec, source_of, source_specs
 from octprep.source.published import recognise
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
@@ -70,7 +69,7 @@ def inspect(
     if cluster is not None:
         specs = [spec.absolute() for spec in specs]
     rules = Rules("unknown" if patients == "auto" else patients, classes, any_layout=True)
-    listing = list_with_classes(specs, rules=rules, follow_links=follow_links, keep_out=keep_out)
+    listing = list_sources(specs, rules=rules, follow_links=follow_links, keep_out=keep_out)
     place = source_of(specs)
     folders, first = shared_paths(place, listing)
     needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), folders, first)

@@ -101,9 +101,21 @@ def list_sources(
 ) -> SourceListing:
     """The files of one source, or of several: then with the name of its source before each path.
 
-    Patients of different sources are different patients. Raises as `list_source` does.
+    Patients of different sources are different patients. Raises as `list_source` does, and SettingError if the rules
+    name a class of which no source has a file.
     """
     rules = rules or Rules()
+    try:
+        listing = _list_all(specs, rules, follow_links, keep_out)
+    except SourceError:
+        if len(specs) == 1:  # of several, not all may have been listed
+            rules.require_found()
+        raise
+    rules.require_found()
+    return listing
+
+
+def _list_all(specs: Sequence[SourceSpec], rules: Rules, follow_links: bool, keep_out: Sequence[Path]) -> SourceListing:
     if len(specs) == 1 and not specs[0].name:
         return _list_one(specs[0], rules, follow_links, keep_out)
     parts = [(spec, _list_one(spec, rules, follow_links, keep_out)) for spec in specs]

@@ -30,7 +30,7 @@ _SEPARATOR = re.compile(r"sep=(?P<delimiter>[,;\t])\r?\n", re.IGNORECASE)  # a f
 UNKNOWN = ("", "unknown", "nan", "none", "n/a", "na", "-")  # cells that say nothing, in any case
 
 # What tables call these columns, in lower case with _ for what is neither a letter nor a digit.
-_NAMES: Mapping[str, tuple[str, ...]] = {
+NAMES: Mapping[str, tuple[str, ...]] = {
     "path": (
         "path", "file_name", "filename", "file", "image_path", "file_path", "filepath", "image", "image_name",
         "img", "image_id", "directory",
@@ -79,9 +79,9 @@ def parse_columns(text: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for part in text.split(","):
         what, equals, column = (piece.strip() for piece in part.partition("="))
-        if not equals or not column or what not in _NAMES or what in columns:
+        if not equals or not column or what not in NAMES or what in columns:
             raise SettingError(
-                f"--columns must be such as path=file_name,class=disease, of {', '.join(_NAMES)}, each once; got "
+                f"--columns must be such as path=file_name,class=disease, of {', '.join(NAMES)}, each once; got "
                 f"{text!r}"
             )
         columns[what] = column
@@ -99,7 +99,7 @@ def load_table(file: Path, columns: Mapping[str, str], unknown: Iterable[str] = 
     if not header or not cells:
         raise SourceError(f"--table {file} has no rows; expected a header, and a row below it for each file.")
     found = _find_columns(file, header, columns)
-    is_neh = {_plain(name) for name in header} == _NEH and not columns
+    is_neh = {plain(name) for name in header} == _NEH and not columns
     if is_neh:
         found = {**found, "class": _column(header, "label")}
     nothing = {word.casefold() for word in (*UNKNOWN, *unknown)}
@@ -201,7 +201,7 @@ _FACTS = tuple(one.name for one in dataclasses.fields(PathFacts))
 def _find_columns(file: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     """What a table says -> its column. Raises SettingError as `load_table` does."""
     found = {}
-    for what, names in _NAMES.items():
+    for what, names in NAMES.items():
         if what in columns:
             if columns[what] not in header:
                 raise SettingError(
@@ -216,15 +216,16 @@ def _find_columns(file: Path, header: Sequence[str], columns: Mapping[str, str])
                 f"--table {file} has no column that is known to hold the {what}; say which one by --columns "
                 f"{what}=COLUMN. It has {listed(list(header), 20)}."
             )
-    return {what: found[what] for what in _NAMES if what in found}
+    return {what: found[what] for what in NAMES if what in found}
 
 
-def _column(header: Sequence[str], plain: str) -> str:
+def _column(header: Sequence[str], wanted: str) -> str:
     """The first column of this plain name, or ""."""
-    return next((name for name in header if _plain(name) == plain), "")
+    return next((name for name in header if plain(name) == wanted), "")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """The name of a column in lower case, with _ for what is neither a letter nor a digit."""
     return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
 
 

@@ -14,7 +14,7 @@ from octprep.format.errors import SourceError
 from octprep.format.names import split_of_folder
 from octprep.source.files import ScanFile, SourceListing
 from octprep.source.pseudonyms import Pseudonyms
-from octprep.source.tables import parse_delimited
+from octprep.source.tables import NAMES, parse_delimited, plain
 from octprep.source.tails import PathTails
 from octprep.wording import listed, number
 
@@ -101,22 +101,34 @@ def _find_patient(name: str) -> list[str]:
     return [number_of[1]] if number_of else [bare]
 
 
+def _columns(header: Sequence[str]) -> list[str]:
+    """What each column holds: path, patient and split also by the other names that tables give them, else its name."""
+    columns = [plain(name) for name in header]
+    for what in ("path", "patient", "split"):
+        if what not in columns and (other := next((name for name in NAMES[what] if name in columns), "")):
+            columns[columns.index(other)] = what
+    return columns
+
+
 def load(file: Path) -> SplitFile:
     """Read a CSV file with a header, a column `split` and a column `path` or else `patient`.
 
-    Commas, semicolons or tabs may separate the columns; capitals in the header and in a split do not matter, nor do
-    blanks around them, and `valid`, `validation`, `training` and `testing` are understood. Other columns and rows with
-    an empty split are ignored, so images.csv of an earlier build can be given. `SplitFile.resolved` finds what the
-    names mean in a source. Raises SourceError if the file cannot be read, lacks a column, names another split than
-    train, val and test, or gives one path or patient two splits.
+    The columns may have the other usual names of these (`octprep.source.tables`), and commas, semicolons or tabs may
+    separate them. Capitals in the header and in a split do not matter, nor do blanks around them, and `valid`,
+    `validation`, `training` and `testing` are understood. Other columns and rows with an empty split are ignored, so
+    images.csv of an earlier build can be given. `SplitFile.resolved` finds what the names mean in a source. Raises
+    SourceError if the file cannot be read, lacks a column, names another split than train, val and test, or gives one
+    path or patient two splits.
     """
     try:
         rows = parse_delimited(file.read_bytes())
     except OSError as error:
         raise SourceError(f"--split-file {file} cannot be read: {error.strerror or error}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"--split-file {file} is not a CSV file in UTF-8: {error}.") from None
-    columns = [name.strip().casefold() for name in rows[0]] if rows[1:] else []
+        raise SourceError(
+            f"--split-file {file} is not a CSV file in UTF-8 ({error}); save it as 'CSV UTF-8'."
+        ) from None
+    columns = _columns(rows[0]) if rows[1:] else []
     key = next((name for name in ("path", "patient") if name in columns), None)
     if key is None or "split" not in columns:
         raise SourceError(
