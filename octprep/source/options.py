@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from octprep.format.class_map import parse_class_map
 from octprep.format.config import BuildConfig, Patients
@@ -101,6 +103,11 @@ def source_arguments(
     words += ["--patients", patients] if patients != "auto" else []
     words += ["--classes", classes] if classes else []
     return words + ["--follow-links"] * follow_links
+
+
+def quick_inspection(specs: Sequence[SourceSpec], **ways: Any) -> str:
+    """The command that says why files of the sources are excluded. ways: as for `source_arguments`."""
+    return shlex.join(["octprep", "inspect", "--quick", *source_arguments(specs, **ways)])
 
 
 def _folder_name(place: Location) -> str:
