@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shlex
 import shutil
 import tempfile
 import warnings
@@ -55,14 +54,14 @@ from octprep.shards.system_errors import explain_system_errors
 from octprep.shards.tfds import write_tfds_files
 from octprep.shards.uploads import ExistingUpload, existing_upload, upload
 from octprep.shards.workdir import ExistingBuild
-from octprep.source.files import MACOS_METADATA, Exclusion, Scan, SourceListing, reason_kind
+from octprep.source.files import MACOS_METADATA, WITHOUT_ID, Exclusion, Scan, SourceListing, reason_kind
 from octprep.source.layouts import KermanyLayout
 from octprep.source.listing import list_sources, shared_paths
-from octprep.source.options import Rules, SourceSpec, source_arguments, source_of, source_specs
+from octprep.source.options import Rules, SourceSpec, quick_inspection, source_of, source_specs
 from octprep.source.pseudonyms import Pseudonyms
 from octprep.splits import deviations as class_deviations
 from octprep.splits.deviations import ClassDeviation
-from octprep.splits.patients import WITHOUT_ID, describe_without_id
+from octprep.splits.patients import describe_without_id
 from octprep.splits.split_file import SplitFile
 from octprep.splits.strategies import Splits, resolve_auto, split_scans
 from octprep.storage.cache import build_folder
@@ -216,8 +215,7 @@ def build(
     if split_file is not None:
         split_file = split_file.resolved(source.scan_files)
         config = dataclasses.replace(config, split_file_sha256=split_file.sha256)
-    words = source_arguments(specs, patients=config.patients, classes=config.classes, follow_links=follow_links)
-    inspection = shlex.join(["octprep", "inspect", "--quick", *words])
+    inspection = quick_inspection(specs, patients=config.patients, classes=config.classes, follow_links=follow_links)
     dry_run = partial(_dry_run_split, source, config, split_file, inspection)
     if split_file is not None and names:
         split_file = split_file.under(names, source)

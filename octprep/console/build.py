@@ -12,9 +12,10 @@ from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME,
 from octprep.format.record_index import INDEX_NAME
 from octprep.html.text import visible
 from octprep.pipeline import BuildResult
+from octprep.source.files import WITHOUT_ID
 from octprep.splits import deviations
 from octprep.splits.leaks import describe_leaks
-from octprep.splits.patients import WITHOUT_ID, describe_without_id
+from octprep.splits.patients import describe_without_id
 from octprep.storage.remote import Location, RemoteFolder
 from octprep.wording import listed, number
 

@@ -25,7 +25,7 @@ from octprep.inspection.shared_ids import measure_shared_ids
 from octprep.source.files import Exclusion, Scan, SourceListing
 from octprep.source.layouts import KermanyLayout
 from octprep.source.listing import list_sources, shared_paths
-from octprep.source.options import Rules, SourceSpec, source_of, source_specs
+from octprep.source.options import Rules, SourceSpec, quick_inspection, source_of, source_specs
 from octprep.source.published import recognise
 from octprep.splits.patients import PatientGroup, group_keys, group_patients
 from octprep.storage.remote import Location, Source
@@ -60,8 +60,8 @@ def inspect(
     folds of the shortcut test.
 
     Raises SourceError if there is nothing to read, or, unless quick, no scan that can be read; StoppedError if a file
-    that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 0, or for
-    a cluster that cannot be used.
+    that is listed cannot be read, or the cluster is lost; SettingError for a negative seed, for workers below 0, for a
+    class in `classes` that no source has, or for a cluster that cannot be used.
     """
     if seed < 0:
         raise SettingError(f"seed must be 0 or more; got {seed}")
@@ -74,18 +74,25 @@ def inspect(
     folders, first = shared_paths(place, listing)
     needs = WorkerNeeds(partial(preprocessing.library_versions, features.RECIPE), folders, first)
     with open_pool(workers, cluster, cluster_wait, needs) as pool:
-        return _inspect(place, listing, pool, quick, seed, progress)
+        if quick:
+            return _inspect_quickly(place, listing, pool, progress)
+        again = quick_inspection(specs, patients=patients, classes=classes, follow_links=follow_links)
+        return _inspect(place, listing, pool, seed, progress, again)
 
 
-def _inspect(src: Source, listing: SourceListing, pool: Pool, quick: bool, seed: int, progress: Progress) -> Inspection:
-    if quick:
-        decoded, exclusions = features.decode_scans(src, listing, pool, progress)
-        scans = tuple(item.scan for item in decoded)
-        flags = {item.scan.path: item.flags for item in decoded}
-        return _inspection(listing, scans, exclusions, group_patients(scans), flags)
+def _inspect_quickly(src: Source, listing: SourceListing, pool: Pool, progress: Progress) -> Inspection:
+    decoded, exclusions = features.decode_scans(src, listing, pool, progress)
+    scans = tuple(item.scan for item in decoded)
+    flags = {item.scan.path: item.flags for item in decoded}
+    return _inspection(listing, scans, exclusions, group_patients(scans), flags)
+
+
+def _inspect(
+    src: Source, listing: SourceListing, pool: Pool, seed: int, progress: Progress, quick_command: str
+) -> Inspection:
     scan_features, exclusions = features.measure_scans(src, listing, pool, progress)
     if not scan_features:
-        raise SourceError(f"--src {src} has no readable scan; `octprep inspect --quick --src {src}` says why.")
+        raise SourceError(f"--src {src} has no readable scan; `{quick_command}` says why.")
     scans = tuple(item.scan for item in scan_features)
     progress("comparing scans", 0, len(scans))
     compared = similarity.compare_candidates(src, scan_features, pool)

@@ -18,6 +18,7 @@ from octprep.format.paths import split_frame_path
 from octprep.source.layouts import KermanyLayout, Layout, PathFacts
 
 DIGEST_BYTES = 32  # of a SHA-256
+WITHOUT_ID = "patient is not known"  # why an image is left out
 MACOS_METADATA = "macOS metadata, not a scan"  # an archive packed on a Mac has one such file for each image
 
 

@@ -23,6 +23,7 @@ from octprep.format.names import LABEL, PICTURE_ENDINGS, parse_scan_name, split_
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.preprocessing.volume_header import VolumeHeader
 from octprep.source.files import (
+    WITHOUT_ID,
     Exclusion,
     ScanFile,
     SourceListing,
@@ -51,8 +52,7 @@ from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
 from octprep.storage.remote import Location, RemoteFolder, Source, locate, places
 from octprep.wording import listed, number
 
-# Why images are left out whose names were read.
-_OTHER_CLASS, _UNKNOWN_PATIENT = "class is not among --classes", "patient is not known"
+_OTHER_CLASS = "class is not among --classes"  # why an image is left out
 _LONG_ID = 5  # characters of a patient id that two data sets do not have by chance
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
 
@@ -275,6 +275,7 @@ def _parsed(
         if isinstance(header, VolumeHeader):
             headers[file.key] = header
             facts = dataclasses.replace(facts, patient=facts.patient or header.patient)
+        rules.note(facts.label)
         label = facts.label if class_of is None else class_of.get(facts.label, "")
         patient = rules.patient_of(file.key, facts, spec.name, per_class=layout.per_class and not of_file)
         if not facts.patient:
@@ -284,7 +285,7 @@ def _parsed(
         elif not label:
             exclusions.append(Exclusion(file.key, f"{_OTHER_CLASS}: {facts.label}"))
         elif not patient:
-            exclusions.append(Exclusion(file.key, _UNKNOWN_PATIENT))
+            exclusions.append(Exclusion(file.key, WITHOUT_ID))
         else:
             if facts.name:
                 names[file.key] = facts.name
@@ -436,7 +437,7 @@ def _check_no_folder_left_out(
     read = {_folder_of(file.file) for file in scan_files}
     for one in exclusions:
         folder = _folder_of(one.path)
-        if one.reason.startswith((_OTHER_CLASS, _UNKNOWN_PATIENT)):
+        if one.reason.startswith((_OTHER_CLASS, WITHOUT_ID)):
             read.add(folder)
         elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in PICTURE_ENDINGS:
             named_otherwise.setdefault(folder, one.path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from octprep.format.class_map import parse_class_map
 from octprep.format.config import BuildConfig, Patients
@@ -103,6 +105,11 @@ def source_arguments(
     return words + ["--follow-links"] * follow_links
 
 
+def quick_inspection(specs: Sequence[SourceSpec], **ways: Any) -> str:
+    """The command that says why files of the sources are excluded. ways: as for `source_arguments`."""
+    return shlex.join(["octprep", "inspect", "--quick", *source_arguments(specs, **ways)])
+
+
 def _folder_name(place: Location) -> str:
     """The name of one source of several to which none is given."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", place.name)
@@ -167,24 +174,6 @@ def source_of(specs: Sequence[SourceSpec]) -> Source:
     return SourceFolders(tuple((spec.name, spec.src) for spec in specs))
 
 
-class ClassNames(Mapping[str, str]):
-    """The class that each of the source's becomes, by upper case; `found` are those that were looked up."""
-
-    def __init__(self, name_of: Mapping[str, str], found: set[str]) -> None:
-        self._name_of = name_of
-        self._found = found
-
-    def __getitem__(self, label: str) -> str:
-        self._found.add(label)
-        return self._name_of[label]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._name_of)
-
-    def __len__(self) -> int:
-        return len(self._name_of)
-
-
 @dataclass(frozen=True)
 class Rules:
     """What becomes of the classes and patient ids that a layout reads."""
@@ -204,9 +193,11 @@ class Rules:
         if not self.classes:
             return None
         members = parse_class_map(self.classes, bare=True)
-        return ClassNames(
-            {member.upper(): name.upper() for name, classes in members.items() for member in classes}, self._found
-        )
+        return {member.upper(): name.upper() for name, classes in members.items() for member in classes}
+
+    def note(self, label: str) -> None:
+        """Note that a source has a class, upper case, for `require_found`."""
+        self._found.add(label)
 
     def require_found(self) -> None:
         """Raise SettingError if --classes names a class of which no source has a file. To call once all are listed."""

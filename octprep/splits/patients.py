@@ -14,8 +14,6 @@ from octprep.duplicates.exact import DuplicatePair, content_keys, with_repeated_
 from octprep.source.files import Scan
 from octprep.wording import number
 
-WITHOUT_ID = "patient is not known"  # the reason for excluding a scan whose patient the source does not name
-
 
 @dataclass(frozen=True)
 class PatientGroup:
@@ -77,7 +75,7 @@ def group_keys(groups: Iterable[PatientGroup]) -> dict[str, str]:
 
 
 def describe_without_id(count: int, files: int) -> str:
-    """A sentence on the scans that are excluded as WITHOUT_ID. files: how many there are in all."""
+    """A sentence on the scans that are excluded because their patient is not known. files: how many there are in all."""
     return (
         f"{count:,} of {number(files, 'file')} {'has' if count == 1 else 'have'} no patient id and "
         f"{'is' if count == 1 else 'are'} left out; --patients unknown takes each for a patient of its own."
