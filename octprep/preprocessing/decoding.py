@@ -36,6 +36,8 @@ MAX_DECODED_PIXELS = 10 * MAX_PIXELS  # of all its scans together
 _MAGIC = (
     (b"GIF8", "a GIF; export it as PNG"),
     (b"\x00\x05\x16\x07", "AppleDouble metadata of macOS"),
+    (b"P5", "a PGM; export it as PNG"),
+    (b"P6", "a PPM; export it as PNG"),
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"%PDF", "a PDF"),
@@ -137,7 +139,8 @@ def decode_jpeg(data: bytes, colour: Colour) -> tuple[Gray, Flags]:
     check_size(rows, columns)
     if header.components not in (1, 3):
         raise UnreadableImage(
-            f"pixels without a gray level: {header.components} channels; give an image in gray or RGB"
+            f"pixels without a gray level: {header.components} channels{' (CMYK)' if header.components == 4 else ''}; "
+            "give an image in gray or RGB"
         )
     max_passes = min(MAX_PASSES, MAX_DECODED_PIXELS // (rows * columns))
     is_one_pass = header.is_sequential and header.components == 1
@@ -157,6 +160,8 @@ def _content_name(data: bytes) -> str:
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
+    if data[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypmif1"):
+        return "an AVIF or HEIF; export it as PNG"
     if data[128:132] == b"DICM":
         return "a DICOM file under the name of a picture; give it the ending .dcm"
     if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -396,6 +396,13 @@ def _single_root(walk: Walk | RemoteWalk, roots: AbstractSet[str]) -> str:
         if links and isinstance(walk, Walk) and not walk.follow_links:
             hint = f" It has {_links(links)}, and links are not followed; give --follow-links to take what is behind."
         paths = sorted(file.key for file in walk.files)
+        if links and not any(map(is_image_name, paths)):
+            if not any(Path(entry.link_target).exists() for entry in links):
+                raise SourceError(
+                    f"--src {shown} has no image but {_links(links)}, leading nowhere; put there what they lead to."
+                )
+            if isinstance(walk, Walk) and not walk.follow_links:
+                raise SourceError(f"--src {shown} has no image of its own.{hint}")
         raise SourceError(
             f"--src {shown} has no class folders: expected [train|val|test/]CLASS/CLASS-patientID-number.jpeg, "
             f"such as train/CNV/CNV-1016042-1.jpeg, or a layout that is known ({', '.join(PRESETS)}); found "

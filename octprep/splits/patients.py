@@ -75,7 +75,7 @@ def group_keys(groups: Iterable[PatientGroup]) -> dict[str, str]:
 
 
 def describe_without_id(count: int, files: int) -> str:
-    """A sentence on the scans that are excluded because their patient is not known. files: how many there are in all."""
+    """A sentence on the scans that are excluded as their patient is not known. files: how many there are in all."""
     return (
         f"{count:,} of {number(files, 'file')} {'has' if count == 1 else 'have'} no patient id and "
         f"{'is' if count == 1 else 'are'} left out; --patients unknown takes each for a patient of its own."

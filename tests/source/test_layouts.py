@@ -13,7 +13,6 @@ from octprep.inspection import inspect
 from octprep.pipeline import build
 from octprep.prepare import prepare_scan
 from octprep.shards.records import read_records
-from octprep.source.checked import list_with_classes
 from octprep.source.layouts import PRESETS, PathFacts, compile_pattern
 from octprep.source.listing import list_source, list_sources
 from octprep.source.options import Rules, SourceSpec, parse_sources, source_arguments
@@ -319,14 +318,14 @@ def test_classes_are_merged_or_dropped_and_ids_may_hold_within_a_class(tmp_path)
 def test_a_class_that_no_source_has_is_an_error_that_lists_those_that_are_there(tmp_path):
     first = touch(tmp_path / "a", *(f"{label}/{label}-7-1.jpeg" for label in ("CNV", "DRUSEN", "NORMAL")))
     specs = parse_sources([str(first), str(touch(tmp_path / "b", "AMD/AMD-1-1.jpeg"))])
-    list_with_classes(specs, rules=Rules(classes="wet=amd+Cnv,NORMAL"))  # one of them has it
+    list_sources(specs, rules=Rules(classes="wet=amd+Cnv,NORMAL"))  # one of them has it
     there = r"of which --src has no file; its classes are CNV, DRUSEN and NORMAL\."
     with pytest.raises(SettingError, match=f"names DRUSNE, {there}"):
-        list_with_classes(specs[:1], rules=Rules(classes="AMD=CNV+DRUSNE,NORMAL"))
+        list_sources(specs[:1], rules=Rules(classes="AMD=CNV+DRUSNE,NORMAL"))
     with pytest.raises(SettingError, match=f"names AMD and CNVV, {there}"):
-        list_with_classes(specs[:1], rules=Rules(classes="AMD,CNVV"))  # no scan is left
+        list_sources(specs[:1], rules=Rules(classes="AMD,CNVV"))  # no scan is left
     with pytest.raises(SettingError, match=r"names DME, .* its classes are AMD, CNV, DRUSEN and NORMAL"):
-        list_with_classes(specs, rules=Rules(classes="AMD,CNV,DME"))
+        list_sources(specs, rules=Rules(classes="AMD,CNV,DME"))
     for call in (
         lambda **more: inspect(first, **more),
         lambda classes, **more: build(first, tmp_path / "out", BuildConfig(classes=classes), **more),

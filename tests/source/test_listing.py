@@ -160,6 +160,19 @@ def test_links_to_splits_or_data_sets_are_named(source, tmp_path):
     assert len(list_source(tmp_path / "alias").scan_files) == len(archive())  # --src itself may be one
 
 
+def test_the_error_of_a_source_of_nothing_but_links_names_them(source, tmp_path):
+    links = tmp_path / "links"
+    (links / "train").mkdir(parents=True)
+    (links / "train/CNV").symlink_to(source / "train/CNV")
+    with pytest.raises(SourceError, match=r"has no image of its own. It has 1 link .* give --follow-links"):
+        list_source(links)
+    (links / "train/CNV").unlink()
+    (links / "train/CNV").symlink_to(tmp_path / "gone")
+    for follow_links in (False, True):
+        with pytest.raises(SourceError, match=r"has no image but 1 link .train/CNV., leading nowhere"):
+            list_source(links, follow_links=follow_links)
+
+
 def test_links_to_other_files_are_excluded_with_a_reason(source, tmp_path):
     (tmp_path / "notes").mkdir()
     (source / "papers").symlink_to(tmp_path / "notes")

@@ -21,6 +21,21 @@ def test_paths_take_precedence_over_patients_and_other_columns_and_rows_without_
     file = load(written("\ufeffpatient,class,split,path\r\n1,CNV,train,a/1\r\n2,DME,,a/2\r\n3,CNV,test,a/3\r\n"))
     assert file == SplitFile("path", {"a/1": "train", "a/3": "test"})
     assert load(written("split,patient\nval,007\n")) == SplitFile("patient", {"007": "val"})
+    # images.csv has two columns that tables call a split.
+    assert load(written("path,source_split,split\na,test,val\n")) == SplitFile("path", {"a": "val"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "File Name;Subset\na;train\n",
+        "image,partition\na,train\n",
+        "sep=;\r\npath;split\r\na;train\r\n",
+        "path\tsplit\na\ttrain\n".encode("utf-16"),
+    ],
+)
+def test_columns_and_encodings_are_those_that_tables_have(written, content):
+    assert load(written(content)) == SplitFile("path", {"a": "train"})
 
 
 def test_the_digest_depends_on_the_names_and_their_splits_alone(written):
@@ -43,7 +58,7 @@ def test_the_digest_depends_on_the_names_and_their_splits_alone(written):
         ("path,split\n,train\n", "row 2: path is empty"),
         ("patient,split\n1,train\n1,test\n", "row 3: patient 1 is in test, but also in train"),
         ("path,split\na,\n", "assigns no path to a split"),
-        (b"path,split\n\xff,train\n", "is not a CSV file in UTF-8"),
+        (b"path,split\n\xff,train\n", "is not a CSV file in UTF-8 .*; save it as 'CSV UTF-8'"),
         ('path,split\n"a,train\n', "is not a CSV file in UTF-8"),
     ],
 )
