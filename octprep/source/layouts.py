@@ -244,6 +244,8 @@ def _of_braces(text: str) -> str:
                 raise SettingError(f"--pattern {text} has {piece}; known are {', '.join(_PLACEHOLDERS)}.")
             pieces.append(f"(?P={name})" if name in used else f"(?P<{name}>{_PLACEHOLDERS[name]})")
             used.add(name)
+        elif brace := next((brace for brace in "{}" if brace in piece), ""):
+            raise SettingError(f"--pattern {text} has a {brace} alone; write a name between {{ and }}.")
         else:
             pieces.append(re.escape(piece))
     return "".join(pieces)

@@ -86,6 +86,8 @@ def test_patterns_and_regular_expressions_read_paths(tmp_path):
         ("octd", "neither a preset"),
         ("{class}/{pat}.png", r"has \{pat\}"),
         ("{patient}.png", "does not say where the class is"),
+        ("{class}/{patient", "has a { alone"),
+        ("{class}/patient}.png", "has a } alone"),
         ("(?P<class>[", "is not a regular expression"),
         ("(?P<class>.*)(?P<sex>.)", "has a group sex"),
     ):
