@@ -204,7 +204,7 @@ class _PersistentFile(io.FileIO):
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         """As that of any file. Raises as `read_again` does."""
         try:
-            return super().readinto(buffer)
+            return io.FileIO.readinto(self, buffer)  # `super()` takes longer
         except OSError:
             return read_again(self.path, partial(super().readinto, buffer))
 
@@ -214,7 +214,9 @@ def open_persistent(path: Path) -> io.BufferedReader:
 
     Read it with a number of bytes, or into a buffer: reading to the end is tried once.
     """
-    return io.BufferedReader(_PersistentFile(read_again(path, lambda: _descriptor(path, follow_links=False)), path))
+    descriptor = read_again(path, lambda: _descriptor(path, follow_links=False))
+    buffered = getattr(os.fstat(descriptor), "st_blksize", 0)  # bytes, as for `open`
+    return io.BufferedReader(_PersistentFile(descriptor, path), buffered or io.DEFAULT_BUFFER_SIZE)
 
 
 @contextmanager
