@@ -84,3 +84,12 @@ def synthetic_shards(synthetic_source, tmp_path_factory):
     out = tmp_path_factory.mktemp("synthetic_out") / "shards"
     build(synthetic_source, out, BuildConfig(), workers=2)
     return out
+
+
+@pytest.fixture(scope="session")
+def failing_disk(tmp_path_factory):
+    """The library for `tests.worlds.disks.run_on_failing_disk`."""
+    from tests.worlds.disks import compile_library, require_failing_disks
+
+    require_failing_disks()
+    return compile_library(tmp_path_factory.mktemp("disk"))

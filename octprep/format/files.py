@@ -12,16 +12,21 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from octprep.format.errors import OutputError
+from octprep.format.errors import OutputError, StoppedError
 from octprep.format.paths import path_to_text, require_path
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STDOUT = Path("-")  # the file that an option names to have standard output written instead
 _PART = re.compile(r"\.part-(\d+)-.*", re.DOTALL)
 # Flags with which a file is opened for reading: a pipe is not waited for.
 _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OF_THE_PATH = (errno.ELOOP, errno.ENAMETOOLONG)  # errors that come again
 _PAUSES = (0.1, 0.4, 1.5)  # seconds between the attempts of `retry`
 
 Result = TypeVar("Result")
@@ -93,6 +98,11 @@ def open_regular(path: Path | str, *, follow_links: bool = True) -> io.BufferedR
     Raises NotReadable for anything that is not a regular file, and OSError as the system does: ELOOP if the path is a
     link and follow_links is False.
     """
+    return os.fdopen(_descriptor(path, follow_links=follow_links), "rb")
+
+
+def _descriptor(path: Path | str, *, follow_links: bool) -> int:
+    """A descriptor of a regular file, open for reading. Raises as `open_regular` does."""
     try:
         descriptor = os.open(path, _READING if follow_links else _READING | getattr(os, "O_NOFOLLOW", 0))
     except OSError as error:
@@ -102,7 +112,7 @@ def open_regular(path: Path | str, *, follow_links: bool = True) -> io.BufferedR
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NotReadable("is not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_ahead(path: Path | str) -> None:
@@ -140,7 +150,8 @@ def read_bytes(path: Path | str, limit: int, *, follow_links: bool = True) -> tu
 def retry(work: Callable[[], Result]) -> Result:
     """What work() returns; after OSError and MemoryError it is called again, 4 times in all within about 2 s.
 
-    Raises the last error; at once for a missing file, a folder in place of a file, and a link that is not followed.
+    Raises the last error; at once for a missing file, a folder in place of a file, a link that is not followed, and a
+    name that is too long.
     """
     for pause in _PAUSES:
         try:
@@ -148,10 +159,64 @@ def retry(work: Callable[[], Result]) -> Result:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise
         except (OSError, MemoryError) as error:
-            if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            if isinstance(error, OSError) and error.errno in _OF_THE_PATH:
                 raise
         time.sleep(pause)
     return work()
+
+
+def read_again(path: Path, work: Callable[[], Result]) -> Result:
+    """What work() returns, which opens or reads the file at a path; it is called again as `retry` does.
+
+    Raises what `retry` raises at once, and StoppedError for what lasts: that the machine cannot read a file says
+    nothing about what it holds.
+    """
+    try:
+        return retry(work)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno in _OF_THE_PATH:
+            raise
+        raise cannot_be_read(path, error) from error
+
+
+def cannot_be_read(path: Path, error: OSError) -> StoppedError:
+    """That the machine could not read a file of a folder of shards, and what to do."""
+    problem = f"{path_to_text(str(path))} cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return StoppedError(
+            f"{problem}: this user may not read it, which says nothing about the shards; allow that, then run the same "
+            "command again."
+        )
+    return StoppedError(
+        f"{problem}: that says nothing about the shards; check the disk, then run the same command again."
+    )
+
+
+class _PersistentFile(io.FileIO):
+    """A file whose `readinto` is called again, at the same place, if the machine fails for a moment."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor)
+        self.path = path
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        """As that of any file. Raises as `read_again` does."""
+        try:
+            return io.FileIO.readinto(self, buffer)  # `super()` takes longer
+        except OSError:
+            return read_again(self.path, partial(super().readinto, buffer))
+
+
+def open_persistent(path: Path) -> io.BufferedReader:
+    """Open a regular file that is no link, as `open_regular` does; opening and reading are tried as by `read_again`.
+
+    Read it with a number of bytes, or into a buffer: reading to the end is tried once.
+    """
+    descriptor = read_again(path, lambda: _descriptor(path, follow_links=False))
+    buffered = getattr(os.fstat(descriptor), "st_blksize", 0)  # bytes, as for `open`
+    return io.BufferedReader(_PersistentFile(descriptor, path), buffered or io.DEFAULT_BUFFER_SIZE)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from octprep.format.config import BuildConfig, Preprocessing
 from octprep.format.errors import ManifestError
-from octprep.format.files import NotReadable, atomic_write, open_regular, read_bytes
+from octprep.format.files import NotReadable, atomic_write, cannot_be_read, open_persistent, read_again, read_bytes
 from octprep.format.json_types import MAX_INTEGER, check_type, read_json, shown
 from octprep.format.paths import original
 
@@ -170,8 +170,9 @@ class Manifest:
     def load(cls, folder: Path, *, allow_edited: bool = False) -> Self:
         """Read a folder's manifest.
 
-        Raises ManifestError if there is none, if it has another format version, or if it was edited. With
-        allow_edited a manifest whose digest does not match is returned, with `digest_ok` False, if it is well-formed.
+        Raises ManifestError if there is none, if it has another format version, or if it was edited; StoppedError if
+        the machine cannot read it. With allow_edited a manifest whose digest does not match is returned, with
+        `digest_ok` False, if it is well-formed.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -230,7 +231,7 @@ class Manifest:
         """Compare the shards of some splits with the manifest: presence, size, SHA-256.
 
         Raises ManifestError naming the first shard that differs, is a link or lies behind one: nothing outside the
-        folder is read. Reads every byte, 1-2 GB/s where the disk allows.
+        folder is read; StoppedError if the machine cannot read one. Reads every byte, 1-2 GB/s where the disk allows.
         """
         for split in splits:
             if split not in self.splits:
@@ -258,21 +259,25 @@ def open_shard(path: Path) -> io.BufferedReader:
     """Open a shard for reading, without waiting for a pipe.
 
     Raises ValueError, whose message is the rest of a sentence about the path, for anything that is not a regular file,
-    and for a link or a file in a linked folder, whose content may change at any time. Raises OSError as the system
-    does.
+    and for a link or a file in a linked folder, whose content may change at any time. Raises FileNotFoundError or
+    NotADirectoryError if there is none. A disk that fails for a moment is tried again, here and when the shard is read;
+    StoppedError is raised if that lasts.
     """
-    if path.is_symlink():
+    if read_again(path, path.is_symlink):
         raise ValueError("is a link, not a file")
-    if path.parent.is_symlink():
+    if read_again(path, path.parent.is_symlink):
         raise ValueError(f"lies in {path.parent.name}, which is a link, not a folder")
     try:
-        return open_regular(path, follow_links=False)
+        return open_persistent(path)
     except NotReadable as error:
         raise ValueError(str(error)) from None
 
 
 def shard_problem(path: Path, shard: Shard) -> str | None:
-    """How a shard's file differs from the manifest, as the rest of a sentence about it; None if it does not."""
+    """How a shard's file differs from the manifest, as the rest of a sentence about it; None if it does not.
+
+    Raises StoppedError if the machine cannot read it.
+    """
     try:
         with open_shard(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -282,7 +287,7 @@ def shard_problem(path: Path, shard: Shard) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+        raise cannot_be_read(path, error) from error
     except ValueError as error:
         return str(error)
     if sha256 != shard.sha256:
@@ -294,12 +299,13 @@ def read_folder_file(path: Path) -> bytes:
     """The content of a folder's manifest.json, images.csv or duplicates.json.
 
     A pipe is not waited for, a link is not followed, and no more than 512 MB are read. Raises ValueError for these,
-    OSError for what the system says, both without the path.
+    without the path; FileNotFoundError or NotADirectoryError if there is none; StoppedError if the machine cannot read
+    it, which is tried again before.
     """
-    if path.is_symlink():
+    if read_again(path, path.is_symlink):
         raise ValueError("it is a link, not a file")
     try:
-        return read_bytes(path, MAX_BYTES, follow_links=False)[0]
+        return read_again(path, lambda: read_bytes(path, MAX_BYTES, follow_links=False))[0]
     except NotReadable as error:
         raise ValueError(f"it {error}") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from octprep.duplicates.duplicates_json import DuplicatesFile
 from octprep.format import images_csv, record_index
-from octprep.format.errors import ManifestError, OutputError, SourceError
+from octprep.format.errors import ManifestError, OutputError, SourceError, StoppedError
 from octprep.format.files import atomic_write
 from octprep.format.manifest import (
     DUPLICATES_NAME,
@@ -149,5 +149,5 @@ def _shows_source(page: Path) -> bool:
     """Whether there is a page with pictures of the source."""
     try:
         return _SHOWS_SOURCE in read_folder_file(page)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StoppedError):
         return False

@@ -68,7 +68,8 @@ def read(path: Path) -> Iterator[bytes]:
     """The records of a TFRecord file, every CRC checked.
 
     Raises RecordError with the record's index and offset at the first frame that is cut short or fails its CRC, and
-    for a path that is a link, a pipe or anything but a file in a folder.
+    for a path that is a link, a pipe or anything but a file in a folder. Raises as `open_shard` does for a file that is
+    missing, or that the machine cannot read.
     """
     with _open(path) as file:
         yield from _frames(file, os.fstat(file.fileno()).st_size)

@@ -212,5 +212,5 @@ def existing_shard(task: ShardTask) -> Shard | None:
         written_key, size, sha256, *_ = _read_receipt(_receipt_path(path))
         shard = _shard(task, size, sha256)
         return shard if written_key == task_key(task) and shard_problem(path, shard) is None else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, cut short or of another version: write the shard again
+    except (OSError, ValueError, KeyError, TypeError, StoppedError):
+        return None  # absent, cut short, unreadable or of another version: write the shard again

@@ -32,7 +32,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
-from octprep.format.errors import ManifestError, OutputError, SettingError
+from octprep.format.errors import ManifestError, OutputError, SettingError, StoppedError
 from octprep.format.files import atomic_write, remove_partial_files, saving
 from octprep.format.json_types import read_json
 from octprep.format.locks import hold_file
@@ -214,8 +214,8 @@ def _fetch_splits(
         for split in splits:
             _hold.get().add(folder / f"{split}.lock")
         with _threads() as threads:
-            problems = list(threads.map(lambda shard: shard_problem(folder / shard.name, shard), shards))
-        missing = [shard for shard, problem in zip(shards, problems, strict=True) if problem]
+            usable = list(threads.map(lambda shard: _is_usable(folder / shard.name, shard), shards))
+        missing = [shard for shard, is_usable in zip(shards, usable, strict=True) if not is_usable]
         if not missing:
             return
         size, needed, cap = _bytes(missing), _bytes(shards) + _tables_bytes(folder), cap_bytes()
@@ -355,7 +355,7 @@ class ShardStream:
             with _writing():
                 if self._closed.is_set():
                     raise OutputError("the pass over the shards has ended")
-                if shard_problem(path, shard):
+                if not _is_usable(path, shard):
                     self._fetch(order[index:])
                 descriptor = hold_file(path, shared=True)
                 os.utime(path)
@@ -489,6 +489,14 @@ def _fetch(place: RemoteFolder, folder: Path, shard: Shard) -> None:
             problem = "is missing"
         if problem:
             raise ManifestError(f"{place / shard.name} {problem}, so nothing of it is used. {_REPAIR}")
+
+
+def _is_usable(path: Path, shard: Shard) -> bool:
+    """Whether the cache has a shard, undamaged, on a disk that can be read."""
+    try:
+        return shard_problem(path, shard) is None
+    except StoppedError:
+        return False
 
 
 def _fetch_all(place: RemoteFolder, folder: Path, shards: Sequence[Shard]) -> None:

@@ -113,8 +113,9 @@ def verify(
     cluster_wait: as for `octprep.build`.
 
     What only follows from another violation is not reported: of a shard that cannot be read whole neither its counts
-    nor the rows that point to it. Raises ManifestError if the manifest is missing or cannot be read; SettingError if
-    workers is below 0, or the cluster cannot be used, and StoppedError if it is lost.
+    nor the rows that point to it. Raises ManifestError if the manifest is missing or is none; SettingError if workers
+    is below 0, or the cluster cannot be used; StoppedError if it is lost, or if the machine cannot read a file, which
+    is no violation.
     """
     place = location(folder)
     if isinstance(place, RemoteFolder) and cluster is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from octprep import duplicates, preprocessing
 from octprep.arrays import Gray
+from octprep.format.files import cannot_be_read
 from octprep.format.manifest import STATED, Manifest, Shard, shard_problem
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels, encode_record
@@ -48,7 +49,10 @@ class ShardContents(NamedTuple):
 
 
 def read_shard(task: ReadTask) -> ShardContents:
-    """Summarise the records of a shard, and say what is wrong; if a record cannot be read, only why."""
+    """Summarise the records of a shard, and say what is wrong; if a record is damaged, only why.
+
+    Raises StoppedError if the machine cannot read the shard.
+    """
     name, path = task.shard.name, task.folder / task.shard.name
     records: list[RecordSummary] = []
     descriptors = bytearray()
@@ -66,8 +70,10 @@ def read_shard(task: ReadTask) -> ShardContents:
             offset += tfrecord.framed_size(data)
     except RecordError as error:
         read_error = str(error)
+    except (FileNotFoundError, NotADirectoryError):
+        read_error = "is missing"
     except OSError as error:
-        read_error = file_problem or f"cannot be read ({error.strerror or error})"
+        raise cannot_be_read(path, error) from error
     problems = _record_problems(name, bad_records)
     if message := _shard_message(file_problem, read_error, len(records), task.shard):
         problems.append((name, message))

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octprep.format import images_csv, record_index
-from octprep.format.errors import ManifestError
+from octprep.format.errors import ManifestError, StoppedError
+from octprep.format.files import cannot_be_read, read_again
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import REPAIR, Manifest, open_shard
 from octprep.format.paths import original
@@ -72,6 +73,7 @@ class MappedImages:
 
         Raises ManifestError if the folder is not one of shards, has no such split, the splits hold no images, or the
         images are PNGs; if the index is missing or not that of these shards; if a shard is missing or of another size.
+        Raises StoppedError if the machine cannot read a file.
         """
         place = location(folder)
         self.splits = (split,) if isinstance(split, str) else tuple(split)
@@ -146,8 +148,10 @@ class MappedImages:
                         self._views.append(np.frombuffer(mapping, np.uint8))
                     else:  # an empty file cannot be mapped
                         self._views.append(np.empty(0, np.uint8))
+            except (FileNotFoundError, NotADirectoryError):
+                raise _damaged(path, "is missing") from None
             except OSError as error:
-                raise _damaged(path, f"cannot be read ({error.strerror or error})") from None
+                raise cannot_be_read(path, error) from error
             except ValueError as error:
                 raise _damaged(path, str(error)) from None
 
@@ -170,7 +174,8 @@ class MappedImages:
         """The pixels of images by their numbers: (n, height, width, 1) uint8, in `out` if that is given.
 
         images: (n,) in 0..image_count - 1; -1, with which `order.padded` fills, gives a black image. Raises IndexError
-        for other numbers, ValueError for an `out` of another shape or type, ManifestError if a shard cannot be read.
+        for other numbers, ValueError for an `out` of another shape or type, ManifestError if a shard became shorter,
+        StoppedError if the machine cannot read one.
         """
         shape = (len(images), *self.image_shape)
         if out is None:
@@ -206,15 +211,17 @@ class MappedImages:
         for row, number in enumerate(numbers):
             if number < 0:
                 continue
+            place = descriptors[shard_of[number]], [rows[row]], offset_of[number]
             try:
-                complete = os.preadv(descriptors[shard_of[number]], [rows[row]], offset_of[number]) == rows.shape[1]
-            except OSError as error:
-                raise self._unreadable(number, f"cannot be read ({error.strerror or error})") from None
-            if not complete:
-                raise self._unreadable(number, "became shorter while it was read")
+                count = os.preadv(*place)
+            except OSError:
+                count = read_again(self._path(number), partial(os.preadv, *place))
+            if count != rows.shape[1]:
+                raise _damaged(self._path(number), "became shorter while it was read")
 
-    def _unreadable(self, number: int, problem: str) -> ManifestError:
-        return _damaged(self.folder / self._shards[self._shard_of_image[number]].name, problem)
+    def _path(self, image: int) -> Path:
+        """The shard that holds an image."""
+        return self.folder / self._shards[self._shard_of_image[image]].name
 
     @cached_property
     def _image_rows(self) -> list[ImageRow]:
@@ -291,7 +298,7 @@ def _read_ahead(paths: Sequence[Path], limit: int) -> None:
                         os.posix_fadvise(file.fileno(), start, 2 * _PIECE, os.POSIX_FADV_WILLNEED)
                     # Waits until the piece is there, while the system already reads the next one.
                     os.pread(file.fileno(), 1, min(start + _PIECE, size) - 1)
-        except (OSError, ValueError):
+        except (OSError, ValueError, StoppedError):
             return
         limit -= size
         if limit <= 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from octprep.format.errors import ManifestError
+from octprep.format.errors import ManifestError, StoppedError
 from octprep.format.manifest import IMAGE, LABEL, PATH, PATIENT, Manifest
 from octprep.format.paths import original
 from octprep.format.seeding import derived_seed
@@ -38,6 +38,8 @@ _DATA_ERRORS = (
     tf.errors.FailedPreconditionError,
     tf.errors.InvalidArgumentError,
 )
+# And for a file that the disk does not give, or that this user may not read.
+_MACHINE_ERRORS = (tf.errors.UnknownError, tf.errors.PermissionDeniedError)
 
 
 def training_batches(
@@ -142,6 +144,7 @@ def steps(manifest: Manifest, split: str | Sequence[str], batch_size: int) -> in
 def data_errors_as_manifest_errors(folder: Path, remote: ShardStream | None = None) -> Iterator[None]:
     """Turn what TensorFlow raises for a damaged shard inside the block into ManifestError.
 
+    For one that the machine cannot read, which TensorFlow does not try again, StoppedError is raised.
     remote: what fetches the shards; its own error is raised as it is, and it is closed at the end of the block.
     """
     try:
@@ -149,11 +152,16 @@ def data_errors_as_manifest_errors(folder: Path, remote: ShardStream | None = No
     except tf.errors.OpError as error:
         if remote is not None and remote.error is not None:
             raise remote.error from None
-        if not isinstance(error, _DATA_ERRORS):
+        if not isinstance(error, _DATA_ERRORS + _MACHINE_ERRORS):
             raise
         # A bad operand inside the model is an InvalidArgumentError too: only those of an iterator are about data.
         if "IteratorGetNext" not in str(error) and not isinstance(error, tf.errors.DataLossError):
             raise
+        if isinstance(error, _MACHINE_ERRORS):
+            raise StoppedError(
+                f"The shards in {original(folder)} cannot be read ({_reason(error)}): that says nothing about the "
+                "shards; check the disk, and that this user may read them, then run the same command again."
+            ) from None
         raise ManifestError(
             f"The shards in {original(folder)} are damaged or not those of its manifest ({_reason(error)}). "
             "`octprep verify` names them; copy the folder again, or repair it by the `octprep build` that made it."

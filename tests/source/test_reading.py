@@ -22,6 +22,7 @@ from octprep.source.listing import list_source
 from octprep.source.reading import DecodedBatch, FlaggedScan, read_scans, with_retries
 from octprep.workers import WorkerPool
 from tests.worlds.archive import archive, draw_scan, files_of, path_of, write_folder
+from tests.worlds.disks import run_on_failing_disk
 from tests.worlds.tables import read_cells
 
 pytestmark = pytest.mark.slow
@@ -43,48 +44,9 @@ def exclusions_of(out):
 # Failures of the machine
 
 
-@pytest.fixture(scope="session")
-def failing_disk(tmp_path_factory):
-    """A library that makes open() fail for a name, as often and with the error that the environment says."""
-    folder = tmp_path_factory.mktemp("shim")
-    if sys.platform != "linux" or shutil.which("gcc") is None:
-        pytest.skip("a disk that fails is made with gcc and LD_PRELOAD, on Linux")
-    (folder / "fail.c").write_text(
-        textwrap.dedent("""
-        #define _GNU_SOURCE
-        #include <dlfcn.h>
-        #include <errno.h>
-        #include <stdarg.h>
-        #include <stdlib.h>
-        #include <string.h>
-        static int bad(const char *path) {
-            static int done = 0;
-            const char *name = getenv("FAIL_NAME");
-            if (!name || !path || !strstr(path, name) || done >= atoi(getenv("FAIL_TIMES"))) return 0;
-            done++;
-            errno = atoi(getenv("FAIL_ERRNO"));
-            return 1;
-        }
-        #define OPEN(name) \\
-        int name(const char *path, int flags, ...) { \\
-            static int (*real)(const char *, int, ...); \\
-            va_list rest; va_start(rest, flags); int mode = va_arg(rest, int); va_end(rest); \\
-            if (bad(path)) return -1; \\
-            if (!real) real = dlsym(RTLD_NEXT, #name); \\
-            return real(path, flags, mode); \\
-        }
-        OPEN(open) OPEN(open64)
-        """)
-    )
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "fail.so", "fail.c", "-ldl"], cwd=folder, check=True)
-    return folder / "fail.so"
-
-
 def run_failing(failing_disk, times, error, *arguments):
-    environment = {"LD_PRELOAD": str(failing_disk), "FAIL_NAME": Path(ONE).name, "FAIL_TIMES": str(times)}
-    command = [sys.executable, "-m", "octprep.cli", *map(str, arguments), "--workers", "1"]
-    environment = os.environ | environment | {"FAIL_ERRNO": str(error)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    command = ["-m", "octprep.cli", *arguments, "--workers", "1"]
+    return run_on_failing_disk(failing_disk, Path(ONE).name, times, *command, error=error)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE])
