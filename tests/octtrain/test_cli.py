@@ -115,6 +115,17 @@ def test_an_unsupported_backend_is_a_one_line_error(shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited as Linux does")
+@pytest.mark.parametrize("kib", [600_000, 1_500_000])
+def test_too_little_memory_to_load_the_libraries_is_one_line(run, tmp_path, kib):
+    image = scan_file(tmp_path / "a.jpeg")
+    limited = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", *command("predict", run, image)]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("octtrain: memory ran out while Keras and its backend were loaded (")
+    assert "keras.json" not in done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="loaded libraries are read from Linux's /proc")
 def test_an_interruption_while_libraries_are_imported_is_one_line(shards, tmp_path):
     code, err = fails_early(shards, "--run", tmp_path / "run", interrupt=True)
