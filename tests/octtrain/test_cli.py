@@ -152,6 +152,10 @@ def test_predictions_and_exclusions_go_to_different_streams(run, tmp_path, capsy
         (["evaluate", "{run}", "--split", "train"], 1, "patient 0. Evaluate on patients it was not exposed to"),
         (["predict", "{run}", "{tmp}/none.jpeg"], 2, "does not exist"),
         (["fit", "{tmp}", "--run", "{tmp}/r"], 1, "has no manifest.json"),
+        (["fit", "{shards}", "--run", ""], 2, "--run is empty; give a path"),
+        (["fit", "{shards}", "--run="], 2, "--run is empty; give a path"),
+        (["evaluate", "{run}", "--json", ""], 2, "--json is empty; give a path"),
+        (["predict", "{run}", ""], 2, "an argument is empty; give a path"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--lr", "0"], 2, "lr must be auto, or above 0"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--fold", "0"], 2, "omit --fold"),
         (
