@@ -1,6 +1,6 @@
 """Output to any terminal, file or pipe, whatever its encoding, and although it may be closed.
 
-Only the standard library is imported.
+Besides the standard library only `octprep.format.paths` is imported, which takes no time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from octprep.format.paths import escape
 
 PIPE_CLOSED = 141  # exit code of a program whose reader has closed the pipe, as shells give it: 128 + SIGPIPE
 
@@ -60,7 +62,7 @@ def say(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line: control characters, which a file's name may hold, are shown as escapes."""
+    """The text on one line: control characters and other bytes that a file's name may hold are escapes."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else escape(c) for c in text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip("tensorflow")
 from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.config import MODELS, FitConfig
-from tests.worlds.runs import ROOT, command, program, scan_file, start
+from tests.worlds.runs import ROOT, TINY, command, program, scan_file, start
 from tests.worlds.shards import write_shards
 
 pytestmark = pytest.mark.slow
@@ -173,6 +174,29 @@ def test_an_error_that_the_user_can_fix_is_one_line_and_an_exit_code(run, tmp_pa
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_a_name_that_is_not_utf8_is_printed_in_one_spelling(shards, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"fold\xfcr")
+    shutil.copytree(shards, folder / "s")
+    monkeypatch.chdir(folder)
+    run, image = folder / "runs" / "s-tiny", scan_file(folder / "a.jpeg")
+    spelt = rf"{tmp_path}/fold\xfcr"
+    spelt_run = f"{spelt}/runs/s-tiny"
+    fit = ["fit", folder / "s", "--run", run, "--model", TINY, "--epochs", 1, "--batch-size", 16]
+    for words, printed in (
+        (fit, [f"run: {spelt_run}", f"wrote {spelt_run}/model.keras", f"evaluate '{spelt_run}'"]),
+        (fit, [f"octtrain: {spelt_run} already holds a run"]),
+        (["calibrate", run], [f"wrote {spelt_run}/calibration.json", f"evaluate '{spelt_run}'"]),
+        (["evaluate", run], [f"predict '{spelt_run}'"]),
+        (["figures", run, "--out", folder / "f"], [f"into {spelt}/f"]),
+        (["predict", run, image, "--csv", folder / "p.csv"], [f"wrote {spelt}/p.csv"]),
+        (["predict", run, folder / "none.jpeg"], [f"octtrain: {spelt}/none.jpeg does not exist"]),
+        (["evaluate", folder / "none"], [f"octtrain: {spelt}/none does not exist"]),
+    ):
+        _, out, err = program(capsys, *words)
+        assert [text for text in printed if text not in out + err] == []
+        assert "udcfc" not in ascii(out + err)
 
 
 def test_settings_come_from_a_file_and_the_command_line_replaces_them(run, tmp_path, capsys):
