@@ -1,6 +1,6 @@
 """Output to any terminal, file or pipe, whatever its encoding, and although it may be closed.
 
-Besides the standard library only `octprep.format.paths` is imported, which takes no time.
+Besides the standard library only errors and paths of `octprep.format` are imported, which takes no time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from octprep.format.errors import OutputError
 from octprep.format.paths import escape
 
 PIPE_CLOSED = 141  # exit code of a program whose reader has closed the pipe, as shells give it: 128 + SIGPIPE
@@ -51,7 +52,8 @@ def discard_stdout() -> None:
 
 
 def say(text: str) -> None:
-    """Print lines to standard output at once, also into a file or a pipe. Raises ReaderClosed if nothing reads them.
+    """Print lines to standard output at once, also into a file or a pipe. Raises ReaderClosed if nothing reads them, and
+    OutputError if the disk does not take them.
 
     Control characters other than line ends are shown as escapes.
     """
@@ -59,6 +61,14 @@ def say(text: str) -> None:
         print("\n".join(map(printable, text.split("\n"))), flush=True)
     except BrokenPipeError:
         raise ReaderClosed("standard output was closed by its reader") from None
+    except OSError as error:
+        raise stdout_error(error) from None
+
+
+def stdout_error(error: OSError) -> OutputError:
+    """The error of standard output that cannot be written, which is discarded from here on."""
+    discard_stdout()
+    return OutputError(f"standard output cannot be written: {error.strerror or error}.")
 
 
 def printable(text: str) -> str:

@@ -232,6 +232,17 @@ def test_without_tensorflow_the_program_says_what_to_install(run):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json", "-"]])
+def test_standard_output_that_is_full_is_one_line(untrained, tmp_path, options):
+    with Path("/dev/full").open("w") as full:
+        arguments = command("evaluate", untrained / "run", "--out", tmp_path, *options)
+        done = subprocess.run(arguments, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == ("octtrain: standard output cannot be written: No space left on device.")
+    assert len(done.stderr.splitlines()) == 1 or options
+
+
 def test_results_are_written_without_a_home_folder_and_although_the_reader_has_gone(untrained, tmp_path):
     """And nothing that TensorFlow logs is shown."""
     environment = {key: value for key, value in os.environ.items() if key != "HOME"}
