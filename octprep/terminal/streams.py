@@ -52,10 +52,10 @@ def discard_stdout() -> None:
 
 
 def say(text: str) -> None:
-    """Print lines to standard output at once, also into a file or a pipe. Raises ReaderClosed if nothing reads them, and
-    OutputError if the disk does not take them.
+    """Print lines to standard output at once, also into a file or a pipe.
 
-    Control characters other than line ends are shown as escapes.
+    Control characters other than line ends are shown as escapes. Raises ReaderClosed if nothing reads the lines, and
+    OutputError if the disk does not take them.
     """
     try:
         print("\n".join(map(printable, text.split("\n"))), flush=True)
