@@ -2,22 +2,28 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+ifeq ($(strip $(VENV)),)
+override VENV := .venv
+endif
+# A space in VENV is quoted for the shell in BIN and ACTIVATE, and for make in READY.
+BIN := "$(VENV)/bin"
+empty :=
+space := $(empty) $(empty)
+ACTIVATE := . $(if $(findstring $(space),$(VENV)),'$(VENV)/bin/activate',$(VENV)/bin/activate)
 
 # With an NVIDIA driver the packages that let TensorFlow use the GPU are installed too; GPU=0 omits them, GPU=1 forces them.
 GPU ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
 comma := ,
 EXTRAS := dev$(if $(filter 1,$(GPU)),$(comma)gpu)
-READY := $(VENV)/.installed$(if $(filter 1,$(GPU)),-gpu)
+READY := $(subst $(space),\ ,$(VENV))/.installed$(if $(filter 1,$(GPU)),-gpu)
 
 # Without SRC the pipeline draws synthetic scans and uses those; everything it makes then lies under pipeline/.
 SRC ?=
-ifeq ($(strip $(SRC)),)
-OUT ?= pipeline/shards
-RUN ?= pipeline/run
-else
-OUT ?= shards
-RUN ?= runs/first
+ifeq ($(strip $(OUT)),)
+override OUT := $(if $(strip $(SRC)),shards,pipeline/shards)
+endif
+ifeq ($(strip $(RUN)),)
+override RUN := $(if $(strip $(SRC)),runs/first,pipeline/run)
 endif
 MODEL ?= octnet-s
 EPOCHS ?= 10
@@ -38,7 +44,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'make pipeline SRC=/data/OCT2017 OUT=shards RUN=runs/first EPOCHS=20   on the real archive'
-	@echo '. $(BIN)/activate   makes the commands octprep and octtrain available in this shell'
+	@echo "$(ACTIVATE)   makes the commands octprep and octtrain available in this shell"
 
 install: $(READY) ## make .venv with both packages and all they need (with uv where present; GPU=0: without GPU support)
 
@@ -47,11 +53,11 @@ $(READY): pyproject.toml
 	  { echo "Python 3.11 or newer is needed, but $(PYTHON) is `$(PYTHON) -V 2>&1`; run 'make install PYTHON=python3.11'."; exit 1; }
 	@echo "installing into $(VENV), once (extras: $(EXTRAS))"
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
+	  uv venv --quiet --allow-existing --python $(PYTHON) "$(VENV)" && uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'; \
 	else \
-	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
+	  $(PYTHON) -m venv "$(VENV)" && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'; \
 	fi
-	@touch $@
+	@touch "$@"
 
 pipeline: $(READY) ## scans -> shards -> verify -> model -> results (synthetic scans unless SRC=DIR)
 ifeq ($(strip $(SRC)),)
@@ -74,7 +80,7 @@ endif
 	$(BIN)/octtrain calibrate "$$RUN"
 	$(BIN)/octtrain evaluate "$$RUN"
 	@echo
-	@echo "Reports: $$OUT/report.html on the shards, $$RUN/report.html on the model. To use the commands yourself: . $(BIN)/activate"
+	@echo "Reports: $$OUT/report.html on the shards, $$RUN/report.html on the model. To use the commands yourself: $(ACTIVATE)"
 
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

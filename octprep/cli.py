@@ -278,7 +278,7 @@ def inspect(
         )
     if report is not None:
         write_output_file("--report", report, page.render(source, result))
-    lines = [console.inspection_summary(source, result), *(f"wrote {file}" for file in files)]
+    lines = [console.inspection_summary(source, result), *(f"wrote {console.shown_path(file)}" for file in files)]
     then = console.build_command(specs, result, patients=patients, classes=classes, follow_links=follow_links)
     lines.append(f"next: {then}")
     console.say("\n".join(lines), json_file=json_file, json=result.to_json)
@@ -319,13 +319,15 @@ def verify(
         else:
             if certificate is not None:
                 write_output_file("--certificate", certificate, f"{console.certificate(result)}\n".encode())
-                lines.append(f"wrote {certificate}")
+                lines.append(f"wrote {console.shown_path(certificate)}")
             lines.append(f"next: {console.next_of_octtrain(place, result.manifest)}")
     always = failed or certificate == STDOUT
     console.say("\n".join(lines), always=always, json_file=json_file, json=result.to_json)
     if failed:
         if certificate is not None:
-            console.warn(f"no certificate was written to {certificate}, as not all guarantees hold.")
+            console.warn(
+                f"no certificate was written to {console.shown_path(certificate)}, as not all guarantees hold."
+            )
         raise typer.Exit(1)
 
 
@@ -341,7 +343,8 @@ def index(folder: FolderOrUrl) -> None:
     place = location(folder)
     files = index_folder(place) if isinstance(place, Path) else index_url(place)
     records = sum(content.count(b"\n") for name, content in files.items() if name.endswith(".idx"))
-    console.say(f"wrote {place / INDEX_NAME} ({number(records, 'record')})\nnext: octtrain fit {console.quoted(place)}")
+    written = f"wrote {console.shown_path(place / INDEX_NAME)} ({number(records, 'record')})"
+    console.say(f"{written}\nnext: octtrain fit {console.quoted(place)}")
 
 
 @command(app, "octprep export shards --to webdataset --out tars", urls=("folder",))
@@ -393,7 +396,7 @@ def report(
         raise SettingError(f"--src {src[0]} and --without-source exclude each other; give one of them.")
     source, place = source_of(parse_sources(src)) if src else None, location(folder)
     written = write_report(place, source, without_source=without_source)
-    console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
+    console.say(f"wrote {console.shown_path(written.path)} ({written.bytes / 1e6:.1f} MB)\nnext: open it in a browser")
     if written.mismatched:
         console.warn(
             f"{written.mismatched:,} of the {written.sources:,} source files to show are not in {source}, or are "
@@ -478,7 +481,7 @@ def synthesize(
             workers=workers,
             progress=progress,
         )
-    lines = [f"{out}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
+    lines = [f"{console.shown_path(out)}: {drawn.images:,} B-scans of {drawn.patients:,} synthetic patients"]
     lines += [f"  {number:>3}  {kind}" for kind, number in drawn.faults.items()]
     lines.append(f"next: octprep build --src {console.quoted(out)} --out shards")
     console.say("\n".join(lines))

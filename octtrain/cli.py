@@ -22,6 +22,7 @@ from octprep import terminal
 from octprep.format.errors import SettingError
 from octprep.format.files import STDOUT
 from octprep.format.options import make
+from octprep.format.paths import path_to_text
 from octprep.storage.remote import location
 from octprep.terminal.commands import Json, command, verbosity, version_option
 from octtrain.calibration.config import CalibrationConfig
@@ -202,7 +203,7 @@ def _latest_run() -> Path:
     from octtrain.runs.locations import latest_run
 
     run = latest_run()
-    terminal.warn(f"the latest run: {run}")
+    terminal.warn(f"the latest run: {path_to_text(str(run))}")
     return run
 
 
@@ -364,7 +365,7 @@ def predict(
 
     runs, images, is_latest = choose_runs(inputs)
     if is_latest:
-        terminal.warn(f"the latest run: {runs[0]}")
+        terminal.warn(f"the latest run: {path_to_text(str(runs[0]))}")
     classify.predict(runs, images, csv, strict=strict, log=log, warn=terminal.warn)
 
 
@@ -426,7 +427,7 @@ def explain(
     if len(runs) > 1:
         raise SettingError(f"explain takes one run, and {len(runs)} are named; explain the members one by one.")
     if is_latest:
-        terminal.warn(f"the latest run: {runs[0]}")
+        terminal.warn(f"the latest run: {path_to_text(str(runs[0]))}")
     explaining.explain(
         runs[0],
         images,

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from octprep.format.errors import OctError, SettingError
+from octprep.format.errors import OctError, SettingError, StoppedError, is_out_of_memory
 from octprep.wording import number
 
 BACKENDS = ("tensorflow", "jax")
@@ -57,7 +57,7 @@ def prepare_keras() -> None:
     or JAX where only that is installed. On JAX, the GPU is hidden from TensorFlow, which only reads shards.
 
     Raises SettingError if Keras is set to another backend than TensorFlow or JAX, to one that is not installed, or
-    cannot start; MissingPackage if neither is installed.
+    cannot start; MissingPackage if neither is installed; StoppedError if memory runs out.
     """
     global _is_substitute
     if sys.modules.get("keras") is None:
@@ -71,8 +71,14 @@ def prepare_keras() -> None:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # whatever Keras raises for a setting that it does not know
+        reason = str(error).strip() or type(error).__name__
+        if is_out_of_memory(error):
+            raise StoppedError(
+                f"memory ran out while Keras and its backend were loaded ({reason}); close other programs, or allow "
+                "more memory (`ulimit -v`, or the limit of the job or container), and try again."
+            ) from None
         raise SettingError(
-            f"Keras cannot start ({str(error).strip() or type(error).__name__}); correct or delete {_keras_json()}, "
+            f"Keras cannot start ({reason}); correct or delete {_keras_json()}, "
             "and check the environment variables that begin with KERAS_."
         ) from None
     _check_backend(keras.config.backend(), "Keras")

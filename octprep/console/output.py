@@ -12,7 +12,6 @@ from typing import NoReturn
 import typer
 
 from octprep import terminal
-from octprep.format.errors import OutputError
 from octprep.format.files import STDOUT, write_output_file
 from octprep.terminal.commands import verbosity
 from octprep.workers import Progress
@@ -35,8 +34,7 @@ def say(
     except BrokenPipeError:
         terminal.discard_stdout()
     except OSError as error:
-        terminal.discard_stdout()
-        raise OutputError(f"standard output cannot be written: {error.strerror or error}.") from None
+        raise terminal.stdout_error(error) from None
     if json is not None and json_file is not None and not to_stdout:
         write_output_file("--json", json_file, json())
 

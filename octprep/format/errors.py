@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -47,3 +48,16 @@ class UnreadableImage(OctError):
 
 class Notice(UserWarning):
     """A warning for the user, one or two sentences; the work continues."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, also while a library was loaded.
+
+    The system's loader says that only in words, and partly in the same ones for a file that may not be executed.
+    """
+    if isinstance(error, ImportError):
+        text = str(error).lower()
+        if "static tls" in text or "not permitted" in text or "permission denied" in text:
+            return False
+        return "failed to map segment" in text or "cannot allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

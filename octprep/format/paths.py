@@ -85,6 +85,12 @@ def split_frame_path(path: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else (path, 0)
 
 
+def escape(character: str) -> str:
+    """The escape of a character that is not to be shown: of a byte that is not UTF-8 as `path_to_text` has it."""
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
 def _escaped(character: str) -> str:
     if character == "\\":
         return "\\\\"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from octprep.format.paths import escape
+
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"}  # control, direction and joining marks, line separators, spaces
 # What other categories hold that leaves no mark on the page: Unicode's Default_Ignorable_Code_Point, first and last of
 # each range, then the blanks of Braille and of musical notation.
@@ -14,16 +16,14 @@ _BLANK = (
 
 
 def visible(text: str) -> str:
-    """The text with hidden characters as their Python escapes.
+    """The text with hidden characters as their Python escapes, and bytes that are not UTF-8 as `path_to_text` has them.
 
     Hidden are the characters that leave no mark, by Unicode, but for the plain space, and those that change the
     direction of the text.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character.encode("unicode_escape").decode() if _hides(character) else character for character in text
-    )
+    return "".join(escape(character) if _hides(character) else character for character in text)
 
 
 def _hides(character: str) -> bool:

@@ -203,7 +203,8 @@ def _choose(paths: Sequence[Path], rng: Rng) -> Path:
 
 
 def _read_gray(path: Path) -> Gray:
-    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8)
+    encoded = np.frombuffer(path.read_bytes(), np.uint8)  # cv2.imread ends the process for a name that is not UTF-8
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def _unused(path: Path) -> Path:

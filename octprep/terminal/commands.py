@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
 from octprep.format.errors import SettingError
 from octprep.format.options import Setting, settings, text_of
@@ -63,7 +65,8 @@ def command(
     example: a command line, shown below the help.  without: fields that are no options of this command.  urls: the
     parameters of paths that may be URLs (`octprep.storage.remote.location`); in others a URL is an error. The settings'
     values arrive as the function's `**values`, by field; with only_given, only of the options that are on the command
-    line. Raises SettingError, when the command runs, for a text that a setting cannot be made of, and for such a URL.
+    line. Raises SettingError, when the command runs, for a text that a setting cannot be made of, for such a URL, and
+    for an empty text in place of a path.
     """
     options = [s for kind in kinds for s in settings(kind) if s.option.help and s.field not in without]
 
@@ -83,7 +86,7 @@ def command(
                         raise SettingError(str(error)) from None
             function(**given)
 
-        own = inspect.signature(function, eval_str=True).parameters.values()
+        own = list(inspect.signature(function, eval_str=True).parameters.values())
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
         parameters += [p.replace(kind=keyword) for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -93,10 +96,34 @@ def command(
             parameters.append(inspect.Parameter(name, keyword, default=False, annotation=annotation))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(epilog=f"Example: {example}")(run)
+        app.command(cls=_refusing_empty_paths(own), epilog=f"Example: {example}")(run)
         return function
 
     return register
+
+
+def _refusing_empty_paths(parameters: Iterable[inspect.Parameter]) -> type[TyperCommand]:
+    """The class of a command that refuses an empty text as a path, which pathlib would take for the working folder.
+
+    parameters: those of its function.
+    """
+    options: set[str] = set()
+    for parameter in parameters:
+        if get_origin(parameter.annotation) is Annotated and "Path" in str(get_args(parameter.annotation)[0]):
+            option = get_args(parameter.annotation)[1]
+            names = [option.default, *(option.param_decls or ())]  # Typer takes the first name for a default
+            options.update([n for n in names if isinstance(n, str)] or [f"--{parameter.name.replace('_', '-')}"])
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            for previous, word in pairwise(["", *args]):
+                name = previous if word == "" else word.removesuffix("=") if word.endswith("=") else None
+                if name in options or (word == "" and not previous.startswith("-")):
+                    shown = name if name in options else "an argument"
+                    raise SettingError(f"{shown} is empty; give a path, such as . for the working folder.")
+            return list(super().parse_args(ctx, args))
+
+    return Command
 
 
 def _refuse_urls(given: Mapping[str, Any]) -> None:

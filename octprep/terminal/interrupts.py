@@ -10,7 +10,7 @@ not. That is safe at any time, as every file is written atomically. Further sign
 Work that has something to save first runs inside `deferred`: there the first signal is only noted, and a second one
 does what the first does elsewhere.
 
-Only the standard library is imported, so that a program can watch from its first import on.
+Hardly more than the standard library is imported, so that a program can watch from its first import on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from octprep.terminal.streams import prepare_streams
+from octprep.terminal.streams import prepare_streams, printable
 
 GRACE = 1.2  # seconds in which the command may clean up
 END_WORKERS = 0.2  # seconds for ending worker processes
@@ -231,9 +231,9 @@ def _limit(watch: _Watch, first: float, again: float) -> float:
 
 def _exit() -> NoReturn:
     assert _watch
-    text = f"{_watch.program}: {_NAMES[signal.Signals(_watch.signal)]}{'; ' if _advice else ''}{_advice}.\n"
+    text = f"{_watch.program}: {_NAMES[signal.Signals(_watch.signal)]}{'; ' if _advice else ''}{_advice}."
     with suppress(OSError):
-        os.write(_watch.stderr, text.encode(errors="backslashreplace"))
+        os.write(_watch.stderr, f"{printable(text)}\n".encode())
     if "multiprocessing" in sys.modules:
         workers = threading.Thread(target=_end_workers, daemon=True)
         with suppress(RuntimeError):

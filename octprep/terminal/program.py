@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-from octprep.format.errors import Notice, OctError
+from octprep.format.errors import Notice, OctError, is_out_of_memory
 from octprep.terminal import interrupts
 from octprep.terminal.streams import PIPE_CLOSED, discard_stdout, prepare_streams, printable
 
@@ -21,7 +21,7 @@ def run_program(program: str, command: Callable[[], object], *, memory_advice: s
     The sentence begins with the program's name. memory_advice: what to do if memory runs out, as a clause. watch:
     handle Ctrl-C and SIGTERM, which only a program may that owns its process. Raises SystemExit with 128 + the signal's
     number, with PIPE_CLOSED if the reader of standard output has closed it, with the `exit_code` of an OctError, with 1
-    for an OSError or MemoryError, and as the command does; other exceptions are mistakes in the program and pass.
+    for an OSError or if memory ran out, and as the command does; other exceptions are mistakes in the program and pass.
     """
 
     def show(
@@ -50,8 +50,9 @@ def run_program(program: str, command: Callable[[], object], *, memory_advice: s
         if isinstance(error, BrokenPipeError):
             discard_stdout()
             sys.exit(PIPE_CLOSED)
-        if isinstance(error, MemoryError):
-            warn(f"{program}: memory ran out; {memory_advice}.")
+        if is_out_of_memory(error):
+            library = f" while a library was loaded ({error})" if isinstance(error, ImportError) else ""
+            warn(f"{program}: memory ran out{library}; {memory_advice}.")
         elif isinstance(error, OctError | OSError):
             warn(f"{program}: {error}")
         else:

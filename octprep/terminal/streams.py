@@ -1,6 +1,6 @@
 """Output to any terminal, file or pipe, whatever its encoding, and although it may be closed.
 
-Only the standard library is imported.
+Besides the standard library only errors and paths of `octprep.format` are imported, which takes no time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from octprep.format.errors import OutputError
+from octprep.format.paths import escape
 
 PIPE_CLOSED = 141  # exit code of a program whose reader has closed the pipe, as shells give it: 128 + SIGPIPE
 
@@ -49,18 +52,27 @@ def discard_stdout() -> None:
 
 
 def say(text: str) -> None:
-    """Print lines to standard output at once, also into a file or a pipe. Raises ReaderClosed if nothing reads them.
+    """Print lines to standard output at once, also into a file or a pipe.
 
-    Control characters other than line ends are shown as escapes.
+    Control characters other than line ends are shown as escapes. Raises ReaderClosed if nothing reads the lines, and
+    OutputError if the disk does not take them.
     """
     try:
         print("\n".join(map(printable, text.split("\n"))), flush=True)
     except BrokenPipeError:
         raise ReaderClosed("standard output was closed by its reader") from None
+    except OSError as error:
+        raise stdout_error(error) from None
+
+
+def stdout_error(error: OSError) -> OutputError:
+    """The error of standard output that cannot be written, which is discarded from here on."""
+    discard_stdout()
+    return OutputError(f"standard output cannot be written: {error.strerror or error}.")
 
 
 def printable(text: str) -> str:
-    """The text on one line: control characters, which a file's name may hold, are shown as escapes."""
+    """The text on one line: control characters and other bytes that a file's name may hold are escapes."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else escape(c) for c in text)

@@ -28,7 +28,7 @@ from octtrain.model_files import MODEL_SUFFIXES
 from octtrain.runs import exposure, history
 from octtrain.runs.exposure import EXPOSURE_NAME, INITIAL_WEIGHTS, TEACHER, Exposure
 from octtrain.runs.history import HISTORY_NAME, MAX_BYTES, Row, best_epoch
-from octtrain.runs.locations import is_vacant, nothing_to_resume
+from octtrain.runs.locations import is_vacant, not_vacant, nothing_to_resume
 from octtrain.runs.provenance import read_provenance, write_provenance
 from octtrain.runs.run import CONFIG_NAME, MODEL_NAME, RUN_VERSION, SETTINGS_NAME, Run, read_config
 from octtrain.settings_file import write_settings
@@ -79,7 +79,7 @@ class RunFolder:
                 raise nothing_to_resume(self.path)
             return []
         if not (self.path / CONFIG_NAME).is_file():
-            raise OutputError(f"{self.path} exists and is not a run folder; give another --run.")
+            raise not_vacant(self.path, "a run folder")
         if not resume:
             raise OutputError(f"{self.path} already holds a run; continue it by --resume, or give another --run.")
         stored = Run.load(self.path)

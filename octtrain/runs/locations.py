@@ -14,17 +14,22 @@ from octprep.format.errors import OutputError, SourceError
 from octprep.format.files import NotReadable, read_bytes
 from octprep.format.locks import OWNER_NAME, locked
 from octprep.format.manifest import MANIFEST_NAME
-from octprep.format.paths import require_path
+from octprep.format.paths import path_to_text, require_path
 from octprep.storage.remote import Location
+from octprep.wording import listed
 from octtrain.runs.exposure import EXPOSURE_NAME
 from octtrain.runs.history import MAX_BYTES
 from octtrain.runs.run import CONFIG_NAME, SETTINGS_NAME
 
 RUNS = Path("runs")  # in the working folder: where runs are made for which no folder is given
 
-# All that a run folder may hold before its config.json: what an interrupted `initialise` leaves, and what an empty
-# volume holds.
-_BEFORE_CONFIG = {EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, SETTINGS_NAME, "lost+found"}
+# All that a run folder may hold before its config.json: what an interrupted `initialise` leaves, what an empty volume
+# holds, and what macOS and Windows put into a folder that was looked at.
+_BEFORE_CONFIG = {
+    EXPOSURE_NAME, MANIFEST_NAME, OWNER_NAME, SETTINGS_NAME,
+    "lost+found", ".DS_Store", "Thumbs.db", "desktop.ini",
+}  # fmt: skip
+_MAX_NAMED = 3  # entries of a folder, in a message
 
 
 def new_run(shards: Location, model: str, runs: Path = RUNS) -> Path:
@@ -76,8 +81,22 @@ def is_vacant(folder: Path) -> bool:
     """Whether a run may be made in a folder: it does not exist, is empty, or holds what an interrupted start left."""
     if not folder.is_dir():
         return not folder.exists() and not folder.is_symlink()
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".part-")}
+    names = _names(folder)
     return names <= _BEFORE_CONFIG and (EXPOSURE_NAME in names or MANIFEST_NAME not in names)
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".part-")}
+
+
+def not_vacant(folder: Path, kind: str) -> OutputError:
+    """The error of a path that is not vacant, and not a folder of this kind, such as `a run folder`."""
+    text = path_to_text(str(folder))
+    if not folder.is_dir():
+        return OutputError(f"{text} exists and is not a folder; give another --run.")
+    names = _names(folder)
+    shown = [path_to_text(name) for name in sorted(names - _BEFORE_CONFIG) or sorted(names)]
+    return OutputError(f"{text} exists and is not {kind}, as it holds {listed(shown, _MAX_NAMED)}; give another --run.")
 
 
 def nothing_to_resume(folder: Path) -> SourceError:

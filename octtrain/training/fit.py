@@ -15,6 +15,7 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.format.paths import path_to_text
 from octprep.storage.cache import fetch_or_stream, holding, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
@@ -79,7 +80,7 @@ def fit(
     if resume:
         if folder is None:
             folder = latest_run(digest=manifest.digest)
-            log(f"resuming {folder}, the latest run on these shards")
+            log(f"resuming {path_to_text(str(folder))}, the latest run on these shards")
         if is_vacant(folder):
             raise nothing_to_resume(folder)
         base = config or Run.load(folder).config
@@ -160,7 +161,8 @@ def _fit(
     log(_result_line(history, val))
     for line in chance_warnings(rows, manifest.class_names, val, history):
         log(line)
-    log(f"wrote {run.folder / MODEL_NAME} (epoch {best_epoch(history)} of {len(history)}) and the run's history")
+    written = path_to_text(str(run.folder / MODEL_NAME))
+    log(f"wrote {written} (epoch {best_epoch(history)} of {len(history)}) and the run's history")
     log(_next_line(run))
     return run
 
@@ -204,7 +206,7 @@ class Training:
             self.state = EpochState(epoch=epochs, **partial)
         self.feed = self.choice.open(self.trainer.programs.place)
         self.folder.initialise(self.history, self.rows)
-        shards, folder = (shlex.quote(str(path)) for path in (self.run.shards, self.run.folder))
+        shards, folder = (shlex.quote(path_to_text(str(path))) for path in (self.run.shards, self.run.folder))
         interrupts.advise(f"resume by `octtrain fit {shards} --run {folder} --resume`")
         for line in opening_lines(
             self.run,
@@ -326,7 +328,7 @@ def _result_line(history: Sequence[Row], val: Sequence[str]) -> str:
 
 def _next_line(run: Run) -> str:
     """The command to run after a training."""
-    folder = shlex.quote(str(run.folder))
+    folder = shlex.quote(path_to_text(str(run.folder)))
     if run.manifest.splits.get("test") and run.manifest.records("test"):
         return f"next: `octtrain evaluate {folder}` evaluates it on patients it was not trained on"
     return f"next: `octtrain predict {folder} IMAGE...` classifies B-scans"

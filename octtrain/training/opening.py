@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from octprep.format.images_csv import ImageRow
+from octprep.format.paths import path_to_text
 from octprep.wording import number
 from octtrain.runs.history import Row
 from octtrain.runs.run import Run
@@ -38,12 +39,12 @@ def opening_lines(
     images = manifest.records(*train)
     steps = max(1, images // batch_size)
     lines = [
-        f"run: {run.folder}",
+        f"run: {path_to_text(str(run.folder))}",
         *describe_device(config.precision),
         f"{config.model}: {images:,} images a training epoch ({', '.join(train)}), {manifest.records(*val):,} to "
         f"validate ({', '.join(val)}), {number(steps, 'step')} of {batch_size}, learning rate {float(config.lr):.2g}",
         f"feed: {feed}",
-        *([f"teacher: {config.teacher}"] if config.teacher else []),
+        *([f"teacher: {path_to_text(config.teacher)}"] if config.teacher else []),
         *leak_warnings(run),
         *exposure_warnings(run, rows, train),
         *few_patients_warnings(rows, manifest.class_names, train, val),

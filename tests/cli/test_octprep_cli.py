@@ -395,6 +395,31 @@ def test_certificate_is_one_line_and_is_written_only_if_all_guarantees_hold(shar
     assert not (tmp_path / "none.txt").exists()
 
 
+@pytest.mark.slow
+def test_a_name_that_is_not_utf8_is_printed_in_one_spelling(source, tmp_path):
+    folder = tmp_path / os.fsdecode(b"fold\xfcr")
+    folder.mkdir()
+    shards, damaged = folder / "s", folder / "d"
+    spelt = rf"{tmp_path}/fold\xfcr"
+    for words, printed in (
+        (["inspect", source, "--quick", "--json", folder / "i.json"], f"wrote {spelt}/i.json"),
+        (["build", "--src", source, "--out", shards, "--size", "32"], f"wrote {spelt}/s/manifest.json"),
+        (["verify", shards, "--certificate", folder / "c.txt"], f"wrote {spelt}/c.txt"),
+        (["index", shards], f"wrote {spelt}/s/index"),
+        (["report", shards, "--src", source], f"wrote {spelt}/s/report.html"),
+        (["export", shards, "--to", "webdataset", "--out", folder / "t"], f"{spelt}/t: "),
+        (["synthesize", folder / "drawn", "--patients", "24", "--max-scans", "1"], f"{spelt}/drawn: "),
+        (["verify", folder / "none"], f"octprep: {spelt}/none is not a folder"),
+        (["verify", damaged, "--certificate", folder / "n.txt"], f"written to {spelt}/n.txt"),
+    ):
+        done = run(*words)
+        assert printed in done.stdout + done.stderr
+        assert "udcfc" not in done.stdout + done.stderr
+        if words[0] == "build":
+            shutil.copytree(shards, damaged)
+            (damaged / "images.csv").write_text("")
+
+
 def test_quiet_prints_errors_only(source, shards, tmp_path):
     for words in (
         ["verify", shards],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip("tensorflow")
 from octprep.terminal import interrupts
 from octtrain import cli
 from octtrain.config import MODELS, FitConfig
-from tests.worlds.runs import ROOT, command, program, scan_file, start
+from tests.worlds.runs import ROOT, TINY, command, program, scan_file, start
 from tests.worlds.shards import write_shards
 
 pytestmark = pytest.mark.slow
@@ -115,6 +116,17 @@ def test_an_unsupported_backend_is_a_one_line_error(shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited as Linux does")
+@pytest.mark.parametrize("kib", [600_000, 1_500_000])
+def test_too_little_memory_to_load_the_libraries_is_one_line(run, tmp_path, kib):
+    image = scan_file(tmp_path / "a.jpeg")
+    limited = ["sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh", *command("predict", run, image)]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("octtrain: memory ran out while Keras and its backend were loaded (")
+    assert "keras.json" not in done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="loaded libraries are read from Linux's /proc")
 def test_an_interruption_while_libraries_are_imported_is_one_line(shards, tmp_path):
     code, err = fails_early(shards, "--run", tmp_path / "run", interrupt=True)
@@ -141,6 +153,10 @@ def test_predictions_and_exclusions_go_to_different_streams(run, tmp_path, capsy
         (["evaluate", "{run}", "--split", "train"], 1, "patient 0. Evaluate on patients it was not exposed to"),
         (["predict", "{run}", "{tmp}/none.jpeg"], 2, "does not exist"),
         (["fit", "{tmp}", "--run", "{tmp}/r"], 1, "has no manifest.json"),
+        (["fit", "{shards}", "--run", ""], 2, "--run is empty; give a path"),
+        (["fit", "{shards}", "--run="], 2, "--run is empty; give a path"),
+        (["evaluate", "{run}", "--json", ""], 2, "--json is empty; give a path"),
+        (["predict", "{run}", ""], 2, "an argument is empty; give a path"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--lr", "0"], 2, "lr must be auto, or above 0"),
         (["fit", "{shards}", "--run", "{tmp}/r", "--fold", "0"], 2, "omit --fold"),
         (
@@ -158,6 +174,29 @@ def test_an_error_that_the_user_can_fix_is_one_line_and_an_exit_code(run, tmp_pa
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_a_name_that_is_not_utf8_is_printed_in_one_spelling(shards, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"fold\xfcr")
+    shutil.copytree(shards, folder / "s")
+    monkeypatch.chdir(folder)
+    run, image = folder / "runs" / "s-tiny", scan_file(folder / "a.jpeg")
+    spelt = rf"{tmp_path}/fold\xfcr"
+    spelt_run = f"{spelt}/runs/s-tiny"
+    fit = ["fit", folder / "s", "--run", run, "--model", TINY, "--epochs", 1, "--batch-size", 16]
+    for words, printed in (
+        (fit, [f"run: {spelt_run}", f"wrote {spelt_run}/model.keras", f"evaluate '{spelt_run}'"]),
+        (fit, [f"octtrain: {spelt_run} already holds a run"]),
+        (["calibrate", run], [f"wrote {spelt_run}/calibration.json", f"evaluate '{spelt_run}'"]),
+        (["evaluate", run], [f"predict '{spelt_run}'"]),
+        (["figures", run, "--out", folder / "f"], [f"into {spelt}/f"]),
+        (["predict", run, image, "--csv", folder / "p.csv"], [f"wrote {spelt}/p.csv"]),
+        (["predict", run, folder / "none.jpeg"], [f"octtrain: {spelt}/none.jpeg does not exist"]),
+        (["evaluate", folder / "none"], [f"octtrain: {spelt}/none does not exist"]),
+    ):
+        _, out, err = program(capsys, *words)
+        assert [text for text in printed if text not in out + err] == []
+        assert "udcfc" not in ascii(out + err)
 
 
 def test_settings_come_from_a_file_and_the_command_line_replaces_them(run, tmp_path, capsys):
@@ -191,6 +230,17 @@ def test_without_tensorflow_the_program_says_what_to_install(run):
     assert done.returncode == 1
     assert 'pip install "octprep[train]"' in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json", "-"]])
+def test_standard_output_that_is_full_is_one_line(untrained, tmp_path, options):
+    with Path("/dev/full").open("w") as full:
+        arguments = command("evaluate", untrained / "run", "--out", tmp_path, *options)
+        done = subprocess.run(arguments, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == ("octtrain: standard output cannot be written: No space left on device.")
+    assert len(done.stderr.splitlines()) == 1 or options
 
 
 def test_results_are_written_without_a_home_folder_and_although_the_reader_has_gone(untrained, tmp_path):

@@ -28,6 +28,13 @@ def run(command):
         (OctError("a\x1b[31m\nname"), 1, "a\\x1b[31m\\nname"),
         (PermissionError(13, "Permission denied", "x"), 1, "[Errno 13] Permission denied: 'x'"),
         (MemoryError(), 1, "memory ran out; close other programs."),
+        (OSError(12, "Cannot allocate memory"), 1, "memory ran out; close other programs."),
+        (
+            ImportError("libaom.so: failed to map segment from shared object"),
+            1,
+            "memory ran out while a library was loaded (libaom.so: failed to map segment from shared object); close "
+            "other programs.",
+        ),
     ],
 )
 def test_an_error_is_one_sentence_and_an_exit_code(capsys, error, code, sentence):
@@ -51,6 +58,22 @@ def test_a_closed_pipe_has_an_exit_code_and_no_message(capsys):
 def test_a_bug_in_the_program_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "libgomp.so.1: cannot allocate memory in static TLS block",
+        "x.so: failed to map segment from shared object: Operation not permitted",
+        "cannot import name 'x' from 'y'",
+    ],
+)
+def test_a_library_that_cannot_be_loaded_for_another_reason_is_not_said_to_need_memory(text):
+    def command():
+        raise ImportError(text)
+
+    with pytest.raises(ImportError, match=text):
+        run(command)
 
 
 def test_a_notice_is_one_line_on_standard_error(capsys):

@@ -62,4 +62,4 @@ def test_the_work_is_done_although_the_output_streams_are_closed(scans, tmp_path
 
 def test_printable_escapes_control_characters():
     assert printable("data set: ä 図") == "data set: ä 図"
-    assert printable("a\x1b[31m\r\nb\udcfc") == "a\\x1b[31m\\r\\nb\\udcfc"
+    assert printable("a\x1b[31m\r\nb\udcfc") == "a\\x1b[31m\\r\\nb\\xfc"

@@ -17,6 +17,7 @@ from octprep.format.errors import ManifestError, SettingError
 from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.format.paths import path_to_text
 from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
 from octprep.wording import number
@@ -115,10 +116,15 @@ def bench(
     if json_file:
         json_output.write(json_file, result.as_json())
     log("")
-    log(f"wrote {json_file}" if json_file and json_file != STDOUT else "wrote no file; --json FILE keeps this")
+    log(
+        f"wrote {path_to_text(str(json_file))}"
+        if json_file and json_file != STDOUT
+        else "wrote no file; --json FILE keeps this"
+    )
     best = max(feeds, key=lambda feed: feed.together.per_second)
     model = f" --model {shlex.quote(config.model)}" if config.model != FitConfig().model else ""
-    log(f"next: `octtrain fit {shlex.quote(str(place))}{model} --feed {best.name}` trains with the fastest feed")
+    folder = shlex.quote(path_to_text(str(place)))
+    log(f"next: `octtrain fit {folder}{model} --feed {best.name}` trains with the fastest feed")
     return result
 
 

@@ -16,6 +16,7 @@ from octprep.format.errors import OutputError, SettingError
 from octprep.format.files import STDOUT, atomic_write
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
+from octprep.format.paths import path_to_text
 from octprep.storage.cache import fetch_or_stream, fetch_shards, holding, open_dataset, streaming_of
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
@@ -128,7 +129,7 @@ def crossval(
         json_output.check(json_file)
     if resume and folder is None:
         folder = latest_crossval(manifest.digest)
-        log(f"resuming {folder}, the latest cross-validation of these shards")
+        log(f"resuming {path_to_text(str(folder))}, the latest cross-validation of these shards")
     stored = read_stored(folder) if folder else None
     if resume and not stored:
         assert folder
@@ -149,7 +150,7 @@ def crossval(
     with lock_run(folder, is_new=is_new, what="octtrain crossval"):
         with _writing_to(folder):
             write_stored(folder, config, manifest, stored.started if stored else None)
-        command = f"octtrain crossval {shlex.quote(str(place))} --run {shlex.quote(str(folder))} --resume"
+        command = f"octtrain crossval {_quoted(place)} --run {_quoted(folder)} --resume"
         with interrupts.keep_advising(f"resume by `{command}`"):
             runs = _train(plan, folder, log, show_progress)
             result, predictions = _predict(plan, folder, runs, log)
@@ -327,11 +328,16 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
     written = [result.folder / CROSSVAL_RESULT, result.folder / CROSSVAL_PREDICTIONS]
     if json_file and json_file != STDOUT:
         written.append(json_file)
-    lines += ["", "wrote " + " and ".join(map(str, written))]
+    lines += ["", "wrote " + " and ".join(path_to_text(str(path)) for path in written)]
     if plan.manifest.splits.get("test") and plan.manifest.records("test"):
-        folders = " ".join(shlex.quote(str(run.folder)) for run in runs.values())
+        folders = " ".join(_quoted(run.folder) for run in runs.values())
         lines.append(f"next: `octtrain evaluate {folders}` evaluates the mean of all models on test")
     return lines
+
+
+def _quoted(path: Location) -> str:
+    """A folder or a URL for a command to copy."""
+    return shlex.quote(path_to_text(str(path)))
 
 
 @contextmanager

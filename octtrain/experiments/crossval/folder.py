@@ -17,7 +17,7 @@ from octtrain import json_output
 from octtrain.config import FitConfig
 from octtrain.experiments.crossval.config import CrossvalConfig
 from octtrain.runs.folder import changed_settings
-from octtrain.runs.locations import RUNS, is_vacant
+from octtrain.runs.locations import RUNS, is_vacant, not_vacant
 
 SETTINGS_NAME = "settings.json"  # not config.json, which makes a folder a run
 CROSSVAL_VERSION = 1
@@ -42,7 +42,7 @@ def read_stored(folder: Path) -> Stored | None:
     if not path.is_file():
         if is_vacant(folder):
             return None
-        raise OutputError(f"{folder} exists and is not the folder of a cross-validation; give another --run.")
+        raise not_vacant(folder, "the folder of a cross-validation")
     try:
         raw = json.loads(read_bytes(path, MAX_BYTES)[0])
         if raw["crossval_version"] != CROSSVAL_VERSION:

@@ -17,7 +17,7 @@ from octprep.format import images_csv
 from octprep.format.errors import ManifestError
 from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
-from octprep.format.paths import original
+from octprep.format.paths import original, path_to_text
 from octprep.format.seeding import derived_seed
 from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
@@ -147,8 +147,12 @@ def leakage(
     if json_file:
         json_output.write(json_file, result.as_json())
     log("")
-    log(f"wrote {json_file}" if json_file and json_file != STDOUT else "wrote no file; --json FILE keeps this")
-    log(f"next: `octtrain fit {shlex.quote(str(place))}` trains a model on a split by patient")
+    log(
+        f"wrote {path_to_text(str(json_file))}"
+        if json_file and json_file != STDOUT
+        else "wrote no file; --json FILE keeps this"
+    )
+    log(f"next: `octtrain fit {shlex.quote(path_to_text(str(place)))}` trains a model on a split by patient")
     return result
 
 

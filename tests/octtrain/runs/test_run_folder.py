@@ -263,8 +263,12 @@ def test_an_interrupted_start_is_repeated(tmp_path, shards):
         assert not list(run.path.glob(".part*"))
         run.resumable_history(resume=True)
     (run.path / "config.json").unlink()
-    (run.path / "thesis.txt").touch()
-    with pytest.raises(OutputError, match="is not a run folder"):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (run.path / name).touch()
+    assert run.resumable_history(resume=False) == []
+    for name in ("thesis.txt", "a", "b\n", "c", "d"):
+        (run.path / name).touch()
+    with pytest.raises(OutputError, match=r"is not a run folder, as it holds a, b\\x0a, c and 2 more; give"):
         run.resumable_history(resume=False)
 
 
