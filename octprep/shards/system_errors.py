@@ -52,6 +52,11 @@ def _disk_error(error: OSError, out: Path) -> OctError:
             f"the system gives no more memory or processes ({error.strerror}). {kept}: close other programs, or use "
             "fewer --workers, and run the same command again to resume."
         )
+    if error.errno in (errno.EIO, errno.EFBIG):
+        return StoppedError(
+            f"{error.filename or f'a file in --out {out}'} cannot be written ({error.strerror}). {kept}: correct that "
+            "(`ulimit -f` shows a limit of file sizes) and run the same command again to resume."
+        )
     path = Path(error.filename).absolute() if isinstance(error.filename, str) else None
     target = out.absolute()
     if path is not None and not path.is_relative_to(target) and not target.is_relative_to(path):

@@ -256,3 +256,14 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(large_source, tmp_path
         assert verify(disk / "out", workers=0).violations == ()
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ulimit is of POSIX shells")
+def test_a_limit_of_file_sizes_stops_the_build_which_resumes_without_it(source, tmp_path):
+    command = octprep("build", "--src", source, "--out", tmp_path / "out", *OPTIONS)
+    limited = ["sh", "-c", 'ulimit -f 40; exec "$@"', "sh", *command]  # blocks of 512 or 1,024 bytes
+    failed = subprocess.run(limited, capture_output=True, text=True)
+    assert failed.returncode == 1 and "cannot be written (File too large). What is done is kept" in failed.stderr
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert not verify(tmp_path / "out").violations
