@@ -544,7 +544,8 @@ def _exclusions_in_errors(exclusions: Sequence[Exclusion], files: int, inspectio
             raise
         reasons = listed([f"{count:,} {kind}" for kind, count in kinds.most_common()], 3)
         raise SourceError(
-            f"{error} {kinds.total():,} of {number(files, 'file')} are excluded: {reasons}; `{inspection}` says why."
+            f"{error} {kinds.total():,} of {number(files, 'file')} {'is' if kinds.total() == 1 else 'are'} excluded: "
+            f"{reasons}; `{inspection}` says why."
         ) from None
 
 

@@ -126,7 +126,7 @@ def _decode(data: bytes, image_format: str) -> NDArray[Any]:
             )
         is_inverted = image.mode.startswith("I;16") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     rawmode = _rawmode(image)
-    if image.mode in _COLOUR and ";16" in rawmode:
+    if image.mode in _COLOUR and rawmode[:-1].endswith(";16"):  # BGR;16 is 16 bits for all channels together
         pixels = _colour_of_16_bits(image, _readers()[image_format](io.BytesIO(data)), rawmode)
     else:
         image.load()

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from octprep.format import images_csv
-from octprep.format.errors import ManifestError, OutputError
+from octprep.format.errors import ManifestError, OutputError, StoppedError
 from octprep.format.files import atomic_write, remove_partial_files, sync
 from octprep.format.locks import locked
 from octprep.format.manifest import IMAGE, LABEL, PATH, REPAIR, REPEAT, Manifest, Shard, open_shard, read_folder_file
@@ -206,7 +206,7 @@ def index_is_current(folder: Path, manifest: Manifest) -> bool:
             for name, content in _dali_files(read(folder, manifest, split), shards).items():
                 if read_folder_file(folder / name) != content:
                     return False
-    except (ManifestError, OSError, ValueError):
+    except (ManifestError, StoppedError, OSError, ValueError):
         return False
     return True
 

@@ -33,7 +33,7 @@ from typing import Any
 from octprep.duplicates.near_rows import NearRows
 from octprep.duplicates.search import PixelPair
 from octprep.format.config import BuildConfig
-from octprep.format.errors import ManifestError
+from octprep.format.errors import ManifestError, StoppedError
 from octprep.format.files import NotReadable, open_regular, saving
 from octprep.format.manifest import MANIFEST_NAME, PREPARED_NAME, Manifest, Shard
 from octprep.format.record_index import IndexedRecord
@@ -151,7 +151,7 @@ def read(folder: Path, cache_folder: Path, config: BuildConfig) -> FinishedFiles
             records_key(manifest.class_names, manifest.recipe, manifest.stated),
             {name: key for name, key in keys.items() if name in places},
         )
-    except (ManifestError, *_DAMAGE):
+    except (ManifestError, StoppedError, *_DAMAGE):
         return None
 
 

@@ -52,10 +52,15 @@ def _disk_error(error: OSError, out: Path) -> OctError:
             f"the system gives no more memory or processes ({error.strerror}). {kept}: close other programs, or use "
             "fewer --workers, and run the same command again to resume."
         )
-    if error.errno in (errno.EIO, errno.EFBIG):
+    if error.errno == errno.EFBIG:
         return StoppedError(
-            f"{error.filename or f'a file in --out {out}'} cannot be written ({error.strerror}). {kept}: correct that "
-            "(`ulimit -f` shows a limit of file sizes) and run the same command again to resume."
+            f"{error.filename or f'a file in --out {out}'} cannot be written ({error.strerror}). {kept}: allow larger "
+            "files (`ulimit -f` shows the limit) and run the same command again to resume."
+        )
+    if error.errno == errno.EIO:
+        return StoppedError(
+            f"{error.filename or f'a file in --out {out}'} cannot be read or written ({error.strerror}). {kept}: check "
+            "the disk and run the same command again to resume."
         )
     path = Path(error.filename).absolute() if isinstance(error.filename, str) else None
     target = out.absolute()

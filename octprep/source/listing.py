@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import heapq
 import os
+import re
 import stat
 import warnings
 from collections import Counter, defaultdict
@@ -19,7 +20,7 @@ from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from octprep.format.errors import Notice, SettingError, SourceError
-from octprep.format.names import LABEL, PICTURE_ENDINGS, parse_scan_name, split_of_folder, unwrapped
+from octprep.format.names import LABEL, parse_scan_name, split_of_folder, unwrapped
 from octprep.format.paths import path_to_text, text_to_path
 from octprep.preprocessing.volume_header import VolumeHeader
 from octprep.source.files import (
@@ -35,6 +36,7 @@ from octprep.source.files import (
 from octprep.source.frames import find_header, with_frames
 from octprep.source.layouts import (
     BY_NAME,
+    IMAGE_ENDINGS,
     KERMANY,
     PRESETS,
     KermanyLayout,
@@ -53,7 +55,8 @@ from octprep.storage.remote import Location, RemoteFolder, Source, locate, place
 from octprep.wording import listed, number
 
 _OTHER_CLASS = "class is not among --classes"  # why an image is left out
-_LONG_ID = 5  # characters of a patient id that two data sets do not have by chance
+_FEW = 3  # images in a folder that is no mistake; of many scans one in 100
+_LONG_ID = 5  # digits of a patient id that two data sets do not have by chance
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
 
 
@@ -145,8 +148,8 @@ def _notice_equal_ids(parts: Sequence[tuple[SourceSpec, SourceListing]]) -> None
     sources_of: dict[str, set[str]] = defaultdict(set)
     for spec, part in parts:
         for file in part.scan_files:
-            patient = file.patient.removeprefix(f"{spec.name}:")
-            if len(patient) >= _LONG_ID:
+            patient = file.patient.rpartition(":")[2]
+            if len(re.sub(r"\D", "", patient)) >= _LONG_ID:
                 sources_of[patient].add(spec.name)
     equal = sorted(patient for patient, names in sources_of.items() if len(names) > 1)
     if equal:
@@ -233,7 +236,7 @@ def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Lay
             )
         return layout
     roots = _kermany_roots(walk)
-    if not spec.pattern and not any(fits_nearly_all(KermanyLayout(root), paths) for root in roots):
+    if not spec.pattern and len(roots) <= 1 and not any(fits_nearly_all(KermanyLayout(root), paths) for root in roots):
         found = recognise_layout(paths, with_patients=bool(roots))
         if found:
             return found
@@ -434,36 +437,46 @@ def _check_link_target(src: Path, key: str, target: str, keep_out: Sequence[Path
 def _check_no_folder_left_out(
     spec: SourceSpec, layout: Layout, rules: Rules, scan_files: Sequence[ScanFile], exclusions: Sequence[Exclusion]
 ) -> None:
-    """Raise SourceError if every image of a folder beside those of scans, or in one of a split, has another name.
+    """Raise SourceError if all images of a folder that may be a class, or a split, have another name.
 
-    A class or a test set would be missing. Not where the layout was asked for, nor for an inspection, which shows that.
+    That is one beside the folders of scans, or in that of a split, with some images. Not where the layout was asked
+    for, nor for an inspection, which shows that.
     """
     if spec.pattern or spec.table is not None or rules.any_layout:
         return
-    named_otherwise: dict[str, str] = {}  # folder -> the first image in it that is not read, for its name
+    named_otherwise: dict[str, list[str]] = defaultdict(list)  # folder -> the images in it that are not read
     read = {_folder_of(file.file) for file in scan_files}
     for one in exclusions:
         folder = _folder_of(one.path)
         if one.reason.startswith((_OTHER_CLASS, WITHOUT_ID)):
             read.add(folder)
-        elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in PICTURE_ENDINGS:
-            named_otherwise.setdefault(folder, one.path)
-    beside = {_folder_of(folder) for folder in read}
-    missing = {
-        folder: path
-        for folder, path in named_otherwise.items()
-        if folder not in read
-        and (_folder_of(folder) in beside or split_of_folder(PurePosixPath(_folder_of(folder)).name))
-    }
+        elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in IMAGE_ENDINGS:
+            named_otherwise[folder].append(one.path)
+    few = max(_FEW, len(scan_files) // 100)
+    missing = [
+        paths[0]
+        for folder, paths in sorted(named_otherwise.items())
+        if len(paths) >= few and folder not in read and _may_be_class_or_split(folder, read, rules.class_of())
+    ]
     if missing:
-        path = min(missing.values())
         preset = KERMANY if isinstance(layout, KermanyLayout) else layout.title.partition(":")[0]
+        name = f"{spec.name}=" if spec.name else ""
         raise SourceError(
             f"--src {path_to_text(str(spec.src))}: the paths were read as {layout.title}, but no image of "
-            f"{number(len(missing), 'folder')} is called so, such as {path}. Say how all are to be read by --table or "
-            "--pattern, such as --pattern '{class}/*{patient}-{number}.{ext}'; or leave "
-            f"{'these' if len(missing) > 1 else 'it'} out by --pattern {preset}."
+            f"{number(len(missing), 'folder')} is called so, such as {listed(missing, 3)}. Say how all are to be read "
+            "by --table, or by --pattern, such as --pattern "
+            rf"'{name}(?:.*/)?(?P<class>[^/]+)/(?:.*\D)?(?P<patient>\d+)-(?P<number>\d+)\.\w+'; or leave "
+            f"{'these' if len(missing) > 1 else 'it'} out by --pattern {name}{preset}."
         )
+
+
+def _may_be_class_or_split(folder: str, read: AbstractSet[str], class_of: Mapping[str, str] | None) -> bool:
+    """Whether a folder may be that of a class or a split, by its place. read: the folders of scans."""
+    above, name = _folder_of(folder), PurePosixPath(folder).name
+    if split_of_folder(name):
+        return not any(other.startswith(f"{folder}/") for other in read)
+    is_beside = above in map(_folder_of, read) or split_of_folder(PurePosixPath(above).name)
+    return bool(is_beside) and (class_of is None or name.strip().upper() in class_of)
 
 
 def _folder_of(path: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from octprep.format.names import split_of_folder
-from octprep.source.layouts import PRESETS, Layout, PathFacts, PatternLayout, Preset, is_image_name
+from octprep.source.layouts import IMAGE_ENDINGS, PRESETS, Layout, PathFacts, PatternLayout, Preset, is_image_name
 
 _FITS = 0.9  # of the images that a layout must fit to be recognised
 _MAX_TRIED = 20_000  # images that are tried
@@ -27,8 +28,9 @@ def recognise_layout(paths: Sequence[str], *, with_patients: bool = False) -> Pa
 
 def fits_nearly_all(layout: Layout, paths: Sequence[str]) -> bool:
     """Whether a layout fits nearly all images, by some of them. paths: as in `recognise_layout`."""
-    images = _images(paths[:: -(-len(paths) // _MAX_LOOKED_AT) or 1])
-    return sum(isinstance(layout.read(path), PathFacts) for path in images) >= _FITS * len(images)
+    images = _images(random.Random(0).sample(paths, min(len(paths), _MAX_LOOKED_AT)))
+    fitting = sum(isinstance(layout.read(path), PathFacts) for path in images)
+    return bool(images) and fitting >= _FITS * len(images)
 
 
 def preset_layout(preset: Preset, paths: Sequence[str]) -> PatternLayout:
@@ -43,12 +45,16 @@ def preset_layout(preset: Preset, paths: Sequence[str]) -> PatternLayout:
 
 
 def _images(paths: Sequence[str]) -> list[str]:
-    """The files that may be images by their ending, and not those that macOS or a person has hidden."""
-    return [
+    """The files that are images by their ending, and not those that macOS or a person has hidden.
+
+    Where none has such an ending, those without any: README and LICENSE lie beside images, too.
+    """
+    may_be = [
         path
         for path in paths
         if is_image_name(path) and "__MACOSX" not in path and not PurePosixPath(path).name.startswith(".")
     ]
+    return [path for path in may_be if PurePosixPath(path).suffix.lower() in IMAGE_ENDINGS] or may_be
 
 
 def _fitting(preset: Preset, images: Sequence[str], *, with_patients: bool) -> Iterator[PatternLayout]:

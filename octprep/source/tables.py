@@ -137,7 +137,7 @@ def match_rows(
     facts: dict[str, PathFacts | str] = {}
     missing: dict[str, str] = {}
     disagreeing: set[str] = set()  # files of which two rows say something else
-    for number, row in enumerate(table.rows, 1):
+    for number, row in enumerate(table.rows, 2):  # after the header
         if "path" not in row:
             missing[f"{Path(table.file).name}, row {number}"] = "names no file"
             continue

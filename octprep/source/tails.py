@@ -6,10 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from octprep.format.names import unwrapped
+from octprep.format.names import unwrapped, without_hash
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-_MIN_INNER = 4  # characters of a name, without its ending, that is looked for inside those of annotation tools
+# Eight digits before a name may also be a date or a patient's id: these have a letter.
+_PREFIX = re.compile(r"(?=[0-9]*[a-f])[0-9a-f]{8}-")
 
 
 class PathTails:
@@ -26,8 +27,7 @@ class PathTails:
             name = path.casefold().rpartition("/")[2]
             for key in _with_and_without_ending(name):
                 self._by_name[key].append(path)
-            inner = unwrapped(name)
-            if len(_with_and_without_ending(inner)[-1]) >= _MIN_INNER:
+            if inner := without_hash(name) or (unwrapped(name) if _PREFIX.match(name) else ""):
                 for key in _with_and_without_ending(inner):
                     self._by_inner_name[key].append(path)
 

@@ -104,7 +104,9 @@ def _find_patient(name: str) -> list[str]:
 def _columns(header: Sequence[str]) -> list[str]:
     """What each column holds: path, patient and split also by the other names that tables give them, else its name."""
     columns = [plain(name) for name in header]
-    for what in ("path", "patient", "split"):
+    for what in ("patient", "path", "split"):
+        if what == "path" and "patient" in columns:
+            continue  # `image` beside it need not be a path
         if what not in columns and (other := next((name for name in NAMES[what] if name in columns), "")):
             columns[columns.index(other)] = what
     return columns

@@ -326,3 +326,14 @@ def test_every_format_is_known_by_its_first_bytes():
     assert pillow_formats.format_of(saved(gray, "TIFF", big_tiff=True)) == "TIFF"
     gray[0] = 9
     assert np.array_equal(preprocessing.decode(saved(gray, "TIFF", big_tiff=True)), gray)
+
+
+def test_a_bmp_of_16_bits_for_all_channels_together_is_read():
+    levels = np.tile(np.arange(64, dtype=np.uint16) // 2, (64, 1))  # of 5 bits
+    packed = (levels << 11 | (levels << 1) << 5 | levels).astype("<u2")[::-1]  # bottom up
+    masks = struct.pack("<3I", 0xF800, 0x07E0, 0x001F)
+    header = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 16, 3, packed.nbytes, 2835, 2835, 0, 0)
+    start = 14 + len(header) + len(masks)
+    data = b"BM" + struct.pack("<IHHI", start + packed.nbytes, 0, 0, start) + header + masks + packed.tobytes()
+    gray, flags = preprocessing.decode_with_flags(data)
+    assert flags == () and np.abs(gray.astype(int) - np.rint(levels * 255 / 31).astype(int)).max() <= 4

@@ -1,6 +1,7 @@
 """Paths of other data sets are read by presets, patterns and tables, or the user is told what to give."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -175,20 +176,49 @@ def test_a_name_like_those_of_kermany_does_not_make_exclusions_of_all_others(tmp
 
 
 @pytest.mark.parametrize(
-    "lost",
+    ("lost", "patient"),
     [
-        "train/NORMAL/123456-1.jpeg",  # no class before the id
-        "train/NORMAL/HEALTHY-123456-1.jpeg",  # another class than the folder
-        "test/CNV/CNV (test) 123456-1.jpeg",
+        ("train/NORMAL/123456-{}.jpeg", "123456"),  # no class before the id
+        ("train/NORMAL/HEALTHY-123456-{}.dcm", "123456"),  # another class than the folder
+        ("test/CNV/CNV (test) 123456-{}.jpeg", "123456"),
+        ("test/123456-{}.jpeg", None),  # a test set without class folders
     ],
 )
-def test_a_class_or_a_test_set_of_other_names_is_an_error_and_not_left_out(tmp_path, lost):
-    scans = touch(tmp_path, *(f"train/{label}/{label}-{n}-1.jpeg" for label in ("CNV", "DME") for n in range(9)), lost)
+def test_a_class_or_a_test_set_of_other_names_is_an_error_and_not_left_out(tmp_path, lost, patient):
+    scans = touch(tmp_path, *(f"train/{label}/{label}-{n}-1.jpeg" for label in ("CNV", "DME") for n in range(1, 10)))
+    touch(scans, *(lost.format(n) for n in (1, 2)))
+    assert len(list_source(scans).scan_files) == 18  # two strays are exclusions
+    touch(scans, lost.format(3))
     with pytest.raises(SourceError, match="no image of 1 folder is called so, such as ") as error:
         list_source(scans)
-    assert lost in str(error.value) and "leave it out by --pattern kermany" in str(error.value)
+    assert lost.format(1) in str(error.value) and "leave it out by --pattern kermany" in str(error.value)
+    if patient:
+        advised = str(error.value).split("--pattern '")[1].split("'")[0]
+        read_so = list_source(SourceSpec(scans, pattern=advised)).scan_files
+        assert {file.patient for file in read_so} == {patient, *map(str, range(1, 10))} and len(read_so) == 21
     assert len(list_source(SourceSpec(scans, pattern="kermany")).scan_files) == 18
-    assert inspect(scans, quick=True, workers=0).file_count == 19  # an inspection shows it
+    assert inspect(scans, quick=True, workers=0).file_count == 21  # an inspection shows it
+
+
+def test_pictures_beside_the_scans_are_exclusions_and_no_error(tmp_path):
+    paths = [f"{label}/{label}-{n}-1.jpeg" for label in ("CNV", "DME", "DRUSEN") for n in range(100)]
+    scans = touch(tmp_path, *paths, "docs/figure 1.png", "docs/figure 2.png", *(f"train/preview {n}.png" for n in "12"))
+    assert len(list_source(scans).scan_files) == 300
+    odd = touch(tmp_path / "odd", *paths[:200], *(f"DRUSEN/{n}.jpeg" for n in range(100)))
+    assert len(list_source(odd, rules=Rules(classes="CNV,DME")).scan_files) == 200  # they are left out anyway
+    with pytest.raises(SourceError, match=r"is called so, such as DRUSEN/0\.jpeg"):
+        list_source(odd)
+
+
+def test_files_without_an_ending_beside_images_do_not_hide_their_layout(tmp_path):
+    scans = touch(tmp_path, *(f"data/{label}/p{n}/1.png" for label in "AB" for n in range(5)), "LICENSE", "SHA256SUMS")
+    assert list_source(scans).layouts[0].startswith("class-patient: ")
+
+
+def test_several_data_sets_are_not_read_as_classes_of_one(tmp_path):
+    scans = touch(tmp_path, *(f"{site}/DR{n}/DR{n}-1001-1.jpeg" for site in ("siteA", "siteB") for n in range(3)))
+    with pytest.raises(SourceError, match="holds 2 data sets"):
+        list_source(scans)
 
 
 def test_parts_of_one_data_set_are_not_advised_to_be_sources_of_their_own(tmp_path):
@@ -201,6 +231,10 @@ def test_parts_of_one_data_set_are_not_advised_to_be_sources_of_their_own(tmp_pa
     assert {file.patient for file in list_source(SourceSpec(scans, pattern=pattern)).scan_files} == {"1234567", "2"}
     with pytest.warns(Notice, match="1 patient id in several sources, such as 1234567 in a and b"):
         list_sources([SourceSpec(scans / "a", "a"), SourceSpec(scans / "b", "b")])
+    touch(tmp_path / "c", *(f"{place}/{label}/patient{n}/1.png" for place in "xy" for label in "AB" for n in "12"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # short ids are equal by chance
+        list_sources([SourceSpec(tmp_path / "c/x", "x"), SourceSpec(tmp_path / "c/y", "y")])
 
 
 TABLE = """file_name;disease;patient_id;eye;fold
@@ -258,8 +292,16 @@ def test_a_table_that_does_not_fit_is_refused_with_what_it_has(tmp_path):
     assert {one.path: one.reason for one in listing.exclusions} == {
         "AMD/a.jpg": "rows of the table disagree: class AMD and DME",
         "labels.csv": "the table itself",
-        "labels.csv, row 4": "names no file",
+        "labels.csv, row 5": "names no file",
     }
+
+
+def test_rows_name_scans_within_those_of_annotation_tools_but_not_within_dates_and_ids(tmp_path):
+    hashed, dated, prefixed = f"1_png.rf.{HASHES[0]}.jpg", "20230101-scan1.png", "1a2b3c4d-scan2.png"
+    scans = touch(tmp_path / "scans", hashed, dated, prefixed)
+    (tmp_path / "labels.csv").write_text("path,class,patient\n1.png,AMD,1\nscan1.png,AMD,2\nscan2.png,AMD,3\n")
+    listing = list_source(SourceSpec(scans, table=tmp_path / "labels.csv"))
+    assert {file.path: file.patient for file in listing.scan_files} == {hashed: "1", prefixed: "3"}
 
 
 @pytest.mark.parametrize(

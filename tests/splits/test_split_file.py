@@ -21,6 +21,7 @@ def test_paths_take_precedence_over_patients_and_other_columns_and_rows_without_
     file = load(written("\ufeffpatient,class,split,path\r\n1,CNV,train,a/1\r\n2,DME,,a/2\r\n3,CNV,test,a/3\r\n"))
     assert file == SplitFile("path", {"a/1": "train", "a/3": "test"})
     assert load(written("split,patient\nval,007\n")) == SplitFile("patient", {"007": "val"})
+    assert load(written("patient,split,image\n1,train,12\n")) == SplitFile("patient", {"1": "train"})
     # images.csv has two columns that tables call a split.
     assert load(written("path,source_split,split\na,test,val\n")) == SplitFile("path", {"a": "val"})
 
