@@ -1,5 +1,6 @@
 """The variables of the Makefile: empty ones are the defaults, and paths may hold spaces."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,10 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(*words):
-    return subprocess.run(["make", "GPU=0", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """What make prints, not as a part of another make that runs these tests."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", "GPU=0", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=variables).stdout
 
 
 @pytest.mark.parametrize(
