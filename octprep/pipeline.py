@@ -42,7 +42,7 @@ from octprep.format.manifest import (
     read_folder_file,
     version_differences,
 )
-from octprep.format.paths import require_path
+from octprep.format.paths import path_to_text, require_path
 from octprep.format.record_index import INDEX_NAME
 from octprep.shards import indexing, prepared, repair, workdir
 from octprep.shards.image_rows import image_rows
@@ -427,6 +427,7 @@ def _keep_existing(job: _Job, existing: ExistingBuild) -> BuildResult | None:
     ):
         return None
     workdir.clean_up(job.out)
+    _notice_other_shards(job.out, existing.manifest)
     report_missing = not (job.out / REPORT_NAME).exists()
     if report_missing:
         report.write_report(job.out, job.src, names=_names_in_source(job))
@@ -701,6 +702,18 @@ def _notice_rebuild(out: Location, existing: ExistingBuild | ExistingUpload, cha
     else:
         text = f"{out} was damaged: {listed(list(map(str, existing.damage)), _MAX_NAMES)}; that is built again."
     warnings.warn(text, Notice, stacklevel=5)
+
+
+def _notice_other_shards(out: Path, manifest: Manifest) -> None:
+    """Say which shards in a finished folder are not of its dataset: they may be a user's, so they are not removed."""
+    known = {shard.name for shards in manifest.splits.values() for shard in shards}
+    others = sorted({path.relative_to(out).as_posix() for path in out.glob("*/*.tfrecord")} - known)
+    if others:
+        text = (
+            f"{out} holds {number(len(others), 'shard')} that its manifest does not have, such as "
+            f"{path_to_text(others[0])}. `octprep verify` reports that; remove what is not of this dataset."
+        )
+        warnings.warn(text, Notice, stacklevel=5)
 
 
 def _notice_other_dataset(out: Location, before: Manifest, now: Manifest) -> None:

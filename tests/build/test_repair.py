@@ -161,3 +161,11 @@ def test_a_source_file_with_other_content_and_the_same_size_is_detected(src, out
     assert sha256[key] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert verify(out, workers=0).violations == ()
     assert not build(src, out, CONFIG, workers=0).built
+
+
+def test_shards_that_are_not_of_the_dataset_are_named_and_stay(source, out):
+    copy = next(out.glob("test/*.tfrecord")).with_name("00001-of-00002.tfrecord")
+    copy.write_bytes(b"of another build")
+    with pytest.warns(Notice, match=r"holds 1 shard that its manifest does not have, such as test/00001-of-00002.tf"):
+        assert not build(source, out, CONFIG, workers=0).built
+    assert copy.exists()
