@@ -55,7 +55,7 @@ from octprep.storage.remote import Location, RemoteFolder, Source, locate, place
 from octprep.wording import listed, number
 
 _OTHER_CLASS = "class is not among --classes"  # why an image is left out
-_FEW = 3  # images in a folder that is no mistake; of many scans one in 100
+_FEW = 3  # images in a folder that is no mistake
 _LONG_ID = 5  # digits of a patient id that two data sets do not have by chance
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
 
@@ -452,11 +452,13 @@ def _check_no_folder_left_out(
             read.add(folder)
         elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in IMAGE_ENDINGS:
             named_otherwise[folder].append(one.path)
-    few = max(_FEW, len(scan_files) // 100)
+    few = max(_FEW, len(scan_files) // 100)  # in a folder beside those of classes, which may hold figures or notes
     missing = [
         paths[0]
         for folder, paths in sorted(named_otherwise.items())
-        if len(paths) >= few and folder not in read and _may_be_class_or_split(folder, read, rules.class_of())
+        if len(paths) >= (_FEW if _is_in_split(folder) else few)
+        and folder not in read
+        and _may_be_class_or_split(folder, read, rules.class_of())
     ]
     if missing:
         preset = KERMANY if isinstance(layout, KermanyLayout) else layout.title.partition(":")[0]
@@ -472,11 +474,16 @@ def _check_no_folder_left_out(
 
 def _may_be_class_or_split(folder: str, read: AbstractSet[str], class_of: Mapping[str, str] | None) -> bool:
     """Whether a folder may be that of a class or a split, by its place. read: the folders of scans."""
-    above, name = _folder_of(folder), PurePosixPath(folder).name
+    name = PurePosixPath(folder).name
     if split_of_folder(name):
         return not any(other.startswith(f"{folder}/") for other in read)
-    is_beside = above in map(_folder_of, read) or split_of_folder(PurePosixPath(above).name)
-    return bool(is_beside) and (class_of is None or name.strip().upper() in class_of)
+    is_beside = _folder_of(folder) in map(_folder_of, read)
+    return (is_beside or _is_in_split(folder)) and (class_of is None or name.strip().upper() in class_of)
+
+
+def _is_in_split(folder: str) -> bool:
+    """Whether a folder is that of a split, or directly in one."""
+    return any(split_of_folder(name) for name in folder.split("/")[-2:])
 
 
 def _folder_of(path: str) -> str:
