@@ -40,6 +40,7 @@ from octprep.format.manifest import (
     Manifest,
     Shard,
     read_folder_file,
+    unlisted_shards,
     version_differences,
 )
 from octprep.format.paths import path_to_text, require_path
@@ -706,9 +707,7 @@ def _notice_rebuild(out: Location, existing: ExistingBuild | ExistingUpload, cha
 
 def _notice_other_shards(out: Path, manifest: Manifest) -> None:
     """Say which shards in a finished folder are not of its dataset: they may be a user's, so they are not removed."""
-    known = {shard.name for shards in manifest.splits.values() for shard in shards}
-    others = sorted({path.relative_to(out).as_posix() for path in out.glob("*/*.tfrecord")} - known)
-    if others:
+    if others := unlisted_shards(out, manifest):
         text = (
             f"{out} holds {number(len(others), 'shard')} that its manifest does not have, such as "
             f"{path_to_text(others[0])}. `octprep verify` reports that; remove what is not of this dataset."

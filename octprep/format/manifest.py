@@ -295,6 +295,12 @@ def shard_problem(path: Path, shard: Shard) -> str | None:
     return None
 
 
+def unlisted_shards(folder: Path, manifest: Manifest) -> list[str]:
+    """The shards that lie in a folder and that its manifest does not name: paths relative to the folder, sorted."""
+    names = {shard.name for shards in manifest.splits.values() for shard in shards}
+    return sorted({path.relative_to(folder).as_posix() for path in folder.glob("*/*.tfrecord")} - names)
+
+
 def read_folder_file(path: Path) -> bytes:
     """The content of a folder's manifest.json, images.csv or duplicates.json.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path, PurePath
 
 from octprep.format.errors import SettingError
@@ -83,6 +84,11 @@ def split_frame_path(path: str) -> tuple[str, int]:
     """The path of a file and the number of its frame that `frame_path` made one of; 0 for any other path."""
     match = _FRAME.fullmatch(path)
     return (match[1], int(match[2])) if match else (path, 0)
+
+
+def quoted(path: object) -> str:
+    """A path, or a URL, for a command to copy: as text, and quoted for the shell."""
+    return shlex.quote(path_to_text(str(path)))
 
 
 def escape(character: str) -> str:

@@ -54,7 +54,7 @@ from octprep.source.walk import RegularFile, RemoteWalk, UnreadEntry, Walk
 from octprep.storage.remote import Location, RemoteFolder, Source, locate, places
 from octprep.wording import listed, number
 
-_OTHER_CLASS = "class is not among --classes"  # why an image is left out
+_NOT_ASKED_FOR = "class is not among --classes"  # why an image is left out
 _FEW = 3  # images in a folder that is no mistake
 _LONG_ID = 5  # digits of a patient id that two data sets do not have by chance
 _MAX_PROBED = 10_000  # names that are looked at to see whether a folder holds scans
@@ -179,7 +179,6 @@ def _list_one(spec: SourceSpec, rules: Rules, follow_links: bool, keep_out: Sequ
         _check_link_target(src, key, target, keep_out)
     layout = _find_layout(spec, walk, rules)
     scan_files, exclusions, headers = _parsed(spec, walk, layout, rules)
-    _check_no_folder_left_out(spec, layout, rules, scan_files, exclusions)
     _check_nothing_missed(walk, layout, scan_files)
     exclusions += [Exclusion(entry.key, entry.reason) for entry in walk.unread]
     if follow_links:
@@ -206,9 +205,7 @@ def _list_remote(spec: SourceSpec, src: RemoteFolder, rules: Rules) -> SourceLis
             f"--src {src} holds nothing; give the folder that holds train/ and test/, or the class folders."
         )
     layout = _find_layout(spec, walk, rules)
-    scan_files, exclusions, headers = _parsed(spec, walk, layout, rules)
-    _check_no_folder_left_out(spec, layout, rules, scan_files, exclusions)
-    return _listing(walk, layout, scan_files, exclusions, headers)
+    return _listing(walk, layout, *_parsed(spec, walk, layout, rules))
 
 
 def _find_layout(spec: SourceSpec, walk: Walk | RemoteWalk, rules: Rules) -> Layout:
@@ -259,7 +256,7 @@ def _parsed(
     """The files of a walk by what their paths say, and the exclusions that the walk and the layout know.
 
     Also what is stated in those that hold many B-scans, by path: of a patient that the layout does not name, the id.
-    Raises SourceError if no image has a patient id, and the rules do not allow that.
+    Raises SourceError if no image has a patient id, and the rules do not allow that, or as `_check_no_folder_left_out`.
     """
     class_of = rules.class_of()
     scan_files: list[ScanFile] = []
@@ -286,7 +283,7 @@ def _parsed(
         if isinstance(header, str):
             exclusions.append(Exclusion(file.key, header))
         elif not label:
-            exclusions.append(Exclusion(file.key, f"{_OTHER_CLASS}: {facts.label}"))
+            exclusions.append(Exclusion(file.key, f"{_NOT_ASKED_FOR}: {facts.label}"))
         elif not patient:
             exclusions.append(Exclusion(file.key, WITHOUT_ID))
         else:
@@ -310,7 +307,9 @@ def _parsed(
             f"--src {path_to_text(str(spec.src))} has no scan by its paths: "
             f"{listed([f'{count:,} {reason}' for reason, count in kinds])}. They were read as {layout.title}."
         )
-    return *_drop_copies(scan_files, exclusions, names, without_id), headers
+    scan_files, exclusions = _drop_copies(scan_files, exclusions, names, without_id)
+    _check_no_folder_left_out(spec, layout, rules, scan_files, exclusions)
+    return scan_files, exclusions, headers
 
 
 def _drop_copies(
@@ -448,7 +447,7 @@ def _check_no_folder_left_out(
     read = {_folder_of(file.file) for file in scan_files}
     for one in exclusions:
         folder = _folder_of(one.path)
-        if one.reason.startswith((_OTHER_CLASS, WITHOUT_ID)):
+        if one.reason.startswith((_NOT_ASKED_FOR, WITHOUT_ID)):
             read.add(folder)
         elif one.reason.startswith(BY_NAME) and PurePosixPath(one.path).suffix.lower() in IMAGE_ENDINGS:
             named_otherwise[folder].append(one.path)

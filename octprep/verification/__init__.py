@@ -32,7 +32,14 @@ from octprep.duplicates.exact import NEAR_IDENTICAL
 from octprep.duplicates.pixel_comparison import compare_in_pool
 from octprep.format import images_csv
 from octprep.format.errors import SettingError
-from octprep.format.manifest import DUPLICATES_NAME, IMAGES_NAME, MANIFEST_NAME, Manifest, read_folder_file
+from octprep.format.manifest import (
+    DUPLICATES_NAME,
+    IMAGES_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    read_folder_file,
+    unlisted_shards,
+)
 from octprep.shards import tfrecord
 from octprep.shards.records import decode_with_pixels
 from octprep.shards.tfrecord import RecordError
@@ -321,11 +328,8 @@ def _stored_pixels(folder: Path, manifest: Manifest, place: tuple[str, int, str]
 
 def _check_unlisted_shards(folder: Path, manifest: Manifest) -> Iterable[Violation]:
     """Check 5: shards that the manifest does not name."""
-    names = {shard.name for shards in manifest.splits.values() for shard in shards}
-    for path in sorted(folder.glob("*/*.tfrecord")):
-        name = path.relative_to(folder).as_posix()
-        if name not in names:
-            yield Violation(5, name, "is not in the manifest")
+    for name in unlisted_shards(folder, manifest):
+        yield Violation(5, name, "is not in the manifest")
 
 
 def _count(records: Records, numbers: range) -> SplitCount:

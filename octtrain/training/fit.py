@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from octprep.format import images_csv
 from octprep.format.errors import OutputError, StoppedError
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, quoted
 from octprep.storage.cache import fetch_or_stream, holding, open_dataset
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
@@ -206,7 +205,7 @@ class Training:
             self.state = EpochState(epoch=epochs, **partial)
         self.feed = self.choice.open(self.trainer.programs.place)
         self.folder.initialise(self.history, self.rows)
-        shards, folder = (shlex.quote(path_to_text(str(path))) for path in (self.run.shards, self.run.folder))
+        shards, folder = quoted(self.run.shards), quoted(self.run.folder)
         interrupts.advise(f"resume by `octtrain fit {shards} --run {folder} --resume`")
         for line in opening_lines(
             self.run,
@@ -328,7 +327,7 @@ def _result_line(history: Sequence[Row], val: Sequence[str]) -> str:
 
 def _next_line(run: Run) -> str:
     """The command to run after a training."""
-    folder = shlex.quote(path_to_text(str(run.folder)))
+    folder = quoted(run.folder)
     if run.manifest.splits.get("test") and run.manifest.records("test"):
         return f"next: `octtrain evaluate {folder}` evaluates it on patients it was not trained on"
     return f"next: `octtrain predict {folder} IMAGE...` classifies B-scans"

@@ -17,7 +17,7 @@ from octprep.format.errors import ManifestError, SettingError
 from octprep.format.files import STDOUT
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, quoted
 from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
 from octprep.wording import number
@@ -123,8 +123,7 @@ def bench(
     )
     best = max(feeds, key=lambda feed: feed.together.per_second)
     model = f" --model {shlex.quote(config.model)}" if config.model != FitConfig().model else ""
-    folder = shlex.quote(path_to_text(str(place)))
-    log(f"next: `octtrain fit {folder}{model} --feed {best.name}` trains with the fastest feed")
+    log(f"next: `octtrain fit {quoted(place)}{model} --feed {best.name}` trains with the fastest feed")
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from octprep.format.errors import OutputError, SettingError
 from octprep.format.files import STDOUT, atomic_write
 from octprep.format.images_csv import ImageRow
 from octprep.format.manifest import Manifest
-from octprep.format.paths import path_to_text
+from octprep.format.paths import path_to_text, quoted
 from octprep.storage.cache import fetch_or_stream, fetch_shards, holding, open_dataset, streaming_of
 from octprep.storage.remote import Location, location
 from octprep.terminal import interrupts
@@ -150,7 +149,7 @@ def crossval(
     with lock_run(folder, is_new=is_new, what="octtrain crossval"):
         with _writing_to(folder):
             write_stored(folder, config, manifest, stored.started if stored else None)
-        command = f"octtrain crossval {_quoted(place)} --run {_quoted(folder)} --resume"
+        command = f"octtrain crossval {quoted(place)} --run {quoted(folder)} --resume"
         with interrupts.keep_advising(f"resume by `{command}`"):
             runs = _train(plan, folder, log, show_progress)
             result, predictions = _predict(plan, folder, runs, log)
@@ -330,14 +329,9 @@ def _report(result: CrossvalResult, plan: Plan, runs: Runs, json_file: Path | No
         written.append(json_file)
     lines += ["", "wrote " + " and ".join(path_to_text(str(path)) for path in written)]
     if plan.manifest.splits.get("test") and plan.manifest.records("test"):
-        folders = " ".join(_quoted(run.folder) for run in runs.values())
+        folders = " ".join(quoted(run.folder) for run in runs.values())
         lines.append(f"next: `octtrain evaluate {folders}` evaluates the mean of all models on test")
     return lines
-
-
-def _quoted(path: Location) -> str:
-    """A folder or a URL for a command to copy."""
-    return shlex.quote(path_to_text(str(path)))
 
 
 @contextmanager

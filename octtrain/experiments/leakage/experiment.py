@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from octprep.format import images_csv
 from octprep.format.errors import ManifestError
 from octprep.format.files import STDOUT
 from octprep.format.manifest import Manifest
-from octprep.format.paths import original, path_to_text
+from octprep.format.paths import original, path_to_text, quoted
 from octprep.format.seeding import derived_seed
 from octprep.storage.cache import fetch_shards, holding, open_dataset
 from octprep.storage.remote import Location
@@ -152,7 +151,7 @@ def leakage(
         if json_file and json_file != STDOUT
         else "wrote no file; --json FILE keeps this"
     )
-    log(f"next: `octtrain fit {shlex.quote(path_to_text(str(place)))}` trains a model on a split by patient")
+    log(f"next: `octtrain fit {quoted(place)}` trains a model on a split by patient")
     return result
 
 
