@@ -6,7 +6,7 @@ ifeq ($(strip $(VENV)),)
 override VENV := .venv
 endif
 # A space in VENV is quoted for the shell in BIN and ACTIVATE, and for make in READY.
-BIN := "$(VENV)/bin"
+BIN := $(if $(filter-out .venv,$(VENV)),"$(VENV)/bin",$(VENV)/bin)
 empty :=
 space := $(empty) $(empty)
 ACTIVATE := . $(if $(findstring $(space),$(VENV)),'$(VENV)/bin/activate',$(VENV)/bin/activate)
